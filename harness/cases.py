@@ -1,0 +1,139 @@
+"""Cases: what is run once, and the names by which people select it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from harness.families import FAMILIES, Family
+
+
+class Scale(StrEnum):
+    """How large the net of a case is."""
+
+    MOCK = "mock"
+    REAL = "real"
+    PROBE = "probe"
+
+
+class Direction(StrEnum):
+    """Which coder of the VAE a case runs."""
+
+    ENCODE = "encode"
+    DECODE = "decode"
+
+
+class Mode(StrEnum):
+    """How the hook is asked to tile."""
+
+    EXACT = "exact"
+    FAST = "fast"
+    COLOR_FIX = "color_fix"
+    QUADTREE = "quadtree"
+
+
+class Layout(StrEnum):
+    """The module names and calling conventions that a hook expects."""
+
+    DIFFUSERS = "diffusers"
+    LDM = "ldm"
+    WAN = "wan"
+
+
+class Mechanism(StrEnum):
+    """The one thing a probe leaves in a net for tiling to break."""
+
+    STUB = "stub"
+    HALO = "halo"
+    GROUP_NORM = "group_norm"
+    ATTENTION = "attention"
+    CAUSAL_CACHE = "causal_cache"
+    DOWNSAMPLE = "downsample"
+    UPSAMPLE = "upsample"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run of a hook.
+
+    ``height``, ``width`` and ``tile`` are in latent pixels, ``frames`` in latent frames. In encode
+    direction the image is ``ratio`` times as large and has ``1 + (frames - 1) * temporal_ratio``
+    frames, so that both directions of a case share one geometry.
+    """
+
+    family: str
+    scale: Scale
+    layout: Layout
+    direction: Direction
+    mode: Mode
+    height: int
+    width: int
+    tile: int
+    batch: int = 1
+    frames: int = 1
+    dtype: str = "float32"
+    device: str = "sim"
+    mechanism: Mechanism | None = None
+
+    def __post_init__(self) -> None:
+        if (self.scale is Scale.PROBE) != (self.mechanism is not None):
+            raise ValueError("a mechanism belongs to scale 'probe', and to no other")
+
+    @property
+    def facts(self) -> Family:
+        """The published facts of the family."""
+        return FAMILIES[self.family]
+
+    @property
+    def id(self) -> str:
+        """Readable and unique: ``sd-mock-ldm-decode-exact-40x40t16-b1-f1-float32-sim``."""
+        scale = self.scale if self.mechanism is None else f"{self.scale}.{self.mechanism}"
+        return (
+            f"{self.family}-{scale}-{self.layout}-{self.direction}-{self.mode}-"
+            f"{self.height}x{self.width}t{self.tile}-b{self.batch}-f{self.frames}-"
+            f"{self.dtype}-{self.device}"
+        )
+
+    @property
+    def baseline_id(self) -> str:
+        """Cases with the same baseline id have the same untiled result."""
+        return replace(self, mode=Mode.EXACT, tile=1).id
+
+    @property
+    def image_frames(self) -> int:
+        """Frames of the image side of this case."""
+        return 1 + (self.frames - 1) * self.facts.temporal_ratio
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """``B C H W``, or ``B C T H W`` where the family has a frame axis."""
+        time = (self.frames,) if self.facts.causal else ()
+        return (self.batch, self.facts.latent_channels, *time, self.height, self.width)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """``B C H W``, or ``B C T H W`` where the family has a frame axis."""
+        time = (self.image_frames,) if self.facts.causal else ()
+        ratio = self.facts.ratio
+        size = (self.height * ratio, self.width * ratio)
+        return (self.batch, self.facts.image_channels, *time, *size)
+
+    @property
+    def tile_size(self) -> int:
+        """What a hook's ``tile_size`` gets: latent pixels to decode, image pixels to encode."""
+        return self.tile if self.direction is Direction.DECODE else self.tile * self.facts.ratio
+
+    @property
+    def must_tile(self) -> bool:
+        """Whether a sound hook has no reason to run this size in one piece.
+
+        Published hooks add up to 11 latent pixels on either side of a tile and rightly pass an
+        image that fits into one such padded tile to the original forward
+        (multidiffusion-upscaler-for-automatic1111 and its descendants).
+        """
+        return max(self.height, self.width) > self.tile + 22
+
+    @property
+    def fits_one_tile(self) -> bool:
+        """Whether the whole plane is no larger than one tile."""
+        return max(self.height, self.width) <= self.tile

@@ -1,0 +1,60 @@
+"""What every device counts while a case runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import torch
+
+
+class Convolution(NamedTuple):
+    """A convolution as it reached the device: its weight, and the plane it wrote."""
+
+    weight: tuple[int, ...]
+    """Shape of the weight: ``out in kH kW`` or ``out in kT kH kW``."""
+    plane: tuple[int, int]
+    """Height and width of the output."""
+
+
+@dataclass
+class Reading:
+    """Counters of one metered stretch; ``None`` means the device cannot measure it."""
+
+    peak_bytes: int | None = None
+    """Highest number of live bytes on the device, what was live at the start included."""
+    live_before: int | None = None
+    live_after: int | None = None
+    host_to_device: int | None = None
+    """Bytes copied from the host to the device."""
+    device_to_host: int | None = None
+    allocations: int | None = None
+    flops: int | None = None
+    """As ``torch.utils.flop_counter`` counts them (a multiply-add is two)."""
+    convolutions: Mapping[Convolution, int] = field(default_factory=dict)
+    """How often each convolution ran on which plane."""
+
+
+class Device(Protocol):
+    """A place where a case runs: simulated accelerator, CUDA device or plain CPU.
+
+    Entered as a context manager; everything that belongs to the case (moving the VAE, making the
+    input, building and calling the hook) happens inside.
+    """
+
+    name: str
+    """``sim``, ``cuda`` or ``cpu``."""
+    torch_device: torch.device
+    """Where to put parameters and inputs: ``cuda:0`` (simulated or real) or ``cpu``."""
+    dtypes: frozenset[str]
+    """Names of the dtypes a VAE can run in here."""
+
+    def __enter__(self) -> Device: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def metered(self) -> AbstractContextManager[Reading]:
+        """Count from here; the reading is complete when the context ends, also by an exception."""
+        ...

@@ -1,0 +1,121 @@
+"""What one run of a case produced, and what the untiled VAE gives for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from harness.cases import Case, Direction
+from harness.device.meter import Reading
+
+
+class LayoutVAE(Protocol):
+    """A VAE seen through one layout, as the fixtures hand it over."""
+
+    vae: nn.Module
+    """What a hook of kind ``vae`` or ``function`` is given."""
+    layout: str
+    ratio: int
+
+    @property
+    def encoder(self) -> nn.Module: ...
+
+    @property
+    def decoder(self) -> nn.Module: ...
+
+    def run(self, direction: Direction, x: Tensor) -> Tensor:
+        """The whole direction as a pipeline calls it.
+
+        Encode: image -> moments (mean and log-variance, ``B 2C [T] H W``). Decode: latent ->
+        image. Chunks, caches, quant convolutions and clamps are the layout's own.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Distance of a float result from the float64 truth."""
+
+    rms: float
+    worst: float
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The untiled result of a case."""
+
+    output: Tensor
+    """On the plain CPU, in the dtype of the case."""
+    truth: Tensor
+    """float64, on the plain CPU."""
+    floor: Noise
+    """Distance of ``output`` from ``truth``: the VAE's own noise."""
+    reading: Reading
+    weight_bytes: int
+    """Bytes of the parameters and buffers, live before the run."""
+    input_bytes: int
+
+
+@dataclass(frozen=True)
+class CoderCall:
+    """One call that reached a coder's forward while the hook was on."""
+
+    coder: str
+    """``encoder`` or ``decoder``."""
+    original: bool
+    """Whether the hook itself called the original forward."""
+    shape: tuple[int, ...]
+    arguments: Mapping[str, str]
+    """Arguments after the input, as ``name: repr of kind``."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An exception that came out of the hook."""
+
+    kind: str
+    """Type name."""
+    message: str
+    where: str
+    """``file:line`` of the innermost frame that belongs to the hook, or of the innermost one."""
+    traceback: str
+    phase: str
+    """``load``, ``put_on``, ``run`` or ``take_off``."""
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What the profile says of a case."""
+
+    claimed: bool = True
+    grade: str = "exact"
+    cache: str = "none"
+    kind: str = "forward"
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Everything the checks of a case look at. One run of the hook fills it."""
+
+    case: Case
+    promise: Promise
+    baseline: Baseline
+    output: Tensor | None
+    """On the plain CPU; ``None`` where the hook raised or returned no tensor."""
+    returned: str = "Tensor"
+    """Type name of what the hook returned."""
+    output_device: torch.device | None = None
+    """Where the hook left its result."""
+    input_device: torch.device | None = None
+    failure: Failure | None = None
+    reading: Reading = field(default_factory=Reading)
+    calls: tuple[CoderCall, ...] = ()
+    residue: tuple[str, ...] = ()
+    """What differs in the VAE after the hook was taken off, in words."""
+    repeat: str | None = None
+    """Command that repeats this case."""
+    extras: Mapping[str, Any] = field(default_factory=dict)
