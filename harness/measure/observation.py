@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,14 @@ class LayoutVAE(Protocol):
         Encode: image -> moments (mean and log-variance, ``B 2C [T] H W``). Decode: latent ->
         image. Chunks, caches, quant convolutions and clamps are the layout's own.
         """
+        ...
+
+    def conventions(self, direction: Direction) -> tuple[Convention, ...]:
+        """Every way in which the field calls this coder, the layout's own way first."""
+        ...
+
+    def coder_input(self, direction: Direction, x: Tensor) -> Tensor:
+        """What reaches the bare coder when ``run`` is given ``x`` (patchify, quant convolution)."""
         ...
 
 
@@ -118,4 +126,28 @@ class Observation:
     """What differs in the VAE after the hook was taken off, in words."""
     repeat: str | None = None
     """Command that repeats this case."""
-    extras: Mapping[str, Any] = field(default_factory=dict)
+    conventions: tuple[ConventionResult, ...] | None = None
+    """Filled for the one case per family, layout and direction that is called in every way."""
+
+
+@dataclass(frozen=True)
+class Convention:
+    """One way in which the field calls a coder of a layout.
+
+    ``call(coder, x)`` makes the calls of a whole clip (fresh caches, chunk after chunk, arguments
+    by position or by keyword) and returns what came out, concatenated over time.
+    """
+
+    name: str
+    call: Callable[[nn.Module, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class ConventionResult:
+    """What came of calling a hooked coder in one convention."""
+
+    convention: str
+    failure: Failure | None
+    shape: tuple[int, ...] | None
+    expected_shape: tuple[int, ...]
+    finite: bool
