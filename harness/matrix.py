@@ -1,0 +1,264 @@
+"""The matrix: which cases a profile's claims give rise to."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Protocol
+
+from allpairspy import AllPairs
+
+from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale
+from harness.families import FAMILIES, Family
+
+
+class Claims(Protocol):
+    """The part of a profile's claims that spans the matrix."""
+
+    families: Sequence[str]
+    directions: Sequence[str]
+    modes: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A plane and its tile, in latent pixels."""
+
+    height: int
+    width: int
+    tile: int = 16
+
+
+SIZES = {
+    "multiple": Geometry(48, 48),
+    "ragged": Geometry(40, 40),
+    "odd": Geometry(39, 41),
+    "wide": Geometry(20, 44),
+    "plus_one": Geometry(17, 17),
+    "small": Geometry(10, 10),
+}
+"""Planes that tilings get wrong: a multiple of the tile, no multiple, odd, not square, one pixel
+over a tile, smaller than a tile. All but the last two are too large for any hook to pass on in one
+piece (``Case.must_tile``)."""
+
+REAL_SIZE = Geometry(8, 32, 8)
+"""The smallest plane on which every published hook has to tile: 64 x 256 pixels at ratio 8."""
+REAL_FULL_SIZE = Geometry(32, 32, 8)
+"""256 x 256 pixels at ratio 8, 64-pixel tiles: the setting of the published figures."""
+PROBE_SIZE = Geometry(40, 40)
+
+REAL_DEFAULT = ("sd", "flux2", "qwen", "wan22")
+"""One of each build that differs at real scale: SD with quant convolutions (SDXL, SD3 and Flux
+share its coders but for the latent channels), Flux2 with its own decoder widths, Qwen (Wan 2.1
+is the same net) and the residual, patchified Wan 2.2."""
+
+SEVERAL_FRAMES = 3
+"""The third latent frame is the first whose every cache slot holds a tensor: the first finds no
+cache, the second the ``Rep`` sentinel (Wan2.1, wan/modules/vae.py)."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What of the matrix to run; ``None`` and empty mean all."""
+
+    full: bool = False
+    scales: frozenset[Scale] = frozenset(Scale)
+    families: frozenset[str] = frozenset()
+    directions: frozenset[Direction] = frozenset()
+    modes: frozenset[Mode] = frozenset()
+
+    def admits(self, case: Case) -> bool:
+        """Whether a case passes the filters (``full`` is no filter)."""
+        return (
+            case.scale in self.scales
+            and (not self.families or case.family in self.families)
+            and (not self.directions or case.direction in self.directions)
+            and (not self.modes or case.mode in self.modes)
+        )
+
+
+def layout_of(family: Family, layout: Layout) -> Layout:
+    """The layout in which a family comes to a hook of this layout.
+
+    ``ldm`` and ``wan`` both mean the original modules, and each family has one original: a hook
+    written for ComfyUI's ``ldm`` modules meets Qwen and Wan in the ``wan`` layout.
+    """
+    return layout if layout is Layout.DIFFUSERS else Layout(family.coder_layout)
+
+
+def generate(
+    claims: Claims,
+    layout: Layout,
+    device: str,
+    dtypes: Iterable[str],
+    *,
+    full: bool = False,
+    unclaimed_modes: Iterable[Mode] = (),
+) -> tuple[Case, ...]:
+    """All cases of a profile, claimed and unclaimed, each once, in a fixed order.
+
+    ``dtypes`` are those of the device. ``unclaimed_modes`` are modes that the hook can be asked
+    for but doesn't claim; with every family and direction that is not claimed they become one
+    case each, in which the hook must refuse or fall back.
+    """
+    span = _Span(layout, device, tuple(sorted(dtypes, key=_DTYPE_ORDER.index)))
+    cells = [
+        (family, direction, mode)
+        for family, direction, mode in product(FAMILIES, Direction, Mode)
+        if mode is not Mode.COLOR_FIX or direction is Direction.ENCODE
+    ]
+    claimed = [
+        (family, direction, mode)
+        for family, direction, mode in cells
+        if family in claims.families and direction in claims.directions and mode in claims.modes
+    ]
+    asked = {Mode(mode) for mode in claims.modes} | set(unclaimed_modes) or {Mode.EXACT}
+    refusals = [cell for cell in cells if cell not in claimed and cell[2] in asked]
+    cases: dict[Case, None] = {}
+    cases |= dict.fromkeys(span.mock(claimed, full))
+    cases |= dict.fromkeys(span.real(claimed, full))
+    cases |= dict.fromkeys(span.probes(claimed, full))
+    cases |= dict.fromkeys(span.case(cell, SIZES["ragged"]) for cell in refusals)
+    return tuple(cases)
+
+
+def is_claimed(claims: Claims, case: Case) -> bool:
+    """Whether the profile promises anything of this case."""
+    return (
+        case.family in claims.families
+        and case.direction in claims.directions
+        and case.mode in claims.modes
+    )
+
+
+def cost(case: Case) -> float:
+    """Rough cost of a case, in arbitrary units: orders the work, decides nothing."""
+    weight = {Scale.MOCK: 1.0, Scale.PROBE: 1.0, Scale.REAL: 150.0}[case.scale]
+    half = 30.0 if case.dtype == "float16" else 1.0
+    area = case.height * case.width * case.facts.ratio**2 / 64
+    return weight * half * area * case.batch * case.image_frames
+
+
+_DTYPE_ORDER = ("float32", "bfloat16", "float16")
+_Cell = tuple[str, Direction, Mode]
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Everything that is the same for all cases of one profile on one device."""
+
+    layout: Layout
+    device: str
+    dtypes: tuple[str, ...]
+
+    def case(
+        self,
+        cell: _Cell,
+        size: Geometry,
+        *,
+        scale: Scale = Scale.MOCK,
+        batch: int = 1,
+        frames: int = 1,
+        dtype: str = "float32",
+        mechanism: Mechanism | None = None,
+    ) -> Case:
+        family, direction, mode = cell
+        return Case(
+            family=family,
+            scale=scale,
+            layout=layout_of(FAMILIES[family], self.layout),
+            direction=direction,
+            mode=mode,
+            height=size.height,
+            width=size.width,
+            tile=size.tile,
+            batch=batch,
+            frames=frames,
+            dtype=dtype,
+            device=self.device,
+            mechanism=mechanism,
+        )
+
+    def mock(self, cells: Sequence[_Cell], full: bool) -> Iterator[Case]:
+        """Every cell at mock scale; all combinations, or a selection that covers all pairs."""
+        if not cells:
+            return
+        factors = OrderedDict(
+            cell=list(cells),
+            size=list(SIZES),
+            batch=[1, 2],
+            frames=[1, SEVERAL_FRAMES],
+            dtype=list(self.dtypes),
+        )
+        if full:
+            rows: Iterable[Sequence[object]] = filter(self._sensible, product(*factors.values()))
+        else:
+            rows = AllPairs(factors, filter_func=self._telling)
+        for cell, size, batch, frames, dtype in rows:
+            yield self.case(cell, SIZES[size], batch=batch, frames=frames, dtype=dtype)  # type: ignore[arg-type, index]
+
+    def _sensible(self, row: Sequence[object]) -> bool:
+        """Whether the first factors of a row, in order, go together."""
+        cell, size, _batch, frames, dtype = (*row, *(None,) * 5)[:5]
+        family = FAMILIES[cell[0]] if cell is not None else None  # type: ignore[index]
+        if family is not None and frames == SEVERAL_FRAMES and not family.causal:
+            return False
+        # A CPU has no float16 arithmetic and emulates it a hundred times slower than float32:
+        # there the dtype runs on the two small planes only.
+        return not (dtype == "float16" and self.device != "cuda" and size not in _SMALL)
+
+    def _telling(self, row: Sequence[object]) -> bool:
+        """Sensible, and no pair of values covered where it shows nothing.
+
+        A clip is worth running where it is cut into tiles.
+        """
+        _cell, size, _batch, frames, *_ = (*row, *(None,) * 5)
+        in_one_piece = size in _SMALL and frames == SEVERAL_FRAMES
+        return self._sensible(row) and not in_one_piece
+
+    def real(self, cells: Sequence[_Cell], full: bool) -> Iterator[Case]:
+        """Published configurations in the first claimed mode, or in every mode."""
+        first = {(family, direction): mode for family, direction, mode in reversed(cells)}
+        for cell in cells:
+            family, direction, mode = cell
+            if full:
+                yield self.case(cell, REAL_FULL_SIZE, scale=Scale.REAL)
+            if full or (family in REAL_DEFAULT and first[family, direction] is mode):
+                yield self.case(cell, REAL_SIZE, scale=Scale.REAL)
+
+    def probes(self, cells: Sequence[_Cell], full: bool) -> Iterator[Case]:
+        """One mechanism each, on one family per build, or on every family."""
+        builds: dict[tuple[str, bool, int], str] = {}
+        for family, _, _ in cells:
+            facts = FAMILIES[family]
+            builds.setdefault((facts.norm, facts.causal, facts.ratio), family)
+        for cell in cells:
+            family, direction, _ = cell
+            if not full and family not in builds.values():
+                continue
+            for mechanism in Mechanism:
+                if applies(FAMILIES[family], mechanism, direction):
+                    frames = SEVERAL_FRAMES if mechanism is Mechanism.CAUSAL_CACHE else 1
+                    yield self.case(
+                        cell, PROBE_SIZE, scale=Scale.PROBE, mechanism=mechanism, frames=frames
+                    )
+
+
+_SMALL = frozenset({"plus_one", "small"})
+
+
+def applies(family: Family, mechanism: Mechanism, direction: Direction) -> bool:
+    """Whether a family's coder has the mechanism at all."""
+    match mechanism:
+        case Mechanism.GROUP_NORM:
+            return family.norm == "group"
+        case Mechanism.CAUSAL_CACHE:
+            return family.causal
+        case Mechanism.DOWNSAMPLE:
+            return direction is Direction.ENCODE
+        case Mechanism.UPSAMPLE:
+            return direction is Direction.DECODE
+        case _:
+            return True

@@ -1,0 +1,51 @@
+"""Sessions: ``nox -s compat`` judges hooks, ``nox -s tests`` tests the harness itself."""
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.sessions = ["compat"]
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_venv = "yes"
+
+SUITE = "suites/selftest"
+
+
+def install(session: nox.Session, *extra: str) -> None:
+    """Install the package, editable, with the one torch release of the constraints file."""
+    session.install("-c", "constraints.txt", "-e", ".", *extra)
+
+
+@nox.session
+def compat(session: nox.Session) -> None:
+    """Judge the embedded default subjects, or what follows ``--``."""
+    install(session)
+    session.run("vae-compat", "run", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Test the harness itself."""
+    install(session)
+    session.run("pytest", "-n", "auto", *(session.posargs or [SUITE]))
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure time, memory and the harness' own overhead; informs, never fails on a number."""
+    install(session)
+    session.run("pytest", "-p", "no:xdist", "suites/bench", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    session.install("ruff==0.17.6")
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types, strictly on the engine."""
+    install(session, "mypy==2.4.1")
+    session.run("mypy", *session.posargs)
