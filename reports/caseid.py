@@ -1,0 +1,46 @@
+"""Case ids and record ids, taken apart again."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+_CASE = re.compile(
+    r"(?P<family>[a-z0-9]+)-(?P<scale>[a-z]+)(?:\.(?P<mechanism>[a-z_]+))?-(?P<layout>[a-z0-9]+)-"
+    r"(?P<direction>encode|decode)-(?P<mode>[a-z_]+)-"
+    r"(?P<height>\d+)x(?P<width>\d+)t(?P<tile>\d+)-b(?P<batch>\d+)-f(?P<frames>\d+)-"
+    r"(?P<dtype>[a-z0-9]+)-(?P<device>[a-z0-9]+)"
+)
+
+
+class CaseId(NamedTuple):
+    """The parts of a case id; sizes in latent pixels, frames in latent frames."""
+
+    family: str
+    scale: str
+    mechanism: str | None
+    layout: str
+    direction: str
+    mode: str
+    height: int
+    width: int
+    tile: int
+    batch: int
+    frames: int
+    dtype: str
+    device: str
+
+
+def parse_case_id(text: str) -> CaseId | None:
+    """Take ``sd-mock-ldm-decode-exact-40x40t16-b1-f1-float32-sim`` apart.
+
+    Also the record id ``parity[sd-mock-...]``. ``None`` where the text is no case id.
+    """
+    inner = text[text.index("[") + 1 : -1] if "[" in text and text.endswith("]") else text
+    found = _CASE.fullmatch(inner)
+    if found is None:
+        return None
+    numbers = {"height", "width", "tile", "batch", "frames"}
+    return CaseId(
+        **{name: int(part) if name in numbers else part for name, part in found.groupdict().items()}
+    )

@@ -1,0 +1,232 @@
+"""What a reader wants to know of many records: cells, groups of failures, what was not measured."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from harness.cases import Direction, Mode
+from harness.checks.finding import Grade, Tier
+from harness.families import FAMILIES
+from harness.judge import Record
+
+from .caseid import parse_case_id
+
+VRAM_RATIO = "vram_ratio"
+"""Metric: peak over weights of the hook, divided by that of the untiled VAE."""
+
+# Worst first. A known failure that passed fails the run, and so does an unknown status: nothing
+# that this list has not heard of may look like a pass.
+_SEVERITY = ("error", "failed", "xpassed", "xfailed", "passed", "skipped")
+MARKS = {
+    "error": "ERROR",
+    "failed": "FAIL",
+    "xpassed": "XPASS",
+    "xfailed": "known",
+    "passed": "pass",
+    "skipped": "skip",
+}
+BAD = frozenset({"error", "failed", "xpassed"})
+"""Statuses that break the gate."""
+
+
+class Key(NamedTuple):
+    """Which cell of the table a record falls into."""
+
+    family: str
+    direction: str
+    mode: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What the table says of one family, direction and mode."""
+
+    status: str
+    """The worst status of the cell's records."""
+    grade: Grade | None
+    """The worst grade of its cases; ``None`` where none was reached."""
+    vram_ratio: float | None
+    """The highest ratio of those of its cases that must tile."""
+    measured: bool
+    """Whether VRAM was measured wherever that was tried."""
+    claimed: bool
+    cases: int
+
+    @property
+    def mark(self) -> str:
+        """``pass``, ``FAIL``, ``ERROR``, ``known``, or ``-`` where nothing is claimed."""
+        if not self.claimed and self.status in {"passed", "skipped"}:
+            return "-"
+        return MARKS.get(self.status, self.status.upper())
+
+    @property
+    def grade_text(self) -> str:
+        """The grade; empty in an error, where a good one next to it would mislead."""
+        return str(self.grade) if self.grade and self.status != "error" else ""
+
+    @property
+    def ratio_text(self) -> str:
+        """``0.12``, ``n/m`` for not measured, empty where there is nothing to measure."""
+        if self.status == "error":
+            return ""
+        if self.vram_ratio is not None:
+            return f"{self.vram_ratio:.2f}"
+        return "" if self.measured else "n/m"
+
+
+def hook_names(records: Iterable[Record]) -> tuple[str, ...]:
+    """Names of the hooks in the order of their first record."""
+    return tuple(dict.fromkeys(record.hook for record in records))
+
+
+def severity(status: str) -> int:
+    """Rank of a status, 0 the worst; an unknown one ranks with errors."""
+    return _SEVERITY.index(status) if status in _SEVERITY else 0
+
+
+def key_of(record: Record) -> Key | None:
+    """The cell of a record; ``None`` where its case is no case id (a check of the whole run)."""
+    case = parse_case_id(record.case)
+    return None if case is None else Key(case.family, case.direction, case.mode)
+
+
+def cells(records: Iterable[Record]) -> dict[Key, Cell]:
+    """One cell per family, direction and mode that ran, families in their published order."""
+    grouped: dict[Key, list[Record]] = {}
+    for record in records:
+        key = key_of(record)
+        if key is not None:
+            grouped.setdefault(key, []).append(record)
+    return {key: _cell(grouped[key]) for key in sorted(grouped, key=_place)}
+
+
+def columns(keys: Iterable[Key]) -> list[tuple[str, str]]:
+    """Directions and modes across, modes in their own order."""
+    return sorted(
+        {(key.direction, key.mode) for key in keys}, key=lambda column: _column_place(*column)
+    )
+
+
+def _place(key: Key) -> tuple[int, str, int, int]:
+    return (_rank(key.family, FAMILIES), key.family, *_column_place(key.direction, key.mode))
+
+
+def _column_place(direction: str, mode: str) -> tuple[int, int]:
+    return (_rank(direction, Direction), _rank(mode, Mode))
+
+
+def _rank(word: str, words: Iterable[str]) -> int:
+    """Place of a word; an unknown one comes last."""
+    known = list(words)
+    return known.index(word) if word in known else len(known)
+
+
+def _cell(records: Sequence[Record]) -> Cell:
+    # A probe is built to exaggerate one mechanism; its grade and its memory are not the family's.
+    whole = [record for record in records if not _is_probe(record)]
+    grades = [Grade(record.grade) for record in whole if record.grade]
+    ratios = [ratio for record in whole if (ratio := _ratio(record)) is not None]
+    tried = [record for record in whole if VRAM_RATIO in record.metrics]
+    return Cell(
+        status=min((record.status for record in records), key=severity),
+        grade=max(grades, key=list(Grade).index, default=None),
+        vram_ratio=max(ratios, default=None),
+        measured=all(record.metrics[VRAM_RATIO] is not None for record in tried),
+        claimed=any(record.claimed for record in records),
+        cases=len({record.case for record in records}),
+    )
+
+
+def _is_probe(record: Record) -> bool:
+    case = parse_case_id(record.case)
+    return case is not None and case.scale == "probe"
+
+
+def _ratio(record: Record) -> float | None:
+    """VRAM ratio of a case; ``None`` where it fits into one padded tile and says nothing."""
+    value = record.metrics.get(VRAM_RATIO)
+    case = parse_case_id(record.case)
+    if case is None or not isinstance(value, int | float):
+        return None
+    return float(value) if max(case.height, case.width) > case.tile + 22 else None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Failures of one check in one family and direction."""
+
+    hook: str
+    check: str
+    tier: str
+    status: str
+    family: str
+    direction: str
+    first: Record
+    count: int
+
+    @property
+    def title(self) -> str:
+        """``FAIL parity: sd decode (12 cases)``."""
+        where = " ".join(part for part in (self.family, self.direction) if part)
+        cases = "1 case" if self.count == 1 else f"{self.count} cases"
+        mark = MARKS.get(self.status, self.status.upper())
+        return f"{mark} {self.check}: {where} ({cases})" if where else f"{mark} {self.check}"
+
+
+def groups(records: Iterable[Record], statuses: Iterable[str] = BAD) -> list[Group]:
+    """Failures grouped by hook, check, family and direction; worst first, then by tier."""
+    wanted = frozenset(statuses)
+    found: dict[tuple[str, str, str, str, str], list[Record]] = {}
+    for record in records:
+        known = record.status in MARKS
+        if record.status in wanted or (not known and wanted == BAD):
+            case = parse_case_id(record.case)
+            family, direction = (case.family, case.direction) if case else ("", "")
+            key = (record.hook, record.check, record.status, family, direction)
+            found.setdefault(key, []).append(record)
+    made = [
+        Group(hook, check, str(some[0].tier), status, family, direction, some[0], len(some))
+        for (hook, check, status, family, direction), some in found.items()
+    ]
+    return sorted(made, key=lambda group: (severity(group.status), _rank(group.tier, Tier)))
+
+
+def counts(records: Iterable[Record]) -> dict[str, Counter[str]]:
+    """For each tier that has records, how many have which status."""
+    made: dict[str, Counter[str]] = {}
+    for record in records:
+        made.setdefault(str(record.tier), Counter())[str(record.status)] += 1
+    return {str(tier): made[str(tier)] for tier in Tier if str(tier) in made}
+
+
+def count_line(counted: Counter[str]) -> str:
+    """``12 passed, 2 failed, 1 error``, worst last, nothing that is zero."""
+    order = ("passed", "skipped", "xfailed", "xpassed", "failed", "error")
+    words = {"xfailed": "known to fail", "xpassed": "known to fail but passed"}
+    names = [*order, *sorted(set(counted) - set(order))]
+    return ", ".join(f"{counted[name]} {words.get(name, name)}" for name in names if counted[name])
+
+
+def not_measured(records: Iterable[Record]) -> dict[str, int]:
+    """Metric names that read ``None``, with the number of records where they do."""
+    missing: Counter[str] = Counter()
+    for record in records:
+        missing.update(name for name, value in record.metrics.items() if value is None)
+    return dict(sorted(missing.items()))
+
+
+def worst_grades(records: Iterable[Record]) -> list[tuple[str, Record]]:
+    """For each family its record with the worst grade, in the families' published order."""
+    worst: dict[str, Record] = {}
+    for record in records:
+        key = key_of(record)
+        if key is None or not record.grade or _is_probe(record):
+            continue
+        old = worst.get(key.family)
+        order = list(Grade)
+        if old is None or order.index(Grade(record.grade)) > order.index(Grade(old.grade)):
+            worst[key.family] = record
+    return sorted(worst.items(), key=lambda item: _place(Key(item[0], "", "")))

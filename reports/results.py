@@ -1,0 +1,271 @@
+"""results.json: what a run leaves behind, written whole or not at all, and read back checked."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError
+from harness.judge import Record
+
+SCHEMA = 1
+DEFAULT_FOLDER = Path("reports/out")
+"""Relative to the working directory of the run."""
+FILE_NAME = "results.json"
+
+_NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+"""JSON has no word for these; an infinite PSNR must survive all the same."""
+
+
+@dataclass(frozen=True)
+class HookEntry:
+    """The hook under test, as the run was told to load it."""
+
+    name: str
+    entry: str
+    kind: str
+    layout: str
+    profile: str | None = None
+    """Path or embedded name of the profile; ``None`` where the hook came by flags."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """Where, with what and on what a run ran."""
+
+    schema: int
+    version: str
+    """Of vae-compat itself."""
+    python: str
+    torch: str
+    diffusers: str
+    platform: str
+    cpu: str
+    device: str
+    hooks: tuple[HookEntry, ...]
+    commit: str | None
+    """Of the harness checkout; ``None`` where the package is installed."""
+    seed: int
+    selection: str
+    """``default`` or ``full``, with what narrowed it."""
+    started: str
+    finished: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate said at the end."""
+
+    holds: bool
+    exit_code: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Results:
+    """A whole run."""
+
+    header: Header
+    records: tuple[Record, ...]
+    verdict: Verdict
+    diagnosis: tuple[str, ...] = ()
+    """Lines such as ``sd decode exact: attention is computed per tile``."""
+
+
+def now() -> str:
+    """This moment in UTC, to the second, ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def describe_run(
+    *,
+    hooks: Iterable[HookEntry],
+    device: str,
+    seed: int,
+    selection: str,
+    started: str,
+    command: str,
+) -> Header:
+    """Fill a header for a run that ends now. Starts no torch: versions come from metadata."""
+    return Header(
+        schema=SCHEMA,
+        version=_version("vae-compat"),
+        python=platform.python_version(),
+        torch=_version("torch"),
+        diffusers=_version("diffusers"),
+        platform=platform.platform(),
+        cpu=_cpu_name(),
+        device=device,
+        hooks=tuple(hooks),
+        commit=_commit(),
+        seed=seed,
+        selection=selection,
+        started=started,
+        finished=now(),
+        command=command,
+    )
+
+
+def write(results: Results, folder: Path = DEFAULT_FOLDER) -> Path:
+    """Write ``folder/results.json`` atomically and return its path.
+
+    A reader never sees half a file, and an aborted run leaves the previous one in place.
+    """
+    text = json.dumps(_jsonable(asdict(results)), indent=1, allow_nan=False)
+    return write_text(folder / FILE_NAME, text + "\n")
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a report file atomically, making its folder."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write reports to '{path.parent}' ({error.strerror}): give another --out"
+        ) from None
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
+
+
+def read(path: Path) -> Results:
+    """Read a results file, or the one in a folder.
+
+    Raises ``UsageError`` where there is none, or where the file is no results file of this schema.
+    """
+    file = path / FILE_NAME if path.is_dir() else path
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = error.strerror
+        raise UsageError(
+            f"cannot read '{file}' ({reason}): give a results.json of an earlier run"
+        ) from None
+    except ValueError:
+        raise UsageError(
+            f"'{file}' is no JSON: give a results.json that vae-compat wrote"
+        ) from None
+    return _validated(document, file)
+
+
+def _validated(document: Any, file: Path) -> Results:
+    from pydantic import TypeAdapter, ValidationError
+
+    header = document.get("header") if isinstance(document, dict) else None
+    if not isinstance(header, dict) or "schema" not in header:
+        raise UsageError(
+            f"'{file}' is no results file (no header with a schema): give a results.json that"
+            " vae-compat wrote"
+        )
+    if header["schema"] != SCHEMA:
+        raise UsageError(
+            f"'{file}' has results schema {header['schema']!r} and this version reads {SCHEMA}:"
+            " make it anew with this version"
+        )
+    try:
+        results = TypeAdapter(Results).validate_python(_restored(document))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(
+            f"'{file}' is no valid results file ({where}: {first['msg']}): make it anew with"
+            " vae-compat run"
+        ) from None
+    return results
+
+
+def _jsonable(value: Any) -> Any:
+    """Replace what JSON cannot say."""
+    if isinstance(value, dict):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _restored(document: dict[str, Any]) -> dict[str, Any]:
+    """Undo ``_jsonable`` where it can matter: in the metrics."""
+    records = document.get("records")
+    if not isinstance(records, list):
+        return document
+    return {**document, "records": [_restored_record(record) for record in records]}
+
+
+def _restored_record(record: Any) -> Any:
+    if not isinstance(record, dict) or not isinstance(record.get("metrics"), dict):
+        return record
+    metrics = {
+        name: _NOT_FINITE.get(value, value) if isinstance(value, str) else value
+        for name, value in record["metrics"].items()
+    }
+    return {**record, "metrics": metrics}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+@functools.cache
+def _cpu_name() -> str:
+    """The model name where the system tells it, and the number of cores."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this module lies in, with ``+`` where files differ from it."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    head = _git(root, ["rev-parse", "--short=12", "HEAD"])
+    if not head:
+        return None
+    return head + ("+" if _git(root, ["status", "--porcelain", "-uno"]) else "")
+
+
+def _git(root: Path, arguments: Sequence[str]) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def command_line() -> str:
+    """The command that started this process, as one types it."""
+    import shlex
+
+    program = Path(sys.argv[0]).name if sys.argv else "vae-compat"
+    return shlex.join([program, *sys.argv[1:]])

@@ -1,0 +1,117 @@
+"""summary.md: the run as a page for a pull request or a nightly log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from harness.judge import Record
+
+from . import digest
+from .digest import Cell, Group, Key
+from .results import DEFAULT_FOLDER, Results, write_text
+from .table import LEGEND
+
+FILE_NAME = "summary.md"
+
+
+def write_summary(results: Results, folder: Path = DEFAULT_FOLDER) -> Path:
+    """Write ``folder/summary.md`` and return its path."""
+    return write_text(folder / FILE_NAME, to_markdown(results))
+
+
+def to_markdown(results: Results) -> str:
+    """Header, table, diagnosis, failures, known failures, worst parity, what was not measured."""
+    environment = Environment(
+        loader=PackageLoader("reports", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown: the filters below escape what could break it
+    )
+    environment.filters.update(cell=_cell, line=_line, block=_block, grid=_grid)
+    hooks = digest.hook_names(results.records)
+    return environment.get_template("summary.md.j2").render(
+        header=results.header,
+        verdict=results.verdict,
+        tables=[_table(name, results) for name in hooks],
+        legend=LEGEND,
+        counts={
+            tier: digest.count_line(counted)
+            for tier, counted in digest.counts(results.records).items()
+        },
+        diagnosis=results.diagnosis,
+        failures=digest.groups(results.records),
+        known=[_known(group) for group in digest.groups(results.records, {"xfailed"})],
+        grades=[
+            (name, family, record.grade, f"`{record.case}`", _numbers(record.metrics))
+            for name in hooks
+            for family, record in digest.worst_grades(_of(results, name))
+        ],
+        not_measured=digest.not_measured(results.records),
+    )
+
+
+def _of(results: Results, hook: str) -> list[Record]:
+    return [record for record in results.records if record.hook == hook]
+
+
+def _table(hook: str, results: Results) -> dict[str, Any]:
+    made = digest.cells(_of(results, hook))
+    columns = digest.columns(made)
+    rows = [
+        (family, *(_cell_words(made.get(Key(family, *column))) for column in columns))
+        for family in dict.fromkeys(key.family for key in made)
+    ]
+    return {
+        "hook": hook,
+        "head": ["family", *(" ".join(column) for column in columns)],
+        "rows": rows,
+    }
+
+
+def _known(group: Group) -> tuple[object, ...]:
+    where = f"{group.hook}: {group.family} {group.direction} ({group.count})"
+    return (group.check, where, group.first.reason, group.first.link)
+
+
+def _cell_words(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    mark = f"**{cell.mark}**" if cell.status not in {"passed", "skipped", "xfailed"} else cell.mark
+    return " ".join(word for word in (mark, cell.grade_text, cell.ratio_text) if word)
+
+
+def _numbers(metrics: Mapping[str, float | int | str | None]) -> str:
+    def words(value: float | int | str | None) -> str:
+        if value is None:
+            return "not measured"
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    return ", ".join(f"{name} {words(value)}" for name, value in metrics.items())
+
+
+def _line(text: object) -> str:
+    """One line of text."""
+    return " ".join(str(text).split())
+
+
+def _cell(text: object) -> str:
+    """One line that may stand in a table cell."""
+    return _line("" if text is None else text).replace("|", "\\|")
+
+
+def _grid(rows: Iterable[Iterable[object]], head: Sequence[str]) -> str:
+    """A Markdown table."""
+    body = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(_cell(text) for text in row)} |" for row in body)
+
+
+def _block(text: object) -> str:
+    """An indented code block: shows any text as it is."""
+    lines = str(text).strip().splitlines() or ["no message"]
+    return "\n".join(f"    {line}".rstrip() for line in lines)

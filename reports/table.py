@@ -1,0 +1,155 @@
+"""The terminal report: what a person reads in ten seconds, with or without colour."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Iterable, Sequence
+
+from rich.box import Box
+from rich.console import Console, RenderableType
+from rich.measure import Measurement
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from harness.judge import Record
+
+from . import digest
+from .digest import Cell, Key
+from .results import Results
+
+SHOWN_FAILURES = 12
+
+# Plain ASCII: it survives CI logs and consoles of any encoding.
+_BOX = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
+_STYLES = {
+    "error": "bold red",
+    "failed": "bold red",
+    "xpassed": "bold red",
+    "xfailed": "yellow",
+    "passed": "green",
+    "skipped": "dim",
+}
+LEGEND = (
+    "cell: outcome, worst grade, highest VRAM as a fraction of untiled (n/m: not measured); "
+    "known: fails as listed in known_failures; -: not claimed; blank: not run"
+)
+
+
+def to_text(results: Results, *, width: int = 80, colour: bool = False) -> str:
+    """The whole terminal report as text no wider than ``width`` columns."""
+    buffer = io.StringIO()
+    console = Console(
+        file=buffer,
+        width=width,
+        force_terminal=colour,
+        color_system="standard" if colour else None,
+        no_color=not colour,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        legacy_windows=False,
+    )
+    for part in renderables(results, width):
+        console.print(part, crop=False)
+    lines = buffer.getvalue().splitlines()
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def renderables(results: Results, width: int) -> Iterable[RenderableType]:
+    """The parts of the report, top to bottom, for any rich console."""
+    names = digest.hook_names(results.records)
+    for name in names:
+        yield Text(f"hook {name}", style="bold")
+        own = [record for record in results.records if record.hook == name]
+        yield from hook_tables(own, width)
+        yield Text()
+    if names:
+        yield Text(LEGEND, style="dim")
+        yield Text()
+    yield from _failures(results, width)
+    for line in results.diagnosis:
+        yield Text(f"diagnosis: {line}")
+    for tier, counted in digest.counts(results.records).items():
+        yield Text(f"{tier}: {digest.count_line(counted)}")
+    missing = digest.not_measured(results.records)
+    if missing:
+        words = ", ".join(f"{name} ({count} records)" for name, count in missing.items())
+        yield Text(f"not measured: {words}")
+    yield gate_line(results)
+
+
+def hook_tables(records: Sequence[Record], width: int) -> list[RenderableType]:
+    """Families down, directions and modes across, in the widest arrangement that fits.
+
+    One table with one line a cell, else one table with two lines a cell, else a table for each
+    direction.
+    """
+    made = digest.cells(records)
+    if not made:
+        return [Text("no case ran", style=_STYLES["error"])]
+    for tall in (False, True):
+        table = _table(made, tall)
+        if _fits(table, width):
+            return [table]
+    directions = dict.fromkeys(key.direction for key in made)
+    parts = [{key: made[key] for key in made if key.direction == name} for name in directions]
+    for tall in (False, True):
+        tables = [_table(part, tall) for part in parts]
+        if all(_fits(table, width) for table in tables):
+            break
+    return [part for table in tables for part in (table, Text())][:-1]
+
+
+def gate_line(results: Results) -> Text:
+    """``gate holds`` or ``gate does not hold: ...``, with the exit code."""
+    verdict = results.verdict
+    word = "gate holds" if verdict.holds else "gate does not hold"
+    reason = f": {verdict.reason}" if verdict.reason else ""
+    style = _STYLES["passed" if verdict.holds else "failed"]
+    return Text(f"{word}{reason} (exit code {verdict.exit_code})", style=style)
+
+
+def _table(made: dict[Key, Cell], tall: bool) -> Table:
+    table = Table(box=_BOX, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    columns = digest.columns(made)
+    table.add_column("family", no_wrap=True, vertical="top")
+    for direction, mode in columns:
+        table.add_column(f"{direction}\n{mode}", no_wrap=True)
+    for family in dict.fromkeys(key.family for key in made):
+        row = [made.get(Key(family, direction, mode)) for direction, mode in columns]
+        table.add_row(family, *(_cell_text(cell, tall) for cell in row))
+    return table
+
+
+def _cell_text(cell: Cell | None, tall: bool) -> Text:
+    if cell is None:
+        return Text("")
+    first, second = cell.mark, f"{cell.grade_text} {cell.ratio_text}".strip()
+    if tall:
+        first, second = f"{cell.mark} {cell.ratio_text}".strip(), cell.grade_text
+    style = _STYLES.get(cell.status, _STYLES["error"])
+    return Text(f"{first}\n{second}" if tall else f"{first} {second}".strip(), style=style)
+
+
+def _fits(table: Table, width: int) -> bool:
+    unlimited = Console(width=10_000, file=io.StringIO())
+    return Measurement.get(unlimited, unlimited.options, table).maximum <= width
+
+
+def _failures(results: Results, width: int) -> Iterable[RenderableType]:
+    found = digest.groups(results.records)
+    for group in found[:SHOWN_FAILURES]:
+        hook = f"[{group.hook}] " if len(digest.hook_names(results.records)) > 1 else ""
+        yield Text(f"{hook}{group.title}", style=_STYLES.get(group.status, _STYLES["error"]))
+        message = " ".join(group.first.message.split()) or "no message"
+        yield Padding(Text(textwrap.shorten(message, 4 * width, placeholder=" ...")), (0, 0, 0, 2))
+        if group.first.repeat:
+            # Never broken into lines here: it is there to be copied.
+            yield Text(f"  {group.first.repeat}", style="dim", no_wrap=True, overflow="ignore")
+    left = len(found) - SHOWN_FAILURES
+    if left > 0:
+        yield Text(f"and {left} more groups of failures: see summary.md")
+    if found:
+        yield Text()
