@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 
+NOT_JUDGED = "not judged: "
+"""How the message begins of a check that had nothing to judge."""
+
+
 class Status(StrEnum):
     """Outcome of a check. There is no silent fourth way: what cannot be judged is an error."""
 

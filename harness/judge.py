@@ -1,0 +1,294 @@
+"""From findings to records, and from records to the gate: pure functions, nothing is run here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from harness.cases import Mechanism
+from harness.checks.finding import NOT_JUDGED, Finding, Status
+
+ROOTS = frozenset({"call_contract", "completes", "output_shape", "finite"})
+"""Checks whose failure leaves the others of the same case nothing to judge."""
+
+
+class Outcome(StrEnum):
+    """How a record stands in the run."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    ERROR = "error"
+    """Could not be judged, so nothing is shown: as bad as failed."""
+    XFAILED = "xfailed"
+    """Failed, as the profile says it does."""
+    XPASSED = "xpassed"
+    """A known failure that passed: the profile is out of date, and the run fails."""
+    SKIPPED = "skipped"
+    """Not judged because of a failure of the same case that the profile knows."""
+
+
+class ExitCode(IntEnum):
+    """What a run ends with."""
+
+    HOLDS = 0
+    FAILS = 1
+    USAGE = 2
+    HARNESS = 3
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finding as it is stored: JSON-serialisable with ``dataclasses.asdict``."""
+
+    case: str
+    check: str
+    tier: str
+    status: str
+    """A value of `Outcome`."""
+    grade: str | None = None
+    metrics: Mapping[str, float | int | str | None] = field(default_factory=dict)
+    """``None`` reads ``not measured``."""
+    message: str = ""
+    repeat: str | None = None
+    """The one command that repeats the case."""
+    hook: str = ""
+    claimed: bool = True
+    reason: str = ""
+    """Of the known failure that matched, as its link."""
+    link: str = ""
+
+    @property
+    def id(self) -> str:
+        """``parity[sd-mock-ldm-decode-...]``."""
+        return f"{self.check}[{self.case}]"
+
+
+@dataclass(frozen=True)
+class KnownFailure:
+    """A failure that a profile expects."""
+
+    id: str
+    """``check[case]``, both sides with the wildcards of a shell: ``parity[qwen-*-decode-*]``."""
+    reason: str = ""
+    link: str = ""
+
+    def matches(self, check: str, case: str) -> bool:
+        """Whether this is about that check of that case.
+
+        The outer brackets are taken literally: a shell would read them as a set of characters.
+        An id without brackets names a check, in every case.
+        """
+        checks, bracket, rest = self.id.partition("[")
+        cases = rest.removesuffix("]") if bracket else "*"
+        return fnmatchcase(check, checks) and fnmatchcase(case, cases)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the gate holds, and why not."""
+
+    code: ExitCode
+    reason: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether a merge may go ahead."""
+        return self.code is ExitCode.HOLDS
+
+
+def judge(
+    case: str,
+    findings: Sequence[Finding],
+    known: Sequence[KnownFailure] = (),
+    *,
+    hook: str = "",
+    claimed: bool = True,
+    repeat: str | None = None,
+) -> tuple[Record, ...]:
+    """Records of all findings of one case, in their order.
+
+    A check that could not be judged because the case's root failure is a known one is skipped: an
+    adopter lists the root once, not every check that hangs on it.
+    """
+    settled = [_settle(finding, case, known) for finding in findings]
+    excused = any(
+        outcome is Outcome.XFAILED and finding.check in ROOTS
+        for finding, (outcome, _) in zip(findings, settled, strict=True)
+    )
+    records = []
+    for finding, (outcome, failure) in zip(findings, settled, strict=True):
+        dependent = outcome is Outcome.ERROR and finding.message.startswith(NOT_JUDGED)
+        records.append(
+            Record(
+                case=case,
+                check=finding.check,
+                tier=str(finding.tier),
+                status=str(Outcome.SKIPPED if excused and dependent else outcome),
+                grade=None if finding.grade is None else str(finding.grade),
+                metrics=dict(finding.metrics),
+                message=finding.message,
+                repeat=repeat,
+                hook=hook,
+                claimed=claimed,
+                reason=failure.reason if failure else "",
+                link=failure.link if failure else "",
+            )
+        )
+    return tuple(records)
+
+
+def _settle(
+    finding: Finding, case: str, known: Sequence[KnownFailure]
+) -> tuple[Outcome, KnownFailure | None]:
+    failure = next((entry for entry in known if entry.matches(finding.check, case)), None)
+    if failure is None:
+        return Outcome(finding.status), None
+    return (Outcome.XPASSED if finding.status is Status.PASSED else Outcome.XFAILED), failure
+
+
+def unmatched(
+    known: Iterable[KnownFailure], ids: Iterable[tuple[str, str]]
+) -> tuple[KnownFailure, ...]:
+    """Known failures that are about none of these ``(check, case)``: typing errors, or outdated.
+
+    Give the pairs of the whole matrix, not those of a narrowed run.
+    """
+    pairs = list(ids)
+    return tuple(
+        entry for entry in known if not any(entry.matches(check, case) for check, case in pairs)
+    )
+
+
+def gate(
+    records: Sequence[Record],
+    unmatched_ids: Sequence[KnownFailure] = (),
+    *,
+    harness_failure: str | None = None,
+) -> Verdict:
+    """The verdict of a run.
+
+    A run without records shows nothing, so it is wrong use and never a pass; a known failure that
+    is about no case is wrong use too.
+    """
+    if harness_failure is not None:
+        return Verdict(ExitCode.HARNESS, harness_failure)
+    if unmatched_ids:
+        names = ", ".join(repr(entry.id) for entry in unmatched_ids)
+        return Verdict(
+            ExitCode.USAGE, f"known failures that match no check of any case: {names}; remove them"
+        )
+    if not records:
+        return Verdict(ExitCode.USAGE, "no case was selected: widen the selection")
+    counts = {
+        outcome: sum(record.status == outcome for record in records)
+        for outcome in (Outcome.FAILED, Outcome.ERROR, Outcome.XPASSED)
+    }
+    unheard = sum(record.status not in set(Outcome) for record in records)
+    if not any(counts.values()) and not unheard:
+        return Verdict(ExitCode.HOLDS)
+    words = {
+        Outcome.FAILED: "failed",
+        Outcome.ERROR: "could not be judged",
+        Outcome.XPASSED: "known failures passed: take them out of the profile",
+    }
+    parts = [f"{count} {words[outcome]}" for outcome, count in counts.items() if count]
+    if unheard:
+        parts.append(f"{unheard} with an unknown status")
+    return Verdict(ExitCode.FAILS, ", ".join(parts))
+
+
+EXPLANATION: Mapping[Mechanism, str] = {
+    Mechanism.STUB: "tiles are placed or blended wrongly",
+    Mechanism.UPSAMPLE: "tiles are not aligned with the upsampling",
+    Mechanism.DOWNSAMPLE: "tiles are not aligned with the strided downsampling",
+    Mechanism.HALO: "tiles are cut without the neighbourhood their convolutions read",
+    Mechanism.ATTENTION: "attention is computed per tile",
+    Mechanism.GROUP_NORM: "GroupNorm statistics are not those of the whole plane",
+    Mechanism.CAUSAL_CACHE: "causal caches are not carried from chunk to chunk for every tile",
+}
+"""What breaks, mechanism by mechanism; the order in which they explain a failure: a hook that
+places tiles wrongly fails every probe after the stub, too."""
+
+_BAD = frozenset({Outcome.FAILED, Outcome.ERROR, Outcome.XFAILED})
+_VALUES = frozenset({"parity", "seams", "batch_items", "colour_shift"})
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Why a hook's results differ, for one family, layout, direction and mode."""
+
+    hook: str
+    family: str
+    layout: str
+    direction: str
+    mode: str
+    mechanism: Mechanism | None
+    """``None`` where no probe fails, or where none was run."""
+    cases: int
+    """How many cases it explains."""
+
+    @property
+    def sentence(self) -> str:
+        """``sd decode exact (ldm): attention is computed per tile``."""
+        where = f"{self.family} {self.direction} {self.mode} ({self.layout})"
+        if self.mechanism is None:
+            return f"{where}: no probe fails, the mechanism is unknown"
+        return f"{where}: {EXPLANATION[self.mechanism]}"
+
+
+class _Place(NamedTuple):
+    hook: str
+    family: str
+    layout: str
+    direction: str
+    mode: str
+
+
+def diagnose(records: Iterable[Record]) -> list[Diagnosis]:
+    """Name, for every place where values fail, the first mechanism that explains it.
+
+    A mechanism explains when its probe fails while the stub, which has none, passes.
+    Probes of mode exact stand in where a mode has no probes of its own.
+    """
+    failing: dict[_Place, set[str]] = {}
+    probes: dict[_Place, dict[Mechanism, bool]] = {}
+    for record in records:
+        placed = _placed(record)
+        if placed is None:
+            continue
+        place, mechanism = placed
+        bad = record.status in _BAD
+        if mechanism is not None:
+            if record.check == "mechanism":
+                found = probes.setdefault(place, {})
+                found[mechanism] = found.get(mechanism, False) or bad
+        elif bad and record.check in _VALUES and not record.message.startswith(NOT_JUDGED):
+            failing.setdefault(place, set()).add(record.case)
+    return [
+        Diagnosis(*place, mechanism=_first(_probes_of(place, probes)), cases=len(cases))
+        for place, cases in failing.items()
+    ]
+
+
+def _placed(record: Record) -> tuple[_Place, Mechanism | None] | None:
+    parts = record.case.split("-")
+    if len(parts) < 5:
+        return None
+    family, scale, layout, direction, mode = parts[:5]
+    name = scale.partition(".")[2]
+    place = _Place(record.hook, family, layout, direction, mode)
+    return place, Mechanism(name) if name else None
+
+
+def _probes_of(
+    place: _Place, probes: Mapping[_Place, Mapping[Mechanism, bool]]
+) -> Mapping[Mechanism, bool]:
+    exact = place._replace(mode="exact")
+    return probes.get(place) or probes.get(exact) or {}
+
+
+def _first(probes: Mapping[Mechanism, bool]) -> Mechanism | None:
+    return next((mechanism for mechanism in EXPLANATION if probes.get(mechanism)), None)
