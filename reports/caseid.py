@@ -11,6 +11,7 @@ _CASE = re.compile(
     r"(?P<height>\d+)x(?P<width>\d+)t(?P<tile>\d+)-b(?P<batch>\d+)-f(?P<frames>\d+)-"
     r"(?P<dtype>[a-z0-9]+)-(?P<device>[a-z0-9]+)"
 )
+_NUMBERS = ("height", "width", "tile", "batch", "frames")
 
 
 class CaseId(NamedTuple):
@@ -40,7 +41,6 @@ def parse_case_id(text: str) -> CaseId | None:
     found = _CASE.fullmatch(inner)
     if found is None:
         return None
-    numbers = {"height", "width", "tile", "batch", "frames"}
-    return CaseId(
-        **{name: int(part) if name in numbers else part for name, part in found.groupdict().items()}
-    )
+    parts = found.groupdict()
+    numbers = {name: int(parts.pop(name)) for name in _NUMBERS}
+    return CaseId(**parts, **numbers)

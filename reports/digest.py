@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from harness.cases import Direction, Mode
-from harness.checks.finding import Grade, Tier
+from harness.checks.finding import NOT_JUDGED, Grade, Tier
 from harness.families import FAMILIES
-from harness.judge import Record
+from harness.judge import ROOTS, Record
 
 from .caseid import parse_case_id
 
@@ -87,6 +87,39 @@ def severity(status: str) -> int:
     return _SEVERITY.index(status) if status in _SEVERITY else 0
 
 
+def dependents(records: Iterable[Record]) -> list[Record]:
+    """Records that were not judged because a root check of the same case failed.
+
+    They count as errors, but a reader wants to hear of the root alone.
+    """
+    some = list(records)
+    rooted = {
+        (record.hook, record.case)
+        for record in some
+        if record.check in ROOTS and record.status != "passed" and not _unjudged(record)
+    }
+    return [record for record in some if _unjudged(record) and (record.hook, record.case) in rooted]
+
+
+def independent(records: Iterable[Record]) -> list[Record]:
+    """All records but the dependent ones."""
+    some = list(records)
+    left_out = {id(record) for record in dependents(some)}
+    return [record for record in some if id(record) not in left_out]
+
+
+def statement(record: Record) -> str:
+    """The message without the command at its end, which reports print on its own."""
+    message = record.message
+    if record.repeat:
+        message = message.removesuffix(f"repeat: {record.repeat}").rstrip("; \n")
+    return message or "no message"
+
+
+def _unjudged(record: Record) -> bool:
+    return record.message.startswith(NOT_JUDGED)
+
+
 def key_of(record: Record) -> Key | None:
     """The cell of a record; ``None`` where its case is no case id (a check of the whole run)."""
     case = parse_case_id(record.case)
@@ -131,7 +164,7 @@ def _cell(records: Sequence[Record]) -> Cell:
     ratios = [ratio for record in whole if (ratio := _ratio(record)) is not None]
     tried = [record for record in whole if VRAM_RATIO in record.metrics]
     return Cell(
-        status=min((record.status for record in records), key=severity),
+        status=min((record.status for record in independent(records)), key=severity),
         grade=max(grades, key=list(Grade).index, default=None),
         vram_ratio=max(ratios, default=None),
         measured=all(record.metrics[VRAM_RATIO] is not None for record in tried),
@@ -180,7 +213,7 @@ def groups(records: Iterable[Record], statuses: Iterable[str] = BAD) -> list[Gro
     """Failures grouped by hook, check, family and direction; worst first, then by tier."""
     wanted = frozenset(statuses)
     found: dict[tuple[str, str, str, str, str], list[Record]] = {}
-    for record in records:
+    for record in independent(records):
         known = record.status in MARKS
         if record.status in wanted or (not known and wanted == BAD):
             case = parse_case_id(record.case)
@@ -220,13 +253,16 @@ def not_measured(records: Iterable[Record]) -> dict[str, int]:
 
 def worst_grades(records: Iterable[Record]) -> list[tuple[str, Record]]:
     """For each family its record with the worst grade, in the families' published order."""
+
+    def rank(record: Record) -> int:
+        return list(Grade).index(Grade(record.grade or Grade.BROKEN))
+
     worst: dict[str, Record] = {}
     for record in records:
         key = key_of(record)
         if key is None or not record.grade or _is_probe(record):
             continue
         old = worst.get(key.family)
-        order = list(Grade)
-        if old is None or order.index(Grade(record.grade)) > order.index(Grade(old.grade)):
+        if old is None or rank(record) > rank(old):
             worst[key.family] = record
     return sorted(worst.items(), key=lambda item: _place(Key(item[0], "", "")))

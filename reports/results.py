@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.judge import Record
+from harness.judge import Record, Verdict
 
 SCHEMA = 1
 DEFAULT_FOLDER = Path("reports/out")
@@ -65,15 +65,6 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What the gate said at the end."""
-
-    holds: bool
-    exit_code: int
-    reason: str = ""
-
-
-@dataclass(frozen=True)
 class Results:
     """A whole run."""
 
@@ -81,7 +72,7 @@ class Results:
     records: tuple[Record, ...]
     verdict: Verdict
     diagnosis: tuple[str, ...] = ()
-    """Lines such as ``sd decode exact: attention is computed per tile``."""
+    """Sentences such as ``sd decode exact (ldm): attention is computed per tile``."""
 
 
 def now() -> str:

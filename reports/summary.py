@@ -33,7 +33,9 @@ def to_markdown(results: Results) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # Markdown: the filters below escape what could break it
     )
-    environment.filters.update(cell=_cell, line=_line, block=_block, grid=_grid)
+    environment.filters.update(
+        cell=_cell, line=_line, block=_block, statement=digest.statement, grid=_grid
+    )
     hooks = digest.hook_names(results.records)
     return environment.get_template("summary.md.j2").render(
         header=results.header,

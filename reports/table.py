@@ -52,7 +52,7 @@ def to_text(results: Results, *, width: int = 80, colour: bool = False) -> str:
         legacy_windows=False,
     )
     for part in renderables(results, width):
-        console.print(part, crop=False)
+        console.print(part, soft_wrap=isinstance(part, Text) and bool(part.no_wrap))
     lines = buffer.getvalue().splitlines()
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
@@ -80,7 +80,7 @@ def renderables(results: Results, width: int) -> Iterable[RenderableType]:
     yield gate_line(results)
 
 
-def hook_tables(records: Sequence[Record], width: int) -> list[RenderableType]:
+def hook_tables(records: Sequence[Record], width: int) -> Sequence[RenderableType]:
     """Families down, directions and modes across, in the widest arrangement that fits.
 
     One table with one line a cell, else one table with two lines a cell, else a table for each
@@ -108,7 +108,7 @@ def gate_line(results: Results) -> Text:
     word = "gate holds" if verdict.holds else "gate does not hold"
     reason = f": {verdict.reason}" if verdict.reason else ""
     style = _STYLES["passed" if verdict.holds else "failed"]
-    return Text(f"{word}{reason} (exit code {verdict.exit_code})", style=style)
+    return Text(f"{word}{reason} (exit code {int(verdict.code)})", style=style)
 
 
 def _table(made: dict[Key, Cell], tall: bool) -> Table:
@@ -143,13 +143,16 @@ def _failures(results: Results, width: int) -> Iterable[RenderableType]:
     for group in found[:SHOWN_FAILURES]:
         hook = f"[{group.hook}] " if len(digest.hook_names(results.records)) > 1 else ""
         yield Text(f"{hook}{group.title}", style=_STYLES.get(group.status, _STYLES["error"]))
-        message = " ".join(group.first.message.split()) or "no message"
+        message = " ".join(digest.statement(group.first).split())
         yield Padding(Text(textwrap.shorten(message, 4 * width, placeholder=" ...")), (0, 0, 0, 2))
         if group.first.repeat:
             # Never broken into lines here: it is there to be copied.
-            yield Text(f"  {group.first.repeat}", style="dim", no_wrap=True, overflow="ignore")
+            yield Text(f"  {group.first.repeat}", style="dim", no_wrap=True)
     left = len(found) - SHOWN_FAILURES
     if left > 0:
         yield Text(f"and {left} more groups of failures: see summary.md")
+    behind = len(digest.dependents(results.records))
+    if behind:
+        yield Text(f"{behind} further checks were not judged behind these failures")
     if found:
         yield Text()
