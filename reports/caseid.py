@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _CASE = re.compile(
     r"(?P<family>[a-z0-9]+)-(?P<scale>[a-z]+)(?:\.(?P<mechanism>[a-z_]+))?-(?P<layout>[a-z0-9]+)-"
@@ -41,6 +41,5 @@ def parse_case_id(text: str) -> CaseId | None:
     found = _CASE.fullmatch(inner)
     if found is None:
         return None
-    parts = found.groupdict()
-    numbers = {name: int(parts.pop(name)) for name in _NUMBERS}
-    return CaseId(**parts, **numbers)
+    parts: dict[str, Any] = found.groupdict()
+    return CaseId(**{**parts, **{name: int(parts[name]) for name in _NUMBERS}})

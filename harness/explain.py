@@ -1,0 +1,182 @@
+"""What ``vae-compat explain`` answers: checks, grades, mechanisms, families, case ids."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
+from importlib import resources
+
+from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale
+from harness.checks.finding import Grade
+from harness.errors import UsageError
+from harness.families import FAMILIES, Family
+from harness.judge import EXPLANATION
+
+GRADES: Mapping[Grade, str] = {
+    Grade.EXACT: (
+        "The hook is as right as the VAE itself: its distance from the float64 truth is at most"
+        " twice the distance of the untiled result in the same dtype (worst element: within eight"
+        " times the untiled worst element)."
+    ),
+    Grade.LOSSLESS: "No 8-bit level of the picture moves by more than one.",
+    Grade.CLOSE: "PSNR of at least 40 dB against the untiled result, and no seam.",
+    Grade.DEGRADED: "Right shape and finite, but visibly different.",
+    Grade.BROKEN: (
+        "No usable picture: an exception, a wrong shape, dtype or device, NaN, or missing pixels."
+    ),
+}
+
+
+def explain(word: str) -> str:
+    """Explain a check, a grade, a mechanism, a family or a case id.
+
+    Raises ``UsageError`` with the closest known words where the word is none of these.
+    """
+    checks = check_docs()
+    name = word.removeprefix("check_")
+    if name in checks:
+        return f"check {name}\n\n{checks[name]}"
+    if name in list(Grade):
+        return f"grade {name}\n\n{GRADES[Grade(name)]}"
+    if name in list(Mechanism):
+        return _mechanism(Mechanism(name))
+    if name in FAMILIES:
+        return _family(FAMILIES[name])
+    if "-" in word:
+        return _case(word)
+    known = [*checks, *Grade, *Mechanism, *FAMILIES]
+    raise UsageError(
+        f"'{word}' is no check, grade, mechanism, family or case id{closest(word, known)}"
+    )
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """``: did you mean 'sdxl'?`` or, where nothing is near, all that is known."""
+    words = [str(name) for name in known]
+    near = difflib.get_close_matches(word, words, n=3, cutoff=0.6)
+    if near:
+        return f": did you mean {' or '.join(repr(name) for name in near)}?"
+    return f": give one of {', '.join(words)}"
+
+
+def check_docs() -> dict[str, str]:
+    """Names of the checks with their docstrings, in the order of the source.
+
+    Read from the source and not imported: the checks import torch, which takes seconds.
+    """
+    found: dict[str, str] = {}
+    folder = resources.files("harness.checks")
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        if not file.name.endswith(".py"):
+            continue
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("check_"):
+                text = ast.get_docstring(node) or "No description."
+                found[node.name.removeprefix("check_")] = text
+    return found
+
+
+def parse_case(text: str) -> Case:
+    """The case of an id, or of a record id ``check[case id]``.
+
+    Raises ``UsageError`` that names the part which is wrong.
+    """
+    from reports.caseid import parse_case_id
+
+    parts = parse_case_id(text)
+    if parts is None:
+        raise UsageError(
+            f"'{text}' is no case id: it should read like"
+            " sd-mock-ldm-decode-exact-40x40t16-b1-f1-float32-sim (see vae-compat list --ids)"
+        )
+    sets: Mapping[str, Iterable[str]] = {
+        "family": FAMILIES,
+        "scale": Scale,
+        "layout": Layout,
+        "mode": Mode,
+        "dtype": ("float32", "bfloat16", "float16"),
+        "device": ("sim", "cuda", "cpu"),
+    }
+    for field, known in sets.items():
+        value = getattr(parts, field)
+        if value not in list(known):
+            raise UsageError(f"'{value}' in '{text}' is no {field}{closest(value, known)}")
+    if parts.mechanism is not None and parts.mechanism not in list(Mechanism):
+        hint = closest(parts.mechanism, Mechanism)
+        raise UsageError(f"'{parts.mechanism}' in '{text}' is no mechanism{hint}")
+    if (parts.scale == Scale.PROBE) != (parts.mechanism is not None):
+        raise UsageError(
+            f"'{text}' is no case id: a mechanism belongs to scale probe and to no other,"
+            " as in sd-probe.halo-ldm-decode-..."
+        )
+    if 0 in (parts.height, parts.width, parts.tile, parts.batch, parts.frames):
+        raise UsageError(f"'{text}' is no case id: sizes, batch and frames start at 1")
+    return Case(
+        **{
+            **parts._asdict(),
+            "scale": Scale(parts.scale),
+            "layout": Layout(parts.layout),
+            "direction": Direction(parts.direction),
+            "mode": Mode(parts.mode),
+            "mechanism": Mechanism(parts.mechanism) if parts.mechanism else None,
+        }
+    )
+
+
+def _mechanism(mechanism: Mechanism) -> str:
+    return (
+        f"mechanism {mechanism}\n\n"
+        f"A probe of this mechanism is a mock VAE in which it alone is at work. Where its probe"
+        f" fails and the stub, which has none, passes, the report says: {EXPLANATION[mechanism]}."
+    )
+
+
+def _family(family: Family) -> str:
+    frames = f", {family.temporal_ratio} image frames per latent frame" if family.causal else ""
+    caches = "causal feature caches" if family.causal else "no caches"
+    return inspect.cleandoc(
+        f"""
+        family {family.name}: {family.title}
+
+        class      {family.model_class} (diffusers); original layout {family.coder_layout}
+        scale      {family.ratio} image pixels per latent pixel{frames}
+        channels   {family.latent_channels} latent, {family.image_channels} image
+        norm       {family.norm}
+        state      {caches}
+        source     {family.source}
+        """
+    )
+
+
+def _case(text: str) -> str:
+    case = parse_case(text)
+    facts = case.facts
+    size = f"{case.height} x {case.width} latent pixels ({_pixels(case)} image pixels)"
+    mechanism = f", probe of {case.mechanism}" if case.mechanism else ""
+    lines = {
+        "family": f"{case.family}: {facts.title}",
+        "scale": f"{case.scale}{mechanism}",
+        "layout": f"{case.layout}",
+        "does": f"{case.direction} in mode {case.mode}",
+        "plane": size,
+        "tile": f"{case.tile} latent pixels (the hook is given tile_size={case.tile_size})",
+        "tiling": _tiling(case),
+        "batch": f"{case.batch}",
+        "frames": f"{case.frames} latent, {case.image_frames} image",
+        "dtype": case.dtype,
+        "device": case.device,
+    }
+    body = "\n".join(f"{name:<10} {value}" for name, value in lines.items())
+    return f"case {case.id}\n\n{body}"
+
+
+def _pixels(case: Case) -> str:
+    return f"{case.height * case.facts.ratio} x {case.width * case.facts.ratio}"
+
+
+def _tiling(case: Case) -> str:
+    if case.fits_one_tile:
+        return "the plane fits into one tile"
+    return "more than one tile has to run" if case.must_tile else "one padded tile may do"

@@ -1,0 +1,296 @@
+"""``vae-compat run``: check everything that can be checked at once, then hand over to pytest."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.cases import Direction, Mode, Scale
+from harness.cli import DEFAULT_PROFILES, DEFAULT_TIERS, FAILS, HARNESS, OK, TIERS, USAGE
+from harness.errors import UsageError
+from harness.explain import check_docs, closest, parse_case
+from harness.families import FAMILIES
+
+if TYPE_CHECKING:
+    from harness.subject.profile import Profile
+
+# pytest's codes: 2 interrupted, 3 internal error, 4 wrong use, 5 no tests collected. The plugin
+# sets 0 and 1 itself, by the gate.
+_EXIT_CODES = {0: OK, 1: FAILS, 4: USAGE, 5: USAGE}
+
+
+def launch(options: argparse.Namespace) -> int:
+    """Run the suites and return the exit code of the gate.
+
+    Raises ``UsageError`` for whatever is wrong with the options, before anything has run.
+    """
+    validate(options)
+    arguments = pytest_arguments(options)
+
+    import pytest
+
+    return _EXIT_CODES.get(int(pytest.main(arguments)), HARNESS)
+
+
+def validate(options: argparse.Namespace) -> None:
+    """Refuse wrong options, cheapest checks first."""
+    check_selection(options)
+    if options.case is not None:
+        parse_case(options.case)
+    _check_tiers(options.tier)
+    _check_out(Path(options.out))
+    for text in options.weights:
+        _check_weights(text)
+    if options.image is not None:
+        _check_image(Path(options.image))
+    found = profiles(options)
+    for profile in found:
+        _check_known_failures(profile, options)
+    if options.against is not None:
+        from reports.results import read
+
+        read(Path(options.against))
+    _check_device(options.device)
+    _check_loading(found, options)
+
+
+def check_selection(options: argparse.Namespace) -> None:
+    """Refuse unknown words in the lists that select cases."""
+    for option, given, known in (
+        ("--families", options.families, list(FAMILIES)),
+        ("--directions", options.directions, list(Direction)),
+        ("--modes", options.modes, list(Mode)),
+        ("--scale", options.scale, list(Scale)),
+    ):
+        _check_words(option, given, known)
+
+
+def profiles(options: argparse.Namespace) -> list[Profile]:
+    """The hooks under test that the options name, or the embedded default subjects."""
+    from harness.subject.profile import profile_from_flags
+
+    flags = {name: getattr(options, name) for name in ("kind", "layout", "host")}
+    if options.comfyui is not None and not (Path(options.comfyui) / "comfy").is_dir():
+        raise UsageError(
+            f"--comfyui {options.comfyui} is no ComfyUI checkout: it has no folder 'comfy'"
+        )
+    if options.hook is None:
+        given = [f"--{name}" for name, value in flags.items() if value is not None]
+        if given:
+            raise UsageError(
+                f"{given[0]} describes --hook, which is not given: give --hook as well"
+            )
+        return [load_subject(name) for name in options.profile or DEFAULT_PROFILES]
+    if options.profile:
+        raise UsageError("--hook and --profile exclude each other: give one of them")
+    comfyui = None if options.comfyui is None else Path(options.comfyui)
+    return [
+        profile_from_flags(
+            options.hook,
+            flags["kind"] or "forward",
+            flags["layout"],
+            flags["host"],
+            comfyui=comfyui,
+        )
+    ]
+
+
+def load_subject(name: str) -> Profile:
+    """A profile by the name of an embedded one, or by its path."""
+    from harness.subject.profile import embedded_names, load_embedded, load_profile
+
+    folders = subject_folders()
+    names = embedded_names(*folders)
+    if name in names:
+        return load_embedded(name, *folders)
+    path = Path(name)
+    if not path.exists() and path.suffix != ".toml":
+        raise UsageError(
+            f"--profile {name} is neither a file nor an embedded profile{closest(name, names)}"
+        )
+    return load_profile(path)
+
+
+def subject_folders() -> tuple[Path, ...]:
+    """Folders of embedded profiles besides the harness' own: the specimens'."""
+    import fixtures
+
+    return tuple(Path(folder) / "specimens" for folder in fixtures.__path__)
+
+
+def pytest_arguments(options: argparse.Namespace) -> list[str]:
+    """The command line of the run as pytest takes it."""
+    suites = _suites()
+    arguments = [str(suites / tier) for tier in options.tier or DEFAULT_TIERS]
+    # Neither the configuration nor the cache of the folder we happen to be in: it is an adopter's.
+    arguments += ["-c", os.devnull, "--rootdir", str(suites.parent), "-p", "no:cacheprovider"]
+    arguments += ["-p", "harness.plugin", "--import-mode=importlib", "--no-header", "-rN"]
+    arguments += ["-v", "--tb=short"] if options.verbose else ["-q", "--tb=no"]
+    arguments += ["-n", str(_workers(options))]
+    if options.expression is not None:
+        arguments += ["-k", options.expression]
+    if options.junitxml is not None:
+        arguments += ["--junitxml", options.junitxml]
+    return arguments + _plugin_arguments(options)
+
+
+def _plugin_arguments(options: argparse.Namespace) -> list[str]:
+    arguments: list[str] = []
+    profiles = options.profile if options.hook is None else []
+    for name in DEFAULT_PROFILES if profiles is None else profiles:
+        arguments.append(f"--vae-profile={name}")
+    single = {
+        "hook": options.hook,
+        "kind": options.kind,
+        "layout": options.layout,
+        "host": options.host,
+        "comfyui": options.comfyui,
+        "families": _joined(options.families),
+        "directions": _joined(options.directions),
+        "modes": _joined(options.modes),
+        "scales": _joined(options.scale),
+        "device": options.device,
+        "image": options.image,
+        "seed": options.seed,
+        "out": options.out,
+        "case": options.case,
+        "timeout": options.timeout,
+        "against": options.against,
+    }
+    arguments += [f"--vae-{name}={value}" for name, value in single.items() if value is not None]
+    arguments += [f"--vae-weights={text}" for text in options.weights]
+    return arguments + (["--vae-full"] if options.full else [])
+
+
+def repeat_command(subject: Sequence[str], case: str) -> str:
+    """The one command that repeats a case; ``subject`` is ``("--profile", name)`` or hook flags."""
+    return shlex.join(["vae-compat", "run", *subject, "--case", case])
+
+
+def _joined(names: Sequence[str] | None) -> str | None:
+    return None if names is None else ",".join(names)
+
+
+def _workers(options: argparse.Namespace) -> int:
+    """One process a core; a single case, or a GPU that all would share, wants one."""
+    if options.workers is not None:
+        return int(options.workers)
+    if options.case is not None or options.device == "cuda":
+        return 0
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _suites() -> Path:
+    """The suites as they are installed, so that a run works from any folder."""
+    import suites
+
+    return Path(next(iter(suites.__path__)))
+
+
+def _check_words(option: str, given: Sequence[str] | None, known: Sequence[str]) -> None:
+    if given is None:
+        return
+    if not given:
+        raise UsageError(f"{option} is empty: give one or more of {', '.join(known)}")
+    for word in given:
+        if word not in known:
+            raise UsageError(f"{option}: '{word}' is unknown{closest(word, known)}")
+
+
+def _check_tiers(given: Sequence[str] | None) -> None:
+    _check_words("--tier", given, TIERS)
+    for tier in given or DEFAULT_TIERS:
+        if not (_suites() / tier).is_dir():
+            raise UsageError(f"--tier: there is no suite '{tier}' in this version: leave it out")
+
+
+def _check_out(folder: Path) -> None:
+    place = folder
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise UsageError(f"--out {folder}: '{place}' is a file, no folder: give another folder")
+    if not os.access(place, os.W_OK):
+        raise UsageError(f"--out {folder}: '{place}' is not writable: give another folder")
+
+
+def _check_weights(text: str) -> None:
+    family, equals, source = text.partition("=")
+    if not equals or not source:
+        raise UsageError(f"--weights '{text}': give FAMILY=PATH_OR_ID, as in sd=vae.safetensors")
+    _check_words("--weights", [family], list(FAMILIES))
+    path = Path(source)
+    if path.is_file():
+        _check_safetensors(path)
+    elif path.is_dir():
+        if not list(path.glob("**/*.safetensors")):
+            raise UsageError(
+                f"--weights: there are no safetensors in '{path}': give another folder"
+            )
+    elif path.suffix or path.is_absolute() or source.count("/") != 1:
+        raise UsageError(
+            f"--weights: '{source}' is neither a file or folder here nor a repository id"
+            " (owner/name): check the path"
+        )
+
+
+def _check_safetensors(path: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            file.keys()
+    except (SafetensorError, OSError):
+        raise UsageError(
+            f"--weights: '{path}' is no safetensors file: convert it, other formats are not read"
+        ) from None
+
+
+def _check_image(path: Path) -> None:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except FileNotFoundError:
+        raise UsageError(f"--image: there is no file '{path}': check the path") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        raise UsageError(f"--image: '{path}' is no readable picture: give a PNG or JPEG") from None
+
+
+def _check_known_failures(profile: Profile, options: argparse.Namespace) -> None:
+    """Every known failure must be about some check of some case of the whole matrix."""
+    if not profile.known_failures:
+        return
+    from harness.listing import cases_of
+
+    cases = {case.id for full in (False, True) for case in cases_of(profile, options, full=full)}
+    ids = [f"{check}[{case}]" for check in check_docs() for case in sorted(cases)]
+    for failure in profile.known_failures:
+        if not any(failure.matches(record) for record in ids):
+            raise UsageError(
+                f"{profile.source}: the known failure '{failure.id}' matches no check of any case:"
+                " correct it or remove it (see vae-compat list)"
+            )
+
+
+def _check_device(device: str) -> None:
+    if device != "cuda":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch finds no CUDA device here: use sim or cpu")
+
+
+def _check_loading(found: Iterable[Profile], options: argparse.Namespace) -> None:
+    """Load every hook once: a missing file or attribute must show before anything runs."""
+    from harness.subject.loading import load_hook
+
+    comfyui = None if options.comfyui is None else Path(options.comfyui)
+    for profile in found:
+        load_hook(profile, comfyui=comfyui)

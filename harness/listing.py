@@ -1,0 +1,93 @@
+"""What ``vae-compat list`` prints."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from harness.cases import Case, Direction, Layout, Mode, Scale
+from harness.explain import check_docs
+from harness.families import FAMILIES
+from harness.matrix import Selection, generate, is_claimed
+
+if TYPE_CHECKING:
+    from harness.subject.profile import Profile
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def render(options: argparse.Namespace) -> str:
+    """The list that was asked for, a line an item."""
+    match options.what:
+        case "families":
+            lines = [f"{name:<8} {family.title}" for name, family in FAMILIES.items()]
+        case "checks":
+            lines = [f"{name:<20} {_first_line(text)}" for name, text in check_docs().items()]
+        case "hooks":
+            lines = _hooks()
+        case _:
+            lines = _cases(options)
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def cases_of(profile: Profile, options: argparse.Namespace, *, full: bool) -> tuple[Case, ...]:
+    """The whole matrix of a profile, claimed and unclaimed, before any filter."""
+    return generate(profile.claims, Layout(profile.hook.layout), options.device, DTYPES, full=full)
+
+
+def selection_of(options: argparse.Namespace) -> Selection:
+    """The filters of the options, which ``check_selection`` has found right."""
+    return Selection(
+        full=options.full,
+        scales=frozenset(Scale(name) for name in options.scale or Scale),
+        families=frozenset(options.families or ()),
+        directions=frozenset(Direction(name) for name in options.directions or ()),
+        modes=frozenset(Mode(name) for name in options.modes or ()),
+    )
+
+
+def _cases(options: argparse.Namespace) -> list[str]:
+    from harness.launch import check_selection, profiles
+
+    check_selection(options)
+    selection = selection_of(options)
+    lines: list[str] = []
+    seen: set[str] = set()
+    for profile in profiles(options):
+        cases = [
+            case for case in cases_of(profile, options, full=options.full) if selection.admits(case)
+        ]
+        if options.ids:
+            lines += [case.id for case in cases if case.id not in seen]
+            seen.update(case.id for case in cases)
+            continue
+        claimed = [is_claimed(profile.claims, case) for case in cases]
+        lines.append(f"hook {profile.hook.name}: {_counts(cases, claimed)}")
+        lines += [
+            f"  {case.id}{'' if promise else '  (not claimed: must refuse or fall back)'}"
+            for case, promise in zip(cases, claimed, strict=True)
+        ]
+    return lines
+
+
+def _counts(cases: Sequence[Case], claimed: Sequence[bool]) -> str:
+    scales = Counter(str(case.scale) for case in cases)
+    words = ", ".join(f"{count} {scale}" for scale, count in scales.items())
+    return f"{len(cases)} cases ({words}), {sum(claimed)} of them claimed" if cases else "no cases"
+
+
+def _hooks() -> list[str]:
+    from harness.launch import load_subject, subject_folders
+    from harness.subject.profile import embedded_names
+
+    lines = []
+    for name in embedded_names(*subject_folders()):
+        hook = load_subject(name).hook
+        lines.append(f"{name:<14} {hook.entry} (kind {hook.kind}, layout {hook.layout})")
+    return lines
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0]
