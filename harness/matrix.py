@@ -17,9 +17,14 @@ from harness.families import FAMILIES, Family
 class Claims(Protocol):
     """The part of a profile's claims that spans the matrix."""
 
-    families: Sequence[str]
-    directions: Sequence[str]
-    modes: Sequence[str]
+    @property
+    def families(self) -> Sequence[str]: ...
+
+    @property
+    def directions(self) -> Sequence[str]: ...
+
+    @property
+    def modes(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True)
