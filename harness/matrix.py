@@ -18,13 +18,19 @@ class Claims(Protocol):
     """The part of a profile's claims that spans the matrix."""
 
     @property
-    def families(self) -> Sequence[str]: ...
+    def families(self) -> Sequence[str]:
+        """Names of families."""
+        ...
 
     @property
-    def directions(self) -> Sequence[str]: ...
+    def directions(self) -> Sequence[str]:
+        """``encode``, ``decode``."""
+        ...
 
     @property
-    def modes(self) -> Sequence[str]: ...
+    def modes(self) -> Sequence[str]:
+        """As in `Mode`."""
+        ...
 
 
 @dataclass(frozen=True)
