@@ -1,0 +1,75 @@
+"""Keeps what a hook does to the process from outliving it."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Puts back search path, working folder, streams, warning filters and log handlers.
+
+    Warnings are ignored inside: they are the hook's, and under a strict test configuration they
+    would count as its failures.
+    """
+    path, hooks = list(sys.path), list(sys.meta_path)
+    streams = (sys.stdout, sys.stderr)
+    folder = Path.cwd()
+    loggers = _loggers()
+    disabled = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            sys.path[:] = path
+            sys.meta_path[:] = hooks
+            sys.stdout, sys.stderr = streams
+            os.chdir(folder)
+            logging.disable(disabled)
+            _restore_loggers(loggers)
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Swallows what is printed inside."""
+    with redirect_stdout(_Sink()), redirect_stderr(_Sink()):
+        yield
+
+
+class _Sink(io.StringIO):
+    """Takes everything, keeps nothing, and stays open for handlers that hold on to it."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def close(self) -> None:
+        pass
+
+
+_LoggerState = tuple[list[logging.Handler], int, bool, bool]
+
+
+def _loggers() -> dict[logging.Logger, _LoggerState]:
+    known = [logging.root, *logging.root.manager.loggerDict.values()]
+    return {
+        logger: (list(logger.handlers), logger.level, logger.propagate, logger.disabled)
+        for logger in known
+        if isinstance(logger, logging.Logger)
+    }
+
+
+def _restore_loggers(before: dict[logging.Logger, _LoggerState]) -> None:
+    for logger in _loggers():
+        fresh: _LoggerState = ([], logging.NOTSET, True, False)
+        handlers, level, logger.propagate, logger.disabled = before.get(logger, fresh)
+        logger.handlers[:] = handlers
+        if logger.level != level:
+            logger.setLevel(level)

@@ -1,0 +1,239 @@
+"""Put the hook under test on a VAE, and take it off again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from harness.cases import Case, Direction, Mode
+from harness.measure.observation import CoderCall, LayoutVAE
+from harness.subject.profile import HookSpec, Kind
+from harness.subject.recorder import Recorder, set_plainly
+from harness.subject.settings import (
+    ModeNotOffered,
+    Signature,
+    needed_keywords,
+    read_signature,
+    settings_for,
+)
+from harness.subject.state import Change, Snapshot, snapshot
+
+__all__ = ["Fitting", "Hook", "ModeNotOffered"]
+
+
+class Loadable(Protocol):
+    """Where the entry comes from: loaded anew for each case."""
+
+    def loaded(self, device: torch.device, dtype: torch.dtype = ...) -> AbstractContextManager[Any]:
+        """The entry's attribute, while the context is open."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A tiled VAE implementation that can be put on a VAE."""
+
+    spec: HookSpec
+    signature: Signature
+    source: Loadable
+
+    @classmethod
+    def of(cls, spec: HookSpec, source: Loadable, entry: Any) -> Hook:
+        """Raises ``UsageError`` for an entry that cannot be called as its kind is."""
+        return cls(spec, read_signature(spec, entry), source)
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return self.spec.name
+
+    @property
+    def kind(self) -> Kind:
+        """How it is put on."""
+        return self.spec.kind
+
+    @property
+    def accepted_settings(self) -> frozenset[str]:
+        """Those keywords of the contract that it takes."""
+        return self.signature.accepted
+
+    def offers(self, mode: Mode, direction: Direction) -> bool:
+        """Whether it has the keywords that switch a mode on."""
+        return self.accepted_settings.issuperset(needed_keywords(mode, direction))
+
+    def offered_modes(self) -> tuple[Mode, ...]:
+        """Modes that it can be asked for in at least one direction (colour fix: to encode)."""
+        directions = {mode: tuple(Direction) for mode in Mode}
+        directions[Mode.COLOR_FIX] = (Direction.ENCODE,)
+        return tuple(m for m in Mode if any(self.offers(m, d) for d in directions[m]))
+
+    def put_on(self, view: LayoutVAE, case: Case, *, expected: Collection[Change] = ()) -> Fitting:
+        """A context in which the hook is on; its value runs the VAE: ``run(direction, x)``.
+
+        ``expected`` are changes that an untiled run leaves behind as well. Raises
+        ``ModeNotOffered`` at once where the hook has no keyword for the mode of the case.
+        """
+        settings = settings_for(self.spec, self.signature, case, view.ratio, None)
+        return Fitting(self, view, case, settings, expected)
+
+
+class Fitting:
+    """A hook on a VAE, for one case.
+
+    Whatever happens inside, the VAE is afterwards as it was. What the hook itself would have left
+    behind is kept in ``residue``, in words.
+    """
+
+    def __init__(
+        self,
+        hook: Hook,
+        view: LayoutVAE,
+        case: Case,
+        settings: dict[str, Any],
+        expected: Collection[Change],
+    ) -> None:
+        self.phase = "load"
+        """``load``, ``put_on``, ``run`` or ``take_off``: where an exception came from."""
+        self.residue: tuple[str, ...] = ()
+        """What the hook left in the VAE, known when the context is closed."""
+        self.beyond_repair: tuple[str, ...] = ()
+        """What of it could not be undone: build the VAE anew."""
+        self._hook, self._view, self._case = hook, view, case
+        self._settings, self._expected = settings, expected
+        self._stack = ExitStack()
+        self._recorder: Recorder | None = None
+        self._run: Callable[[Direction, Tensor], Tensor] | None = None
+
+    @property
+    def calls(self) -> tuple[CoderCall, ...]:
+        """Calls that reached the coders, in order."""
+        return () if self._recorder is None else tuple(self._recorder.calls)
+
+    @property
+    def untiled_calls(self) -> int:
+        """How many of the calls reached the original forward."""
+        return sum(call.original for call in self.calls)
+
+    def __call__(self, direction: Direction, x: Tensor) -> Tensor:
+        """Run the whole direction with the hook on."""
+        if self._run is None:
+            raise RuntimeError("the hook is not on: call inside the context")
+        self.phase = "run"
+        return self._run(direction, x)
+
+    def __enter__(self) -> Fitting:
+        with ExitStack() as stack:
+            entry = stack.enter_context(self._hook.source.loaded(*_place(self._case)))
+            self.phase = "put_on"
+            before = snapshot(
+                self._view.vae, encoder=self._view.encoder, decoder=self._view.decoder
+            )
+            stack.callback(self._compare_and_restore, before)
+            put_on = {
+                Kind.FORWARD: self._forward,
+                Kind.VAE: self._whole_vae,
+                Kind.FUNCTION: self._function,
+            }[self._hook.kind]
+            self._run = put_on(entry, stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._run = None
+        phase, self.phase = self.phase, "take_off"
+        try:
+            self._stack.__exit__(None, None, None)
+        except Exception as second:
+            if error is None:
+                raise
+            error.add_note(f"taking the hook off raised as well: {type(second).__name__}: {second}")
+        self.phase = phase
+
+    def _compare_and_restore(self, before: Snapshot) -> None:
+        self.residue = before.differences(self._expected)
+        if self.residue:
+            self.beyond_repair = before.restore()
+
+    def _build(self, entry: Callable[..., Any], *leading: Any, **more: Any) -> Any:
+        return self._hook.signature.call(entry, *leading, **self._settings | more)
+
+    def _forward(self, entry: Any, stack: ExitStack) -> Callable[[Direction, Tensor], Tensor]:
+        name = "decoder" if self._case.direction is Direction.DECODE else "encoder"
+        net = getattr(self._view, name)
+        recorder = self._listen({name: net}, stack)
+        stack.enter_context(_attributes_kept(net, "forward", "original_forward"))
+        set_plainly(net, "original_forward", recorder.originals[name])
+        hook = self._build(entry, net=net)
+        if not callable(hook):
+            raise TypeError(f"{self._hook.name} made {_named(hook)}, which cannot be called")
+        set_plainly(net, "forward", hook)
+        return self._view.run
+
+    def _whole_vae(self, entry: Any, stack: ExitStack) -> Callable[[Direction, Tensor], Tensor]:
+        recorder = self._listen(self._coders(), stack)
+        recorder.listen_to_forward()
+        undo = self._build(entry, self._view.vae)
+        if isinstance(undo, AbstractContextManager):
+            stack.enter_context(undo)
+        elif callable(undo):
+            stack.callback(undo)
+        else:
+            raise TypeError(
+                f"{self._hook.name} returned {_named(undo)} where an undo belongs: a function "
+                f"without arguments, or a context manager"
+            )
+        return self._view.run
+
+    def _function(self, entry: Any, stack: ExitStack) -> Callable[[Direction, Tensor], Tensor]:
+        self._listen(self._coders(), stack).listen_to_forward()
+        vae = self._view.vae
+
+        def run(direction: Direction, x: Tensor) -> Tensor:
+            decoding = direction is Direction.DECODE
+            result: Tensor = self._build(entry, vae, x, direction, is_decoder=decoding)
+            return result
+
+        return run
+
+    def _coders(self) -> dict[str, Any]:
+        return {"encoder": self._view.encoder, "decoder": self._view.decoder}
+
+    def _listen(self, coders: dict[str, Any], stack: ExitStack) -> Recorder:
+        self._recorder = recorder = Recorder(coders)
+        stack.callback(recorder.close)
+        return recorder
+
+
+class _attributes_kept(AbstractContextManager[None]):  # noqa: N801 (reads as a function)
+    """Puts instance attributes of an object back, also if the object has lost them."""
+
+    def __init__(self, owner: object, *names: str) -> None:
+        self._owner = vars(owner)
+        self._saved = {name: self._owner[name] for name in names if name in self._owner}
+        self._names = names
+
+    def __exit__(self, *exc: object) -> None:
+        for name in self._names:
+            self._owner.pop(name, None)
+        self._owner.update(self._saved)
+
+
+def _place(case: Case) -> tuple[torch.device, torch.dtype]:
+    """Where a host program would say that a case runs, and in which dtype."""
+    device = torch.device("cpu") if case.device == "cpu" else torch.device("cuda", 0)
+    return device, getattr(torch, case.dtype)
+
+
+def _named(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

@@ -1,0 +1,215 @@
+"""Profiles: how a hook under test is loaded, what it claims, which failures are known.
+
+Importing this module is cheap: torch, diffusers and pydantic are imported where they are needed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.cases import Case, Direction, Layout, Mode
+from harness.checks.finding import Grade
+from harness.errors import UsageError
+from harness.families import FAMILIES
+
+if TYPE_CHECKING:
+    from harness.measure.observation import Promise
+
+
+class Kind(StrEnum):
+    """How a hook is put on a VAE."""
+
+    FORWARD = "forward"
+    VAE = "vae"
+    FUNCTION = "function"
+
+
+class Cache(StrEnum):
+    """What a hook says about the causal caches of a video VAE."""
+
+    NONE = "none"
+    FALLBACK = "fallback"
+    SPLIT = "split"
+
+
+HOSTS = ("comfyui",)
+"""Host programs whose modules have stand-ins."""
+
+DEFAULT_GRADES: Mapping[Mode, Grade] = {
+    Mode.EXACT: Grade.EXACT,
+    Mode.FAST: Grade.DEGRADED,
+    Mode.COLOR_FIX: Grade.DEGRADED,
+    Mode.QUADTREE: Grade.EXACT,
+}
+"""What a claimed mode promises where the profile doesn't say: ``fast`` and ``color_fix`` estimate
+statistics by design, the other two have no excuse."""
+
+_EMBEDDED = Path(__file__).parent / "profiles"
+
+
+@dataclass(frozen=True)
+class HookSpec:
+    """How a hook is loaded."""
+
+    name: str
+    entry: str
+    """``FILE_OR_MODULE:ATTRIBUTE``; files are relative to the folder of the profile."""
+    kind: Kind
+    layout: Layout
+    host: str | None = None
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What a hook promises. Everything defaults to closed."""
+
+    families: tuple[str, ...] = ()
+    directions: tuple[Direction, ...] = ()
+    modes: tuple[Mode, ...] = ()
+    cache: Cache = Cache.NONE
+    grade: Mapping[Mode, Grade] = field(default_factory=dict)
+
+    def promise(self, case: Case) -> Promise:
+        """What is promised of a case (as a hook of kind ``forward``; see ``Profile.promise``)."""
+        from harness.measure.observation import Promise  # imports torch
+
+        claimed = (
+            case.family in self.families
+            and case.direction in self.directions
+            and case.mode in self.modes
+        )
+        grade = self.grade.get(case.mode, DEFAULT_GRADES[case.mode])
+        cache = self.cache if case.facts.causal else Cache.NONE
+        return Promise(claimed=claimed, grade=str(grade), cache=str(cache))
+
+
+@dataclass(frozen=True)
+class KnownFailure:
+    """Records that are expected to fail, until they pass."""
+
+    id: str
+    """``<check>[<case id>]``, with ``*`` for anything and ``?`` for one character."""
+    reason: str
+    link: str = ""
+
+    def matches(self, record_id: str) -> bool:
+        """Whether this is the record meant. Brackets are themselves, not character classes."""
+        return self._pattern.fullmatch(record_id) is not None
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        wild = {"*": ".*", "?": "."}
+        return re.compile("".join(wild.get(c, re.escape(c)) for c in self.id), re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A hook under test, as its maintainer describes it."""
+
+    hook: HookSpec
+    claims: Claims = field(default_factory=Claims)
+    known_failures: tuple[KnownFailure, ...] = ()
+    folder: Path = field(default_factory=Path.cwd)
+    """What file entries are relative to."""
+    source: str = "the command line"
+    """Where the profile was read, for messages."""
+
+    def promise(self, case: Case) -> Promise:
+        """What is promised of a case."""
+        return replace(self.claims.promise(case), kind=str(self.hook.kind))
+
+
+def load_profile(path: Path | str) -> Profile:
+    """Read a profile. Raises ``UsageError`` for whatever is wrong with it."""
+    from harness.subject.schema import parse_profile  # imports pydantic
+
+    path = Path(path)
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; give the profile file in it.")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UsageError(f"There is no profile {path}; check the path.") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not UTF-8 text, so it is no TOML profile.") from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(f"The profile {path} cannot be read: {reason}.") from None
+    return parse_profile(text, source=str(path), folder=path.resolve().parent)
+
+
+def embedded_names(*folders: Path) -> tuple[str, ...]:
+    """Names that ``load_embedded`` knows, here and in further folders of profiles."""
+    return tuple(sorted({p.stem for f in (_EMBEDDED, *folders) for p in f.glob("*.toml")}))
+
+
+def load_embedded(name: str, *folders: Path) -> Profile:
+    """A profile that ships with the harness, or lies as ``<name>.toml`` in one of the folders."""
+    for folder in (_EMBEDDED, *folders):
+        path = folder / f"{name}.toml"
+        if path.is_file():
+            return load_profile(path)
+    names = ", ".join(embedded_names(*folders))
+    raise UsageError(f"There is no built-in hook {name!r}; the built-in ones are: {names}.")
+
+
+def profile_from_flags(
+    hook: str,
+    kind: str = "forward",
+    layout: str | None = None,
+    host: str | None = None,
+    *,
+    name: str | None = None,
+    families: Sequence[str] | None = None,
+    directions: Sequence[str] | None = None,
+    modes: Sequence[str] | None = None,
+    cache: str = "none",
+    grade: Mapping[str, str] | None = None,
+    comfyui: Path | None = None,
+    folder: Path | None = None,
+) -> Profile:
+    """A profile for a hook that is given by flags alone.
+
+    What isn't given is assumed in the hook's favour: every family, both directions, and every mode
+    for which the hook takes the keywords (to know them the hook is loaded). ``layout`` defaults to
+    ``ldm`` for kind ``forward`` and to ``diffusers`` for the others. Raises ``UsageError``.
+    """
+    from harness.subject.schema import build_profile  # imports pydantic
+
+    if layout is None:
+        layout = Layout.LDM if kind == Kind.FORWARD else Layout.DIFFUSERS
+    spec = {"name": name or name_of(hook), "entry": hook, "kind": kind, "layout": str(layout)}
+    claims = {
+        "families": list(FAMILIES if families is None else families),
+        "directions": [str(d) for d in (Direction if directions is None else directions)],
+        "modes": [str(m) for m in (modes or ())],
+        "cache": str(cache),
+        "grade": {str(mode): str(value) for mode, value in (grade or {}).items()},
+    }
+    tables = {"hook": spec | ({} if host is None else {"host": host}), "claims": claims}
+    folder = folder or Path.cwd()
+    if modes is None:
+        grades = claims.pop("grade")
+        bare = build_profile(tables, source="the command line", folder=folder)
+        claims["modes"] = [str(mode) for mode in _offered_modes(bare, comfyui)]
+        claims["grade"] = grades
+    return build_profile(tables, source="the command line", folder=folder)
+
+
+def name_of(entry: str) -> str:
+    """A short name for an entry: ``some/folder/tiled_vae.py:VAEHook`` -> ``tiled_vae.VAEHook``."""
+    target, _, attribute = entry.rpartition(":")
+    stem = Path(target).stem if target.endswith(".py") else target.rpartition(".")[2]
+    return f"{stem}.{attribute}" if stem else attribute
+
+
+def _offered_modes(profile: Profile, comfyui: Path | None) -> tuple[Mode, ...]:
+    from harness.subject.loading import load_hook
+
+    return load_hook(profile, comfyui=comfyui).offered_modes()

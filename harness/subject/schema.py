@@ -1,0 +1,179 @@
+"""The shape of a profile file, and sentences for what does not fit it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from harness.cases import Direction, Layout, Mode
+from harness.checks.finding import Grade
+from harness.errors import UsageError
+from harness.families import FAMILIES
+from harness.subject.profile import (
+    HOSTS,
+    Cache,
+    Claims,
+    HookSpec,
+    Kind,
+    KnownFailure,
+    Profile,
+)
+
+_Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+_Mode = Literal["exact", "fast", "color_fix", "quadtree"]
+_Grade = Literal["exact", "lossless", "close", "degraded", "broken"]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class _Hook(_Table):
+    name: _Text
+    entry: _Text
+    kind: Literal["forward", "vae", "function"]
+    layout: Literal["diffusers", "ldm", "wan"]
+    host: _Text | None = None
+
+
+class _Claims(_Table):
+    families: list[str] = Field(default_factory=list)
+    directions: list[Literal["encode", "decode"]] = Field(default_factory=list)
+    modes: list[_Mode] = Field(default_factory=list)
+    cache: Literal["none", "fallback", "split"] = "none"
+    grade: dict[_Mode, _Grade] = Field(default_factory=dict)
+
+
+class _KnownFailure(_Table):
+    id: _Text
+    reason: _Text
+    link: str = ""
+
+
+class _Profile(_Table):
+    hook: _Hook
+    claims: _Claims = Field(default_factory=_Claims)
+    known_failures: list[_KnownFailure] = Field(default_factory=list)
+
+
+_TABLES: Mapping[str, type[_Table]] = {
+    "": _Profile,
+    "hook": _Hook,
+    "claims": _Claims,
+    "known_failures": _KnownFailure,
+}
+_TYPES = {
+    "string_type": "text in quotes",
+    "list_type": "a list",
+    "dict_type": "a table",
+    "model_type": "a table",
+}
+
+
+def parse_profile(text: str, *, source: str, folder: Path) -> Profile:
+    """A profile from TOML text. Raises ``UsageError`` that names ``source``."""
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{source} is not valid TOML: {error}.") from None
+    return build_profile(tables, source=source, folder=folder)
+
+
+def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Profile:
+    """A profile from its tables. Raises ``UsageError`` that names ``source``."""
+    try:
+        parsed = _Profile.model_validate(dict(tables))
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise UsageError(_sentence(problem, source)) from None
+    for family in parsed.claims.families:
+        _one_of(family, FAMILIES, "claims.families", source)
+    for mode in parsed.claims.grade:
+        if mode not in parsed.claims.modes:
+            raise UsageError(
+                f"claims.grade in {source} grades mode {mode!r}, which claims.modes does not "
+                f"list; claim the mode or drop its grade."
+            )
+    if parsed.hook.host is not None:
+        _one_of(parsed.hook.host, HOSTS, "hook.host", source)
+    return Profile(
+        hook=HookSpec(
+            name=parsed.hook.name,
+            entry=parsed.hook.entry,
+            kind=Kind(parsed.hook.kind),
+            layout=Layout(parsed.hook.layout),
+            host=parsed.hook.host,
+        ),
+        claims=Claims(
+            families=tuple(dict.fromkeys(parsed.claims.families)),
+            directions=tuple(dict.fromkeys(Direction(d) for d in parsed.claims.directions)),
+            modes=tuple(dict.fromkeys(Mode(m) for m in parsed.claims.modes)),
+            cache=Cache(parsed.claims.cache),
+            grade={Mode(m): Grade(g) for m, g in parsed.claims.grade.items()},
+        ),
+        known_failures=tuple(
+            KnownFailure(known.id, known.reason, known.link) for known in parsed.known_failures
+        ),
+        folder=folder,
+        source=source,
+    )
+
+
+def _one_of(value: str, allowed: Iterable[str], key: str, source: str) -> None:
+    if value not in (names := list(allowed)):
+        raise UsageError(
+            f"{key} in {source} says {value!r}; it must be {_choice(names)}{_hint(value, names)}."
+        )
+
+
+def _sentence(problem: Any, source: str) -> str:
+    """One sentence for one problem that pydantic found."""
+    where, got, kind = problem["loc"], problem["input"], problem["type"]
+    grade_key = where[-1] == "[key]"
+    names = [str(part) for part in where if isinstance(part, str) and part != "[key]"]
+    key = ".".join(names)
+    if kind == "extra_forbidden":
+        table = ".".join(names[:-1])
+        allowed = list(_TABLES[table].model_fields)
+        place = f"[{table}]" if table else "a profile"
+        return (
+            f"{source} has the unknown key {key!r}{_hint(names[-1], allowed)}; "
+            f"{place} takes {', '.join(allowed)}."
+        )
+    if kind == "missing":
+        return f"{source} lacks {key!r}; add it."
+    if kind == "literal_error":
+        allowed = _literals(problem)
+        if grade_key:
+            return (
+                f"{'.'.join(names[:-1])} in {source} grades {got!r}, which is no mode"
+                f"{_hint(got, allowed)}; the modes are {', '.join(allowed)}."
+            )
+        return (
+            f"{key} in {source} says {got!r}; it must be {_choice(allowed)}{_hint(got, allowed)}."
+        )
+    if kind == "string_too_short":
+        return f"{key} in {source} is empty; fill it in."
+    wanted = _TYPES.get(kind, "something else")
+    return f"{key} in {source} is {got!r}; it must be {wanted}."
+
+
+def _literals(problem: Any) -> list[str]:
+    """The allowed values, which pydantic hands over as prose: ``'a', 'b' or 'c'``."""
+    return [
+        part.strip("'") for part in problem["ctx"]["expected"].replace(" or ", ", ").split(", ")
+    ]
+
+
+def _choice(names: list[str]) -> str:
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _hint(value: object, allowed: Iterable[str]) -> str:
+    close = get_close_matches(str(value), list(allowed), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

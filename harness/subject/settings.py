@@ -1,0 +1,184 @@
+"""The keywords with which a hook is built, mode by mode."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from harness.cases import Case, Direction, Mode
+from harness.errors import UsageError
+from harness.subject.profile import HookSpec, Kind
+
+KEYWORDS = (
+    "net",
+    "tile_size",
+    "is_decoder",
+    "fast_decoder",
+    "fast_encoder",
+    "color_fix",
+    "to_gpu",
+    "use_quadtree",
+    "content_threshold",
+    "max_depth",
+    "min_tile_size",
+)
+"""Every keyword of the contract, as the published constructor has them."""
+
+CONTENT_THRESHOLD = 0.03
+MAX_DEPTH = 4
+"""Given only to hooks without a default of their own."""
+
+
+class ModeNotOffered(Exception):  # noqa: N818 (a fact about a hook, not a fault of the run)
+    """The hook has no keyword that would switch the mode of the case on."""
+
+    def __init__(self, mode: Mode, keyword: str, hook: str) -> None:
+        super().__init__(
+            f"mode {str(mode)!r} needs the keyword {keyword!r}, which {hook} does not take"
+        )
+        self.mode = mode
+        self.keyword = keyword
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Which settings an entry takes, and how."""
+
+    accepted: frozenset[str]
+    """Keywords of the contract that it takes."""
+    own_defaults: Mapping[str, Any]
+    positional: tuple[str, ...]
+    """Keywords that can only be given by position, in order; the coder may go by any name."""
+    renamed_net: bool
+    """Whether the first parameter takes the coder under another name than ``net``."""
+
+    def call(self, entry: Callable[..., Any], *leading: Any, **settings: Any) -> Any:
+        """Call the entry with those settings that it takes."""
+        kept = {name: value for name, value in settings.items() if name in self.accepted}
+        head = [kept.pop(name) for name in self.positional if name in kept]
+        if self.renamed_net:
+            head.insert(0, settings["net"])
+        return entry(*leading, *head, **kept)
+
+
+def read_signature(spec: HookSpec, entry: Any) -> Signature:
+    """What an entry takes. Raises ``UsageError`` where it cannot be called at all."""
+    if not callable(entry):
+        raise UsageError(
+            f"{spec.entry} is {type(entry).__name__}, which cannot be called; "
+            f"name the class or function that makes the hook."
+        )
+    try:
+        parameters = list(inspect.signature(entry).parameters.values())
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"The signature of {spec.entry} cannot be read; give a plain class or function."
+        ) from None
+    leading = {Kind.FORWARD: (), Kind.VAE: ("vae",), Kind.FUNCTION: ("vae", "x", "direction")}
+    parameters = _without_leading(spec, parameters, leading[spec.kind])
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    renamed = (
+        spec.kind is Kind.FORWARD
+        and bool(parameters)
+        and parameters[0].kind in by_position
+        and parameters[0].name not in KEYWORDS
+        and all(p.name != "net" for p in parameters)
+    )
+    if renamed:
+        parameters = parameters[1:]
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    named = {p.name: p for p in parameters if p.kind not in _VARIADIC}
+    offered = KEYWORDS if spec.kind is Kind.FORWARD else KEYWORDS[1:]
+    for name, parameter in named.items():
+        if name not in offered and parameter.default is inspect.Parameter.empty:
+            raise UsageError(
+                f"{spec.entry} requires {name!r}, which a hook of kind {str(spec.kind)!r} is not "
+                f"given; give it a default or wrap the hook (given are: {', '.join(offered)})."
+            )
+    accepted = frozenset(offered if open_ended else named.keys() & set(offered))
+    if renamed:
+        accepted -= {"net"}
+    elif spec.kind is Kind.FORWARD and "net" not in accepted:
+        raise UsageError(
+            f"{spec.entry} takes no coder, neither as 'net' nor as its first parameter; "
+            f"check that the kind is 'forward'."
+        )
+    return Signature(
+        accepted=accepted,
+        own_defaults={
+            name: parameter.default
+            for name, parameter in named.items()
+            if parameter.default is not inspect.Parameter.empty
+        },
+        positional=tuple(p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_ONLY),
+        renamed_net=renamed,
+    )
+
+
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _without_leading(
+    spec: HookSpec, parameters: list[inspect.Parameter], leading: tuple[str, ...]
+) -> list[inspect.Parameter]:
+    """Drop the parameters that are given by position, whatever they are called."""
+    for name in leading:
+        if parameters and parameters[0].kind is inspect.Parameter.VAR_POSITIONAL:
+            continue
+        if not parameters or parameters[0].kind in (
+            inspect.Parameter.KEYWORD_ONLY,
+            inspect.Parameter.VAR_KEYWORD,
+        ):
+            raise UsageError(
+                f"{spec.entry} has no place for {name!r}; a hook of kind {str(spec.kind)!r} is "
+                f"called as entry({', '.join(leading)}, **settings)."
+            )
+        parameters = parameters[1:]
+    return parameters
+
+
+def needed_keywords(mode: Mode, direction: Direction) -> tuple[str, ...]:
+    """Keywords without which a mode cannot be switched on."""
+    fast = "fast_decoder" if direction is Direction.DECODE else "fast_encoder"
+    return {
+        Mode.EXACT: (),
+        Mode.FAST: (fast,),
+        Mode.COLOR_FIX: (fast, "color_fix"),
+        Mode.QUADTREE: ("use_quadtree",),
+    }[mode]
+
+
+def settings_for(
+    spec: HookSpec, signature: Signature, case: Case, ratio: int, net: nn.Module | None
+) -> dict[str, Any]:
+    """All keywords of the contract with their values for a case.
+
+    Sizes are in the units of the direction for kind ``forward`` (latent pixels to decode, image
+    pixels to encode) and in image pixels for the kinds ``vae`` and ``function``. A quadtree may
+    halve down to half a tile, for only then can it come to tiles no larger than ``case.tile`` on
+    any plane. Raises ``ModeNotOffered``.
+    """
+    for keyword in needed_keywords(case.mode, case.direction):
+        if keyword not in signature.accepted:
+            raise ModeNotOffered(case.mode, keyword, spec.name)
+    decoding = case.direction is Direction.DECODE
+    unit = 1 if decoding and spec.kind is Kind.FORWARD else ratio
+    fast = case.mode in (Mode.FAST, Mode.COLOR_FIX)
+    own = signature.own_defaults
+    return {
+        "net": net,
+        "tile_size": case.tile * unit,
+        "is_decoder": decoding,
+        "fast_decoder": fast,
+        "fast_encoder": fast,
+        "color_fix": case.mode is Mode.COLOR_FIX,
+        "to_gpu": case.device != "cpu",
+        "use_quadtree": case.mode is Mode.QUADTREE,
+        "content_threshold": own.get("content_threshold", CONTENT_THRESHOLD),
+        "max_depth": own.get("max_depth", MAX_DEPTH),
+        "min_tile_size": max(1, case.tile // 2) * unit,
+    }

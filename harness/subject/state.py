@@ -1,0 +1,307 @@
+"""What a hook changes in a VAE: compare before and after, and put it back."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_NESTING = 4
+"""Containers are looked into so deep."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference, named by where it is. Equal where place and attribute are."""
+
+    path: str
+    """Module path, ``""`` for the VAE itself, ``class GroupNorm`` or ``torch``."""
+    attribute: str
+    what: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Change) and self._place == other._place
+
+    def __hash__(self) -> int:
+        return hash(self._place)
+
+    def __str__(self) -> str:
+        return f"{'.'.join(filter(None, self._place))} {self.what}"
+
+    @property
+    def _place(self) -> tuple[str, str]:
+        return (self.path, self.attribute)
+
+
+@dataclass(frozen=True)
+class _Image:
+    """A value as it was: itself, and for containers and tensors what may change inside."""
+
+    value: Any
+    inside: Any = None
+
+    @classmethod
+    def of(cls, value: Any, depth: int = _NESTING) -> _Image:
+        if isinstance(value, Tensor):
+            return cls(value, _tensor_facts(value))
+        if depth == 0:
+            return cls(value)
+        if isinstance(value, dict):
+            return cls(value, {key: cls.of(item, depth - 1) for key, item in value.items()})
+        if isinstance(value, (list, tuple)):
+            return cls(value, [cls.of(item, depth - 1) for item in value])
+        if isinstance(value, set):
+            return cls(value, set(value))
+        return cls(value)
+
+    def difference(self, now: Any) -> str | None:
+        """What has become of the value, in words, or ``None``."""
+        old = self.value
+        if isinstance(old, Tensor):
+            return _tensor_difference(old, self.inside, now)
+        if isinstance(self.inside, dict):
+            return None if isinstance(now, dict) and self._same_items(now) else "was changed"
+        if isinstance(self.inside, list):
+            same = type(now) is type(old) and len(now) == len(self.inside)
+            pairs = zip(self.inside, now, strict=True) if same else ()
+            same = same and all(image.difference(item) is None for image, item in pairs)
+            return None if same else "was changed"
+        if isinstance(self.inside, set):
+            return None if isinstance(now, set) and now == self.inside else "was changed"
+        if old is now or _equal(old, now):
+            return None
+        if isinstance(old, bool | int | float | str | None) and isinstance(now, type(old)):
+            return f"was changed from {old!r} to {now!r}"
+        return "was replaced"
+
+    def _same_items(self, now: dict[Any, Any]) -> bool:
+        return now.keys() == self.inside.keys() and all(
+            image.difference(now[key]) is None for key, image in self.inside.items()
+        )
+
+    def restored(self) -> Any:
+        """The old value, with its old content where that can be put back."""
+        if self.difference(self.value) is None:
+            return self.value
+        if isinstance(self.inside, dict):
+            if type(self.value) not in (dict, OrderedDict):
+                raise TypeError(f"a {type(self.value).__name__} cannot be refilled")
+            self.value.clear()
+            self.value.update({key: image.restored() for key, image in self.inside.items()})
+        elif isinstance(self.value, list):
+            self.value[:] = [image.restored() for image in self.inside]
+        elif isinstance(self.inside, set):
+            self.value.clear()
+            self.value.update(self.inside)
+        elif isinstance(self.value, Tensor):
+            _restore_tensor(self.value, self.inside)
+        return self.value
+
+
+@dataclass(frozen=True)
+class _TensorFacts:
+    version: int | None
+    device: torch.device
+    dtype: torch.dtype
+    requires_grad: bool
+    has_grad: bool
+
+
+class Snapshot:
+    """The state of a VAE's modules at one moment.
+
+    Weights are not copied: an in-place change is seen by the tensor's version, and cannot be put
+    back.
+    """
+
+    def __init__(self, modules: dict[str, nn.Module]) -> None:
+        self._modules = modules
+        self._images = {
+            path: {name: _Image.of(value) for name, value in vars(module).items()}
+            for path, module in modules.items()
+        }
+        self._classes = _class_functions(modules.values())
+        self._switches = {name: get() for name, (get, _) in _SWITCHES.items()}
+
+    def changes(self) -> tuple[Change, ...]:
+        """Every difference between then and now."""
+        found = [
+            change
+            for path, module in self._modules.items()
+            for change in _module_changes(path, self._images[path], vars(module))
+        ]
+        for owner, then in self._classes.items():
+            now = _functions(owner)
+            place = f"class {owner.__name__}"
+            found += [Change(place, *change) for change in _key_changes(then, now)]
+        for switch, (get, _) in _SWITCHES.items():
+            if get() != self._switches[switch]:
+                what = f"was changed from {self._switches[switch]} to {get()}"
+                found.append(Change("torch", switch, what))
+        return tuple(found)
+
+    def differences(self, expected: Collection[Change] = ()) -> tuple[str, ...]:
+        """The differences in words, but for those that are expected.
+
+        What an untiled run leaves behind is found by ``changes()`` of a snapshot before it.
+        """
+        return tuple(str(change) for change in self.changes() if change not in expected)
+
+    def restore(self) -> tuple[str, ...]:
+        """Put everything back that can be; returns in words what cannot."""
+        for path, module in self._modules.items():
+            now, images = vars(module), self._images[path]
+            for name in now.keys() - images.keys():
+                del now[name]
+            for name, image in images.items():
+                with suppress(TypeError, AttributeError, RuntimeError):  # seen again below
+                    now[name] = image.restored()
+        for owner, then in self._classes.items():
+            now_functions = _functions(owner)
+            for name in now_functions.keys() - then.keys():
+                delattr(owner, name)
+            for name, value in then.items():
+                if now_functions.get(name) is not value:
+                    setattr(owner, name, value)
+        for switch, (get, put) in _SWITCHES.items():
+            if get() != self._switches[switch]:
+                put(self._switches[switch])
+        return self.differences()
+
+
+def snapshot(vae: nn.Module, **further: nn.Module) -> Snapshot:
+    """The state of a VAE now; ``further`` modules (by path) are those it may not hold itself."""
+    modules: dict[str, nn.Module] = {}
+    seen: set[int] = set()
+    for prefix, root in {"": vae, **further}.items():
+        for path, module in root.named_modules(prefix=prefix):
+            if id(module) not in seen:
+                seen.add(id(module))
+                modules[path] = module
+    return Snapshot(modules)
+
+
+def _module_changes(path: str, then: dict[str, _Image], now: dict[str, Any]) -> Iterator[Change]:
+    for name in now.keys() - then.keys():
+        yield Change(path, name, "was added")
+    for name, image in then.items():
+        if name not in now:
+            yield Change(path, name, "was removed")
+        elif (what := image.difference(now[name])) is not None:
+            if name in _REGISTRIES:
+                yield from _registry_changes(path, name, image.inside, now[name])
+            else:
+                yield Change(path, name, what)
+
+
+def _registry_changes(
+    path: str, name: str, then: dict[Any, _Image], now: dict[Any, Any]
+) -> Iterator[Change]:
+    """Changes within one of the dictionaries in which a module keeps its parts."""
+    word = _REGISTRIES[name]
+    if "hook" in name:
+        added, removed = len(now.keys() - then.keys()), len(then.keys() - now.keys())
+        for count, what in ((added, "was left registered"), (removed, "was removed")):
+            if count:
+                yield Change(path, f"({word})", what)
+        return
+    for key in now.keys() - then.keys():
+        yield Change(path, str(key), f"({word}) was added")
+    for key, image in then.items():
+        if key not in now:
+            yield Change(path, str(key), f"({word}) was removed")
+        elif (change := image.difference(now[key])) is not None:
+            yield Change(path, str(key), f"({word}) {change}")
+
+
+_REGISTRIES = {
+    "_modules": "submodule",
+    "_parameters": "parameter",
+    "_buffers": "buffer",
+    "_forward_hooks": "forward hook",
+    "_forward_pre_hooks": "forward pre-hook",
+    "_backward_hooks": "backward hook",
+    "_backward_pre_hooks": "backward pre-hook",
+    "_state_dict_hooks": "state-dict hook",
+    "_state_dict_pre_hooks": "state-dict pre-hook",
+    "_load_state_dict_pre_hooks": "load-state-dict pre-hook",
+    "_load_state_dict_post_hooks": "load-state-dict post-hook",
+}
+
+
+def _key_changes(then: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name in now.keys() - then.keys():
+        yield name, "was added"
+    for name, value in then.items():
+        if name not in now:
+            yield name, "was removed"
+        elif now[name] is not value:
+            yield name, "was replaced"
+
+
+def _class_functions(modules: Collection[nn.Module]) -> dict[type, dict[str, Any]]:
+    owners = {owner for module in modules for owner in type(module).__mro__ if owner is not object}
+    return {owner: _functions(owner) for owner in sorted(owners, key=lambda o: o.__qualname__)}
+
+
+def _functions(owner: type) -> dict[str, Any]:
+    kinds = (property, staticmethod, classmethod)
+    return {n: v for n, v in vars(owner).items() if callable(v) or isinstance(v, kinds)}
+
+
+def _tensor_facts(tensor: Tensor) -> _TensorFacts:
+    version = None if tensor.is_inference() else tensor._version
+    has_grad = tensor.is_leaf and tensor.grad is not None
+    return _TensorFacts(version, tensor.device, tensor.dtype, tensor.requires_grad, has_grad)
+
+
+def _tensor_difference(old: Tensor, then: _TensorFacts, now: Any) -> str | None:
+    if now is not old:
+        return "was replaced"
+    facts = _tensor_facts(old)
+    if facts.device != then.device:
+        return f"was moved from {then.device} to {facts.device}"
+    if facts.dtype != then.dtype:
+        return f"was cast from {then.dtype} to {facts.dtype}"
+    if facts.requires_grad != then.requires_grad:
+        return f"had requires_grad changed to {facts.requires_grad}"
+    if facts.has_grad != then.has_grad:
+        return "was given a gradient" if facts.has_grad else "lost its gradient"
+    return None if facts.version == then.version else "was changed in place"
+
+
+def _restore_tensor(tensor: Tensor, then: _TensorFacts) -> None:
+    if (tensor.device, tensor.dtype) != (then.device, then.dtype):
+        tensor.data = tensor.data.to(then.device, then.dtype)
+    if tensor.requires_grad != then.requires_grad:
+        tensor.requires_grad_(then.requires_grad)
+    if not then.has_grad and tensor.is_leaf:
+        tensor.grad = None
+
+
+def _equal(old: Any, now: Any) -> bool:
+    """Equality for plain values and bound methods; everything else is told apart by identity."""
+    if type(old) is not type(now):
+        return False
+    if isinstance(old, float) and math.isnan(old):
+        return math.isnan(now)
+    plain = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
+    return (isinstance(old, plain) or hasattr(old, "__func__")) and bool(old == now)
+
+
+_SWITCHES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "deterministic algorithms": (
+        torch.are_deterministic_algorithms_enabled,
+        torch.use_deterministic_algorithms,
+    ),
+    "number of threads": (torch.get_num_threads, torch.set_num_threads),
+}
+"""Switches of the process that a hook might leave set: how to read and to set each."""
