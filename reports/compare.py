@@ -6,10 +6,10 @@ Wall time is no part of it: it informs and never fails a run.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.checks.finding import Grade
-from harness.judge import Record
+from harness.judge import ExitCode, Record, Verdict
 
 from . import digest
 from .results import Results
@@ -87,6 +87,22 @@ def compare(
             f" '{before.header.selection}', is '{after.header.selection}'"
         )
     return Comparison(tuple(found), tuple(notes), len(common))
+
+
+def hold_against(results: Results, before: Results) -> Results:
+    """The same results with what became worse; where anything did, the gate does not hold."""
+    found = compare(before, results)
+    verdict = results.verdict
+    if found.regressions and verdict.code in {ExitCode.HOLDS, ExitCode.FAILS}:
+        worse = f"{len(found.regressions)} regressions against the earlier run"
+        reason = f"{verdict.reason}, {worse}" if verdict.reason else worse
+        verdict = Verdict(ExitCode.FAILS, reason)
+    return replace(
+        results,
+        verdict=verdict,
+        regressions=tuple(regression.message for regression in found.regressions),
+        notes=(*results.notes, *found.notes),
+    )
 
 
 def _key(record: Record) -> tuple[str, str, str]:

@@ -73,6 +73,10 @@ class Results:
     verdict: Verdict
     diagnosis: tuple[str, ...] = ()
     """Sentences such as ``sd decode exact (ldm): attention is computed per tile``."""
+    regressions: tuple[str, ...] = ()
+    """What an earlier run did better, where this one was held against it."""
+    notes: tuple[str, ...] = ()
+    """What could not be compared, and what else differs between the two runs."""
 
 
 def now() -> str:

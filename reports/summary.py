@@ -47,6 +47,8 @@ def to_markdown(results: Results) -> str:
             for tier, counted in digest.counts(results.records).items()
         },
         diagnosis=results.diagnosis,
+        regressions=results.regressions,
+        notes=results.notes,
         failures=digest.groups(results.records),
         known=[_known(group) for group in digest.groups(results.records, {"xfailed"})],
         grades=[

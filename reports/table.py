@@ -69,6 +69,13 @@ def renderables(results: Results, width: int) -> Iterable[RenderableType]:
         yield Text(LEGEND, style="dim")
         yield Text()
     yield from _failures(results, width)
+    for line in results.regressions[:SHOWN_FAILURES]:
+        yield Text(f"regression: {line}", style=_STYLES["failed"])
+    hidden = len(results.regressions) - SHOWN_FAILURES
+    if hidden > 0:
+        yield Text(f"and {hidden} more regressions: see summary.md")
+    for line in results.notes:
+        yield Text(f"note: {line}")
     for line in results.diagnosis:
         yield Text(f"diagnosis: {line}")
     for tier, counted in digest.counts(results.records).items():
