@@ -1,0 +1,1 @@
+"""Run one case and say in numbers how its result differs from the untiled one."""

@@ -1,0 +1,292 @@
+"""How far a result is from the truth, and whether that is more than the VAE's own noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from harness.cases import Case, Direction
+from harness.measure.observation import Baseline, Noise
+from harness.measure.planes import halves, level_sizes, output_tile, planes, spans
+
+
+class Place(NamedTuple):
+    """Index of an element, in pixels of the result; frame 0 where there is no frame axis."""
+
+    batch: int
+    channel: int
+    frame: int
+    y: int
+    x: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """Numbers of one frame of one batch item, or of one batch item."""
+
+    batch: int
+    frame: int | None
+    """``None`` for the whole item."""
+    error: Noise
+    floor: Noise
+    differing: float
+
+    @property
+    def ratio(self) -> float:
+        """Error over floor."""
+        return self.error.rms / self.floor.rms if self.floor.rms else _quotient(self.error.rms)
+
+
+@dataclass(frozen=True)
+class Distance:
+    """Numbers of a whole result against the float64 truth."""
+
+    error: Noise
+    floor: Noise
+    """The VAE's own noise, but never less than the rounding of the result itself."""
+    psnr: float
+    """dB against the truth, over its peak-to-peak; of moments, the worse of mean and log-variance.
+    Infinite where nothing differs, NaN where the result is not finite."""
+    level_change: int | None
+    """Most 8-bit levels by which a picture moves from the untiled one; ``None`` for moments."""
+    differing: float
+    """Fraction of pixels of which a channel is farther from the truth than 8 times the floor's
+    worst element."""
+    shift: tuple[float, ...]
+    """Mean difference from the untiled result in 8-bit levels, for every batch item and channel,
+    items first."""
+    worst_at: Place
+    non_finite: int
+    """Elements that are NaN or infinite."""
+    items: tuple[Part, ...]
+    frames: tuple[Part, ...]
+
+    @property
+    def ratio(self) -> float:
+        """Error over floor."""
+        return self.error.rms / self.floor.rms if self.floor.rms else _quotient(self.error.rms)
+
+
+def _quotient(error: float) -> float:
+    return math.inf if error else 1.0
+
+
+@dataclass
+class _Sums:
+    """What is collected over the planes of one frame."""
+
+    count: int = 0
+    error: float = 0.0
+    error_worst: float = 0.0
+    floor: float = 0.0
+    floor_worst: float = 0.0
+    pixels: int = 0
+    differing: int = 0
+
+    def add(self, other: _Sums) -> None:
+        self.count += other.count
+        self.error += other.error
+        self.floor += other.floor
+        self.error_worst = _worse(self.error_worst, other.error_worst)
+        self.floor_worst = _worse(self.floor_worst, other.floor_worst)
+        self.pixels += other.pixels
+        self.differing += other.differing
+
+
+def _worse(one: float, other: float) -> float:
+    return math.nan if math.isnan(one) or math.isnan(other) else max(one, other)
+
+
+def distance(output: Tensor, baseline: Baseline, direction: Direction) -> Distance:
+    """Compare a result of the baseline's shape with the baseline and the truth.
+
+    All in float64, one plane at a time, so that a large picture is never held twice. Raises
+    ``ValueError`` where the shapes differ.
+    """
+    if output.shape != baseline.truth.shape:
+        raise ValueError(f"shapes differ: {tuple(output.shape)}, {tuple(baseline.truth.shape)}")
+    measured = _Measured(output, baseline, direction)
+    frames = {
+        (b, t): measured.frame(b, t) for b in range(measured.batch) for t in range(measured.time)
+    }
+    whole = _Sums()
+    items = [_Sums() for _ in range(measured.batch)]
+    for (b, _), sums in frames.items():
+        items[b].add(sums)
+        whole.add(sums)
+    rounding = _rounding(baseline, measured.truth_square / max(whole.count, 1))
+    return Distance(
+        error=_error(whole),
+        floor=_floor(whole, rounding),
+        psnr=measured.psnr(),
+        level_change=measured.level_change if direction is Direction.DECODE else None,
+        differing=whole.differing / max(whole.pixels, 1),
+        shift=tuple(float(value) for value in measured.shift.flatten()),
+        worst_at=measured.worst_at,
+        non_finite=measured.non_finite,
+        items=tuple(_part(b, None, sums, rounding) for b, sums in enumerate(items)),
+        frames=tuple(_part(b, t, sums, rounding) for (b, t), sums in frames.items()),
+    )
+
+
+class _Measured:
+    """Planes of a result beside those of the untiled one and of the truth."""
+
+    def __init__(self, output: Tensor, baseline: Baseline, direction: Direction) -> None:
+        self._planes = planes(output), planes(baseline.output), planes(baseline.truth)
+        self.batch, self.channels, self.time = self._planes[2].shape[:3]
+        self._spans = spans(baseline.truth, direction)
+        self._level = level_sizes(baseline.truth, direction)
+        self._halves = halves(self.channels, direction)
+        low, high = baseline.truth.aminmax()
+        largest = max(abs(float(low)), abs(float(high)))
+        eps = torch.finfo(baseline.output.dtype).eps
+        self._limit = 8 * max(baseline.floor.worst, eps / 2 * largest)
+        self._square = torch.zeros(self.channels, dtype=torch.float64)
+        self._count = torch.zeros(self.channels, dtype=torch.float64)
+        self.shift = torch.zeros(self.batch, self.channels, dtype=torch.float64)
+        self.truth_square = 0.0
+        self.level_change = 0
+        self.non_finite = 0
+        self.worst_at = Place(0, 0, 0, 0, 0)
+        self._worst = -1.0
+
+    def frame(self, b: int, t: int) -> _Sums:
+        sums = _Sums()
+        height, width = self._planes[2].shape[-2:]
+        differing = torch.zeros(height, width, dtype=torch.bool)
+        for c, output, untiled, truth in self._channels(b, t):
+            moved = output - untiled
+            self.shift[b, c] += float(moved.mean()) / float(self._level[c]) / self.time
+            self._count_levels(output, untiled)
+            error = moved.copy_(output).sub_(truth).abs_()
+            floor = (untiled - truth).abs_()
+            self._note_worst(error, b, c, t)
+            differing |= ~(error <= self._limit)  # so that NaN differs
+            square = float(error.square().sum())
+            self._square[c] += square
+            self._count[c] += truth.numel()
+            self.truth_square += float(truth.square().sum())
+            sums.add(
+                _Sums(
+                    count=truth.numel(),
+                    error=square,
+                    error_worst=float(error.max()),
+                    floor=float(floor.square().sum()),
+                    floor_worst=float(floor.max()),
+                )
+            )
+        sums.pixels = differing.numel()
+        sums.differing = int(differing.sum())
+        return sums
+
+    def _channels(self, b: int, t: int) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+        for c in range(self.channels):
+            output, untiled, truth = (whole[b, c, t].double() for whole in self._planes)
+            yield c, output, untiled, truth
+
+    def _count_levels(self, output: Tensor, untiled: Tensor) -> None:
+        moved = (_levels(output) - _levels(untiled)).abs_().max()
+        self.level_change = max(self.level_change, int(moved))
+
+    def _note_worst(self, error: Tensor, b: int, c: int, t: int) -> None:
+        bad = ~error.isfinite()
+        first = not self.non_finite
+        count = int(bad.sum())
+        self.non_finite += count
+        if count:  # the first of them is where to look
+            position, worst = int(bad.flatten().int().argmax()), math.inf
+        else:
+            position = int(error.argmax())
+            worst = float(error.flatten()[position])
+        if (count and first) or (first and worst > self._worst):
+            self._worst = worst
+            self.worst_at = Place(b, c, t, *divmod(position, error.shape[1]))
+
+    def psnr(self) -> float:
+        values = []
+        for half in self._halves:
+            mean = float(self._square[half].sum() / self._count[half].sum())
+            span = float(self._spans[half][0])
+            if not math.isfinite(mean):
+                return math.nan
+            values.append(math.inf if mean == 0 else 10 * math.log10(span**2 / mean))
+        return min(values)
+
+
+def _levels(picture: Tensor) -> Tensor:
+    """Levels 0 to 255 of a picture in -1 to 1; NaN becomes 0, as an image writer makes it."""
+    return ((picture + 1) * 127.5).clamp_(0, 255).round_().nan_to_num_(0.0)
+
+
+def _rounding(baseline: Baseline, truth_mean_square: float) -> Noise:
+    """What rounding the truth to the dtype of the result costs at least.
+
+    A net that happens to be exact (a stub that only copies) has no noise of its own; yet a hook
+    may add up its numbers in another order. Rounding is uniform within half a unit in the last
+    place, which is 1/2 to 1 eps of the value: a quarter of eps is its usual rms.
+    """
+    eps = torch.finfo(baseline.output.dtype).eps
+    low, high = baseline.truth.aminmax()
+    largest = max(abs(float(low)), abs(float(high)))
+    return Noise(rms=eps / 4 * math.sqrt(truth_mean_square), worst=eps / 2 * largest)
+
+
+def _error(sums: _Sums) -> Noise:
+    return Noise(math.sqrt(sums.error / max(sums.count, 1)), sums.error_worst)
+
+
+def _floor(sums: _Sums, rounding: Noise) -> Noise:
+    own = math.sqrt(sums.floor / max(sums.count, 1))
+    return Noise(max(own, rounding.rms), max(sums.floor_worst, rounding.worst))
+
+
+def _part(batch: int, frame: int | None, sums: _Sums, rounding: Noise) -> Part:
+    return Part(
+        batch=batch,
+        frame=frame,
+        error=_error(sums),
+        floor=_floor(sums, rounding),
+        differing=sums.differing / max(sums.pixels, 1),
+    )
+
+
+def noise(output: Tensor, truth: Tensor) -> Noise:
+    """Distance of a float result from the float64 truth, one plane at a time."""
+    square, worst, count = 0.0, 0.0, 0
+    ours, right = planes(output), planes(truth)
+    for b in range(right.shape[0]):
+        for c in range(right.shape[1]):
+            error = (ours[b, c].double() - right[b, c]).abs_()
+            worst = _worse(worst, float(error.max()))
+            square += float(error.square_().sum())
+            count += error.numel()
+    return Noise(math.sqrt(square / max(count, 1)), worst)
+
+
+def in_words(place: Place, case: Case, shape: tuple[int, ...]) -> str:
+    """Where an element of a result is: its index, the nominal tile, border or interior."""
+    tile = output_tile(case)
+    height, width = shape[-2:]
+    edge = max(1, tile // 16)
+    near = [
+        f"{name} border at {axis} {border}"
+        for name, axis, position, size in (
+            ("horizontal", "y", place.y, height),
+            ("vertical", "x", place.x, width),
+        )
+        if (border := (position + tile // 2) // tile * tile) not in (0, size)
+        and border < size
+        and -edge <= position - border < edge
+    ]
+    frame = f", frame {place.frame}" if len(shape) == 5 else ""
+    return (
+        f"batch item {place.batch}, channel {place.channel}{frame}, y {place.y}, x {place.x} "
+        f"(tile row {place.y // tile}, column {place.x // tile}, "
+        f"{' and '.join(near) or 'interior'})"
+    )

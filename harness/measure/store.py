@@ -1,0 +1,132 @@
+"""Baselines, computed once and shared by the worker processes of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from harness.cases import Case
+from harness.device.meter import Convolution, Reading
+from harness.measure.observation import Baseline, Noise
+
+_VERSION = 1
+
+
+class BaselineStore:
+    """Baselines of a run: a few in memory, all of them as files in a directory.
+
+    Whoever needs a baseline first computes it under a lock that the operating system releases
+    when its process dies, so a crash makes the next process compute it. A file appears whole or
+    not at all; one that cannot be read is computed anew.
+    """
+
+    def __init__(
+        self, directory: Path, fingerprint: str, *, keep: int = 4, patience: float = 600.0
+    ) -> None:
+        """Share files in ``directory``; ``fingerprint`` stands for all that is not in a case.
+
+        ``keep`` baselines stay in memory. After ``patience`` seconds of waiting for another
+        process, this one computes for itself.
+        """
+        self._directory = directory
+        self._fingerprint = fingerprint
+        self._keep = keep
+        self._patience = patience
+        self._recent: OrderedDict[str, Baseline] = OrderedDict()
+
+    def get(self, case: Case, compute: Callable[[], Baseline]) -> Baseline:
+        """The baseline of a case; ``compute`` is called only where no process has it yet."""
+        key = self._key(case)
+        baseline = self._recent.pop(key, None)
+        if baseline is None:
+            baseline = self._shared(key, compute)
+        self._recent[key] = baseline
+        while len(self._recent) > self._keep:
+            self._recent.popitem(last=False)
+        return baseline
+
+    def _key(self, case: Case) -> str:
+        text = f"{_VERSION}\n{case.baseline_id}\n{self._fingerprint}"
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def _shared(self, key: str, compute: Callable[[], Baseline]) -> Baseline:
+        file = self._directory / f"{key}.pt"
+        found = _read(file)
+        if found is not None:
+            return found
+        self._directory.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._directory / f"{key}.lock", timeout=self._patience)
+        try:
+            lock.acquire()
+        except Timeout:
+            return compute()
+        try:
+            found = _read(file)
+            if found is None:
+                found = compute()
+                _write(file, found)
+            return found
+        finally:
+            lock.release()
+
+
+def _write(file: Path, baseline: Baseline) -> None:
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        torch.save(_plain(baseline), draft)
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _read(file: Path) -> Baseline | None:
+    try:
+        return _restored(torch.load(file, map_location="cpu", weights_only=True))
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError):
+        return None  # half a file of a broken disk, or of another version: computed anew
+
+
+def _plain(baseline: Baseline) -> dict[str, Any]:
+    """Tensors, numbers and containers only: what ``weights_only`` loading admits."""
+    reading = {
+        entry.name: getattr(baseline.reading, entry.name)
+        for entry in fields(Reading)
+        if entry.name != "convolutions"
+    }
+    return {
+        "output": baseline.output.contiguous(),
+        "truth": baseline.truth.contiguous(),
+        "floor": asdict(baseline.floor),
+        "reading": reading,
+        "convolutions": [
+            (tuple(ran.weight), tuple(ran.plane), count)
+            for ran, count in baseline.reading.convolutions.items()
+        ],
+        "weight_bytes": baseline.weight_bytes,
+        "input_bytes": baseline.input_bytes,
+    }
+
+
+def _restored(plain: dict[str, Any]) -> Baseline:
+    convolutions = {
+        Convolution(weight, plane): count for weight, plane, count in plain["convolutions"]
+    }
+    return Baseline(
+        output=plain["output"],
+        truth=plain["truth"],
+        floor=Noise(**plain["floor"]),
+        reading=Reading(**plain["reading"], convolutions=convolutions),
+        weight_bytes=plain["weight_bytes"],
+        input_bytes=plain["input_bytes"],
+    )
