@@ -9,12 +9,9 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from harness.errors import UsageError
-
-if TYPE_CHECKING:
-    pass
 
 OK, FAILS, USAGE, HARNESS = 0, 1, 2, 3
 """Exit codes: gate holds, gate doesn't, wrong use, the harness itself failed."""
@@ -121,7 +118,11 @@ def _add_subject(parser: argparse.ArgumentParser) -> None:
     )
     add("--hook", metavar="FILE_OR_MODULE:ATTRIBUTE", help="the hook itself, without a profile")
     add("--kind", choices=["forward", "vae", "function"], help="of --hook (default: forward)")
-    add("--layout", choices=["diffusers", "ldm", "wan"], help="of --hook (default: diffusers)")
+    add(
+        "--layout",
+        choices=["diffusers", "ldm", "wan"],
+        help="of --hook (default: ldm for forward, else diffusers)",
+    )
     add("--host", metavar="NAME", help="stand-ins for what --hook's file imports: comfyui")
     add("--comfyui", metavar="PATH", help="use this ComfyUI checkout instead of stand-ins")
 

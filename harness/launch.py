@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,15 +46,15 @@ def validate(options: argparse.Namespace) -> None:
         _check_weights(text)
     if options.image is not None:
         _check_image(Path(options.image))
-    found = profiles(options)
-    for profile in found:
-        _check_known_failures(profile, options)
+    if options.expression is not None:
+        _check_expression(options.expression)
     if options.against is not None:
         from reports.results import read
 
         read(Path(options.against))
+    found = profiles(options)
     _check_device(options.device)
-    _check_loading(found, options)
+    _check_matrix(found, options)
 
 
 def check_selection(options: argparse.Namespace) -> None:
@@ -130,7 +129,9 @@ def pytest_arguments(options: argparse.Namespace) -> list[str]:
     arguments += ["-c", os.devnull, "--rootdir", str(suites.parent), "-p", "no:cacheprovider"]
     arguments += ["-p", "harness.plugin", "--import-mode=importlib", "--no-header", "-rN"]
     arguments += ["-v", "--tb=short"] if options.verbose else ["-q", "--tb=no"]
-    arguments += ["-n", str(_workers(options))]
+    arguments += ["-p", "no:benchmark"]
+    workers = _workers(options)
+    arguments += ["-n", str(workers), "--dist", "loadgroup"] if workers else ["-n", "0"]
     if options.expression is not None:
         arguments += ["-k", options.expression]
     if options.junitxml is not None:
@@ -163,12 +164,8 @@ def _plugin_arguments(options: argparse.Namespace) -> list[str]:
     }
     arguments += [f"--vae-{name}={value}" for name, value in single.items() if value is not None]
     arguments += [f"--vae-weights={text}" for text in options.weights]
-    return arguments + (["--vae-full"] if options.full else [])
-
-
-def repeat_command(subject: Sequence[str], case: str) -> str:
-    """The one command that repeats a case; ``subject`` is ``("--profile", name)`` or hook flags."""
-    return shlex.join(["vae-compat", "run", *subject, "--case", case])
+    # A single case may be any of the whole matrix.
+    return arguments + (["--vae-full"] if options.full or options.case is not None else [])
 
 
 def _joined(names: Sequence[str] | None) -> str | None:
@@ -262,22 +259,6 @@ def _check_image(path: Path) -> None:
         raise UsageError(f"--image: '{path}' is no readable picture: give a PNG or JPEG") from None
 
 
-def _check_known_failures(profile: Profile, options: argparse.Namespace) -> None:
-    """Every known failure must be about some check of some case of the whole matrix."""
-    if not profile.known_failures:
-        return
-    from harness.listing import cases_of
-
-    cases = {case.id for full in (False, True) for case in cases_of(profile, options, full=full)}
-    ids = [f"{check}[{case}]" for check in check_docs() for case in sorted(cases)]
-    for failure in profile.known_failures:
-        if not any(failure.matches(record) for record in ids):
-            raise UsageError(
-                f"{profile.source}: the known failure '{failure.id}' matches no check of any case:"
-                " correct it or remove it (see vae-compat list)"
-            )
-
-
 def _check_device(device: str) -> None:
     if device != "cuda":
         return
@@ -287,10 +268,38 @@ def _check_device(device: str) -> None:
         raise UsageError("--device cuda: torch finds no CUDA device here: use sim or cpu")
 
 
-def _check_loading(found: Iterable[Profile], options: argparse.Namespace) -> None:
-    """Load every hook once: a missing file or attribute must show before anything runs."""
-    from harness.subject.loading import load_hook
+def _check_expression(expression: str) -> None:
+    # Left to pytest, this error would come out of every worker as a failure of pytest itself.
+    from _pytest.mark.expression import Expression
 
-    comfyui = None if options.comfyui is None else Path(options.comfyui)
-    for profile in found:
-        load_hook(profile, comfyui=comfyui)
+    try:
+        Expression.compile(expression)
+    except SyntaxError as error:
+        raise UsageError(
+            f"-k '{expression}' is no expression of pytest ({error.msg}): give for instance"
+            " 'parity and not wan22'"
+        ) from None
+
+
+def _check_matrix(found: Sequence[Profile], options: argparse.Namespace) -> None:
+    """Load every hook, and find every case that the options or the profiles name.
+
+    A missing file or attribute must show before anything runs, and so must a known failure that
+    is about no check of any case of the whole matrix.
+    """
+    from harness.listing import cases_of
+
+    cases = [{case.id for case in cases_of(profile, options, full=True)} for profile in found]
+    for profile, ids in zip(found, cases, strict=True):
+        records = [f"{check}[{case}]" for check in check_docs() for case in sorted(ids)]
+        for failure in profile.known_failures:
+            if not any(map(failure.matches, records)):
+                raise UsageError(
+                    f"{profile.source}: the known failure '{failure.id}' matches no check of any"
+                    " case: correct it or remove it (see vae-compat list --full)"
+                )
+    if options.case is not None and not any(options.case in ids for ids in cases):
+        names = " or ".join(profile.hook.name for profile in found)
+        raise UsageError(
+            f"--case {options.case} is no case of {names}: choose one of vae-compat list --full"
+        )

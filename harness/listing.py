@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cases import Case, Direction, Layout, Mode, Scale
@@ -14,8 +15,6 @@ from harness.matrix import Selection, generate, is_claimed
 
 if TYPE_CHECKING:
     from harness.subject.profile import Profile
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def render(options: argparse.Namespace) -> str:
@@ -33,8 +32,22 @@ def render(options: argparse.Namespace) -> str:
 
 
 def cases_of(profile: Profile, options: argparse.Namespace, *, full: bool) -> tuple[Case, ...]:
-    """The whole matrix of a profile, claimed and unclaimed, before any filter."""
-    return generate(profile.claims, Layout(profile.hook.layout), options.device, DTYPES, full=full)
+    """The matrix of a profile, claimed and unclaimed, before any filter: what a run would make.
+
+    Loads the hook, which tells what modes it can be asked for. Raises ``UsageError``.
+    """
+    from harness.device import open_device
+    from harness.subject.loading import load_hook
+
+    comfyui = None if options.comfyui is None else Path(options.comfyui)
+    return generate(
+        profile.claims,
+        Layout(profile.hook.layout),
+        options.device,
+        open_device(options.device).dtypes,
+        full=full,
+        unclaimed_modes=load_hook(profile, comfyui=comfyui).offered_modes(),
+    )
 
 
 def selection_of(options: argparse.Namespace) -> Selection:

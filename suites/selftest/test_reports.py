@@ -129,7 +129,8 @@ def test_a_write_that_fails_leaves_the_earlier_file(
     path = results.write(run(record()), tmp_path)
     before = path.read_bytes()
 
-    def full(*_: object, **__: object) -> None:
+    def full(file: Path, text: str, **_: object) -> None:
+        file.write_bytes(text[: len(text) // 2].encode())
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
@@ -245,6 +246,11 @@ def test_not_claimed_not_run_and_not_measured_are_told_apart() -> None:
     assert "not measured: vram_ratio (1 records)" in text
 
 
+def test_a_cell_is_claimed_where_any_of_its_cases_is() -> None:
+    text = table.to_text(run(record(claimed=False), record(case_id(size=48), grade="exact")))
+    assert row(text, "sd").split() == ["sd", "pass", "exact"]
+
+
 def test_a_root_failure_speaks_for_what_hangs_on_it() -> None:
     behind = record(status="error", message=f"{NOT_JUDGED}the hook raised")
     found = run(record(check="call_contract", tier="minimum", status="failed"), behind)
@@ -335,6 +341,14 @@ def test_the_report_fits_its_width_without_losing_a_cell(width: int) -> None:
     assert text.count("degraded") == len(FAMILIES) * 7
     assert text.count("12.34") == len(FAMILIES) * 7
     assert "…" not in text
+
+
+@pytest.mark.parametrize(("width", "tables", "lines"), [(80, 2, 2), (100, 1, 2), (190, 1, 1)])
+def test_the_widest_arrangement_that_fits_is_taken(width: int, tables: int, lines: int) -> None:
+    text = table.to_text(_widest(), width=width).splitlines()
+    assert len([line for line in text if line.startswith("family")]) == tables
+    rows = [index for index, line in enumerate(text) if line.split()[:1] in (["sd"], ["sdxl"])]
+    assert rows[1] - rows[0] == lines
 
 
 def test_colour_only_adds() -> None:

@@ -1,0 +1,401 @@
+"""The command: quick to answer, and every wrong use ends in one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from harness import cli, explain, launch
+from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale
+from harness.errors import UsageError
+from harness.families import FAMILIES
+
+HEAVY = ("torch", "numpy", "diffusers", "rich", "pydantic", "pytest", "jinja2", "PIL")
+CASE = "sd-mock-diffusers-decode-exact-48x48t16-b1-f1-float32-sim"
+PROFILE = """
+[hook]
+name = "mine"
+entry = "harness.subject.diffusers_tiling:enable"
+kind = "vae"
+layout = "diffusers"
+[claims]
+families = ["sd"]
+directions = ["decode"]
+modes = ["exact"]
+"""
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run ``vae-compat`` in this process: exit code, stdout, stderr."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        try:
+            code = cli.main(arguments)
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What pytest is given, instead of running it."""
+    calls: list[list[str]] = []
+
+    def main(arguments: list[str]) -> int:
+        calls.append(arguments)
+        return 0
+
+    monkeypatch.setattr(pytest, "main", main)
+    return calls
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["--version"], ["list", "-h"]]
+)
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    program = (
+        "import sys\n"
+        "from harness.cli import main\n"
+        "try:\n"
+        f"    main({arguments!r})\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code\n"
+        f"heavy = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "sys.exit(' '.join(heavy) or 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "vae-compat" in done.stdout
+
+
+def test_every_option_has_a_help_text(command: Command) -> None:
+    for name in ("run", "list", "explain"):
+        code, out, _ = command(name, "--help")
+        assert code == 0
+        assert f"vae-compat {name}" in out
+
+
+# Wrong use
+
+
+def _refused(result: tuple[int, str, str]) -> str:
+    """The one sentence of wrong use; fails where there is more, or anything else."""
+    code, out, err = result
+    assert code == 2, err
+    assert out == ""
+    (line,) = err.splitlines()
+    assert line.startswith("vae-compat: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ("", "COMMAND"),
+        ("walk", "invalid choice: 'walk'"),
+        ("run --familie sd", "unrecognized arguments: --familie sd"),
+        ("run --family sd", "unrecognized arguments"),
+        ("run --families sdx", "did you mean 'sdxl'"),
+        ("run --families ,", "--families is empty"),
+        ("run --directions both", "'both' is unknown: give one of encode, decode"),
+        ("run --modes exakt", "did you mean 'exact'"),
+        ("run --scale huge", "give one of mock, real, probe"),
+        ("run --tier top", "give one of minimum, recommended, advanced"),
+        ("run --device gpu", "invalid choice: 'gpu'"),
+        ("run --kind thing --hook a:b", "invalid choice: 'thing'"),
+        ("run --layout thing --hook a:b", "invalid choice: 'thing'"),
+        ("run --host thing --hook a:b", "comfyui"),
+        ("run --layout ldm", "--layout describes --hook"),
+        ("run --hook a:b --profile diffusers", "exclude each other"),
+        ("run --hook nothere.py:Hook", "nothere.py"),
+        ("run --hook harness.matrix:nothing", "no attribute 'nothing'"),
+        ("run --hook harness.matrix", "FILE_OR_MODULE:ATTRIBUTE"),
+        ("run --profile diffuser", "did you mean 'diffusers'"),
+        ("run --profile nothere.toml", "no profile nothere.toml"),
+        ("run --comfyui nothere", "no ComfyUI checkout"),
+        ("run --seed minus", "invalid whole number value: 'minus'"),
+        ("run --seed -1", "'-1'"),
+        ("run -n two", "invalid whole number value: 'two'"),
+        ("run --timeout soon", "invalid number of seconds value: 'soon'"),
+        ("run --timeout 0", "not above 0"),
+        ("run --timeout nan", "not above 0"),
+        ("run --case parity", "no case id"),
+        (f"run --case {CASE.replace('sd-', 'sf-')}", "'sf' in "),
+        (
+            f"run --profile diffusers --case {CASE.replace('48x48', '51x48')}",
+            "no case of diffusers",
+        ),
+        ("run -k (", "no expression of pytest"),
+        ("run --weights vae.safetensors", "FAMILY=PATH_OR_ID"),
+        ("run --weights sx=vae.safetensors", "'sx' is unknown"),
+        ("run --weights sd=nothere.safetensors", "neither a file"),
+        ("run --image nothere.png", "no file 'nothere.png'"),
+        ("run --against nothere.json", "nothere.json"),
+        ("list --families sdx", "did you mean 'sdxl'"),
+        ("list --profile diffuser", "did you mean 'diffusers'"),
+        ("list fammilies", "invalid choice: 'fammilies'"),
+        ("explain", "CHECK|GRADE"),
+        ("explain exakt", "did you mean 'exact'"),
+        ("explain zzz", "give one of"),
+        ("explain sd-mock", "no case id"),
+    ],
+)
+def test_wrong_use_is_one_sentence(
+    command: Command, given: list[list[str]], arguments: str, match: str
+) -> None:
+    assert match in _refused(command(*arguments.split()))
+    assert given == []
+
+
+def test_files_of_the_wrong_kind_are_wrong_use(
+    command: Command, given: list[list[str]], tmp_path: Path
+) -> None:
+    text = tmp_path / "text.safetensors"
+    text.write_text("this is text")
+    file = str(text)
+    assert "no safetensors" in _refused(command("run", "--weights", f"sd={file}"))
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    assert "no safetensors" in _refused(command("run", "--weights", f"sd={folder}"))
+    assert "no readable picture" in _refused(command("run", "--image", file))
+    assert "no JSON" in _refused(command("run", "--against", file))
+    assert "is a file" in _refused(command("run", "--out", file))
+    assert given == []
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (("[claims]", "[claim]"), "claim"),
+        (('name = "mine"', 'name = "mine"\ncolour = "red"'), "colour"),
+        (('families = ["sd"]', 'families = ["sx"]'), "sx"),
+        (("[hook]", "[hook"), "TOML"),
+    ],
+)
+def test_a_wrong_profile_is_wrong_use(
+    command: Command,
+    given: list[list[str]],
+    tmp_path: Path,
+    change: tuple[str, str],
+    match: str,
+) -> None:
+    file = tmp_path / "vae-compat.toml"
+    file.write_text(PROFILE.replace(*change))
+    assert match in _refused(command("run", "--profile", str(file)))
+    assert given == []
+
+
+@pytest.mark.parametrize(
+    ("known", "fits"),
+    [
+        ("parity[sd-*]", True),
+        (f"parity[{CASE}]", True),
+        ("parity[sdxl-mock-ldm-*]", False),
+        ("paritty[sd-*]", False),
+    ],
+)
+def test_a_known_failure_must_be_about_some_check_of_some_case(
+    command: Command, given: list[list[str]], tmp_path: Path, known: str, fits: bool
+) -> None:
+    file = tmp_path / "vae-compat.toml"
+    file.write_text(f'{PROFILE}[[known_failures]]\nid = "{known}"\nreason = "it is known"\n')
+    result = command("run", "--profile", str(file))
+    if fits:
+        assert result[0] == 0, result
+        assert len(given) == 1
+    else:
+        assert f"'{known}' matches no check" in _refused(result)
+        assert given == []
+
+
+def test_a_defect_of_the_harness_is_not_the_hooks(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(launch, "validate", broken)
+    code, _, err = command("run", "--profile", "diffusers")
+    assert code == 3
+    assert "RuntimeError: broken" in err
+
+
+# What pytest is handed
+
+
+def test_options_reach_the_plugin(command: Command, given: list[list[str]], tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    code, _, err = command(
+        *("run", "--profile", "diffusers", "--families", "sd, qwen", "--scale=mock,probe"),
+        *("--tier", "minimum", "--full", "--seed", "7", "-k", "parity", "-n", "3"),
+        *("--image", str(picture), "--timeout", "2.5", "--out", str(tmp_path / "out")),
+        *("--weights", "sd=some-owner/some-vae", "--weights", "qwen=some-owner/other"),
+    )
+    assert code == 0, err
+    (arguments,) = given
+    assert {
+        "--vae-profile=diffusers",
+        "--vae-families=sd,qwen",
+        "--vae-scales=mock,probe",
+        "--vae-full",
+        "--vae-device=sim",
+        "--vae-seed=7",
+        f"--vae-image={picture}",
+        "--vae-timeout=2.5",
+        f"--vae-out={tmp_path / 'out'}",
+        "--vae-weights=sd=some-owner/some-vae",
+        "--vae-weights=qwen=some-owner/other",
+    } <= set(arguments)
+    assert arguments[arguments.index("-n") + 1] == "3"
+    assert arguments[arguments.index("-k") + 1] == "parity"
+    suites = [Path(word) for word in arguments if "suites" in word and Path(word).is_dir()]
+    assert [folder.name for folder in suites if folder.parent.name == "suites"] == ["minimum"]
+
+
+def test_a_hook_by_flags_brings_no_default_profile(
+    command: Command, given: list[list[str]]
+) -> None:
+    entry = "harness.subject.diffusers_tiling:enable"
+    code, _, err = command("run", "--hook", entry, "--kind", "vae")
+    assert code == 0, err
+    (arguments,) = given
+    assert f"--vae-hook={entry}" in arguments
+    assert "--vae-kind=vae" in arguments
+    assert not [word for word in arguments if word.startswith("--vae-profile")]
+
+
+def test_a_single_case_may_be_any_of_the_whole_matrix_and_runs_alone(
+    command: Command, given: list[list[str]]
+) -> None:
+    code, _, err = command("run", "--profile", "diffusers", "--case", CASE)
+    assert code == 0, err
+    (arguments,) = given
+    assert {f"--vae-case={CASE}", "--vae-full"} <= set(arguments)
+    assert arguments[arguments.index("-n") + 1] == "0"
+
+
+@pytest.mark.parametrize(("ended", "code"), [(0, 0), (1, 1), (2, 3), (3, 3), (4, 2), (5, 2)])
+def test_how_pytest_ends_becomes_the_exit_code(
+    command: Command, monkeypatch: pytest.MonkeyPatch, ended: int, code: int
+) -> None:
+    monkeypatch.setattr(launch, "validate", lambda _: None)
+    monkeypatch.setattr(pytest, "main", lambda _: ended)
+    assert command("run", "--profile", "diffusers")[0] == code
+
+
+# list and explain
+
+
+def test_list_names_the_cases_of_a_run(command: Command) -> None:
+    code, out, _ = command("list", "--profile", "diffusers", "--families=sd", "--directions=decode")
+    assert code == 0
+    heading, *cases = out.splitlines()
+    ids = [line.split()[0] for line in cases]
+    assert heading.startswith(f"hook diffusers: {len(ids)} cases")
+    assert all(explain.parse_case(name).id == name for name in ids)
+    assert all(name.startswith("sd-") and "-decode-" in name for name in ids)
+    _, plain, _ = command(
+        "list", "--ids", "--profile=diffusers", "--families=sd", "--directions=decode"
+    )
+    assert plain.splitlines() == ids
+
+
+def test_list_marks_what_is_not_claimed(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "vae-compat.toml"
+    file.write_text(PROFILE)
+    _, out, _ = command("list", "--profile", str(file))
+    by_family = [line for line in out.splitlines() if line.strip().startswith("qwen-")]
+    assert by_family
+    assert all("not claimed" in line for line in by_family)
+    decodes = [
+        line for line in out.splitlines() if line.strip().startswith("sd-") and "-decode-" in line
+    ]
+    assert decodes
+    assert not any("not claimed" in line for line in decodes)
+
+
+def test_list_names_families_and_hooks(command: Command) -> None:
+    _, out, _ = command("list", "families")
+    assert [line.split()[0] for line in out.splitlines()] == list(FAMILIES)
+    _, out, _ = command("list", "hooks")
+    assert "diffusers" in [line.split()[0] for line in out.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("exact", "float64 truth"),
+        ("attention", "attention is computed per tile"),
+        ("qwen", "causal feature caches"),
+        (CASE, "48 x 48 latent pixels (384 x 384 image pixels)"),
+        (f"parity[{CASE}]", "more than one tile has to run"),
+        ("sd-mock-ldm-encode-exact-10x10t16-b1-f1-float32-sim", "tile_size=128"),
+    ],
+)
+def test_explain_tells_what_a_word_means(command: Command, word: str, expected: str) -> None:
+    code, out, err = command("explain", word)
+    assert (code, err) == (0, "")
+    assert expected in out
+
+
+def test_explain_gives_the_docstring_of_a_check(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explain, "check_docs", lambda: {"parity": "Is it right?"})
+    assert command("explain", "check_parity")[1] == "check parity\n\nIs it right?\n"
+    assert command("explain", "parity")[1] == "check parity\n\nIs it right?\n"
+
+
+def test_every_check_that_runs_is_known_by_name() -> None:
+    from harness.checks import CHECKS
+
+    docs = explain.check_docs()
+    assert sorted(docs) == sorted(check.name for check in CHECKS)
+    assert all(text != "No description." for text in docs.values())
+
+
+def test_a_case_id_read_back_is_the_case() -> None:
+    case = Case(
+        family="wan22",
+        scale=Scale.PROBE,
+        layout=Layout.WAN,
+        direction=Direction.ENCODE,
+        mode=Mode.COLOR_FIX,
+        height=39,
+        width=41,
+        tile=16,
+        batch=2,
+        frames=3,
+        dtype="bfloat16",
+        device="cuda",
+        mechanism=Mechanism.CAUSAL_CACHE,
+    )
+    assert explain.parse_case(case.id) == case
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (("mock", "probe"), "mechanism belongs to scale probe"),
+        (("mock", "mock.halo"), "mechanism belongs to scale probe"),
+        (("mock", "probe.hallo"), "did you mean 'halo'"),
+        (("48x48", "0x48"), "start at 1"),
+        (("float32", "float33"), "no dtype"),
+        (("sim", "gpu"), "no device"),
+    ],
+)
+def test_a_wrong_part_of_a_case_id_is_named(change: tuple[str, str], match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        explain.parse_case(CASE.replace(*change))
