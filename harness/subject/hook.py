@@ -22,7 +22,7 @@ from harness.subject.settings import (
     read_signature,
     settings_for,
 )
-from harness.subject.state import Change, Snapshot, snapshot
+from harness.subject.state import Change, Snapshot, snapshot_of, untiled_residue
 
 __all__ = ["Fitting", "Hook", "ModeNotOffered"]
 
@@ -73,11 +73,15 @@ class Hook:
         directions[Mode.COLOR_FIX] = (Direction.ENCODE,)
         return tuple(m for m in Mode if any(self.offers(m, d) for d in directions[m]))
 
-    def put_on(self, view: LayoutVAE, case: Case, *, expected: Collection[Change] = ()) -> Fitting:
+    def put_on(
+        self, view: LayoutVAE, case: Case, *, expected: Collection[Change] | None = None
+    ) -> Fitting:
         """A context in which the hook is on; its value runs the VAE: ``run(direction, x)``.
 
-        ``expected`` are changes that an untiled run leaves behind as well. Raises
-        ``ModeNotOffered`` at once where the hook has no keyword for the mode of the case.
+        ``expected`` are changes that an untiled run leaves behind as well
+        (``untiled_residue``); where they aren't given and something was left behind, they are
+        found by a small untiled run once the hook is off. Raises ``ModeNotOffered`` at once
+        where the hook has no keyword for the mode of the case.
         """
         settings = settings_for(self.spec, self.signature, case, view.ratio, None)
         return Fitting(self, view, case, settings, expected)
@@ -96,7 +100,7 @@ class Fitting:
         view: LayoutVAE,
         case: Case,
         settings: dict[str, Any],
-        expected: Collection[Change],
+        expected: Collection[Change] | None,
     ) -> None:
         self.phase = "load"
         """``load``, ``put_on``, ``run`` or ``take_off``: where an exception came from."""
@@ -131,9 +135,7 @@ class Fitting:
         with ExitStack() as stack:
             entry = stack.enter_context(self._hook.source.loaded(*_place(self._case)))
             self.phase = "put_on"
-            before = snapshot(
-                self._view.vae, encoder=self._view.encoder, decoder=self._view.decoder
-            )
+            before = snapshot_of(self._view)
             stack.callback(self._compare_and_restore, before)
             put_on = {
                 Kind.FORWARD: self._forward,
@@ -153,17 +155,24 @@ class Fitting:
         self._run = None
         phase, self.phase = self.phase, "take_off"
         try:
-            self._stack.__exit__(None, None, None)
-        except Exception as second:
+            self._stack.__exit__(kind, error, trace)
+        except BaseException as second:
             if error is None:
                 raise
-            error.add_note(f"taking the hook off raised as well: {type(second).__name__}: {second}")
+            if second is not error:
+                word = f"{type(second).__name__}: {second}"
+                error.add_note(f"taking the hook off raised as well: {word}")
         self.phase = phase
 
     def _compare_and_restore(self, before: Snapshot) -> None:
-        self.residue = before.differences(self._expected)
-        if self.residue:
-            self.beyond_repair = before.restore()
+        changes = before.changes()
+        if not changes:
+            return
+        self.beyond_repair = before.restore()
+        expected = self._expected
+        if expected is None:
+            expected = untiled_residue(self._view, self._case)
+        self.residue = tuple(str(change) for change in changes if change not in expected)
 
     def _build(self, entry: Callable[..., Any], *leading: Any, **more: Any) -> Any:
         return self._hook.signature.call(entry, *leading, **self._settings | more)

@@ -39,7 +39,7 @@ class Entry:
         target, colon, self.attribute = entry.rpartition(":")
         if not colon or not target or not self.attribute:
             raise UsageError(
-                f"The hook {entry!r} is not of the form FILE_OR_MODULE:ATTRIBUTE; "
+                f"the hook {entry!r} is not of the form FILE_OR_MODULE:ATTRIBUTE; "
                 f"write for instance tiled_vae.py:VAEHook."
             )
         self.host = host
@@ -110,7 +110,7 @@ class Entry:
         top = name.partition(".")[0]
         if self.file is None and name and (self.target + ".").startswith(name + "."):
             return (
-                f"There is no module {self.target!r}; give a module that can be imported here, "
+                f"there is no module {self.target!r}; give a module that can be imported here, "
                 f"or a file with its .py ending."
             )
         if top in ROOTS and self.host.name is None:
@@ -181,7 +181,7 @@ def _file_of(target: str, folder: Path) -> Path | None:
     if not looks_like_file and all(part.isidentifier() for part in target.split(".")):
         return None
     raise UsageError(
-        f"There is no file {path}; check the path (it is relative to {folder})."
+        f"there is no file {path}; check the path (it is relative to {folder})."
         if not path.is_dir()
         else f"{path} is a folder without __init__.py; give the file in it that holds the hook."
     )

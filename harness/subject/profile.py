@@ -135,12 +135,12 @@ def load_profile(path: Path | str) -> Profile:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UsageError(f"There is no profile {path}; check the path.") from None
+        raise UsageError(f"there is no profile {path}; check the path.") from None
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not UTF-8 text, so it is no TOML profile.") from None
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UsageError(f"The profile {path} cannot be read: {reason}.") from None
+        raise UsageError(f"the profile {path} cannot be read: {reason}.") from None
     return parse_profile(text, source=str(path), folder=path.resolve().parent)
 
 
@@ -156,7 +156,7 @@ def load_embedded(name: str, *folders: Path) -> Profile:
         if path.is_file():
             return load_profile(path)
     names = ", ".join(embedded_names(*folders))
-    raise UsageError(f"There is no built-in hook {name!r}; the built-in ones are: {names}.")
+    raise UsageError(f"there is no built-in hook {name!r}; the built-in ones are: {names}.")
 
 
 def profile_from_flags(

@@ -76,7 +76,7 @@ def read_signature(spec: HookSpec, entry: Any) -> Signature:
         parameters = list(inspect.signature(entry).parameters.values())
     except (TypeError, ValueError):
         raise UsageError(
-            f"The signature of {spec.entry} cannot be read; give a plain class or function."
+            f"the signature of {spec.entry} cannot be read; give a plain class or function."
         ) from None
     leading = {Kind.FORWARD: (), Kind.VAE: ("vae",), Kind.FUNCTION: ("vae", "x", "direction")}
     parameters = _without_leading(spec, parameters, leading[spec.kind])

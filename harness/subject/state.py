@@ -6,11 +6,14 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from harness.cases import Case, Direction
+from harness.measure.observation import LayoutVAE
 
 _NESTING = 4
 """Containers are looked into so deep."""
@@ -187,8 +190,29 @@ def snapshot(vae: nn.Module, **further: nn.Module) -> Snapshot:
     return Snapshot(modules)
 
 
+def snapshot_of(view: LayoutVAE) -> Snapshot:
+    """The state of a VAE and of both coders of a view of it."""
+    return snapshot(view.vae, encoder=view.encoder, decoder=view.decoder)
+
+
+def untiled_residue(view: LayoutVAE, case: Case) -> tuple[Change, ...]:
+    """What a small untiled run of the case's direction leaves behind, taken away again.
+
+    Wan VAEs, for instance, keep their lists of feature caches as attributes.
+    """
+    small = replace(case, height=8, width=8)
+    shape = small.latent_shape if case.direction is Direction.DECODE else small.image_shape
+    weight = next(view.vae.parameters(), torch.empty(()))
+    before = snapshot_of(view)
+    with suppress(Exception), torch.no_grad():  # no run, no excuse
+        view.run(case.direction, torch.zeros(shape, dtype=weight.dtype, device=weight.device))
+    changes = before.changes()
+    before.restore()
+    return changes
+
+
 def _module_changes(path: str, then: dict[str, _Image], now: dict[str, Any]) -> Iterator[Change]:
-    for name in now.keys() - then.keys():
+    for name in [name for name in now if name not in then]:
         yield Change(path, name, "was added")
     for name, image in then.items():
         if name not in now:
@@ -211,7 +235,7 @@ def _registry_changes(
             if count:
                 yield Change(path, f"({word})", what)
         return
-    for key in now.keys() - then.keys():
+    for key in [key for key in now if key not in then]:
         yield Change(path, str(key), f"({word}) was added")
     for key, image in then.items():
         if key not in now:
@@ -236,7 +260,7 @@ _REGISTRIES = {
 
 
 def _key_changes(then: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for name in now.keys() - then.keys():
+    for name in [name for name in now if name not in then]:
         yield name, "was added"
     for name, value in then.items():
         if name not in now:

@@ -29,7 +29,7 @@ class Host:
             name = "comfyui"
         if name is not None and name not in HOSTS:
             raise UsageError(
-                f"There are no stand-ins for the host {name!r}; known hosts: {', '.join(HOSTS)}."
+                f"there are no stand-ins for the host {name!r}; known hosts: {', '.join(HOSTS)}."
             )
         self.name = name
         self.checkout = None if comfyui is None else _checked(comfyui)

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+
+from harness.errors import UsageError
+from harness.subject.hosts import Host, host_modules
+
+CPU = torch.device("cpu")
+GPU = torch.device("cuda", 0)
+
+
+def test_stand_ins_answer_what_nodes_ask() -> None:
+    with host_modules("comfyui", GPU, torch.float16):
+        comfy = importlib.import_module("comfy")
+        management = importlib.import_module("comfy.model_management")
+        assert comfy.model_management is management
+        assert management.get_torch_device() == management.vae_device() == GPU
+        assert management.vae_offload_device() == management.intermediate_device() == CPU
+        assert management.vae_dtype() is management.unet_dtype(CPU) is torch.float16
+        assert management.get_autocast_device(GPU) == "cuda"
+        assert management.is_device_cpu(CPU)
+        assert not management.is_device_cpu(GPU)
+        assert management.load_models_gpu([], memory_required=1) is None
+        assert management.cast_to(torch.ones(1), torch.float64).dtype is torch.float64
+        bar = comfy.utils.ProgressBar(10)
+        bar.update(3)
+        bar.update_absolute(9)
+        assert bar.current == 9
+    with host_modules("comfyui", CPU) as modules:
+        management = modules["comfy.model_management"]
+        assert management.get_free_memory() > 0
+        assert management.get_total_memory(CPU) >= management.get_free_memory(CPU)
+        management.soft_empty_cache()
+
+
+def test_an_interrupt_is_raised_once() -> None:
+    with host_modules("comfyui", CPU) as modules:
+        management = modules["comfy.model_management"]
+        assert not management.processing_interrupted()
+        management.interrupt_current_processing()
+        assert management.processing_interrupted()
+        with pytest.raises(management.InterruptProcessingException):
+            management.throw_exception_if_processing_interrupted()
+        assert not management.processing_interrupted()
+
+
+def test_the_nodes_call_the_vae() -> None:
+    vae = SimpleNamespace(encode=lambda x: x * 2, decode=lambda x: x + 1)
+    with host_modules("comfyui", CPU) as modules:
+        nodes = modules["nodes"]
+        (latent,) = nodes.VAEEncode().encode(vae, torch.ones(1, 2, 2, 4))
+        assert latent["samples"].shape == (1, 2, 2, 3)
+        (image,) = nodes.VAEDecode().decode(vae, latent)
+        assert image.eq(3).all()
+
+
+def test_what_a_stand_in_lacks_is_an_error_that_says_so() -> None:
+    with host_modules("comfyui", CPU) as modules:
+        with pytest.raises(AttributeError, match=r"comfy\.utils.*'tiled_scale'.*--comfyui PATH"):
+            _ = modules["comfy.utils"].tiled_scale
+        with pytest.raises(ModuleNotFoundError, match=r"comfy\.samplers.*--comfyui PATH"):
+            importlib.import_module("comfy.samplers")
+        assert not hasattr(modules["nodes"], "KSampler")
+
+
+def test_stand_ins_go_and_what_was_there_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = ModuleType("nodes")
+    monkeypatch.setitem(sys.modules, "nodes", mine)
+    finders = list(sys.meta_path)
+    with pytest.raises(KeyboardInterrupt), host_modules("comfyui", CPU) as modules:
+        raise KeyboardInterrupt if modules["nodes"] is sys.modules["nodes"] else AssertionError
+    assert sys.modules["nodes"] is mine
+    assert "comfy" not in sys.modules
+    assert sys.meta_path == finders
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    files = {
+        "comfy/__init__.py": "",
+        "comfy/cli_args.py": "class args:\n    cpu = False\n",
+        "comfy/model_management.py": (
+            "from comfy.cli_args import args\nimport utils\nCPU = args.cpu\n"
+        ),
+        "nodes.py": "import comfy.model_management\nREAL = True\n",
+        "utils/__init__.py": "",
+    }
+    for name, text in files.items():
+        path = tmp_path / "ComfyUI" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path / "ComfyUI"
+
+
+def test_a_checkout_takes_the_place_of_the_stand_ins(checkout: Path) -> None:
+    host = Host(None, checkout)
+    before, path = set(sys.modules), list(sys.path)
+    seen = []
+    for device in (CPU, GPU, CPU):
+        with host.modules(device):
+            nodes = importlib.import_module("nodes")
+            assert nodes.REAL
+            seen.append(nodes)
+            assert nodes.comfy.model_management.CPU is (device == CPU)
+        assert set(sys.modules) == before
+        assert sys.path == path
+    assert seen[0] is seen[2]  # importing ComfyUI takes seconds
+    assert seen[0] is not seen[1]
+
+
+def test_wrong_hosts_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"'a1111'.*comfyui"):
+        Host("a1111")
+    for path in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(UsageError, match="no ComfyUI checkout"):
+            Host("comfyui", path)

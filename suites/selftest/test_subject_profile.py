@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.cases import Case, Direction, Layout, Mode, Scale
+from harness.checks.finding import Grade
+from harness.errors import UsageError
+from harness.families import FAMILIES
+from harness.subject.profile import (
+    Cache,
+    Claims,
+    Kind,
+    KnownFailure,
+    embedded_names,
+    load_embedded,
+    load_profile,
+    name_of,
+    profile_from_flags,
+)
+
+HOOK = """
+[hook]
+name = "quadtree"
+entry = "tiled_vae.py:VAEHook"
+kind = "forward"
+layout = "ldm"
+"""
+FULL = (
+    HOOK
+    + """
+host = "comfyui"
+[claims]
+families = ["sd", "qwen"]
+directions = ["decode"]
+modes = ["exact", "fast"]
+cache = "split"
+[claims.grade]
+fast = "close"
+[[known_failures]]
+id = "parity[qwen-*-decode-*]"
+reason = "the frame axis is dropped"
+link = "https://example.org/1"
+"""
+)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "vae-compat.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def case(family: str = "sd", direction: str = "decode", mode: str = "exact") -> Case:
+    layout = Layout(FAMILIES[family].coder_layout)
+    return Case(family, Scale.MOCK, layout, Direction(direction), Mode(mode), 40, 40, 16)
+
+
+def test_a_full_profile_is_read(tmp_path: Path) -> None:
+    profile = load_profile(write(tmp_path, FULL))
+    assert profile.hook.kind is Kind.FORWARD
+    assert profile.hook.layout is Layout.LDM
+    assert profile.hook.host == "comfyui"
+    assert profile.claims.families == ("sd", "qwen")
+    assert profile.claims.directions == (Direction.DECODE,)
+    assert profile.claims.modes == (Mode.EXACT, Mode.FAST)
+    assert profile.claims.cache is Cache.SPLIT
+    assert profile.claims.grade == {Mode.FAST: Grade.CLOSE}
+    assert profile.folder == tmp_path.resolve()
+    assert profile.known_failures[0].reason == "the frame axis is dropped"
+
+
+def test_claims_default_to_closed(tmp_path: Path) -> None:
+    profile = load_profile(write(tmp_path, HOOK))
+    assert profile.claims == Claims()
+    assert not profile.promise(case()).claimed
+
+
+@pytest.mark.parametrize(
+    ("changed", "claimed"),
+    [
+        ({}, True),
+        ({"family": "flux"}, False),
+        ({"direction": "encode"}, False),
+        ({"mode": "quadtree"}, False),
+    ],
+)
+def test_a_promise_covers_what_is_claimed_and_nothing_else(
+    tmp_path: Path, changed: dict[str, str], claimed: bool
+) -> None:
+    assert load_profile(write(tmp_path, FULL)).promise(case(**changed)).claimed is claimed
+
+
+def test_a_promise_carries_grade_cache_and_kind(tmp_path: Path) -> None:
+    profile = load_profile(write(tmp_path, FULL.replace('"forward"', '"vae"')))
+    assert profile.promise(case(mode="fast")).grade == "close"
+    assert profile.promise(case(mode="exact")).grade == "exact"
+    assert profile.promise(case("qwen")).cache == "split"
+    assert profile.promise(case("sd")).cache == "none"
+    assert profile.promise(case("sd")).kind == "vae"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('name = "quadtree"', 'nmae = "x"', ["hook.name"]),
+        ('host = "comfyui"', 'hots = "comfyui"', ["hook.hots", "did you mean 'host'", "entry"]),
+        ("[claims]", "[claim]", ["'claim'", "did you mean 'claims'", "known_failures"]),
+        ('cache = "split"', "cached = true", ["claims.cached", "families, directions"]),
+        ("reason =", "reasons =", ["known_failures.reason"]),
+        ('"forward"', '"foward"', ["hook.kind", "'foward'", "forward, vae or function"]),
+        ('"ldm"', '"comfy"', ["hook.layout", "'comfy'", "diffusers, ldm or wan"]),
+        ('["sd", "qwen"]', '"sd"', ["claims.families", "'sd'", "a list"]),
+        ('["sd", "qwen"]', '["sd", "quen"]', ["'quen'", "did you mean 'qwen'", "flux2"]),
+        ('"fast"]', '"fest"]', ["claims.modes", "'fest'", "did you mean 'fast'"]),
+        ('["decode"]', "[1]", ["claims.directions", "1", "encode or decode"]),
+        ('fast = "close"', 'fats = "close"', ["claims.grade", "'fats'", "no mode"]),
+        ('fast = "close"', 'fast = "good"', ["claims.grade.fast", "'good'", "lossless"]),
+        ('fast = "close"', 'quadtree = "close"', ["'quadtree'", "claims.modes"]),
+        ('"comfyui"', '"comfy"', ["hook.host", "'comfy'", "did you mean 'comfyui'"]),
+        ('"tiled_vae.py:VAEHook"', '" "', ["hook.entry", "empty"]),
+        ('"tiled_vae.py:VAEHook"', "3", ["hook.entry", "3", "text in quotes"]),
+        ("[hook]", "[hook", ["not valid TOML", "line"]),
+    ],
+)
+def test_a_bad_profile_gives_one_sentence(
+    tmp_path: Path, old: str, new: str, words: list[str]
+) -> None:
+    assert old in FULL
+    path = write(tmp_path, FULL.replace(old, new, 1))
+    with pytest.raises(UsageError) as caught:
+        load_profile(path)
+    message = str(caught.value)
+    for word in [*words, "vae-compat.toml"]:
+        assert word in message
+    for jargon in ("pydantic", "validation", "Field", "literal", "\n", "input"):
+        assert jargon not in message
+    assert caught.value.__cause__ is None
+
+
+def test_missing_files_folders_and_binaries_are_refused(tmp_path: Path) -> None:
+    binary = tmp_path / "x.toml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    for path, word in ((tmp_path / "no.toml", "no.toml"), (tmp_path, "folder"), (binary, "UTF-8")):
+        with pytest.raises(UsageError, match=word):
+            load_profile(path)
+
+
+def test_ids_of_known_failures_take_brackets_literally() -> None:
+    known = KnownFailure("parity[qwen-*-decode-*]", "why")
+    assert known.matches("parity[qwen-mock-wan-decode-exact-40x40t16-b1-f1-float32-sim]")
+    assert not known.matches("parity[sd-mock-ldm-decode-exact-40x40t16-b1-f1-float32-sim]")
+    assert not known.matches("parityq")
+    assert KnownFailure("parity[?d-*]", "why").matches("parity[sd-mock]")
+
+
+def test_flags_alone_assume_what_the_hook_takes(tmp_path: Path) -> None:
+    (tmp_path / "hook.py").write_text(
+        "class Hook:\n"
+        "    def __init__(self, net, tile_size, fast_decoder=False, color_fix=False): ...\n"
+    )
+    profile = profile_from_flags("hook.py:Hook", folder=tmp_path)
+    assert profile.hook.name == "hook.Hook"
+    assert profile.hook.layout is Layout.LDM
+    assert profile.claims.families == tuple(FAMILIES)
+    assert profile.claims.directions == tuple(Direction)
+    assert profile.claims.modes == (Mode.EXACT, Mode.FAST)  # no fast_encoder: no colour fix
+    assert profile.promise(case()).grade == "exact"
+    assert profile.promise(case(mode="fast")).grade == "degraded"
+
+
+def test_flags_can_be_overridden_and_are_checked() -> None:
+    profile = profile_from_flags(
+        "a.py:B", "vae", families=["sd"], modes=["exact"], grade={"exact": "close"}, cache="split"
+    )
+    assert profile.hook.layout is Layout.DIFFUSERS
+    assert profile.promise(case()).grade == "close"
+    with pytest.raises(UsageError, match="kind"):
+        profile_from_flags("a.py:B", "forwards", modes=["exact"])
+    with pytest.raises(UsageError, match="'sdd'"):
+        profile_from_flags("a.py:B", families=["sdd"], modes=["exact"])
+
+
+def test_names_come_from_entries() -> None:
+    assert name_of("some/folder/tiled_vae.py:VAEHook") == "tiled_vae.VAEHook"
+    assert name_of("package.tiling:enable") == "tiling.enable"
+
+
+def test_embedded_profiles_are_found_by_name(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(HOOK)
+    assert embedded_names(tmp_path) == ("diffusers", "mine")
+    assert load_embedded("mine", tmp_path).hook.name == "quadtree"
+    diffusers = load_embedded("diffusers")
+    assert diffusers.hook.kind is Kind.VAE
+    assert set(diffusers.claims.families) == set(FAMILIES)
+    with pytest.raises(UsageError, match="diffusers"):
+        load_embedded("nothing")
+
+
+def test_importing_the_profile_stays_cheap() -> None:
+    code = "import sys, harness.subject.profile; print({'torch', 'pydantic'} & {*sys.modules})"
+    root = Path(__file__).parents[2]
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
+    )
+    assert out.stdout.strip() == "set()"
