@@ -1,0 +1,45 @@
+"""Where a case runs and what is counted: simulated accelerator, CUDA device, plain CPU."""
+
+from __future__ import annotations
+
+from harness.device.meter import Convolution, Device, Reading
+from harness.errors import UsageError
+
+__all__ = ["Convolution", "Device", "Reading", "UsageError", "available_devices", "open_device"]
+
+NAMES = ("sim", "cuda", "cpu")
+
+
+def available_devices() -> tuple[str, ...]:
+    """Names that ``open_device`` takes on this machine."""
+    import torch
+
+    return NAMES if torch.cuda.is_available() else ("sim", "cpu")
+
+
+def open_device(name: str, *, capacity: int | None = None) -> Device:
+    """A device by its name: ``sim``, ``cuda`` or ``cpu``.
+
+    ``capacity`` is in bytes; where it is exceeded, ``torch.OutOfMemoryError`` is raised.
+
+    Raises:
+        UsageError: for an unknown name, a CUDA device that is not there, or a capacity that the
+            device cannot have.
+    """
+    if capacity is not None and capacity <= 0:
+        raise UsageError(f"a device cannot have a capacity of {capacity} bytes: give more than 0")
+    if name == "sim":
+        from harness.device.simulated import SimulatedDevice
+
+        return SimulatedDevice(capacity)
+    if name == "cuda":
+        from harness.device.cuda import CudaDevice
+
+        return CudaDevice(capacity)
+    if name == "cpu":
+        from harness.device.cpu import CpuDevice
+
+        if capacity is not None:
+            raise UsageError("the device 'cpu' has no capacity to set: use 'sim', or leave it out")
+        return CpuDevice()
+    raise UsageError(f"unknown device {name!r}: choose one of {', '.join(NAMES)}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import torch
+from torch import Tensor, nn
 
 
 class Convolution(NamedTuple):
@@ -54,6 +55,26 @@ class Device(Protocol):
     def __enter__(self) -> Device: ...
 
     def __exit__(self, *exc: object) -> None: ...
+
+    def place(self, module: nn.Module) -> None:
+        """Put a module's parameters and buffers on the device; their bytes are live from then on.
+
+        The simulated accelerator copies nothing: what is written into a placed parameter is
+        written into the original. On the plain CPU there is nothing to do.
+        """
+        ...
+
+    def withdraw(self, module: nn.Module) -> None:
+        """Put the parameters and buffers that ``place`` found back: the same objects."""
+        ...
+
+    def put(self, tensor: Tensor) -> Tensor:
+        """A copy of an input on the device, which no counter of transfers sees."""
+        ...
+
+    def host(self, tensor: Tensor) -> Tensor:
+        """A copy of an output on the plain CPU, which no counter of transfers sees."""
+        ...
 
     def metered(self) -> AbstractContextManager[Reading]:
         """Count from here; the reading is complete when the context ends, also by an exception."""

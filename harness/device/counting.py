@@ -1,0 +1,98 @@
+"""A dispatch mode that counts work and transfers on a device that runs for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C import DispatchKey
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from harness.device.ledger import Tally
+from harness.device.opcount import Count, counter_of
+
+aten = torch.ops.aten
+
+COMPOSITE = DispatchKey.CompositeImplicitAutograd
+
+Rule = Callable[[tuple[Any, ...], dict[str, Any]], Any]
+
+
+class CountingMode(TorchDispatchMode):
+    """Counts convolutions and FLOPs on one type of device, and what crosses to and from it."""
+
+    def __init__(self, device_type: str, tally: Tally) -> None:
+        super().__init__()
+        self.tally = tally
+        self.device_type = device_type
+        self._rules: dict[int, Rule] = {}
+        self._functions: list[Any] = []
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else every operation would pass one more wrapper; nothing is compiled here
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        rule = self._rules.get(id(func))
+        if rule is None:
+            self._functions.append(func)  # keeps its id from being given to another
+            rule = self._rules[id(func)] = self._make_rule(func)
+        return rule(args, kwargs or {})
+
+    def _make_rule(self, func: Any) -> Rule:
+        if func in (aten._to_copy.default, aten.copy_.default, aten._local_scalar_dense.default):
+            return self._transfer(func)
+        count = counter_of(func)
+        if count is not None:
+            return self._counted(func, count)
+        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), COMPOSITE):
+            return self._composed(func)
+        return lambda args, kwargs: func(*args, **kwargs)
+
+    def _counted(self, func: Any, count: Count) -> Rule:
+        def rule(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            out = func(*args, **kwargs)
+            first = out[0] if isinstance(out, tuple) else out
+            if first.device.type == self.device_type:
+                count(self.tally, args, kwargs, out)
+            return out
+
+        return rule
+
+    def _composed(self, func: Any) -> Rule:
+        def rule(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            torch._C._push_on_torch_dispatch_stack(self)
+            try:
+                return func._op_dk(COMPOSITE, *args, **kwargs)
+            finally:
+                torch._C._pop_torch_dispatch_stack(None)
+
+        return rule
+
+    def _transfer(self, func: Any) -> Rule:
+        def rule(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            out = func(*args, **kwargs)
+            if func is aten._to_copy.default:
+                self._moved(args[0], out)
+            elif func is aten.copy_.default:
+                self._moved(args[1], args[0])
+            elif args[0].device.type == self.device_type:
+                self.tally.device_to_host += args[0].element_size()
+            return out
+
+        return rule
+
+    def _moved(self, source: Tensor, target: Tensor) -> None:
+        """Bytes of a copy: converted before it goes to the device, and after it came from it."""
+        of, to = source.device.type, target.device.type
+        if of == to:
+            return
+        elements = target.numel() if source.dim() else 1
+        if to == self.device_type:
+            self.tally.host_to_device += elements * target.element_size()
+        elif of == self.device_type:
+            self.tally.device_to_host += elements * source.element_size()

@@ -1,0 +1,54 @@
+"""The plain CPU: counts convolutions and FLOPs, and has no memory of its own to measure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from harness.device.meter import Reading
+
+
+class CpuDevice:
+    """Runs a case as it is. Its readings have no peak: the allocator of the host keeps none."""
+
+    name = "cpu"
+    torch_device = torch.device("cpu")
+    dtypes = frozenset({"float32", "bfloat16", "float16"})
+
+    def __enter__(self) -> CpuDevice:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        return None
+
+    def place(self, module: nn.Module) -> None:
+        """Nothing to do."""
+
+    def withdraw(self, module: nn.Module) -> None:
+        """Nothing to do."""
+
+    def put(self, tensor: Tensor) -> Tensor:
+        """A copy."""
+        return tensor.detach().clone()
+
+    def host(self, tensor: Tensor) -> Tensor:
+        """A copy."""
+        return tensor.detach().clone()
+
+    @contextmanager
+    def metered(self) -> Iterator[Reading]:
+        """Count convolutions and FLOPs from here."""
+        from harness.device.counting import CountingMode
+        from harness.device.ledger import Tally
+
+        reading = Reading()
+        tally = Tally()
+        try:
+            with CountingMode("cpu", tally):
+                yield reading
+        finally:
+            reading.flops = tally.flops
+            reading.convolutions = tally.convolutions

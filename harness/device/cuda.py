@@ -1,0 +1,104 @@
+"""A real CUDA device, read through its caching allocator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from harness.device.counting import CountingMode
+from harness.device.ledger import Tally
+from harness.device.meter import Reading
+from harness.errors import UsageError
+
+ALLOCATIONS = "allocation.all.allocated"
+"""Key of ``torch.cuda.memory_stats``: allocations since the process began."""
+
+Tensors = dict[tuple[str, str], Tensor]
+
+
+class CudaDevice:
+    """The first CUDA device.
+
+    Peak and live bytes are those of ``torch.cuda.max_memory_allocated``. Code under test that
+    calls ``torch.cuda.reset_peak_memory_stats`` would erase the peak reached so far, so each such
+    call is noted first.
+    """
+
+    name = "cuda"
+    torch_device = torch.device("cuda", 0)
+
+    def __init__(self, capacity: int | None = None) -> None:
+        if not torch.cuda.is_available():
+            raise UsageError("no CUDA device was found here: use the device 'sim' or 'cpu'")
+        self._total = int(torch.cuda.get_device_properties(0).total_memory)
+        if capacity is not None and capacity > self._total:
+            raise UsageError(
+                f"a capacity of {capacity} bytes is more than the {self._total} bytes of the CUDA "
+                "device: give less, or use the device 'sim'"
+            )
+        self._capacity = capacity
+        bf16 = {"bfloat16"} if torch.cuda.is_bf16_supported() else set()
+        self.dtypes = frozenset({"float32", "float16"} | bf16)
+        self._placed: dict[int, tuple[nn.Module, dict[str, Tensor], dict[str, Tensor]]] = {}
+
+    def __enter__(self) -> CudaDevice:
+        if self._capacity is not None:
+            torch.cuda.set_per_process_memory_fraction(self._capacity / self._total, 0)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for part, _, _ in list(self._placed.values()):
+            self.withdraw(part)
+        if self._capacity is not None:
+            torch.cuda.set_per_process_memory_fraction(1.0, 0)
+
+    def place(self, module: nn.Module) -> None:
+        """Move parameters and buffers to the device."""
+        for part in module.modules():
+            parameters = {k: p for k, p in part._parameters.items() if p is not None}
+            buffers = {k: b for k, b in part._buffers.items() if b is not None}
+            self._placed.setdefault(id(part), (part, parameters, buffers))
+        module.to(self.torch_device)
+
+    def withdraw(self, module: nn.Module) -> None:
+        """Move them back; a parameter that was exchanged gives way to the one that was placed."""
+        module.to("cpu")
+        for part in module.modules():
+            entry = self._placed.pop(id(part), None)
+            if entry is not None:
+                part._parameters.update(entry[1])  # type: ignore[arg-type]
+                part._buffers.update(
+                    {name: part._buffers.get(name, old).cpu() for name, old in entry[2].items()}  # type: ignore[union-attr]
+                )
+
+    def put(self, tensor: Tensor) -> Tensor:
+        """A copy on the device."""
+        return tensor.detach().to(self.torch_device, copy=True)
+
+    def host(self, tensor: Tensor) -> Tensor:
+        """A copy on the plain CPU."""
+        return tensor.detach().to("cpu", copy=True)
+
+    @contextmanager
+    def metered(self) -> Iterator[Reading]:
+        """Count from here; waits for the device at both ends."""
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        reading = Reading(live_before=torch.cuda.memory_allocated())
+        allocations = torch.cuda.memory_stats().get(ALLOCATIONS, 0)
+        tally = Tally()
+        try:
+            with CountingMode("cuda", tally):
+                yield reading
+        finally:
+            torch.cuda.synchronize()
+            reading.peak_bytes = torch.cuda.max_memory_allocated()
+            reading.live_after = torch.cuda.memory_allocated()
+            reading.allocations = torch.cuda.memory_stats().get(ALLOCATIONS, 0) - allocations
+            reading.host_to_device = tally.host_to_device
+            reading.device_to_host = tally.device_to_host
+            reading.flops = tally.flops
+            reading.convolutions = tally.convolutions

@@ -1,0 +1,380 @@
+"""Runs every operation of a simulated accelerator on the CPU, and keeps its books.
+
+The first time an operation is met, a rule is made for it from its schema; a rule is a closure
+that is called with the arguments. Kinds of rules:
+
+- *view*: every output is another look at the allocation of an argument
+- *writing*: in place or ``out=``; nothing new is allocated, the tensor written is returned
+- *creating*: takes ``device=``
+- *composed*: made of other operations (only in inference mode they arrive in one piece)
+- *fresh*: every output is a new allocation
+- those of ``harness.device.transfers``: copies between devices, reads by the host, attention
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C import DispatchKey
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from harness.device.ledger import Ledger
+from harness.device.opcount import counter_of
+from harness.device.tensor import HOST, SimTensor, become, mixed_devices, wrap
+
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+Rule = Callable[[Args, Kwargs], Any]
+Unwrap = Callable[[Args, Kwargs], tuple[list[Any], Kwargs, SimTensor | None]]
+
+RESHAPING = [
+    "as_strided_",
+    "resize_",
+    "resize_as_",
+    "set_",
+    "squeeze_",
+    "swapaxes_",
+    "swapdims_",
+    "t_",
+    "transpose_",
+    "unsqueeze_",
+]
+"""In-place operations that change the shape or the storage of the tensor they are called on."""
+
+COMPOSITE = DispatchKey.CompositeImplicitAutograd
+
+
+class Accelerator(TorchDispatchMode):
+    """The dispatch mode of one opened device: every operation in its scope comes through here."""
+
+    def __init__(self, ledger: Ledger, special: Callable[[Accelerator], dict[Any, Rule]]) -> None:
+        super().__init__()
+        self.ledger = ledger
+        self._rules: dict[int, Rule] = {}
+        self._functions: list[Any] = []
+        for func, rule in special(self).items():
+            self._remember(func, rule)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else every operation would pass one more wrapper; nothing is compiled here
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None
+    ) -> Any:
+        rule = self._rules.get(id(func))
+        if rule is None:
+            rule = self._remember(func, make_rule(self, func))
+        return rule(args, kwargs or {})
+
+    def perform(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Run an operation that did not come through the mode."""
+        with torch._C.DisableTorchFunction():
+            return self.__torch_dispatch__(func, (), args, kwargs)
+
+    def compose(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Run an operation that is made of others; each of these comes through the mode."""
+        torch._C._push_on_torch_dispatch_stack(self)
+        try:
+            return func._op_dk(COMPOSITE, *args, **kwargs)
+        finally:
+            torch._C._pop_torch_dispatch_stack(None)
+
+    def _remember(self, func: Any, rule: Rule) -> Rule:
+        self._functions.append(func)  # keeps its id from being given to another
+        self._rules[id(func)] = rule
+        return rule
+
+
+def make_rule(accelerator: Accelerator, func: Any) -> Rule:
+    """The rule for an operation, from its schema."""
+    schema = func._schema
+    takes_device = any(argument.name == "device" for argument in schema.arguments)
+    if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), COMPOSITE):
+        return _composed(accelerator, func, takes_device)
+    if takes_device:
+        return _creating(accelerator, func)
+    if schema.is_mutable:
+        return _writing(accelerator, func)
+    aliased = [result.alias_info is not None for result in schema.returns]
+    if any(aliased) or "unsafe_" in schema.name:
+        return _view(func)
+    return _fresh(accelerator, func)
+
+
+def unwrapper(func: Any) -> Unwrap:
+    """What gives the inner arguments of an operation, and one of its tensors on the device.
+
+    Raises (when called):
+        RuntimeError: where tensors of the host and of the device meet, unless the one on the host
+            has no dimensions.
+    """
+    arguments = func._schema.arguments
+    kinds = [str(argument.type) for argument in arguments]
+    single = tuple(i for i, kind in enumerate(kinds) if kind in ("Tensor", "Optional[Tensor]"))
+    listed = tuple(
+        i for i, kind in enumerate(kinds) if kind in ("List[Tensor]", "List[Optional[Tensor]]")
+    )
+    is_convolution = "convolution" in func._schema.name
+
+    def unwrap(args: Args, kwargs: Kwargs) -> tuple[list[Any], Kwargs, SimTensor | None]:
+        inner = list(args)
+        count = len(inner)
+        sim = host = None
+        for i in single:
+            if i >= count:
+                break
+            arg = inner[i]
+            if type(arg) is SimTensor:
+                if sim is None:
+                    sim = arg
+                inner[i] = arg._inner
+            elif isinstance(arg, Tensor) and host is None and arg.dim():
+                host = arg
+        for i in listed:
+            if i >= count:
+                break
+            parts = []
+            for arg in inner[i]:
+                if type(arg) is SimTensor:
+                    if sim is None:
+                        sim = arg
+                    arg = arg._inner
+                elif isinstance(arg, Tensor) and host is None and arg.dim():
+                    host = arg
+                parts.append(arg)
+            inner[i] = parts
+        if kwargs:
+            plain = {}
+            for name, arg in kwargs.items():
+                if type(arg) is SimTensor:
+                    if sim is None:
+                        sim = arg
+                    arg = arg._inner
+                elif isinstance(arg, Tensor) and host is None and arg.dim():
+                    host = arg
+                plain[name] = arg
+            kwargs = plain
+        if host is not None and sim is not None:
+            if is_convolution:
+                raise RuntimeError(
+                    f"Input type ({args[0].type()}) and weight type ({args[1].type()}) should be "
+                    "the same"
+                )
+            in_order = (sim, host) if _comes_first(sim, args) else (host, sim)
+            raise mixed_devices(*in_order)
+        return inner, kwargs, sim
+
+    return unwrap
+
+
+def _comes_first(sim: SimTensor, args: Args) -> bool:
+    for arg in args:
+        for part in arg if isinstance(arg, (list, tuple)) else (arg,):
+            if isinstance(part, Tensor) and part.dim():
+                return part is sim
+    return True
+
+
+def _fresh(accelerator: Accelerator, func: Any) -> Rule:
+    ledger = accelerator.ledger
+    op = func._op
+    unwrap = unwrapper(func)
+    count = counter_of(func)
+    is_alias = torch._C._is_alias_of
+
+    def rule(args: Args, kwargs: Kwargs) -> Any:
+        inner, plain, sim = unwrap(args, kwargs)
+        if sim is None:
+            return op(*args, **kwargs)
+        out = op(*inner, **plain)
+        if count is not None:
+            count(ledger.tally, inner, plain, out)
+        if type(out) is Tensor:
+            if is_alias(out, sim._inner):
+                return wrap(out, sim._block)
+            return wrap(out, ledger.allocate(out.nbytes))
+        if isinstance(out, (tuple, list)):
+            return type(out)(
+                [
+                    wrap(part, ledger.allocate(part.nbytes)) if isinstance(part, Tensor) else part
+                    for part in out
+                ]
+            )
+        return out
+
+    return rule
+
+
+def _view(func: Any) -> Rule:
+    op = func._op
+    unwrap = unwrapper(func)
+
+    def rule(args: Args, kwargs: Kwargs) -> Any:
+        inner, plain, sim = unwrap(args, kwargs)
+        if sim is None:
+            return op(*args, **kwargs)
+        out = op(*inner, **plain)
+        block = sim._block
+        if isinstance(out, Tensor):
+            return wrap(out, block)
+        return type(out)([wrap(part, block) for part in out])
+
+    return rule
+
+
+def _writing(accelerator: Accelerator, func: Any) -> Rule:
+    ledger = accelerator.ledger
+    op = func._op
+    unwrap = unwrapper(func)
+    schema = func._schema
+    written = [
+        (i, argument.name)
+        for i, argument in enumerate(schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+    sets = {name: set(schema.arguments[i].alias_info.before_set) for i, name in written}
+    returned = [
+        next(
+            (
+                place
+                for place in written
+                if result.alias_info is not None
+                and sets[place[1]] & set(result.alias_info.before_set)
+            ),
+            None,
+        )
+        for result in schema.returns
+    ]
+    may_reshape = schema.overload_name.endswith("out") or any(
+        schema.name == f"aten::{name}" for name in RESHAPING
+    )
+    simple = returned == [(0, schema.arguments[0].name)] == written and not may_reshape
+
+    def argument(place: tuple[int, str], args: Args, kwargs: Kwargs) -> Any:
+        position, name = place
+        return args[position] if position < len(args) else kwargs.get(name)
+
+    def rule(args: Args, kwargs: Kwargs) -> Any:
+        inner, plain, sim = unwrap(args, kwargs)
+        if sim is None:
+            return op(*args, **kwargs)
+        if simple:
+            target = args[0]
+            if type(target) is not SimTensor:
+                raise mixed_devices(target, sim)
+            op(*inner, **plain)
+            if target._block.source is not None:
+                note_write(target)
+            return target
+        out = op(*inner, **plain)
+        for place in written:
+            target = argument(place, args, kwargs)
+            for tensor in target if isinstance(target, (list, tuple)) else (target,):
+                if type(tensor) is SimTensor:
+                    note_write(tensor)
+                    if may_reshape:
+                        refresh(ledger, tensor)
+        results = [
+            _own(ledger, part) if place is None else argument(place, args, kwargs)
+            for place, part in zip(returned, out if len(returned) > 1 else (out,), strict=False)
+        ]
+        return results[0] if len(results) == 1 else (tuple(results) or None)
+
+    return rule
+
+
+def _own(ledger: Ledger, part: Any) -> Any:
+    return wrap(part, ledger.allocate(part.nbytes)) if isinstance(part, Tensor) else part
+
+
+def note_write(tensor: SimTensor) -> None:
+    """Move the version of the parameter on the host whose storage was written, if it is one's."""
+    source = tensor._block.source
+    if source is not None and not source.is_inference():
+        torch.autograd.graph.increment_version(source)
+
+
+def refresh(ledger: Ledger, tensor: SimTensor) -> None:
+    """Let a tensor follow its inner one, which was given another shape or storage."""
+    inner = tensor._inner
+    if (tensor.shape, tensor.stride(), tensor.storage_offset()) != (
+        inner.shape,
+        inner.stride(),
+        inner.storage_offset(),
+    ):
+        ledger.resize(tensor._block, inner.untyped_storage().nbytes())
+        become(tensor, inner, tensor._block)
+
+
+def _creating(accelerator: Accelerator, func: Any) -> Rule:
+    ledger = accelerator.ledger
+    op = func._op
+    unwrap = unwrapper(func)
+    by_storage = "empty_strided" in func._schema.name
+
+    def rule(args: Args, kwargs: Kwargs) -> Any:
+        inner, plain, sim = unwrap(args, kwargs)
+        device = plain.get("device")
+        if plain.pop("pin_memory", None) and device == HOST:
+            out = op(*inner, **plain)
+            out.simulated_pinned = True
+            return out
+        if device is None:
+            on_device = sim is not None
+        else:
+            on_device = is_accelerator(device)
+            plain["device"] = HOST
+        out = op(*inner, **plain)
+        if not on_device:
+            return out
+        nbytes = out.untyped_storage().nbytes() if by_storage else out.nbytes
+        return wrap(out, ledger.allocate(nbytes))
+
+    return rule
+
+
+def is_accelerator(device: torch.device) -> bool:
+    """Whether a device is the simulated one.
+
+    Raises:
+        RuntimeError: for a CUDA device other than the first, as on a machine with one GPU.
+    """
+    if device.type != "cuda":
+        return False
+    if device.index:
+        raise (
+            torch.AcceleratorError("CUDA error: invalid device ordinal")
+            if hasattr(torch, "AcceleratorError")
+            else RuntimeError("CUDA error: invalid device ordinal")
+        )
+    return True
+
+
+def _composed(accelerator: Accelerator, func: Any, takes_device: bool) -> Rule:
+    op = func._op
+    unwrap = unwrapper_of_any(func)
+
+    def rule(args: Args, kwargs: Kwargs) -> Any:
+        if not takes_device and not unwrap(args, kwargs):
+            return op(*args, **kwargs)
+        return accelerator.compose(func, args, kwargs)
+
+    return rule
+
+
+def unwrapper_of_any(func: Any) -> Callable[[Args, Kwargs], bool]:
+    """What tells whether any argument is a tensor on the device."""
+
+    def present(args: Args, kwargs: Kwargs) -> bool:
+        for arg in (*args, *kwargs.values()):
+            if type(arg) is SimTensor:
+                return True
+            if type(arg) in (list, tuple) and any(type(part) is SimTensor for part in arg):
+                return True
+        return False
+
+    return present

@@ -1,0 +1,147 @@
+"""What must be caught before PyTorch's C++ front looks for a CUDA device that is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from harness.device.dispatch import Accelerator
+from harness.device.tensor import DEVICE, SimTensor, set_data
+from harness.device.transfers import attend, is_pinned, pin
+
+Handler = Callable[..., Any]
+
+_SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
+
+
+class Front(TorchFunctionMode):
+    """Sees every call of PyTorch's Python interface; few are changed."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        super().__init__()
+        self._handlers = _handlers(accelerator)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        handler = self._handlers.get(func)
+        if handler is not None:
+            return handler(*args, **(kwargs or {}))
+        return func(*args, **kwargs) if kwargs else func(*args)
+
+
+def _handlers(accelerator: Accelerator) -> dict[Any, Handler]:
+    return {
+        Tensor.to: _to,
+        Tensor.cuda: _cuda,
+        Tensor.new_tensor: _new_tensor,
+        Tensor.pin_memory: lambda tensor, device=None: _pin_memory(tensor),
+        Tensor.is_pinned: lambda tensor, device=None: is_pinned(tensor),
+        torch.tensor: _built(torch.tensor),
+        torch.as_tensor: _built(torch.as_tensor),
+        torch.asarray: _built(torch.asarray),
+        torch.nn.functional.scaled_dot_product_attention: attention_of(accelerator),
+        torch.nonzero: _nonzero,
+        _SET_DATA: _set_data,
+        torch._C._set_grad_enabled: lambda enabled: None,
+    }
+
+
+def attention_of(accelerator: Accelerator) -> Handler:
+    """``scaled_dot_product_attention`` for one accelerator."""
+
+    def scaled_dot_product_attention(*args: Any, **kwargs: Any) -> Tensor:
+        return attend(accelerator, *args, **kwargs)  # type: ignore[no-any-return]
+
+    return scaled_dot_product_attention
+
+
+def with_index(device: Any) -> Any:
+    """A device as PyTorch's C++ front can take it here: ``cuda`` becomes ``cuda:0``."""
+    if isinstance(device, int) and not isinstance(device, bool):
+        return torch.device("cuda", device)
+    if isinstance(device, str):
+        device = torch.device(device)
+    if isinstance(device, torch.device) and device.type == "cuda" and device.index is None:
+        return DEVICE
+    return device
+
+
+def _to(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    if args and isinstance(args[0], (str, int, torch.device)):
+        args = (with_index(args[0]), *args[1:])
+    elif kwargs.get("device") is not None:
+        kwargs = {**kwargs, "device": with_index(kwargs["device"])}
+    return tensor.to(*args, **kwargs)
+
+
+def _cuda(
+    tensor: Tensor,
+    device: Any = None,
+    non_blocking: bool = False,
+    memory_format: torch.memory_format = torch.preserve_format,
+) -> Tensor:
+    place = DEVICE if device is None else with_index(device)
+    return tensor.to(place, non_blocking=non_blocking, memory_format=memory_format)
+
+
+def _pin_memory(tensor: Tensor) -> Tensor:
+    return tensor.pin_memory() if type(tensor) is SimTensor else pin(tensor)
+
+
+def _nonzero(tensor: Tensor, *, out: Tensor | None = None, as_tuple: bool = False) -> Any:
+    if out is not None:
+        return torch.ops.aten.nonzero.out(tensor, out=out)
+    return tensor.nonzero(as_tuple=as_tuple)
+
+
+def _set_data(tensor: Tensor, new: Tensor) -> None:
+    if type(new) is SimTensor:
+        set_data(tensor, new)
+    else:
+        _SET_DATA(tensor, new)
+
+
+def _new_tensor(tensor: Tensor, data: Any, **kwargs: Any) -> Tensor:
+    kwargs.setdefault("device", tensor.device)
+    kwargs.setdefault("dtype", tensor.dtype)
+    return _built(torch.tensor)(data, **kwargs)  # type: ignore[no-any-return]
+
+
+def _built(build: Callable[..., Tensor]) -> Handler:
+    """A constructor from Python data: built on the host, then moved, as PyTorch does it."""
+
+    def constructor(data: Any, *args: Any, device: Any = None, **kwargs: Any) -> Tensor:
+        place = with_index(device)
+        if type(data) is SimTensor:
+            return _from_sim(build, data, place, args, kwargs)
+        data = _read_out(data)
+        if place is None or torch.device(place).type != "cuda":
+            if place is not None:
+                kwargs["device"] = place
+            return build(data, *args, **kwargs)
+        kwargs.pop("pin_memory", None)
+        return build(data, *args, **kwargs).to(place)
+
+    return constructor
+
+
+def _from_sim(
+    build: Callable[..., Tensor], data: Tensor, place: Any, args: Any, kwargs: Any
+) -> Tensor:
+    dtype = kwargs.get("dtype") or (args[0] if args else None) or data.dtype
+    must_copy = build is torch.tensor or bool(kwargs.get("copy"))
+    return data.to(place or data.device, dtype, copy=must_copy)
+
+
+def _read_out(data: Any) -> Any:
+    """Python data with the tensors of the device in it read by the host, as PyTorch does it."""
+    if isinstance(data, (list, tuple)) and any(
+        isinstance(part, (list, tuple, SimTensor)) for part in data
+    ):
+        return [_read_out(part) for part in data]
+    return data.tolist() if type(data) is SimTensor else data

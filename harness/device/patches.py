@@ -1,0 +1,288 @@
+"""Stand-ins for ``torch.cuda``, answered from the books of a simulated accelerator."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from harness.device.ledger import Ledger
+
+NAME = "Simulated accelerator"
+MARK = "simulated_accelerator"
+"""Attribute of the stand-in for ``torch.cuda.is_available``, by which an open device is known."""
+
+
+@dataclass(frozen=True)
+class Properties:
+    """What ``torch.cuda.get_device_properties`` says."""
+
+    total_memory: int
+    name: str = NAME
+    major: int = 8
+    minor: int = 0
+    multi_processor_count: int = 108
+    max_threads_per_multi_processor: int = 2048
+    warp_size: int = 32
+    is_integrated: bool = False
+    is_multi_gpu_board: bool = False
+    gcnArchName: str = ""  # noqa: N815 - the name PyTorch gives it
+
+
+class Stream:
+    """A stream of a device that finishes all work at once."""
+
+    def __init__(self, device: Any = None, priority: int = 0, **_: Any) -> None:
+        self.device = torch.device("cuda", 0)
+        self.priority = priority
+        self.cuda_stream = 0
+        self.device_index = 0
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        return None
+
+    def query(self) -> bool:
+        """All work is done."""
+        return True
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
+    def wait_stream(self, stream: Any) -> None:
+        """Nothing to wait for."""
+
+    def wait_event(self, event: Any) -> None:
+        """Nothing to wait for."""
+
+    def record_event(self, event: Any = None) -> Event:
+        """An event that has happened."""
+        event = Event() if event is None else event
+        event.record(self)
+        return event  # type: ignore[no-any-return]
+
+
+class Event:
+    """A moment in a stream; the times are those of the host."""
+
+    def __init__(self, enable_timing: bool = False, **_: Any) -> None:
+        self._time = 0.0
+
+    def record(self, stream: Any = None) -> None:
+        """Now."""
+        self._time = time.perf_counter()
+
+    def elapsed_time(self, end: Event) -> float:
+        """Milliseconds until another event."""
+        return (end._time - self._time) * 1000
+
+    def query(self) -> bool:
+        """It has happened."""
+        return True
+
+    def wait(self, stream: Any = None) -> None:
+        """Nothing to wait for."""
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
+
+@contextmanager
+def _no_op(*_: Any, **__: Any) -> Iterator[None]:
+    yield
+
+
+class _DeviceContext(contextlib.nullcontext[None]):
+    """``torch.cuda.device(...)``: there is only one."""
+
+    def __init__(self, device: Any = None) -> None:
+        super().__init__()
+
+
+class _DeviceOfContext(_DeviceContext):
+    """``torch.cuda.device_of(tensor)``."""
+
+
+class _InferenceGuard:
+    """``torch._C._InferenceMode`` that does not switch gradients on when it is left.
+
+    ``torch.inference_mode(False)`` records again, and recording ends the process here (see
+    ``SimTensor``).
+    """
+
+    def __init__(self, guard: type[Any], enabled: bool) -> None:
+        self._guard = guard(enabled)
+
+    def __enter__(self) -> None:
+        self._guard.__enter__()
+        if torch.is_grad_enabled():
+            with torch._C.DisableTorchFunction():
+                torch._C._set_grad_enabled(False)
+
+    def __exit__(self, *exc: Any) -> None:
+        self._guard.__exit__(*exc)
+
+
+def out_of_memory(ledger: Ledger, wanted: int) -> torch.OutOfMemoryError:
+    """The error of the CUDA caching allocator, in its words."""
+    free = max(ledger.total - ledger.live, 0)
+    return torch.OutOfMemoryError(
+        f"CUDA out of memory. Tried to allocate {_size(wanted)}. GPU 0 has a total capacity of "
+        f"{_size(ledger.total)} of which {_size(free)} is free. Including non-PyTorch memory, "
+        f"this process has {_size(ledger.live)} memory in use. Of the allocated memory "
+        f"{_size(ledger.live)} is allocated by PyTorch, and 0 bytes is reserved by PyTorch but "
+        "unallocated."
+    )
+
+
+def _size(nbytes: int) -> str:
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if nbytes >= unit:
+            return f"{nbytes / unit:.2f} {name}"
+    return f"{nbytes} bytes"
+
+
+def _memory_stats(ledger: Ledger) -> dict[str, int]:
+    stats = {"num_alloc_retries": 0, "num_ooms": ledger.out_of_memory}
+    for kind in ("allocated_bytes", "active_bytes", "reserved_bytes", "requested_bytes"):
+        for pool in ("all", "large_pool", "small_pool"):
+            is_whole = pool == "all"
+            stats[f"{kind}.{pool}.current"] = ledger.live if is_whole else 0
+            stats[f"{kind}.{pool}.peak"] = ledger.client_peak() if is_whole else 0
+    stats["inactive_split_bytes.all.current"] = 0
+    stats["inactive_split_bytes.all.peak"] = 0
+    return stats
+
+
+def _answers(ledger: Ledger) -> dict[str, Any]:
+    def constant(value: Any) -> Callable[..., Any]:
+        return lambda *_, **__: value
+
+    def live(device: Any = None) -> int:
+        return ledger.live
+
+    def peak(device: Any = None) -> int:
+        return ledger.client_peak()
+
+    def free_and_total(device: Any = None) -> tuple[int, int]:
+        return max(ledger.total - ledger.live, 0), ledger.total
+
+    def is_available() -> bool:
+        return True
+
+    setattr(is_available, MARK, True)
+    # Each stand-in is an object of its own: torch._dynamo keeps a table of them by identity.
+    answers = {
+        "is_available": is_available,
+        "is_initialized": constant(True),
+        "init": constant(None),
+        "_lazy_init": constant(None),
+        "_lazy_call": lambda callable_, **_: None,
+        "device_count": constant(1),
+        "current_device": constant(0),
+        "set_device": constant(None),
+        "_exchange_device": constant(0),
+        "_maybe_exchange_device": constant(0),
+        "get_device_name": constant(NAME),
+        "get_device_capability": constant((8, 0)),
+        "get_device_properties": constant(Properties(ledger.total)),
+        "get_arch_list": constant(["sm_80"]),
+        "is_bf16_supported": constant(True),
+        "mem_get_info": free_and_total,
+        "memory_allocated": live,
+        "max_memory_allocated": peak,
+        "memory_reserved": lambda device=None: ledger.live,
+        "max_memory_reserved": lambda device=None: ledger.client_peak(),
+        "memory_stats": lambda device=None: _memory_stats(ledger),
+        "memory_summary": lambda *_, **__: f"{NAME}: {ledger.live} bytes live",
+        "reset_peak_memory_stats": lambda device=None: ledger.reset_client_peak(),
+        "reset_max_memory_allocated": lambda device=None: ledger.reset_client_peak(),
+        "reset_accumulated_memory_stats": constant(None),
+        "set_per_process_memory_fraction": constant(None),
+        "empty_cache": constant(None),
+        "ipc_collect": constant(None),
+        "synchronize": constant(None),
+        "manual_seed": constant(None),
+        "manual_seed_all": constant(None),
+        "utilization": constant(0),
+        "is_current_stream_capturing": constant(False),
+        "Stream": Stream,
+        "Event": Event,
+        "current_stream": lambda device=None: Stream(),
+        "default_stream": lambda device=None: Stream(),
+        "set_stream": constant(None),
+        "stream": _no_op,
+        "device": _DeviceContext,
+        "device_of": _DeviceOfContext,
+    }
+    return answers
+
+
+def _accelerator_answers(answers: dict[str, Any]) -> dict[str, Any]:
+    """The same for ``torch.accelerator``, under its names."""
+    same = [
+        "is_available",
+        "device_count",
+        "synchronize",
+        "empty_cache",
+        "memory_allocated",
+        "max_memory_allocated",
+        "memory_reserved",
+        "max_memory_reserved",
+        "memory_stats",
+        "reset_peak_memory_stats",
+        "current_stream",
+        "set_stream",
+    ]
+    other = {
+        "current_device_index": "current_device",
+        "current_device_idx": "current_device",
+        "get_memory_info": "mem_get_info",
+    }
+    names = {name: name for name in same} | other
+    return {
+        "current_accelerator": lambda *_, **__: torch.device("cuda"),
+        **{name: partial(answers[of]) for name, of in names.items()},
+    }
+
+
+def is_simulated() -> bool:
+    """Whether a simulated accelerator is open in this process."""
+    return bool(getattr(torch.cuda.is_available, MARK, False))
+
+
+def patched(ledger: Ledger, attention: Callable[..., Any]) -> ExitStack:
+    """Put every stand-in in its place; closing the stack takes all of them away again."""
+    answers = _answers(ledger)
+    guard = torch._C._InferenceMode
+    functional = torch.nn.functional
+    with ExitStack() as stack:
+        for name, value in answers.items():
+            replace_in(stack, torch.cuda, name, value)
+            if hasattr(torch.cuda.memory, name):
+                replace_in(stack, torch.cuda.memory, name, value)
+        for name, value in _accelerator_answers(answers).items():
+            if hasattr(torch.accelerator, name):
+                replace_in(stack, torch.accelerator, name, value)
+        replace_in(stack, torch._C, "_InferenceMode", lambda on=True: _InferenceGuard(guard, on))
+        replace_in(stack, functional, "scaled_dot_product_attention", attention)
+        return stack.pop_all()
+
+
+def replace_in(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
+    """Set an attribute until the stack is closed."""
+    missing = object()
+    before = vars(owner).get(name, missing)
+    if before is missing:
+        stack.callback(delattr, owner, name)
+    else:
+        stack.callback(setattr, owner, name, before)
+    setattr(owner, name, value)
