@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 
 import pytest
@@ -281,6 +282,19 @@ def test_comfyui_encoder_defers_a_lone_frame_unless_it_is_the_last():
         parts = [seen.encoder(c.frames, slots, [0], final=c.last) for c in clip]
     assert parts[1] is None
     assert joined(parts).shape[2] == 2
+
+
+@pytest.mark.parametrize("family", ["qwen", "wan21"])
+def test_deferring_encoder_has_two_more_slots(family):
+    """One for each of its temporal downsamples, beside the one of the convolution there."""
+    encoder = view_of(family, "wan", "comfyui").encoder
+    assert count_slots(encoder, deferring=True) == count_slots(encoder) + 2
+    plain = view_of(family, "wan").encoder
+    assert count_slots(encoder) == count_slots(plain) == len(list(causal_convolutions(plain)))
+
+
+def causal_convolutions(coder: nn.Module) -> Iterator[nn.Module]:
+    return (part for part in coder.modules() if isinstance(part, nn.Conv3d))
 
 
 def test_comfyui_decoder_returns_a_list_of_chunks():
