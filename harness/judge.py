@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from harness.cases import Mechanism
 from harness.checks.finding import NOT_JUDGED, Finding, Status
+from harness.checks.mechanism import EXPLANATION
+from harness.subject.profile import KnownFailure
 
 ROOTS = frozenset({"call_contract", "completes", "output_shape", "finite"})
 """Checks whose failure leaves the others of the same case nothing to judge."""
@@ -64,26 +65,6 @@ class Record:
     def id(self) -> str:
         """``parity[sd-mock-ldm-decode-...]``."""
         return f"{self.check}[{self.case}]"
-
-
-@dataclass(frozen=True)
-class KnownFailure:
-    """A failure that a profile expects."""
-
-    id: str
-    """``check[case]``, both sides with the wildcards of a shell: ``parity[qwen-*-decode-*]``."""
-    reason: str = ""
-    link: str = ""
-
-    def matches(self, check: str, case: str) -> bool:
-        """Whether this is about that check of that case.
-
-        The outer brackets are taken literally: a shell would read them as a set of characters.
-        An id without brackets names a check, in every case.
-        """
-        checks, bracket, rest = self.id.partition("[")
-        cases = rest.removesuffix("]") if bracket else "*"
-        return fnmatchcase(check, checks) and fnmatchcase(case, cases)
 
 
 @dataclass(frozen=True)
@@ -143,23 +124,20 @@ def judge(
 def _settle(
     finding: Finding, case: str, known: Sequence[KnownFailure]
 ) -> tuple[Outcome, KnownFailure | None]:
-    failure = next((entry for entry in known if entry.matches(finding.check, case)), None)
+    record = f"{finding.check}[{case}]"
+    failure = next((entry for entry in known if entry.matches(record)), None)
     if failure is None:
         return Outcome(finding.status), None
     return (Outcome.XPASSED if finding.status is Status.PASSED else Outcome.XFAILED), failure
 
 
-def unmatched(
-    known: Iterable[KnownFailure], ids: Iterable[tuple[str, str]]
-) -> tuple[KnownFailure, ...]:
-    """Known failures that are about none of these ``(check, case)``: typing errors, or outdated.
+def unmatched(known: Iterable[KnownFailure], ids: Iterable[str]) -> tuple[KnownFailure, ...]:
+    """Known failures that are about none of these record ids: typing errors, or outdated.
 
-    Give the pairs of the whole matrix, not those of a narrowed run.
+    Give the ids (``check[case]``) of the whole matrix, not those of a narrowed run.
     """
-    pairs = list(ids)
-    return tuple(
-        entry for entry in known if not any(entry.matches(check, case) for check, case in pairs)
-    )
+    records = list(ids)
+    return tuple(entry for entry in known if not any(map(entry.matches, records)))
 
 
 def gate(
@@ -199,18 +177,6 @@ def gate(
         parts.append(f"{unheard} with an unknown status")
     return Verdict(ExitCode.FAILS, ", ".join(parts))
 
-
-EXPLANATION: Mapping[Mechanism, str] = {
-    Mechanism.STUB: "tiles are placed or blended wrongly",
-    Mechanism.UPSAMPLE: "tiles are not aligned with the upsampling",
-    Mechanism.DOWNSAMPLE: "tiles are not aligned with the strided downsampling",
-    Mechanism.HALO: "tiles are cut without the neighbourhood their convolutions read",
-    Mechanism.ATTENTION: "attention is computed per tile",
-    Mechanism.GROUP_NORM: "GroupNorm statistics are not those of the whole plane",
-    Mechanism.CAUSAL_CACHE: "causal caches are not carried from chunk to chunk for every tile",
-}
-"""What breaks, mechanism by mechanism; the order in which they explain a failure: a hook that
-places tiles wrongly fails every probe after the stub, too."""
 
 _BAD = frozenset({Outcome.FAILED, Outcome.ERROR, Outcome.XFAILED})
 _VALUES = frozenset({"parity", "seams", "batch_items", "colour_shift"})

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-
 NOT_JUDGED = "not judged: "
 """How the message begins of a check that had nothing to judge."""
 

@@ -63,6 +63,8 @@ class Distance:
     worst_at: Place
     non_finite: int
     """Elements that are NaN or infinite."""
+    missing: int
+    """Pixels that are zero in every channel where the truth is not: buffers that no tile wrote."""
     items: tuple[Part, ...]
     frames: tuple[Part, ...]
 
@@ -129,6 +131,7 @@ def distance(output: Tensor, baseline: Baseline, direction: Direction) -> Distan
         shift=tuple(float(value) for value in measured.shift.flatten()),
         worst_at=measured.worst_at,
         non_finite=measured.non_finite,
+        missing=measured.missing,
         items=tuple(_part(b, None, sums, rounding) for b, sums in enumerate(items)),
         frames=tuple(_part(b, t, sums, rounding) for (b, t), sums in frames.items()),
     )
@@ -153,6 +156,7 @@ class _Measured:
         self.truth_square = 0.0
         self.level_change = 0
         self.non_finite = 0
+        self.missing = 0
         self.worst_at = Place(0, 0, 0, 0, 0)
         self._worst = -1.0
 
@@ -160,6 +164,7 @@ class _Measured:
         sums = _Sums()
         height, width = self._planes[2].shape[-2:]
         differing = torch.zeros(height, width, dtype=torch.bool)
+        blank = torch.ones(height, width, dtype=torch.bool)
         for c, output, untiled, truth in self._channels(b, t):
             moved = output - untiled
             self.shift[b, c] += float(moved.mean()) / float(self._level[c]) / self.time
@@ -168,6 +173,7 @@ class _Measured:
             floor = (untiled - truth).abs_()
             self._note_worst(error, b, c, t)
             differing |= ~(error <= self._limit)  # so that NaN differs
+            blank &= output == 0
             square = float(error.square().sum())
             self._square[c] += square
             self._count[c] += truth.numel()
@@ -181,6 +187,7 @@ class _Measured:
                     floor_worst=float(floor.max()),
                 )
             )
+        self.missing += int((blank & differing).sum())
         sums.pixels = differing.numel()
         sums.differing = int(differing.sum())
         return sums

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,14 @@ class LayoutVAE(Protocol):
     ratio: int
 
     @property
-    def encoder(self) -> nn.Module: ...
+    def encoder(self) -> nn.Module:
+        """The bare encoder, which a hook of kind ``forward`` is put on."""
+        ...
 
     @property
-    def decoder(self) -> nn.Module: ...
+    def decoder(self) -> nn.Module:
+        """The bare decoder."""
+        ...
 
     def run(self, direction: Direction, x: Tensor) -> Tensor:
         """The whole direction as a pipeline calls it.
@@ -66,6 +70,8 @@ class Baseline:
     weight_bytes: int
     """Bytes of the parameters and buffers, live before the run."""
     input_bytes: int
+    leaves: tuple[tuple[str, str], ...] = ()
+    """What the untiled run itself changes in the VAE: module path and attribute."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +129,17 @@ class Observation:
     reading: Reading = field(default_factory=Reading)
     calls: tuple[CoderCall, ...] = ()
     residue: tuple[str, ...] = ()
-    """What differs in the VAE after the hook was taken off, in words."""
+    """What differs in the VAE and in the process after the hook was taken off, in words."""
+    beyond_repair: tuple[str, ...] = ()
+    """What of it could not be undone: the VAE must be built anew."""
+    input_changed: bool = False
+    """Whether the hook wrote into the tensor that it was given."""
     repeat: str | None = None
     """Command that repeats this case."""
     conventions: tuple[ConventionResult, ...] | None = None
     """Filled for the one case per family, layout and direction that is called in every way."""
+    memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What checks have worked out from this observation, so that the next need not again."""
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,7 @@ def _plain(baseline: Baseline) -> dict[str, Any]:
         ],
         "weight_bytes": baseline.weight_bytes,
         "input_bytes": baseline.input_bytes,
+        "leaves": list(baseline.leaves),
     }
 
 
@@ -129,4 +130,5 @@ def _restored(plain: dict[str, Any]) -> Baseline:
         reading=Reading(**plain["reading"], convolutions=convolutions),
         weight_bytes=plain["weight_bytes"],
         input_bytes=plain["input_bytes"],
+        leaves=tuple((path, attribute) for path, attribute in plain["leaves"]),
     )

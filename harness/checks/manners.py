@@ -1,0 +1,140 @@
+"""Recommended: the hook leaves things as they were, and is honest about what it cannot do."""
+
+from __future__ import annotations
+
+import re
+
+from harness.checks.contract import breaks_contract, innermost
+from harness.checks.finding import Finding, Grade, Tier
+from harness.checks.parity import grade_of
+from harness.checks.speaking import Speaker, distance_of, incomparable
+from harness.checks.wording import mebibytes, number, shape
+from harness.measure.observation import Failure, Observation
+
+_LIVE = Speaker("live_bytes", Tier.RECOMMENDED)
+_LEFT = Speaker("left_behind", Tier.RECOMMENDED)
+_INPUT = Speaker("input_untouched", Tier.RECOMMENDED)
+_REFUSAL = Speaker("refusal", Tier.RECOMMENDED)
+
+_WORKSPACE = 33 * 2**20
+"""Bytes that cuBLAS keeps once it has been used (32 MiB on Hopper, 8 MiB before; CUDA
+documentation, cublasSetWorkspace): a real device allocates them whenever the first product runs."""
+
+_ACCIDENTS = frozenset(
+    {
+        "AttributeError", "IndexError", "KeyError", "NameError", "UnboundLocalError",
+        "ZeroDivisionError", "RecursionError", "MemoryError", "OutOfMemoryError", "TimeoutError",
+        "SystemExit", "KeyboardInterrupt", "GeneratorExit", "StopIteration", "ProcessDied",
+    }
+)  # fmt: skip
+"""Exceptions that say nothing to the user of a hook, whoever raised them."""
+
+
+def check_live_bytes(observation: Observation) -> Finding:
+    """As many bytes are live afterwards, the output aside, as before."""
+    before, after = observation.reading.live_before, observation.reading.live_after
+    if before is None or after is None:
+        return _LIVE.not_judged("live bytes were not measured", metrics={"live_bytes_left": None})
+    left = after - before
+    slack = _WORKSPACE if observation.case.device == "cuda" else 0
+    if left > slack:
+        return _LIVE.failed(
+            observation,
+            f"{mebibytes(left)} ({left} bytes) still allocated after the run",
+            "none beyond the output",
+            metrics={"live_bytes_left": left},
+        )
+    if left < 0:
+        return _LIVE.failed(
+            observation,
+            f"{-left} bytes fewer live than before",
+            "the weights and the input still where they were",
+            metrics={"live_bytes_left": left},
+        )
+    return _LIVE.passed({"live_bytes_left": left})
+
+
+def check_left_behind(observation: Observation) -> Finding:
+    """VAE and process are as they were before the hook was put on."""
+    if not observation.residue:
+        return _LEFT.passed({"residue": 0})
+    more = len(observation.residue) - 3
+    listed = "; ".join(observation.residue[:3]) + (f"; and {more} more" if more > 0 else "")
+    return _LEFT.failed(
+        observation,
+        f"left behind: {listed}",
+        "VAE and process as before",
+        metrics={"residue": len(observation.residue)},
+    )
+
+
+def check_input_untouched(observation: Observation) -> Finding:
+    """The tensor that was given is not written to: the caller may need it."""
+    if observation.input_changed:
+        return _INPUT.failed(observation, "the input changed in place", "left as it was given")
+    return _INPUT.passed()
+
+
+def check_refusal(observation: Observation) -> Finding:
+    """What is not claimed is refused with a clear error, or gives the untiled result."""
+    failure = observation.failure
+    if failure is not None:
+        if is_clear(failure):
+            return _REFUSAL.passed({"answer": f"refused: {failure.kind}"})
+        return _REFUSAL.failed(
+            observation,
+            f"{failure.kind}: {failure.message or '(no message)'}",
+            "an error that the hook raises on purpose and that says what it cannot do, or the "
+            "untiled result: this is not claimed",
+            failure.where,
+            metrics={"answer": "crashed"},
+        )
+    if observation.output is None:
+        return _REFUSAL.failed(
+            observation, observation.returned, "a clear error or the untiled result"
+        )
+    should = tuple(observation.baseline.output.shape)
+    if tuple(observation.output.shape) != should:
+        got = shape(tuple(observation.output.shape))
+        return _REFUSAL.failed(
+            observation,
+            f"a wrong picture of shape {got}",
+            f"a clear error or the untiled result {shape(should)}: this is not claimed",
+            metrics={"answer": "wrong"},
+        )
+    if (why := incomparable(observation)) is not None:
+        return _REFUSAL.not_judged(why)
+    grade, measured = grade_of(observation), distance_of(observation)
+    if grade is Grade.EXACT:
+        return _REFUSAL.passed({"answer": "untiled result"}, grade=grade)
+    return _REFUSAL.failed(
+        observation,
+        f"a wrong picture without a word (grade {grade}, {number(measured.ratio)} x floor)",
+        "a clear error or the untiled result: this is not claimed",
+        grade=grade,
+        metrics={"answer": "wrong"},
+    )
+
+
+def is_clear(failure: Failure) -> bool:
+    """Whether an exception was raised on purpose and says something.
+
+    It comes from a ``raise`` or an ``assert``, in the hook's own code (or, while it is put on, in
+    the code that asks it for what it does not offer), it has a message, and it is not of a kind
+    that tells of an accident. A TypeError about the hook's own signature is an accident: the
+    caller learns nothing about what is not supported.
+    """
+    if failure.kind in _ACCIDENTS or not failure.message.strip() or breaks_contract(failure):
+        return False
+    if failure.kind == "ModeNotOffered":
+        return True
+    frame = innermost(failure)
+    if frame is None or not _on_purpose(failure.traceback):
+        return False
+    return failure.phase in ("load", "put_on") or frame == failure.where
+
+
+def _on_purpose(text: str) -> bool:
+    """Whether the innermost line of a traceback is a ``raise`` or an ``assert``."""
+    last = re.split(r'^ *File "', text, flags=re.MULTILINE)[-1].splitlines()
+    return len(last) > 1 and last[1].strip().startswith(("raise ", "assert ", "raise\n"))

@@ -1,0 +1,193 @@
+"""Recommended: the output is the VAE's, judged by the VAE's own noise."""
+
+from __future__ import annotations
+
+import math
+
+from harness.cases import Direction
+from harness.checks.finding import Finding, Grade, Tier
+from harness.checks.speaking import (
+    Metrics,
+    Speaker,
+    distance_of,
+    incomparable,
+    promised,
+    seams_of,
+)
+from harness.checks.wording import number
+from harness.measure.distance import Distance, Part, in_words
+from harness.measure.observation import Noise, Observation
+
+_PARITY = Speaker("parity", Tier.RECOMMENDED)
+_BATCH = Speaker("batch_items", Tier.RECOMMENDED)
+
+FLOOR_RATIO = 2.0
+"""An exact result is as right as the VAE: another order of additions costs no more than that."""
+WORST_RATIO = 8.0
+"""Likewise for the worst element: of a million normal errors, the worst is 5 times the rms."""
+CLOSE_PSNR = 40.0
+"""dB; above it a difference without structure is not seen."""
+_MISSING = 4
+"""Pixels that are zero in every channel: fewer might be chance."""
+
+
+def is_exact(error: Noise, floor: Noise) -> bool:
+    """Whether an error is within the noise of the VAE itself."""
+    return error.rms <= FLOOR_RATIO * floor.rms and error.worst <= WORST_RATIO * floor.worst
+
+
+def grade_of(observation: Observation) -> Grade:
+    """How right an output is; `Grade.BROKEN` where there is none to compare."""
+    if incomparable(observation) is not None or _broken(observation):
+        return Grade.BROKEN
+    measured = distance_of(observation)
+    if is_exact(measured.error, measured.floor):
+        return Grade.EXACT
+    if measured.level_change is not None and measured.level_change <= 1:
+        return Grade.LOSSLESS
+    if measured.psnr >= CLOSE_PSNR and not seams_of(observation).seam:
+        return Grade.CLOSE
+    return Grade.DEGRADED
+
+
+def _broken(observation: Observation) -> str:
+    """What is broken about a comparable output; empty where nothing is."""
+    measured = distance_of(observation)
+    if measured.non_finite:
+        return f"{measured.non_finite} NaN or infinite elements"
+    if measured.missing >= _MISSING:
+        return f"{measured.missing} pixels that no tile wrote"
+    output, untiled = observation.output, observation.baseline.output
+    if output is not None and output.dtype != untiled.dtype:
+        return f"dtype {output.dtype} instead of {untiled.dtype}"
+    ours, given = observation.output_device, observation.input_device
+    if ours is not None and given is not None and ours != given:
+        return f"device {ours} instead of {given}"
+    return ""
+
+
+def judge_parity(speaker: Speaker, observation: Observation, saying: str = "") -> Finding:
+    """Grade an output and compare with the promise; ``saying`` says what it means if it fails."""
+    why = incomparable(observation)
+    if why is not None or observation.output is None:
+        return speaker.not_judged(why or "", grade=Grade.BROKEN)
+    measured, grade, bar = distance_of(observation), grade_of(observation), promised(observation)
+    numbers = _numbers(measured)
+    if grade.meets(bar):
+        return speaker.passed(numbers, grade=grade)
+    got = f"{saying + ': ' if saying else ''}grade {grade} ({_described(observation, grade)})"
+    place = in_words(measured.worst_at, observation.case, tuple(observation.output.shape))
+    return speaker.failed(
+        observation,
+        got,
+        f"{bar} ({_bound(bar, measured, observation)})",
+        place,
+        grade=grade,
+        metrics=numbers,
+    )
+
+
+def check_parity(observation: Observation) -> Finding:
+    """The grade of the output is at least the promised one."""
+    return judge_parity(_PARITY, observation)
+
+
+def _numbers(measured: Distance) -> Metrics:
+    place = measured.worst_at
+    return {
+        "error_rms": measured.error.rms,
+        "error_worst": measured.error.worst,
+        "floor_rms": measured.floor.rms,
+        "floor_worst": measured.floor.worst,
+        "ratio": measured.ratio,
+        "psnr": measured.psnr,
+        "level_change": measured.level_change if measured.level_change is not None else "none",
+        "differing": measured.differing,
+        "worst_at": " ".join(f"{name}={value}" for name, value in place._asdict().items()),
+        "worst_frame": max(measured.frames, key=lambda part: part.ratio).frame or 0,
+    }
+
+
+def _described(observation: Observation, grade: Grade) -> str:
+    measured = distance_of(observation)
+    if grade is Grade.BROKEN:
+        return _broken(observation)
+    said = [
+        f"rms error {number(measured.error.rms)}, {number(measured.ratio)} x floor",
+        f"worst {number(measured.error.worst)}",
+        f"PSNR {measured.psnr:.1f} dB",
+    ]
+    if measured.level_change is not None:
+        said.append(f"up to {measured.level_change} levels")
+    said.append(f"{measured.differing:.1%} of the pixels differ")
+    if grade is Grade.DEGRADED and seams_of(observation).seam:
+        said.append(f"seam at {seams_of(observation)}")
+    return ", ".join(said)
+
+
+def _bound(bar: Grade, measured: Distance, observation: Observation) -> str:
+    if bar is Grade.EXACT or (
+        bar is Grade.LOSSLESS and observation.case.direction is Direction.ENCODE
+    ):
+        return (
+            f"rms error at most {FLOOR_RATIO:g} x floor {number(measured.floor.rms)}, worst at "
+            f"most {WORST_RATIO:g} x {number(measured.floor.worst)}"
+        )
+    return {
+        Grade.LOSSLESS: "no 8-bit level moves by more than one",
+        Grade.CLOSE: f"PSNR at least {CLOSE_PSNR:g} dB and no seam",
+        Grade.DEGRADED: "right shape, dtype and device, finite, no pixel missing",
+    }.get(bar, "anything")
+
+
+def check_batch_items(observation: Observation) -> Finding:
+    """Every batch item is right by itself, and is itself.
+
+    An average over the batch would hide one item that is wrong.
+    """
+    why = incomparable(observation)
+    if why is not None or observation.output is None:
+        return _BATCH.not_judged(why or "", grade=Grade.BROKEN)
+    measured = distance_of(observation)
+    numbers: Metrics = {f"ratio_{part.batch}": part.ratio for part in measured.items}
+    for part in measured.items:
+        if is_exact(part.error, part.floor):
+            continue
+        other = _twin(observation, part)
+        if other is not None:
+            return _BATCH.failed(
+                observation,
+                f"batch item {part.batch} that is nearer to item {other} of the untiled result",
+                f"item {part.batch}: items are mixed up",
+                metrics=numbers,
+            )
+        if not _item_meets(part, measured, promised(observation)):
+            return _BATCH.failed(
+                observation,
+                f"batch item {part.batch} with rms error {number(part.error.rms)}, "
+                f"{number(part.ratio)} x its floor",
+                f"{promised(observation)} by itself",
+                metrics=numbers,
+            )
+    return _BATCH.passed(numbers)
+
+
+def _item_meets(part: Part, measured: Distance, bar: Grade) -> bool:
+    if bar is Grade.EXACT:
+        return False
+    if bar in (Grade.LOSSLESS, Grade.CLOSE):
+        share = part.error.rms / measured.error.rms if measured.error.rms else 0.0
+        return not share or measured.psnr - 20 * math.log10(share) >= CLOSE_PSNR
+    return math.isfinite(part.error.rms)
+
+
+def _twin(observation: Observation, part: Part) -> int | None:
+    """Another item of the untiled result that this one is nearer to than to its own."""
+    assert observation.output is not None
+    truth, ours = observation.baseline.truth, observation.output[part.batch]
+    for other in range(truth.shape[0]):
+        if other != part.batch:
+            away = (ours.double() - truth[other]).square_().mean().sqrt()
+            if float(away) < part.error.rms:
+                return other
+    return None

@@ -1,0 +1,97 @@
+"""What every check needs: to name itself, to say why it cannot judge, and the measured numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from harness.checks.finding import NOT_JUDGED, Finding, Grade, Status, Tier
+from harness.checks.wording import deviation, shape
+from harness.measure.distance import Distance, distance
+from harness.measure.observation import Observation
+from harness.measure.seams import Seams, find_seams
+
+Metrics = Mapping[str, float | int | str | None]
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """Makes the findings of one check."""
+
+    check: str
+    tier: Tier
+
+    def passed(self, metrics: Metrics | None = None, *, grade: Grade | None = None) -> Finding:
+        """Nothing to complain about."""
+        return Finding(self.check, self.tier, Status.PASSED, "", grade, metrics or {})
+
+    def failed(
+        self,
+        observation: Observation,
+        got: str,
+        should: str,
+        where: str = "",
+        *,
+        grade: Grade | None = None,
+        metrics: Metrics | None = None,
+    ) -> Finding:
+        """What was got is not what it should be."""
+        message = deviation(observation, got, should, where)
+        return Finding(self.check, self.tier, Status.FAILED, message, grade, metrics or {})
+
+    def not_judged(
+        self, why: str, *, grade: Grade | None = None, metrics: Metrics | None = None
+    ) -> Finding:
+        """There was nothing to judge, which is an error and never a pass."""
+        message = NOT_JUDGED + why
+        return Finding(self.check, self.tier, Status.ERROR, message, grade, metrics or {})
+
+
+def no_output(observation: Observation) -> str | None:
+    """Why there is no output to look at; ``None`` where there is one."""
+    if observation.failure is not None:
+        kind = observation.failure.kind
+        return f"the hook raised {kind} (see completes, or call_contract)"
+    if observation.output is None:
+        return f"the hook returned {observation.returned} (see output_shape)"
+    return None
+
+
+def incomparable(observation: Observation) -> str | None:
+    """Why the output cannot be compared with the untiled one; ``None`` where it can."""
+    why = no_output(observation)
+    if why is not None or observation.output is None:
+        return why
+    should = tuple(observation.baseline.output.shape)
+    if tuple(observation.output.shape) != should:
+        got = shape(tuple(observation.output.shape))
+        return f"the output is {got} instead of {shape(should)} (see output_shape)"
+    if not bool(observation.baseline.output.isfinite().all()):
+        return "the untiled result itself is not finite"
+    return None
+
+
+def distance_of(observation: Observation) -> Distance:
+    """Distance of a comparable output, measured once for all checks."""
+    found = observation.memo.get("distance")
+    if not isinstance(found, Distance):
+        assert observation.output is not None
+        direction = observation.case.direction
+        found = distance(observation.output, observation.baseline, direction)
+        observation.memo["distance"] = found
+    return found
+
+
+def seams_of(observation: Observation) -> Seams:
+    """Seams of a comparable output, looked for once for all checks."""
+    found = observation.memo.get("seams")
+    if not isinstance(found, Seams):
+        assert observation.output is not None
+        found = find_seams(observation.output, observation.baseline, observation.case)
+        observation.memo["seams"] = found
+    return found
+
+
+def promised(observation: Observation) -> Grade:
+    """The grade that the profile promises for the case."""
+    return Grade(observation.promise.grade)

@@ -1,0 +1,79 @@
+"""Minimum: tiles really ran. Without that, no later verdict means anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from harness.cases import Case, Mode
+from harness.checks.finding import Finding, Tier
+from harness.checks.speaking import Metrics, Speaker, no_output
+from harness.device.meter import Convolution
+from harness.measure.observation import Observation, Promise
+
+_TILES = Speaker("tiles_ran", Tier.MINIMUM)
+_SINGLE = Speaker("single_tile", Tier.RECOMMENDED)
+
+
+def may_run_untiled(case: Case, promise: Promise) -> bool:
+    """Whether the case may run in one piece: small, or a causal net with a promised fallback."""
+    return not case.must_tile or (case.facts.causal and promise.cache == "fallback")
+
+
+def check_tiles_ran(observation: Observation) -> Finding:
+    """Convolutions ran on smaller planes than untiled, and more often."""
+    if (why := no_output(observation)) is not None:
+        return _TILES.not_judged(why)
+    ours = observation.reading.convolutions
+    untiled = observation.baseline.reading.convolutions
+    if not ours or not untiled:
+        return _TILES.not_judged("no convolution was counted, so nothing shows that tiles ran")
+    area, calls = _largest(ours), sum(ours.values())
+    whole, once = _largest(untiled), sum(untiled.values())
+    smaller = area[0] * area[1] < whole[0] * whole[1]
+    numbers: Metrics = {
+        "largest_plane": f"{area[0]}x{area[1]}",
+        "untiled_plane": f"{whole[0]}x{whole[1]}",
+        "convolutions": calls,
+        "untiled_convolutions": once,
+    }
+    if may_run_untiled(observation.case, observation.promise) or (smaller and calls > once):
+        return _TILES.passed(numbers)
+    got = (
+        f"the largest plane of a convolution is {area[0]}x{area[1]}, untiled {whole[0]}x{whole[1]}"
+        if not smaller
+        else f"{calls} convolutions ran, untiled {once}"
+    )
+    return _TILES.not_judged(
+        f"tiles of {observation.case.tile} latent pixels did not run: {got}; "
+        f"a hook that claims tiling must cut a plane of "
+        f"{observation.case.height}x{observation.case.width}",
+        metrics=numbers,
+    )
+
+
+def check_single_tile(observation: Observation) -> Finding:
+    """A plane that fits one tile is not cut: it needs no more convolutions than untiled."""
+    if (why := no_output(observation)) is not None:
+        return _SINGLE.not_judged(why)
+    ours = sum(observation.reading.convolutions.values())
+    untiled = sum(observation.baseline.reading.convolutions.values())
+    if not ours or not untiled:
+        return _SINGLE.not_judged("no convolution was counted")
+    if ours > untiled:
+        case = observation.case
+        return _SINGLE.failed(
+            observation,
+            f"{ours} convolutions for a plane of {case.height}x{case.width} latent pixels",
+            f"{untiled}, as untiled: it fits one tile of {case.tile}",
+            metrics={"convolutions": ours},
+        )
+    return _SINGLE.passed({"convolutions": ours})
+
+
+def wants_single_tile(case: Case) -> bool:
+    """Quadtrees may cut below the tile, and estimating modes may look twice."""
+    return case.fits_one_tile and case.mode is Mode.EXACT
+
+
+def _largest(convolutions: Mapping[Convolution, int]) -> tuple[int, int]:
+    return max((ran.plane for ran in convolutions), key=lambda plane: plane[0] * plane[1])

@@ -1,0 +1,133 @@
+"""Exceptions that come out of a hook, as text: no frame, and so no tensor, is kept alive."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from harness.measure.observation import Failure
+
+_HARNESS = Path(__file__).resolve().parents[1]
+_LIBRARIES = (str(_HARNESS) + "/", "/site-packages/", "/dist-packages/", "/lib/python", "<frozen ")
+_LONGEST = 8000
+"""Characters of a traceback, or of a message, that are kept: an endless recursion has many."""
+
+
+class Hang(BaseException):
+    """Raised inside a hook that takes too long.
+
+    No ``Exception``, so that a hook that catches those to fall back does not swallow it.
+    """
+
+
+class Interrupted(BaseException):
+    """The user pressed Ctrl-C while a hook ran."""
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Raise `Hang` inside after some seconds, again every second until it gets through.
+
+    Ctrl-C raises `Interrupted` instead of ``KeyboardInterrupt``, to be told apart from one that a
+    hook raises. Works in the main thread alone, elsewhere there is no limit; a hook that is stuck
+    in C is for whoever watches the process. An alarm that was set before is set again afterwards.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    armed = True
+
+    def expire(_signal: int, _frame: FrameType | None) -> None:
+        if armed:
+            raise Hang
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        if armed:
+            raise Interrupted
+
+    old_alarm = signal.signal(signal.SIGALRM, expire)
+    old_interrupt = signal.signal(signal.SIGINT, interrupt)
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        yield
+    finally:
+        armed = False
+        unspent, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old_alarm)
+        signal.signal(signal.SIGINT, old_interrupt)
+        if left:
+            signal.setitimer(signal.ITIMER_REAL, max(left - (seconds - unspent), 0.01), interval)
+
+
+def failure_of(error: BaseException, phase: str, seconds: float, hook_file: str = "") -> Failure:
+    """Describe an exception, and let go of all that it holds."""
+    kind = type(error).__name__
+    message = _message(error)
+    if isinstance(error, Hang):
+        kind, message = "TimeoutError", f"still running after {seconds:g} s"
+    try:
+        frames = list(traceback.extract_tb(error.__traceback__))
+        text = "".join(traceback.TracebackException.from_exception(error, limit=-40).format())
+    except Exception:  # out of memory or of stack while describing
+        frames, text = [], f"{kind}: {message}"
+    where = _where(frames, hook_file)
+    _release(error)
+    return Failure(kind, message, where, text[-_LONGEST:], phase)
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)[:_LONGEST]
+    except Exception as second:
+        return f"(its message cannot be read: {type(second).__name__})"
+
+
+def _where(frames: list[traceback.FrameSummary], hook_file: str) -> str:
+    """The innermost frame of the hook: of its file or folder, else of no library; else of all."""
+    if not frames:
+        return ""
+    folder = str(Path(hook_file).resolve().parent) + "/" if hook_file else ""
+    own = [frame for frame in frames if folder and _path(frame).startswith(folder)]
+    foreign = [frame for frame in frames if not any(part in frame.filename for part in _LIBRARIES)]
+    frame = (own or foreign or frames)[-1]
+    return f"{frame.filename}:{frame.lineno}"
+
+
+def _path(frame: traceback.FrameSummary) -> str:
+    return str(Path(frame.filename).resolve())
+
+
+def _release(error: BaseException) -> None:
+    """Drop the frames of an exception and of those it came from."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        waiting += [one.__cause__, one.__context__]
+        if one.__traceback__ is not None:
+            traceback.clear_frames(one.__traceback__)
+            one.__traceback__ = None
+
+
+def returned_kind(result: object) -> str:
+    """What a hook returned, in words: ``Tensor``, ``list of 2 Tensor``, ``None``."""
+    if isinstance(result, torch.Tensor):
+        return "Tensor"
+    if result is None:
+        return "None"
+    if isinstance(result, dict):
+        return f"dict with keys {', '.join(map(str, list(result)[:4]))}"
+    if isinstance(result, list | tuple):
+        inside = type(result[0]).__name__ if result else "nothing"
+        return f"{type(result).__name__} of {len(result)} {inside}"
+    return type(result).__name__

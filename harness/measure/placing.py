@@ -1,0 +1,33 @@
+"""A view of a VAE on a device, for as long as a case runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from harness.device import Device
+from harness.measure.observation import LayoutVAE
+
+
+@contextmanager
+def placed(view: LayoutVAE, device: Device) -> Iterator[None]:
+    """Everything of the view is on the device inside, and back where it was afterwards.
+
+    Coders of a layout may be modules of the view's own that share the weights of the VAE, so all
+    of them are placed in one go: what is shared stays shared.
+    """
+    whole = nn.ModuleList([view.vae, view.encoder, view.decoder])
+    device.place(whole)
+    try:
+        yield
+    finally:
+        device.withdraw(whole)
+
+
+def live_bytes(device: Device) -> int | None:
+    """Bytes live on the device now; ``None`` where it cannot tell."""
+    with device.metered() as now:
+        pass
+    return now.live_before

@@ -1,0 +1,231 @@
+"""Run one case with the hook on, under meters, and let nothing that it does escape."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from harness.cases import Case, Direction
+from harness.device import Device
+from harness.device.meter import Reading
+from harness.measure.failing import Interrupted, failure_of, limited, returned_kind
+from harness.measure.observation import (
+    Baseline,
+    CoderCall,
+    Convention,
+    ConventionResult,
+    Failure,
+    LayoutVAE,
+    Observation,
+    Promise,
+)
+from harness.measure.placing import live_bytes, placed
+from harness.measure.process import ProcessState
+from harness.subject.state import Change
+
+
+class Fitting(AbstractContextManager[Any], Protocol):
+    """A hook on a VAE; its context's value runs the VAE: ``run(direction, x)``."""
+
+    phase: str
+    residue: tuple[str, ...]
+    beyond_repair: tuple[str, ...]
+
+    @property
+    def calls(self) -> tuple[CoderCall, ...]:
+        """Calls that reached the coders."""
+        ...
+
+
+class Subject(Protocol):
+    """The hook under test."""
+
+    def put_on(self, view: LayoutVAE, case: Case, *, expected: Any = ()) -> Any:
+        """A `Fitting` that is not entered yet."""
+        ...
+
+
+@dataclass
+class _Trial:
+    """What one guarded stretch with the hook on left in our hands."""
+
+    result: Any = None
+    failure: Failure | None = None
+    reading: Reading = field(default_factory=Reading)
+    calls: tuple[CoderCall, ...] = ()
+    residue: tuple[str, ...] = ()
+    beyond_repair: tuple[str, ...] = ()
+
+
+def observe(
+    case: Case,
+    promise: Promise,
+    hook: Subject,
+    view: LayoutVAE,
+    x: Tensor,
+    baseline: Baseline,
+    device: Device,
+    *,
+    seconds: float,
+) -> Observation:
+    """One forward of the hook under meters; every exception of the hook becomes a `Failure`.
+
+    ``x`` is on the plain CPU, in the dtype of the case; ``device`` is not entered yet. Raises
+    ``KeyboardInterrupt`` only for a real Ctrl-C.
+    """
+    with torch.no_grad(), device, placed(view, device):
+        given = device.put(x)
+        place = given.device
+        trial = _attempt(
+            case, hook, view, device, seconds, baseline, lambda run: run(case.direction, given)
+        )
+        returned = returned_kind(trial.result)
+        output, where = _kept(trial, device)
+        trial.result = None
+        changed = not _same(_host(device, given), x)
+        _settle_live_bytes(device, trial.reading)
+    return Observation(
+        case=case,
+        promise=promise,
+        baseline=baseline,
+        output=output,
+        returned=returned,
+        output_device=where,
+        input_device=place,
+        failure=trial.failure,
+        reading=trial.reading,
+        calls=trial.calls,
+        residue=trial.residue,
+        beyond_repair=trial.beyond_repair,
+        input_changed=changed,
+    )
+
+
+def observe_conventions(
+    case: Case, hook: Subject, view: LayoutVAE, x: Tensor, device: Device, *, seconds: float
+) -> tuple[ConventionResult, ...]:
+    """Call the hooked coder in every way in which the field calls it.
+
+    Each result is compared with that of the bare coder called the same way.
+    """
+    with torch.no_grad(), device, placed(view, device):
+        given = view.coder_input(case.direction, device.put(x))
+        return tuple(
+            _convention(case, hook, view, convention, given, device, seconds)
+            for convention in view.conventions(case.direction)
+        )
+
+
+def _convention(
+    case: Case,
+    hook: Subject,
+    view: LayoutVAE,
+    convention: Convention,
+    given: Tensor,
+    device: Device,
+    seconds: float,
+) -> ConventionResult:
+    def coder() -> nn.Module:
+        return view.decoder if case.direction is Direction.DECODE else view.encoder
+
+    untiled = convention.call(coder(), given)
+    expected = tuple(untiled.shape)
+    del untiled
+    trial = _attempt(
+        case, hook, view, device, seconds, None, lambda _: convention.call(coder(), given)
+    )
+    output, _ = _kept(trial, device)
+    failure = trial.failure
+    if failure is None and output is None:
+        kind = returned_kind(trial.result)
+        failure = Failure("NoTensor", f"returned {kind}", "", "", "run")
+    return ConventionResult(
+        convention=convention.name,
+        failure=failure,
+        shape=None if output is None else tuple(output.shape),
+        expected_shape=expected,
+        finite=output is not None and bool(output.isfinite().all()),
+    )
+
+
+def _attempt(
+    case: Case,
+    hook: Subject,
+    view: LayoutVAE,
+    device: Device,
+    seconds: float,
+    baseline: Baseline | None,
+    act: Callable[[Any], Any],
+) -> _Trial:
+    """Put the hook on, act and take it off, with the process put back as it was."""
+    trial = _Trial()
+    fitting: Fitting | None = None
+    expected = tuple(Change(*leaves) for leaves in baseline.leaves) if baseline else ()
+    before = ProcessState()
+    error: BaseException | None = None
+    try:
+        with limited(seconds), device.metered() as trial.reading:
+            fitting = hook.put_on(view, case, expected=expected)
+            with fitting as run:
+                trial.result = act(run)
+    except BaseException as caught:
+        error = caught
+    process = before.undo()
+    if error is not None:
+        if isinstance(error, Interrupted):
+            raise KeyboardInterrupt from None
+        phase = "put_on" if fitting is None else fitting.phase
+        trial.failure = failure_of(error, phase, seconds, _file_of(hook))
+        trial.result = error = None
+        gc.collect()  # a failed attempt may hold tensors in cycles; the next case needs the room
+    if fitting is not None:
+        trial.calls = fitting.calls
+        trial.beyond_repair = fitting.beyond_repair
+        trial.residue = fitting.residue
+    trial.residue = (*trial.residue, *process)
+    return trial
+
+
+def _file_of(hook: Subject) -> str:
+    """File of the hook's entry; empty where it is a module of an installed package."""
+    return str(getattr(getattr(hook, "source", None), "file", None) or "")
+
+
+def _kept(trial: _Trial, device: Device) -> tuple[Tensor | None, torch.device | None]:
+    """The output on the plain CPU, and where it was; reading it may be what fails."""
+    if not isinstance(trial.result, Tensor):
+        return None, None
+    try:
+        return _host(device, trial.result), trial.result.device
+    except Exception as error:
+        trial.failure = failure_of(error, "run", 0.0)
+        return None, None
+
+
+def _host(device: Device, tensor: Tensor) -> Tensor:
+    return device.host(tensor).detach().clone()
+
+
+def _same(now: Tensor, then: Tensor) -> bool:
+    same = now.shape == then.shape and now.dtype == then.dtype
+    return same and bool(((now == then) | (now.isnan() & then.isnan())).all())
+
+
+def _settle_live_bytes(device: Device, reading: Reading) -> None:
+    """Read again what is live, now that the output is dropped.
+
+    Where it is more than before, cycles are collected first: a closure that refers to itself may
+    hold a tensor for a while, and that is no leak.
+    """
+    if reading.live_after is None or reading.live_before is None:
+        return
+    reading.live_after = live_bytes(device)
+    if reading.live_after != reading.live_before:
+        gc.collect()
+        reading.live_after = live_bytes(device)
