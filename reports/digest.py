@@ -162,7 +162,7 @@ def _cell(records: Sequence[Record]) -> Cell:
     whole = [record for record in records if not _is_probe(record)]
     grades = [Grade(record.grade) for record in whole if record.grade]
     ratios = [ratio for record in whole if (ratio := _ratio(record)) is not None]
-    tried = [record for record in whole if VRAM_RATIO in record.metrics]
+    tried = [record for record in independent(whole) if VRAM_RATIO in record.metrics]
     return Cell(
         status=min((record.status for record in independent(records)), key=severity),
         grade=max(grades, key=list(Grade).index, default=None),
@@ -244,9 +244,12 @@ def count_line(counted: Counter[str]) -> str:
 
 
 def not_measured(records: Iterable[Record]) -> dict[str, int]:
-    """Metric names that read ``None``, with the number of records where they do."""
+    """Metric names that read ``None``, with the number of records where they do.
+
+    Without the dependent records: where the hook raised, there was nothing to measure.
+    """
     missing: Counter[str] = Counter()
-    for record in records:
+    for record in independent(records):
         missing.update(name for name, value in record.metrics.items() if value is None)
     return dict(sorted(missing.items()))
 

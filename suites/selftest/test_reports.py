@@ -252,13 +252,17 @@ def test_a_cell_is_claimed_where_any_of_its_cases_is() -> None:
 
 
 def test_a_root_failure_speaks_for_what_hangs_on_it() -> None:
-    behind = record(status="error", message=f"{NOT_JUDGED}the hook raised")
+    behind = record(
+        status="error", message=f"{NOT_JUDGED}the hook raised", metrics={"vram_ratio": None}
+    )
     found = run(record(check="call_contract", tier="minimum", status="failed"), behind)
     text = table.to_text(found)
     assert "FAIL" in row(text, "sd")
     assert "FAIL call_contract: sd decode (1 case)" in text
     assert "ERROR parity" not in text
     assert "1 further checks were not judged" in text
+    assert "not measured: " not in text
+    assert "n/m" not in row(text, "sd")
     # without the root it must stand for itself
     assert "ERROR parity" in table.to_text(run(behind))
 
