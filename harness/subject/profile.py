@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cases import Case, Direction, Layout, Mode
-from harness.checks.finding import Grade
 from harness.errors import UsageError
 from harness.families import FAMILIES
 
 if TYPE_CHECKING:
+    from harness.checks.finding import Grade
     from harness.measure.observation import Promise
 
 
@@ -41,14 +41,9 @@ class Cache(StrEnum):
 HOSTS = ("comfyui",)
 """Host programs whose modules have stand-ins."""
 
-DEFAULT_GRADES: Mapping[Mode, Grade] = {
-    Mode.EXACT: Grade.EXACT,
-    Mode.FAST: Grade.DEGRADED,
-    Mode.COLOR_FIX: Grade.DEGRADED,
-    Mode.QUADTREE: Grade.EXACT,
-}
-"""What a claimed mode promises where the profile doesn't say: ``fast`` and ``color_fix`` estimate
-statistics by design, the other two have no excuse."""
+ESTIMATING = frozenset({Mode.FAST, Mode.COLOR_FIX})
+"""Modes that estimate statistics by design: they promise no more than ``degraded`` where the
+profile doesn't say. The others have no excuse: ``exact``."""
 
 _EMBEDDED = Path(__file__).parent / "profiles"
 
@@ -84,7 +79,8 @@ class Claims:
             and case.direction in self.directions
             and case.mode in self.modes
         )
-        grade = self.grade.get(case.mode, DEFAULT_GRADES[case.mode])
+        default = "degraded" if case.mode in ESTIMATING else "exact"
+        grade = self.grade.get(case.mode, default)
         cache = self.cache if case.facts.causal else Cache.NONE
         return Promise(claimed=claimed, grade=str(grade), cache=str(cache))
 

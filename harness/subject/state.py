@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,7 +24,7 @@ class Change:
     """One difference, named by where it is. Equal where place and attribute are."""
 
     path: str
-    """Module path, ``""`` for the VAE itself, ``class GroupNorm`` or ``torch``."""
+    """Module path, ``""`` for the VAE itself, or ``class GroupNorm``."""
     attribute: str
     what: str = ""
 
@@ -114,13 +114,15 @@ class _TensorFacts:
     dtype: torch.dtype
     requires_grad: bool
     has_grad: bool
+    sample: tuple[Any, ...]
+    """A few elements, where reading them costs nothing and is no transfer: on the plain CPU."""
 
 
 class Snapshot:
     """The state of a VAE's modules at one moment.
 
-    Weights are not copied: an in-place change is seen by the tensor's version, and cannot be put
-    back.
+    Weights are not copied: an in-place change is seen by the tensor's version and, since a move
+    or a cast starts a version anew, by a sample of its elements. It cannot be put back.
     """
 
     def __init__(self, modules: dict[str, nn.Module]) -> None:
@@ -130,7 +132,6 @@ class Snapshot:
             for path, module in modules.items()
         }
         self._classes = _class_functions(modules.values())
-        self._switches = {name: get() for name, (get, _) in _SWITCHES.items()}
 
     def changes(self) -> tuple[Change, ...]:
         """Every difference between then and now."""
@@ -143,10 +144,6 @@ class Snapshot:
             now = _functions(owner)
             place = f"class {owner.__name__}"
             found += [Change(place, *change) for change in _key_changes(then, now)]
-        for switch, (get, _) in _SWITCHES.items():
-            if get() != self._switches[switch]:
-                what = f"was changed from {self._switches[switch]} to {get()}"
-                found.append(Change("torch", switch, what))
         return tuple(found)
 
     def differences(self, expected: Collection[Change] = ()) -> tuple[str, ...]:
@@ -172,9 +169,6 @@ class Snapshot:
             for name, value in then.items():
                 if now_functions.get(name) is not value:
                     setattr(owner, name, value)
-        for switch, (get, put) in _SWITCHES.items():
-            if get() != self._switches[switch]:
-                put(self._switches[switch])
         return self.differences()
 
 
@@ -282,7 +276,19 @@ def _functions(owner: type) -> dict[str, Any]:
 def _tensor_facts(tensor: Tensor) -> _TensorFacts:
     version = None if tensor.is_inference() else tensor._version
     has_grad = tensor.is_leaf and tensor.grad is not None
-    return _TensorFacts(version, tensor.device, tensor.dtype, tensor.requires_grad, has_grad)
+    return _TensorFacts(
+        version, tensor.device, tensor.dtype, tensor.requires_grad, has_grad, _sample(tensor)
+    )
+
+
+def _sample(tensor: Tensor, count: int = 8) -> tuple[Any, ...]:
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == "cpu"
+    if not plain or tensor.layout is not torch.strided or not tensor.numel():
+        return ()
+    step = max(1, tensor.numel() // count)
+    reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+    read = torch.as_strided(tensor.detach(), (1 + (reach - 1) // step,), (step,))
+    return tuple(map(str, read[: 2 * count].tolist()))
 
 
 def _tensor_difference(old: Tensor, then: _TensorFacts, now: Any) -> str | None:
@@ -297,7 +303,8 @@ def _tensor_difference(old: Tensor, then: _TensorFacts, now: Any) -> str | None:
         return f"had requires_grad changed to {facts.requires_grad}"
     if facts.has_grad != then.has_grad:
         return "was given a gradient" if facts.has_grad else "lost its gradient"
-    return None if facts.version == then.version else "was changed in place"
+    unchanged = (facts.version, facts.sample) == (then.version, then.sample)
+    return None if unchanged else "was changed in place"
 
 
 def _restore_tensor(tensor: Tensor, then: _TensorFacts) -> None:
@@ -317,15 +324,3 @@ def _equal(old: Any, now: Any) -> bool:
         return math.isnan(now)
     plain = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
     return (isinstance(old, plain) or hasattr(old, "__func__")) and bool(old == now)
-
-
-_SWITCHES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
-    "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
-    "deterministic algorithms": (
-        torch.are_deterministic_algorithms_enabled,
-        torch.use_deterministic_algorithms,
-    ),
-    "number of threads": (torch.get_num_threads, torch.set_num_threads),
-}
-"""Switches of the process that a hook might leave set: how to read and to set each."""

@@ -18,6 +18,8 @@ class Inner(nn.Module):
         self.size = 3
         self.cache: list[Any] = [None, {"a": [1]}]
         self.maker = len
+        for parameter in self.parameters():
+            parameter.data.fill_(0.5)  # survives a cast
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x
@@ -78,9 +80,6 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     ),
     "class Inner.forward was replaced": lambda _: setattr(Inner, "forward", print),
     "class Inner.tiled was added": lambda _: setattr(Inner, "tiled", print),
-    "torch.default dtype was changed from torch.float32 to torch.float64": lambda _: (
-        torch.set_default_dtype(torch.float64)
-    ),
 }
 BEYOND_REPAIR = "in place"
 
@@ -104,6 +103,23 @@ def test_a_change_is_named_and_undone(words: str) -> None:
         assert before.differences() == ()
         assert vae.decoder.forward(torch.ones(1)).item() == 1
         assert vae.decoder.cache == [None, {"a": [1]}]
+
+
+def test_weights_that_lost_precision_on_a_round_trip_are_seen() -> None:
+    vae = VAE()
+    vae.decoder.conv.weight.data.fill_(1 / 3)
+    before = snapshot(vae)
+    vae.half().float()
+    words = "decoder.conv.weight (parameter) was changed in place"
+    assert words in before.differences()
+    assert words in before.restore()
+
+
+def test_a_change_behind_the_version_counter_is_seen() -> None:
+    vae = VAE()
+    before = snapshot(vae)
+    weight(vae).data.zero_()
+    assert before.differences() == ("decoder.conv.weight (parameter) was changed in place",)
 
 
 def test_an_equal_value_is_no_change() -> None:
