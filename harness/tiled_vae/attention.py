@@ -1,0 +1,80 @@
+"""Attention over a whole plane with bounded memory: all keys, a band of queries at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .job import Job
+from .layers import normalised
+from .steps import Attend
+from .window import Span
+
+
+def attend(job: Job, step: Attend, bands: Sequence[Span]) -> None:
+    """Fill the plane of ``step`` from the plane at rest that it attends to."""
+    source, target = job.planes[step.inputs[0]], job.planes[step.output]
+    shape = source.shape
+    width = Span(0, shape.width)
+    keys, values, queries = Tokens(job.device), Tokens(job.device), Tokens(job.home)
+    for rows in bands:
+        x = framed(source.read(rows, width, job.device))
+        if step.norm is not None:
+            moments = job.moments(step.norm, step.spatial, step.inputs[0])
+            x = normalised(step.norm, x, moments)
+        projected = step.project(x)
+        del x
+        for tokens, part in zip((queries, keys, values), projected, strict=True):
+            tokens.write(part, rows, shape.height, step.heads)
+        del projected, part
+        job.visit()
+    for rows in bands:
+        query = queries.read(rows, shape.width, job.device)
+        mixed = F.scaled_dot_product_attention(query, keys.all(), values.all())
+        del query
+        # N heads n D -> N C h W
+        mixed = mixed.transpose(2, 3).flatten(1, 2).unflatten(2, (rows.size, shape.width))
+        mixed = step.finish(mixed)
+        if shape.frames is not None:
+            mixed = mixed.transpose(0, 1).unsqueeze(0)
+        x = source.read(rows, width, job.device)
+        mixed = mixed + x
+        del x
+        target.write(rows, width, mixed if step.divisor == 1.0 else mixed / step.divisor)
+        del mixed
+        job.visit()
+
+
+def framed(x: Tensor) -> Tensor:
+    """``1 C T h W`` -> ``T C h W``; attention never looks at other frames."""
+    return x if x.dim() == 4 else x[0].transpose(0, 1)
+
+
+class Tokens:
+    """Queries, keys or values of all pixels: ``N heads H*W D``."""
+
+    def __init__(self, home: torch.device) -> None:
+        self.home = home
+        self.tensor: Tensor | None = None
+
+    def write(self, part: Tensor, rows: Span, height: int, heads: int) -> None:
+        """Put a band ``N C h W`` in its place."""
+        width = part.shape[3]
+        tokens = part.flatten(2).unflatten(1, (heads, -1)).transpose(2, 3)
+        if self.tensor is None:
+            size = (*tokens.shape[:2], height * width, tokens.shape[3])
+            self.tensor = torch.empty(size, dtype=part.dtype, device=self.home)
+        self.tensor[:, :, rows.start * width : rows.stop * width].copy_(tokens)
+
+    def read(self, rows: Span, width: int, device: torch.device) -> Tensor:
+        """The tokens of a band."""
+        return self.all()[:, :, rows.start * width : rows.stop * width].to(device)
+
+    def all(self) -> Tensor:
+        """The tokens of the plane."""
+        if self.tensor is None:
+            raise RuntimeError("tokens were read before they were written")
+        return self.tensor

@@ -1,0 +1,225 @@
+"""The hook: takes the place of a coder's forward."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .caches import Caches, ItemCaches
+from .errors import TilingError, UnknownCoderError
+from .job import Job
+from .plan import CARRY, REST, Layout, segments
+from .planes import Plane
+from .run import execute
+from .steps import Program, Shape
+from .tiles import quadtree
+from .translate import translate
+from .window import Span
+
+logger = logging.getLogger(__name__)
+
+
+class VAEHook:
+    """Runs a coder tile by tile, with the result of the coder.
+
+    Install it the way published hooks are installed::
+
+        net.original_forward = net.forward
+        net.forward = VAEHook(net, tile_size=64, is_decoder=True)
+
+    ``tile_size`` and ``min_tile_size`` are in latent pixels for a decoder and in image pixels for
+    an encoder.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        tile_size: int,
+        is_decoder: bool,
+        fast_decoder: bool = False,
+        fast_encoder: bool = False,
+        color_fix: bool = False,
+        to_gpu: bool = False,
+        use_quadtree: bool = False,
+        content_threshold: float = 0.5,
+        max_depth: int = 4,
+        min_tile_size: int | None = None,
+        *,
+        method: str = "auto",
+        skip_zeros: bool = False,
+        max_vram: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        if tile_size < 1:
+            raise TilingError(f"tile_size is {tile_size}: give at least one pixel")
+        self.net = net
+        self.tile_size = int(tile_size)
+        self.is_decoder = is_decoder
+        self.fast = fast_decoder if is_decoder else fast_encoder
+        self.color_fix = color_fix and not is_decoder
+        self.to_gpu = to_gpu
+        self.use_quadtree = use_quadtree
+        self.content_threshold = content_threshold
+        self.max_depth = max_depth
+        self.min_tile_size = min_tile_size
+        self.method = method
+        self.skip_zeros = skip_zeros
+        self.max_vram = max_vram
+        self.progress = progress
+        self.reasons: set[str] = set()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the coder's own forward would return for the same arguments."""
+        original = self.original()
+        call = bound(original, args, kwargs)
+        try:
+            if call is None:
+                raise UnknownCoderError("it was called with arguments that are not known here")
+            check_input(call.x)
+            program = translate(self.net, self.is_decoder, call.first_chunk)
+            with torch.no_grad():
+                return self.tiled(program, call)
+        except UnknownCoderError as reason:
+            self.say(str(reason))
+        return original(*args, **kwargs)
+
+    def original(self) -> Callable[..., Any]:
+        """The forward that the hook stands for."""
+        found = self.net.__dict__.get("original_forward")
+        if found is None or found is self:
+            return type(self.net).forward.__get__(self.net)  # type: ignore[no-any-return]
+        return found  # type: ignore[no-any-return]
+
+    def say(self, reason: str) -> None:
+        """Log once why a coder is not tiled."""
+        if reason not in self.reasons:
+            self.reasons.add(reason)
+            logger.warning("%s runs untiled: %s", type(self.net).__name__, reason)
+
+    def tiled(self, program: Program, call: Call) -> Any:
+        """Run the program on every item of the batch."""
+        x = call.x
+        device = working_device(self.net, x)
+        home = device if self.to_gpu else torch.device("cpu")
+        caches = Caches(call.feat_cache, call.feat_idx[0], torch.device("cpu"))
+        caches.check(program.slots)
+        shape = Shape(x.shape[1], x.shape[2] if x.dim() == 5 else None, *x.shape[-2:])
+        shapes = program.shapes(shape, caches.clock)
+        batch = x.shape[0]
+        out: Tensor | None = None
+        for item in range(batch):
+            job = Job(
+                program, shapes, device, home, ItemCaches(caches, item, batch), self.skip_zeros
+            )
+            if self.progress is not None:
+                job.visit = Counter(self.progress)
+            job.planes[0] = Plane(shape, x.device, x[item : item + 1])
+            parts = segments(program, self.chosen(), job.given)
+            plane = execute(job, parts, self.layout(program, x))
+            tile = plane.read(Span(0, plane.shape.height), Span(0, plane.shape.width), x.device)
+            if batch == 1:
+                out = tile
+            else:
+                if out is None:
+                    out = tile.new_empty((batch, *tile.shape[1:]))
+                out[item : item + 1].copy_(tile)
+        caches.commit()
+        if caches.cached:
+            call.feat_idx[0] += program.slots
+        return out
+
+    def chosen(self) -> str:
+        """How steps are run."""
+        if self.use_quadtree:
+            return REST
+        return CARRY if self.method == "auto" else self.method
+
+    def layout(self, program: Program, x: Tensor) -> Layout:
+        """The partition of the plane of ``x``."""
+        tile = self.tile_size
+        if not self.is_decoder:
+            tile = max(tile // program.patch, 1)
+        if not self.use_quadtree:
+            return Layout(tile)
+        align = max(round(1 / min(program.levels)), 1)
+        smallest = self.min_tile_size or max(tile // 4, 1)
+        cells = quadtree(
+            x,
+            tile,
+            align=align,
+            threshold=self.content_threshold,
+            depth=self.max_depth,
+            smallest=smallest,
+        )
+        return Layout(tile, cells)
+
+
+@dataclass
+class Call:
+    """What a coder was called with."""
+
+    x: Tensor
+    feat_cache: list[Any] | None
+    feat_idx: list[int]
+    first_chunk: bool
+    final: bool
+
+
+class Counter:
+    """Counts tiles."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self.tell = tell
+        self.count = 0
+
+    def __call__(self) -> None:
+        """One more."""
+        self.count += 1
+        self.tell(self.count)
+
+
+def bound(forward: Callable[..., Any], args: Any, kwargs: Any) -> Call | None:
+    """Arguments by name, as ``forward`` would see them; ``None`` if there are unknown ones."""
+    try:
+        given = inspect.signature(forward).bind(*args, **kwargs)
+    except TypeError:
+        return None
+    given.apply_defaults()
+    names = dict(given.arguments)
+    first = next(iter(names), None)
+    x = names.pop(first) if first is not None else None
+    if not isinstance(x, Tensor):
+        return None
+    cache = names.pop("feat_cache", None)
+    index = names.pop("feat_idx", None)
+    first_chunk = bool(names.pop("first_chunk", None))
+    final = bool(names.pop("final", None))
+    if any(value is not None and value != () and value != {} for value in names.values()):
+        return None
+    if index is None:
+        index = [0]
+    return Call(x, cache, index, first_chunk, final)
+
+
+def check_input(x: Tensor) -> None:
+    """Only planes, and no gradients."""
+    if x.dim() not in (4, 5) or 0 in x.shape:
+        raise UnknownCoderError(f"the input has shape {tuple(x.shape)}")
+    if x.requires_grad and torch.is_grad_enabled():
+        raise TilingError(
+            "the input requires a gradient, which tiling cannot give: call under torch.no_grad()"
+        )
+
+
+def working_device(net: nn.Module, x: Tensor) -> torch.device:
+    """Where the tiles of ``x`` are computed: on its accelerator, or on that of the coder."""
+    if x.device.type != "cpu":
+        return x.device
+    weights = next(net.parameters(), None)
+    return x.device if weights is None or weights.device.type == "meta" else weights.device

@@ -1,0 +1,196 @@
+"""Running one module of a coder on a tile, padded by its neighbours instead of by zeros.
+
+A plain module's parameters are used directly, so that nothing is computed that is then cut off.
+A module that something else looks after (hooks that move its weights, a subclass that casts
+them, a replaced forward) is called as it is, and what its own padding made is cut off.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from .modules import is_plain, kind, tampered
+from .statistics import Moments
+from .steps import Conv
+from .window import Reach
+
+
+def upsampled(module: nn.Module | None, x: Tensor) -> Tensor:
+    """Nearest upsampling by two of ``N C h w``, the way the coder does it."""
+    if module is not None:
+        return cast(Tensor, module(x))
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def convolve(
+    step: Conv, box: list[Tensor], rows: Reach, cols: Reach, past: Tensor | None, skip_zeros: bool
+) -> Tensor:
+    """The convolution of a tile, which covers what ``rows`` and ``cols`` read, halo included.
+
+    The tile comes in a box and is taken out, so that its memory is free as soon as a padded copy
+    exists. ``past`` are the frames that the cache remembers for the same pixels. With
+    ``skip_zeros`` the taps that would meet nothing but padding in time are left out.
+    """
+    if isinstance(step.module, nn.Conv3d):
+        return causal(step, box, rows, cols, past, skip_zeros)
+    if box[0].dim() == 4:
+        return planar(step, box, rows, cols)
+    batch, frames = box[0].shape[0], box[0].shape[2]
+    y = planar(step, [box.pop().transpose(1, 2).flatten(0, 1)], rows, cols)
+    return y.unflatten(0, (batch, frames)).transpose(1, 2)
+
+
+def planar(step: Conv, box: list[Tensor], rows: Reach, cols: Reach) -> Tensor:
+    """A 2D convolution of ``N C h w``."""
+    x = box.pop()
+    if step.rows.up > 1:
+        x = upsampled(step.upsample, x)
+        x = x[..., slice(*rows.crop), slice(*cols.crop)]
+    module = cast("nn.Conv2d", step.module)
+    if is_plain(module, nn.Conv2d):
+        pad: tuple[int, ...] = (0, 0)
+        if rows.zeros[0] == rows.zeros[1] and cols.zeros[0] == cols.zeros[1]:
+            pad = (rows.zeros[0], cols.zeros[0])
+        else:
+            x = F.pad(x, (*cols.zeros, *rows.zeros))
+        return F.conv2d(x, module.weight, module.bias, module.stride, pad, groups=module.groups)
+    own_rows, own_cols = (int(side) for side in cast("tuple[int, int]", module.padding))
+    if own_rows == own_cols == 0:
+        return cast(Tensor, module(F.pad(x, (*cols.zeros, *rows.zeros))))
+    return trimmed(cast(Tensor, module(x)), step, rows, cols, (own_rows, own_cols))
+
+
+def causal(
+    step: Conv, box: list[Tensor], rows: Reach, cols: Reach, past: Tensor | None, skip_zeros: bool
+) -> Tensor:
+    """A causal 3D convolution of ``N C t h w``."""
+    x = box.pop()
+    module = cast("nn.Conv3d", step.module)
+    if step.past == 0:
+        past = None
+    plain = not tampered(module) and type(module).__mro__[1] is nn.Conv3d
+    if not plain:
+        x = module(x) if past is None else module(x, past)
+        own = (step.rows.before, step.cols.before)
+        return trimmed(x, step, rows, cols, own)
+    missing = step.past
+    if past is not None:
+        x = torch.cat([past, x], dim=2)
+        missing -= past.shape[2]
+    weight = module.weight
+    if skip_zeros and missing == step.past > 0 and x.shape[2] == 1:
+        weight, missing = weight[:, :, -1:], 0
+    pad = (0, 0, 0)
+    if missing == 0 and rows.zeros[0] == rows.zeros[1] and cols.zeros[0] == cols.zeros[1]:
+        pad = (0, rows.zeros[0], cols.zeros[0])
+    else:
+        x = F.pad(x, (*cols.zeros, *rows.zeros, missing, 0))
+    return F.conv3d(x, weight, module.bias, module.stride, pad, groups=module.groups)
+
+
+def trimmed(out: Tensor, step: Conv, rows: Reach, cols: Reach, own: tuple[int, int]) -> Tensor:
+    """Cut off what a module's own padding made of the edges of a tile."""
+    parts = []
+    for window, reach, pad in ((step.rows, rows, own[0]), (step.cols, cols, own[1])):
+        first, odd = divmod(pad - reach.zeros[0], window.stride)
+        if odd:
+            raise NotImplementedError("a strided convolution that pads itself, under hooks")
+        size = (reach.crop.size + sum(reach.zeros) - window.kernel) // window.stride + 1
+        parts.append(slice(first, first + size))
+    return out[..., parts[0], parts[1]]
+
+
+def over_time(module: nn.Module, x: Tensor, past: Tensor | None) -> Tensor:
+    """A causal convolution over time alone, called as the coder calls it."""
+    return cast(Tensor, module(x) if past is None else module(x, past))
+
+
+def normalised(module: nn.Module, x: Tensor, moments: Moments | None) -> Tensor:
+    """A fresh tensor: ``x`` normalised by statistics of its plane, or over channels alone."""
+    if moments is not None:
+        return group_normalised(cast("nn.GroupNorm", module), x, moments)
+    if kind(module) != "RMS_norm" or tampered(module) or x.dtype in (torch.float16, torch.bfloat16):
+        return cast(Tensor, module(x))
+    norm = cast(Any, module)
+    if norm.gamma.dtype != x.dtype or torch.is_autocast_enabled(x.device.type):
+        return cast(Tensor, module(x))
+    y = F.normalize(x, dim=1).mul_(norm.scale).mul_(norm.gamma)
+    return y if norm.bias is None or isinstance(norm.bias, float) else y.add_(norm.bias)
+
+
+def group_normalised(module: nn.GroupNorm, x: Tensor, moments: Moments) -> Tensor:
+    """GroupNorm with given statistics, in float32 at least and in the dtype of the original."""
+    if is_plain(module, nn.GroupNorm):
+        return apply_moments(x, module.num_groups, module.weight, module.bias, module.eps, moments)
+    with GivenMoments(moments):
+        return cast(Tensor, module(x))
+
+
+def apply_moments(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    moments: Moments,
+) -> Tensor:
+    """``(x - mean) / sqrt(variance + eps) * weight + bias`` for ``N C h w``."""
+    mean, variance = moments.summary()
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    per_group = x.shape[1] // groups
+    scale = (variance + eps).rsqrt().repeat_interleave(per_group, dim=1)
+    mean = mean.repeat_interleave(per_group, dim=1)
+    if weight is not None:
+        scale = scale * weight.to(scale.dtype)
+    y = x.to(dtype) - as_channels(mean, x).to(dtype)
+    y.mul_(as_channels(scale, x).to(dtype))
+    if bias is not None:
+        y.add_(as_channels(bias.to(dtype), x))
+    autocast = torch.is_autocast_enabled(x.device.type) and x.device.type == "cuda"
+    return y if autocast else y.to(x.dtype)
+
+
+def as_channels(values: Tensor, x: Tensor) -> Tensor:
+    """``C`` or ``N C`` shaped to be broadcast over the plane of ``x``."""
+    return values.reshape(-1, x.shape[1], *(1,) * (x.dim() - 2))
+
+
+class GivenMoments(TorchFunctionMode):
+    """Inside, ``group_norm`` uses given statistics, with whatever weights reach it."""
+
+    def __init__(self, moments: Moments) -> None:
+        super().__init__()
+        self.moments = moments
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Replace the one function that matters, leave the others."""
+        kwargs = dict(kwargs or {})
+        if func is not F.group_norm:
+            return func(*args, **kwargs)
+        names = ("input", "num_groups", "weight", "bias", "eps")
+        given = {"weight": None, "bias": None, "eps": 1e-5, **dict(zip(names, args, strict=False))}
+        given |= kwargs
+        return apply_moments(
+            given["input"],
+            given["num_groups"],
+            given["weight"],
+            given["bias"],
+            given["eps"],
+            self.moments,
+        )
+
+
+def activated(module: nn.Module | None, x: Tensor) -> Tensor:
+    """The activation of a fresh tensor, in its place where that is the same."""
+    if module is None or isinstance(module, nn.Identity):
+        return x
+    if is_plain(module, nn.SiLU):
+        return F.silu(x, inplace=True)
+    return cast(Tensor, module(x))

@@ -1,0 +1,41 @@
+"""Where activations rest between the visits of their tiles."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .statistics import Moments
+from .steps import Shape
+from .window import Span
+
+
+class Plane:
+    """One value of a program, for one item of a batch: ``1 C [T] H W``, filled tile by tile."""
+
+    def __init__(self, shape: Shape, home: torch.device, tensor: Tensor | None = None) -> None:
+        self.shape = shape
+        self.home = home
+        self.tensor = tensor
+        self.moments: dict[int, Moments] = {}
+        """Statistics by number of groups, for the norms that read this plane."""
+
+    def read(self, rows: Span, cols: Span, device: torch.device) -> Tensor:
+        """A part, where it is worked on. Never to be written to."""
+        if self.tensor is None:
+            raise RuntimeError("a plane was read before it was written")
+        return self.tensor[..., slice(*rows), slice(*cols)].to(device)
+
+    def write(self, rows: Span, cols: Span, tile: Tensor) -> None:
+        """Put a tile in its place and count it in."""
+        whole = rows.size == self.shape.height and cols.size == self.shape.width
+        if whole and tile.device == self.home and tile.is_contiguous():
+            self.tensor = tile
+        else:
+            if self.tensor is None:
+                frames = () if self.shape.frames is None else (self.shape.frames,)
+                size = (1, self.shape.channels, *frames, self.shape.height, self.shape.width)
+                self.tensor = torch.empty(size, dtype=tile.dtype, device=self.home)
+            self.tensor[..., slice(*rows), slice(*cols)].copy_(tile)
+        for moments in self.moments.values():
+            moments.add(tile)

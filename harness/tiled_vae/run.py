@@ -1,0 +1,57 @@
+"""Running a program: segment by segment, each by its executor."""
+
+from __future__ import annotations
+
+from .attention import attend
+from .job import Job
+from .planes import Plane
+from .plan import Layout, Planner, Segment
+from .pull import pull
+from .push import push
+from .statistics import Moments
+from .steps import Attend, Norm, Value
+from .window import Span
+
+
+def execute(job: Job, parts: list[Segment], layout: Layout) -> Plane:
+    """Run all segments; the plane of the program's output is left."""
+    planner = Planner(job, layout, parts)
+    last_use: dict[Value, int] = {}
+    for number, part in enumerate(parts):
+        for value in part.sources:
+            last_use[value] = number
+    first = job.planes[0]
+    for groups in wanted_groups(job, 0):
+        moments = first.moments.setdefault(groups, Moments(groups))
+        shape = job.shapes[0]
+        moments.add(first.read(Span(0, shape.height), Span(0, shape.width), job.device))
+    for number, part in enumerate(parts):
+        home = job.device if part.output == job.program.output else job.home
+        plane = job.planes[part.output] = Plane(job.shapes[part.output], home)
+        plane.moments = {groups: Moments(groups) for groups in wanted_groups(job, part.output)}
+        step = part.steps[-1]
+        if isinstance(step, Attend):
+            attend(job, step, planner.bands(part.output))
+        elif part.carried:
+            push(job, part.steps, part.output, *planner.borders(part))
+        else:
+            pull(job, part.output, planner.cells(part))
+        for value in part.sources:
+            if last_use[value] == number:
+                del job.planes[value]
+    return job.planes[job.program.output]
+
+
+def wanted_groups(job: Job, value: Value) -> set[int]:
+    """Numbers of groups for which some norm needs statistics of a value."""
+    groups: set[int] = set()
+    for step in job.program.steps:
+        if value not in step.inputs:
+            continue
+        norm = step.norm if isinstance(step, Attend) else None
+        if isinstance(step, Norm):
+            norm = step.module
+        spatial = isinstance(step, Attend | Norm) and step.spatial
+        if spatial and norm is not None and norm not in job.given:
+            groups.add(int(norm.num_groups))  # type: ignore[arg-type]
+    return groups

@@ -1,0 +1,262 @@
+"""A coder as a short list of steps in single assignment: each makes one value of earlier ones.
+
+Value 0 is the input of the coder. Steps hold the coder's own modules; they never copy weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from .window import POINT, Window
+
+Value = int
+
+
+class Shape(NamedTuple):
+    """Of one item of a batch. ``frames`` is ``None`` where there is no frame axis."""
+
+    channels: int
+    frames: int | None
+    height: int
+    width: int
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return self.channels * (self.frames or 1) * self.height * self.width
+
+    def resized(self, rows: Window, cols: Window) -> Shape:
+        """The plane after a local operation."""
+        return self._replace(height=rows.length(self.height), width=cols.length(self.width))
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """Base of all steps."""
+
+    inputs: tuple[Value, ...]
+    output: Value
+
+    @property
+    def rows(self) -> Window:
+        """Dependence along the height."""
+        return POINT
+
+    @property
+    def cols(self) -> Window:
+        """Dependence along the width."""
+        return POINT
+
+    @property
+    def costly(self) -> bool:
+        """Whether it is worth keeping the result rather than computing it twice."""
+        return False
+
+    def shape(self, inputs: Sequence[Shape], clock: Clock) -> Shape:
+        """Shape of the output."""
+        del clock
+        return inputs[0].resized(self.rows, self.cols)
+
+
+class Clock(NamedTuple):
+    """What a step may ask about time: is there a cache, and what does a slot hold?"""
+
+    cached: bool
+    holds: Callable[[int], Tensor | str | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Conv(Step):
+    """A convolution over the plane; causal over time where it has a time axis.
+
+    ``slot`` is the place in the feature cache, counted from where the call starts; ``None`` for
+    a convolution that is never given a cache.
+    """
+
+    module: nn.Module
+    window_rows: Window
+    window_cols: Window
+    channels: int
+    slot: int | None = None
+    past: int = 0
+    """Frames of padding on the past side; 0 where time is not convolved."""
+    upsample: nn.Module | None = None
+    """A nearest upsampling by two that runs first; ``None`` with ``up`` set: interpolate."""
+
+    @property
+    def rows(self) -> Window:
+        """Dependence along the height."""
+        return self.window_rows
+
+    @property
+    def cols(self) -> Window:
+        """Dependence along the width."""
+        return self.window_cols
+
+    @property
+    def costly(self) -> bool:
+        """Convolutions are what costs."""
+        return True
+
+    def shape(self, inputs: Sequence[Shape], clock: Clock) -> Shape:
+        """Shape of the output: causal convolutions keep the number of frames."""
+        return super().shape(inputs, clock)._replace(channels=self.channels)
+
+
+@dataclass(frozen=True, eq=False)
+class Norm(Step):
+    """A norm and the activation after it."""
+
+    module: nn.Module
+    spatial: bool
+    """GroupNorm: statistics over the whole plane. Otherwise over channels alone."""
+    activation: nn.Module | None
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Step):
+    """The end of a residual block: ``(main + shortcut) / divisor``."""
+
+    divisor: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class TimeUp(Step):
+    """Two frames for one, but for the first frame of a clip. ``slot`` may hold ``"Rep"``."""
+
+    module: nn.Module
+    slot: int
+
+    @property
+    def costly(self) -> bool:
+        """It convolves."""
+        return True
+
+    def shape(self, inputs: Sequence[Shape], clock: Clock) -> Shape:
+        """Twice the frames once the slot is filled."""
+        frames = inputs[0].frames or 1
+        acts = clock.cached and clock.holds(self.slot) is not None
+        return inputs[0]._replace(frames=frames * 2 if acts else frames)
+
+
+@dataclass(frozen=True, eq=False)
+class TimeDown(Step):
+    """One frame for two, but for the first frame of a clip.
+
+    With ``deferring`` a lone frame waits in the slot after its own until the next call.
+    """
+
+    module: nn.Module
+    slot: int
+    deferring: bool = False
+
+    @property
+    def costly(self) -> bool:
+        """It convolves."""
+        return True
+
+    def shape(self, inputs: Sequence[Shape], clock: Clock) -> Shape:
+        """Half the frames once the slot is filled."""
+        frames = inputs[0].frames or 1
+        if clock.cached and clock.holds(self.slot) is not None:
+            frames = (frames + 1 - 3) // 2 + 1
+            waiting = clock.holds(self.slot + 1) if self.deferring else None
+            if isinstance(waiting, Tensor):
+                frames += waiting.shape[2]
+        return inputs[0]._replace(frames=frames)
+
+
+@dataclass(frozen=True, eq=False)
+class Reshuffle(Step):
+    """A shortcut that averages blocks of pixels, or spreads a pixel over a block (Wan 2.2)."""
+
+    module: nn.Module
+    window: Window
+    channels: int
+    factor_t: int
+    spreads: bool
+    first_chunk: bool
+
+    @property
+    def rows(self) -> Window:
+        """Dependence along the height."""
+        return self.window
+
+    @property
+    def cols(self) -> Window:
+        """Dependence along the width."""
+        return self.window
+
+    def shape(self, inputs: Sequence[Shape], clock: Clock) -> Shape:
+        """Channels, frames and plane change together."""
+        frames = inputs[0].frames or 1
+        if not self.spreads:
+            frames = -(-frames // self.factor_t)
+        elif self.first_chunk:
+            frames = frames * self.factor_t - (self.factor_t - 1)
+        else:
+            frames = frames * self.factor_t
+        return super().shape(inputs, clock)._replace(channels=self.channels, frames=frames)
+
+
+@dataclass(frozen=True, eq=False)
+class Attend(Step):
+    """Self-attention over the whole plane, frame by frame, beside a shortcut.
+
+    ``project`` maps a normalised band of rows to query, key and value; ``finish`` maps what was
+    attended back to a band. Both get and give ``N C h W``. ``heads`` split the channels.
+    """
+
+    norm: nn.Module | None
+    spatial: bool
+    project: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+    finish: Callable[[Tensor], Tensor]
+    heads: int
+    divisor: float = 1.0
+
+    @property
+    def costly(self) -> bool:
+        """It is computed once, over all pixels."""
+        return True
+
+
+@dataclass(frozen=True)
+class Program:
+    """All steps of a coder, in the order they run."""
+
+    steps: tuple[Step, ...]
+    slots: int
+    """Cache slots that one call moves over."""
+    joins: bool = True
+    """Whether a lone frame is kept together with the last frame of the slot before it."""
+    pairs: bool = False
+    """Whether the coder returns a list of pairs of frames (ComfyUI's Wan decoder)."""
+    defers: bool = False
+    """Whether the coder may keep a lone frame and return ``None`` (ComfyUI's Wan encoder)."""
+    patch: int = 1
+    """Image pixels that were folded into one pixel of the coder's image side."""
+    levels: tuple[float, ...] = field(default=())
+    """Scale of the plane of every value against the input's."""
+
+    @property
+    def output(self) -> Value:
+        """The value that the coder returns."""
+        return self.steps[-1].output
+
+    def shapes(self, first: Shape, clock: Clock) -> list[Shape]:
+        """Shape of every value when the input has shape ``first``."""
+        shapes = [first]
+        for step in self.steps:
+            shapes.append(step.shape([shapes[value] for value in step.inputs], clock))
+        return shapes
+
+    def with_levels(self) -> Program:
+        """Fill in ``levels``."""
+        levels = [1.0]
+        for step in self.steps:
+            levels.append(levels[step.inputs[0]] * step.rows.up / step.rows.stride)
+        return replace(self, levels=tuple(levels))
