@@ -1,0 +1,7 @@
+"""Never a vacuous pass: tiles really ran."""
+
+from harness.checks import check_tiles_ran
+
+
+def test_tiles_ran(observation, report):
+    report(check_tiles_ran(observation))

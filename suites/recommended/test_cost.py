@@ -1,0 +1,15 @@
+"""Tiling saves what it is there to save, and costs no more than it must."""
+
+from harness.checks import check_peak_vram, check_transfers, check_work
+
+
+def test_peak_vram(observation, report):
+    report(check_peak_vram(observation))
+
+
+def test_work(observation, report):
+    report(check_work(observation))
+
+
+def test_transfers(observation, report):
+    report(check_transfers(observation))

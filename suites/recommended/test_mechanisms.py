@@ -1,0 +1,7 @@
+"""Probes: which mechanism of the net the hook breaks."""
+
+from harness.checks import check_mechanism
+
+
+def test_mechanism(observation, report):
+    report(check_mechanism(observation))

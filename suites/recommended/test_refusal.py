@@ -1,0 +1,7 @@
+"""What is not claimed refuses or falls back, and never returns a wrong picture."""
+
+from harness.checks import check_refusal
+
+
+def test_refusal(observation, report):
+    report(check_refusal(observation))
