@@ -10,9 +10,9 @@ from importlib import resources
 
 from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale
 from harness.checks.finding import Grade
+from harness.checks.mechanism import EXPLANATION
 from harness.errors import UsageError
 from harness.families import FAMILIES, Family
-from harness.judge import EXPLANATION
 
 GRADES: Mapping[Grade, str] = {
     Grade.EXACT: (
