@@ -20,11 +20,11 @@ COMPOSITE = DispatchKey.CompositeImplicitAutograd
 Rule = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 
 
-class CountingMode(TorchDispatchMode):
+class CountingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts convolutions and FLOPs on one type of device, and what crosses to and from it."""
 
     def __init__(self, device_type: str, tally: Tally) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.tally = tally
         self.device_type = device_type
         self._rules: dict[int, Rule] = {}

@@ -16,7 +16,7 @@ from harness.errors import UsageError
 ALLOCATIONS = "allocation.all.allocated"
 """Key of ``torch.cuda.memory_stats``: allocations since the process began."""
 
-Tensors = dict[tuple[str, str], Tensor]
+Tensors = dict[str, Tensor]
 
 
 class CudaDevice:
@@ -42,7 +42,7 @@ class CudaDevice:
         self._capacity = capacity
         bf16 = {"bfloat16"} if torch.cuda.is_bf16_supported() else set()
         self.dtypes = frozenset({"float32", "float16"} | bf16)
-        self._placed: dict[int, tuple[nn.Module, dict[str, Tensor], dict[str, Tensor]]] = {}
+        self._placed: dict[int, tuple[nn.Module, Tensors, Tensors]] = {}
 
     def __enter__(self) -> CudaDevice:
         if self._capacity is not None:
@@ -58,8 +58,8 @@ class CudaDevice:
     def place(self, module: nn.Module) -> None:
         """Move parameters and buffers to the device."""
         for part in module.modules():
-            parameters = {k: p for k, p in part._parameters.items() if p is not None}
-            buffers = {k: b for k, b in part._buffers.items() if b is not None}
+            parameters: Tensors = {k: p for k, p in part._parameters.items() if p is not None}
+            buffers: Tensors = {k: b for k, b in part._buffers.items() if b is not None}
             self._placed.setdefault(id(part), (part, parameters, buffers))
         module.to(self.torch_device)
 

@@ -21,9 +21,9 @@ from torch import Tensor
 from torch._C import DispatchKey
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.device.ledger import Ledger
+from harness.device.ledger import Block, Ledger
 from harness.device.opcount import counter_of
-from harness.device.tensor import HOST, SimTensor, become, mixed_devices, wrap
+from harness.device.tensor import HOST, SimTensor, become, is_alias_of, mixed_devices, wrap
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
@@ -47,11 +47,11 @@ RESHAPING = [
 COMPOSITE = DispatchKey.CompositeImplicitAutograd
 
 
-class Accelerator(TorchDispatchMode):
+class Accelerator(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The dispatch mode of one opened device: every operation in its scope comes through here."""
 
     def __init__(self, ledger: Ledger, special: Callable[[Accelerator], dict[Any, Rule]]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = ledger
         self._rules: dict[int, Rule] = {}
         self._functions: list[Any] = []
@@ -179,12 +179,26 @@ def _comes_first(sim: SimTensor, args: Args) -> bool:
     return True
 
 
+def takes_one_tensor(func: Any) -> bool:
+    """Whether an operation's first argument is its only tensor."""
+    kinds = ["Tensor" in str(argument.type) for argument in func._schema.arguments]
+    return kinds[:1] == [True] and not any(kinds[1:])
+
+
 def _fresh(accelerator: Accelerator, func: Any) -> Rule:
     ledger = accelerator.ledger
     op = func._op
     unwrap = unwrapper(func)
     count = counter_of(func)
-    is_alias = torch._C._is_alias_of
+
+    def finish(out: Any, sim: SimTensor) -> Any:
+        if type(out) is Tensor:
+            if is_alias_of(out, sim._inner):
+                return wrap(out, sim._block)
+            return wrap(out, ledger.allocate(out.nbytes))
+        if isinstance(out, (tuple, list)):
+            return type(out)([_own(ledger, part) for part in out])
+        return out
 
     def rule(args: Args, kwargs: Kwargs) -> Any:
         inner, plain, sim = unwrap(args, kwargs)
@@ -193,35 +207,42 @@ def _fresh(accelerator: Accelerator, func: Any) -> Rule:
         out = op(*inner, **plain)
         if count is not None:
             count(ledger.tally, inner, plain, out)
-        if type(out) is Tensor:
-            if is_alias(out, sim._inner):
-                return wrap(out, sim._block)
-            return wrap(out, ledger.allocate(out.nbytes))
-        if isinstance(out, (tuple, list)):
-            return type(out)(
-                [
-                    wrap(part, ledger.allocate(part.nbytes)) if isinstance(part, Tensor) else part
-                    for part in out
-                ]
-            )
-        return out
+        return finish(out, sim)
 
-    return rule
+    def rule_of_one(args: Args, kwargs: Kwargs) -> Any:
+        if not args or type(args[0]) is not SimTensor:
+            return rule(args, kwargs)
+        sim = args[0]
+        return finish(op(sim._inner, *args[1:], **kwargs), sim)
+
+    return rule_of_one if takes_one_tensor(func) and count is None else rule
 
 
 def _view(func: Any) -> Rule:
     op = func._op
     unwrap = unwrapper(func)
+    alone = takes_one_tensor(func)
+    inferring = torch.is_inference_mode_enabled
 
-    def rule(args: Args, kwargs: Kwargs) -> Any:
-        inner, plain, sim = unwrap(args, kwargs)
-        if sim is None:
-            return op(*args, **kwargs)
-        out = op(*inner, **plain)
-        block = sim._block
+    def look(out: Any, block: Block) -> Any:
         if isinstance(out, Tensor):
             return wrap(out, block)
         return type(out)([wrap(part, block) for part in out])
+
+    def finish(out: Any, sim: SimTensor) -> Any:
+        if inferring() and not sim.is_inference():
+            # A view of an ordinary tensor stays ordinary in inference mode, as PyTorch has it.
+            with torch._C._InferenceMode(False):
+                return look(out, sim._block)
+        return look(out, sim._block)
+
+    def rule(args: Args, kwargs: Kwargs) -> Any:
+        if alone and args and type(args[0]) is SimTensor:
+            return finish(op(args[0]._inner, *args[1:], **kwargs), args[0])
+        inner, plain, sim = unwrap(args, kwargs)
+        if sim is None:
+            return op(*args, **kwargs)
+        return finish(op(*inner, **plain), sim)
 
     return rule
 
@@ -341,40 +362,31 @@ def is_accelerator(device: torch.device) -> bool:
     """Whether a device is the simulated one.
 
     Raises:
-        RuntimeError: for a CUDA device other than the first, as on a machine with one GPU.
+        torch.AcceleratorError: for a CUDA device other than the first, as where there is one GPU.
     """
     if device.type != "cuda":
         return False
     if device.index:
-        raise (
-            torch.AcceleratorError("CUDA error: invalid device ordinal")
-            if hasattr(torch, "AcceleratorError")
-            else RuntimeError("CUDA error: invalid device ordinal")
-        )
+        raise torch.AcceleratorError("CUDA error: invalid device ordinal")
     return True
 
 
 def _composed(accelerator: Accelerator, func: Any, takes_device: bool) -> Rule:
     op = func._op
-    unwrap = unwrapper_of_any(func)
 
     def rule(args: Args, kwargs: Kwargs) -> Any:
-        if not takes_device and not unwrap(args, kwargs):
+        if not takes_device and not any_on_device(args, kwargs):
             return op(*args, **kwargs)
         return accelerator.compose(func, args, kwargs)
 
     return rule
 
 
-def unwrapper_of_any(func: Any) -> Callable[[Args, Kwargs], bool]:
-    """What tells whether any argument is a tensor on the device."""
-
-    def present(args: Args, kwargs: Kwargs) -> bool:
-        for arg in (*args, *kwargs.values()):
-            if type(arg) is SimTensor:
-                return True
-            if type(arg) in (list, tuple) and any(type(part) is SimTensor for part in arg):
-                return True
-        return False
-
-    return present
+def any_on_device(args: Args, kwargs: Kwargs) -> bool:
+    """Whether any argument is a tensor on the device."""
+    for arg in (*args, *kwargs.values()):
+        if type(arg) is SimTensor:
+            return True
+        if type(arg) in (list, tuple) and any(type(part) is SimTensor for part in arg):
+            return True
+    return False

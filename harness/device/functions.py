@@ -1,5 +1,6 @@
 """What must be caught before PyTorch's C++ front looks for a CUDA device that is not there."""
 
+# ruff: noqa: ARG005 - the signatures are those of PyTorch
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from harness.device.dispatch import Accelerator
 from harness.device.tensor import DEVICE, SimTensor, set_data
-from harness.device.transfers import attend, is_pinned, pin
+from harness.device.transfers import attention_of, is_pinned, pin
 
 Handler = Callable[..., Any]
 
@@ -51,24 +52,16 @@ def _handlers(accelerator: Accelerator) -> dict[Any, Handler]:
     }
 
 
-def attention_of(accelerator: Accelerator) -> Handler:
-    """``scaled_dot_product_attention`` for one accelerator."""
-
-    def scaled_dot_product_attention(*args: Any, **kwargs: Any) -> Tensor:
-        return attend(accelerator, *args, **kwargs)  # type: ignore[no-any-return]
-
-    return scaled_dot_product_attention
-
-
 def with_index(device: Any) -> Any:
     """A device as PyTorch's C++ front can take it here: ``cuda`` becomes ``cuda:0``."""
+    place: Any = device
     if isinstance(device, int) and not isinstance(device, bool):
-        return torch.device("cuda", device)
-    if isinstance(device, str):
-        device = torch.device(device)
-    if isinstance(device, torch.device) and device.type == "cuda" and device.index is None:
+        place = torch.device("cuda", device)
+    elif isinstance(device, str):
+        place = torch.device(device)
+    if isinstance(place, torch.device) and place.type == "cuda" and place.index is None:
         return DEVICE
-    return device
+    return place
 
 
 def _to(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -96,7 +89,7 @@ def _pin_memory(tensor: Tensor) -> Tensor:
 def _nonzero(tensor: Tensor, *, out: Tensor | None = None, as_tuple: bool = False) -> Any:
     if out is not None:
         return torch.ops.aten.nonzero.out(tensor, out=out)
-    return tensor.nonzero(as_tuple=as_tuple)
+    return tensor.nonzero(as_tuple=True) if as_tuple else tensor.nonzero()
 
 
 def _set_data(tensor: Tensor, new: Tensor) -> None:

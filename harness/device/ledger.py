@@ -41,12 +41,6 @@ class Tally:
         for convolution, times in other.convolutions.items():
             self.convolutions[convolution] = self.convolutions.get(convolution, 0) + times
 
-    def count_convolution(self, weight: tuple[int, ...], out: tuple[int, ...]) -> None:
-        """A convolution with a weight of this shape wrote an output of that shape."""
-        height = out[-2] if len(out) > 3 else 1
-        key = Convolution(weight, (height, out[-1]))
-        self.convolutions[key] = self.convolutions.get(key, 0) + 1
-
 
 class Peak:
     """The highest number of live bytes since some moment."""

@@ -2,60 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
 from harness.device.ledger import Tally
+from harness.device.meter import Convolution
 
 aten = torch.ops.aten
 
-CONVOLUTIONS = frozenset(
-    {
-        aten.convolution,
-        aten._convolution,
-        aten.convolution_overrideable,
-        aten.cudnn_convolution,
-        aten._slow_conv2d_forward,
-    }
-)
-
-Count = Callable[[Tally, tuple[Any, ...], Mapping[str, Any], Any], None]
+Args = Sequence[Any]
+Count = Callable[[Tally, Args, Mapping[str, Any], Any], None]
 """Called with the tally, the arguments and the output of an operation that has just run."""
+
+CONVOLUTIONS = (aten.convolution, aten._convolution, aten.convolution_overrideable)
+"""Operations with ``input, weight, bias, stride, padding, dilation, transposed`` in front."""
+
+PRODUCTS = (aten.mm.default, aten.bmm.default)
+"""Products of two matrices, whose FLOPs hang on their shapes alone."""
 
 
 def counter_of(func: Any) -> Count | None:
     """How to count an operation, or ``None`` where there is nothing to count.
 
-    ``func`` is an overload such as ``aten.mm.default``. FLOPs come from the same formulas that
+    ``func`` is an overload such as ``aten.mm.default``. FLOPs come from the formulas that
     ``FlopCounterMode`` uses; a formula is evaluated once for each set of shapes.
     """
     packet = getattr(func, "_overloadpacket", None)
     formula = flop_registry.get(packet)
     if formula is None:
         return None
-    known: dict[Any, int] = {}
-    convolves = packet in CONVOLUTIONS
+    if packet in CONVOLUTIONS:
+        return _convolution_counter(formula)
+    if func in PRODUCTS:
+        return _product_counter(formula)
 
-    def count(tally: Tally, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
-        key = tuple([_shape(arg) for arg in args])
-        flops = known.get(key) if not kwargs else None
-        if flops is None:
-            flops = int(formula(*args, **kwargs, out_val=out))
-            if not kwargs:
-                known[key] = flops
-        tally.flops += flops
-        if convolves:
-            tally.count_convolution(tuple(args[1].shape), tuple(out.shape))
+    def count(tally: Tally, args: Args, kwargs: Mapping[str, Any], out: Any) -> None:
+        tally.flops += int(formula(*args, **kwargs, out_val=out))
 
     return count
 
 
-def _shape(arg: Any) -> Any:
-    """What of an argument a FLOP formula looks at, as part of a key."""
-    if isinstance(arg, Tensor):
-        return arg.shape
-    return tuple(arg) if isinstance(arg, list) else arg
+def _product_counter(formula: Callable[..., Any]) -> Count:
+    known: dict[Any, int] = {}
+
+    def count(tally: Tally, args: Args, kwargs: Mapping[str, Any], out: Any) -> None:
+        key = (args[0].shape, args[1].shape)
+        flops = known.get(key)
+        if flops is None:
+            flops = known[key] = int(formula(*args, **kwargs, out_val=out))
+        tally.flops += flops
+
+    return count
+
+
+def _convolution_counter(formula: Callable[..., Any]) -> Count:
+    known: dict[Any, tuple[int, Convolution]] = {}
+
+    def count(tally: Tally, args: Args, kwargs: Mapping[str, Any], out: Any) -> None:
+        shape, weight = out.shape, args[1].shape
+        # The formula looks at these alone; stride, padding and groups show in the shapes.
+        key = (args[0].shape, weight, shape, args[6])
+        entry = known.get(key)
+        if entry is None:
+            plane = (shape[-2] if len(shape) > 3 else 1, shape[-1])
+            flops = int(formula(*args, **kwargs, out_val=out))
+            entry = known[key] = (flops, Convolution(tuple(weight), plane))
+        tally.flops += entry[0]
+        convolutions = tally.convolutions
+        convolutions[entry[1]] = convolutions.get(entry[1], 0) + 1
+
+    return count

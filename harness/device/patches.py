@@ -1,5 +1,6 @@
 """Stand-ins for ``torch.cuda``, answered from the books of a simulated accelerator."""
 
+# ruff: noqa: ARG001, ARG002, ARG005 - the signatures are those of torch.cuda
 from __future__ import annotations
 
 import contextlib

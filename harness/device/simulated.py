@@ -9,15 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from harness.device.dispatch import Accelerator
-from harness.device.functions import Front, attention_of
+from harness.device.functions import Front
 from harness.device.ledger import Block, Ledger
 from harness.device.meter import Reading
 from harness.device.patches import is_simulated, out_of_memory, patched
 from harness.device.tensor import DEVICE, SimTensor, wrap
-from harness.device.transfers import special_rules
+from harness.device.transfers import attention_of, special_rules
 
 TOTAL = 24 * 2**30
 """Bytes of memory that are reported where no capacity is set; nothing is refused then."""
+
+
+Tensors = dict[str, Tensor]
 
 
 class SimulatedDevice:
@@ -41,7 +44,7 @@ class SimulatedDevice:
         self._ledger = Ledger(capacity, total, out_of_memory)
         self._stack: ExitStack | None = None
         self._entered = False
-        self._placed: dict[int, tuple[nn.Module, dict[str, Tensor], dict[str, Tensor]]] = {}
+        self._placed: dict[int, tuple[nn.Module, Tensors, Tensors]] = {}
 
     def __enter__(self) -> SimulatedDevice:
         if self._entered:
@@ -102,8 +105,8 @@ class SimulatedDevice:
         for part in module.modules():
             if id(part) in self._placed:
                 continue
-            parameters = {k: p for k, p in part._parameters.items() if p is not None}
-            buffers = {k: b for k, b in part._buffers.items() if b is not None}
+            parameters: Tensors = {k: p for k, p in part._parameters.items() if p is not None}
+            buffers: Tensors = {k: b for k, b in part._buffers.items() if b is not None}
             if not parameters and not buffers:
                 continue
             self._placed[id(part)] = (part, parameters, buffers)
@@ -127,7 +130,7 @@ class SimulatedDevice:
             blocks[storage._cdata] = block
         placed = wrap(tensor.detach(), block)
         if isinstance(tensor, nn.Parameter):
-            placed._is_param = True  # type: ignore[attr-defined]
+            placed._is_param = True
             placed._wants_grad = tensor.requires_grad
         tensors[id(tensor)] = placed
         return placed

@@ -1,7 +1,10 @@
 """The tensor of a simulated accelerator: says it is on ``cuda:0``, keeps its numbers on the CPU."""
 
+# ruff: noqa: D102, ARG002 - methods of torch.Tensor, documented there
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
@@ -13,6 +16,8 @@ DEVICE = torch.device("cuda", 0)
 HOST = torch.device("cpu")
 
 _base_data = Tensor.data
+
+is_alias_of: Callable[[Tensor, Tensor], bool] = torch._C._is_alias_of  # type: ignore[attr-defined]
 
 
 class SimTensor(Tensor):
@@ -27,10 +32,10 @@ class SimTensor(Tensor):
     _block: Block
     _wants_grad: bool
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         # Reached where the mode of the device is not on top: inside one of its own operations, on
@@ -43,9 +48,9 @@ class SimTensor(Tensor):
         inner = self._inner
         ledger = self._block.ledger
         plain, moved, _ = plain_key(key)
-        with torch._C._DisableTorchDispatch():
+        with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
             out = inner[plain]
-        if torch._C._is_alias_of(out, inner):
+        if is_alias_of(out, inner):
             return wrap(out, self._block)
         ledger.tally.host_to_device += moved
         return wrap(out, ledger.allocate(out.nbytes))
@@ -103,7 +108,7 @@ class SimTensor(Tensor):
     # -- the flag, without the graph ----------------------------------------------------------
 
     @property
-    def requires_grad(self) -> bool:  # type: ignore[override]
+    def requires_grad(self) -> bool:
         return self._wants_grad
 
     @requires_grad.setter
@@ -115,7 +120,7 @@ class SimTensor(Tensor):
         return self
 
     @property
-    def data(self) -> Tensor:  # type: ignore[override]
+    def data(self) -> Tensor:
         return wrap(self._inner.detach(), self._block)
 
     @data.setter
@@ -147,14 +152,14 @@ class SimTensor(Tensor):
         return int(self.item())
 
     def __index__(self) -> int:
-        return self.item().__index__()  # type: ignore[no-any-return]
+        return operator.index(self.item())  # type: ignore[arg-type]
 
     def __complex__(self) -> complex:
         return complex(self.item())
 
     # -- for people ---------------------------------------------------------------------------
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
             text = repr(self._inner.detach())
         flag = ", requires_grad=True" if self._wants_grad else ""
@@ -170,7 +175,7 @@ class SimTensor(Tensor):
             copy = self.clone()
             copy._wants_grad = self._wants_grad  # type: ignore[attr-defined]
             if getattr(self, "_is_param", False):
-                copy._is_param = True  # type: ignore[attr-defined]
+                copy._is_param = True
             memo[id(self)] = copy
         return memo[id(self)]  # type: ignore[no-any-return]
 
@@ -224,34 +229,40 @@ def set_data(tensor: Tensor, new: Tensor) -> None:
     twin: Tensor
     if type(new) is SimTensor:
         twin = wrap(new._inner.detach(), new._block)
-        twin._is_param = is_parameter  # type: ignore[attr-defined]
+        twin._is_param = is_parameter
         twin.requires_grad = tensor.requires_grad
     elif is_parameter:
         twin = torch.nn.Parameter(new.detach(), requires_grad=tensor.requires_grad)
     else:
         twin = new.detach()
-    torch.utils.swap_tensors(tensor, twin)
+    torch.utils.swap_tensors(tensor, twin)  # type: ignore[no-untyped-call]
 
 
 def plain_key(key: Any) -> tuple[Any, int, bool]:
     """A key for the inner tensor, the bytes of indices to be moved, whether a tensor indexes."""
-    if not isinstance(key, tuple):
-        key = (key,)
     moved = 0
     advanced = False
-    plain = []
-    for part in key:
-        if type(part) is SimTensor:
+    parts = key if type(key) is tuple else (key,)
+    plain: list[Any] | None = None
+    for i, part in enumerate(parts):
+        kind = type(part)
+        if kind is slice:
+            if SimTensor not in (type(part.start), type(part.stop), type(part.step)):
+                continue
+            part = slice(*map(_plain_bound, (part.start, part.stop, part.step)))
+        elif kind is SimTensor:
             advanced = True
             part = part._inner
-        elif isinstance(part, Tensor):
-            advanced = True
-            if part.dim():
-                moved += part.nbytes
-        elif type(part) is slice:
-            part = slice(*(_plain_bound(bound) for bound in (part.start, part.stop, part.step)))
-        plain.append(part)
-    return tuple(plain), moved, advanced
+        else:
+            if isinstance(part, Tensor):
+                advanced = True
+                if part.dim():
+                    moved += part.nbytes
+            continue
+        if plain is None:
+            plain = list(parts)
+        plain[i] = part
+    return parts if plain is None else tuple(plain), moved, advanced
 
 
 def _plain_bound(bound: Any) -> Any:

@@ -5,8 +5,10 @@ is converted to the target's dtype on the host first, one to the host afterwards
 target are not laid out alike, a contiguous temporary is made on the device.
 """
 
+# ruff: noqa: ARG001, ARG005 - every rule is called alike
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -198,42 +200,48 @@ def _indices(accelerator: Accelerator, indices: Any) -> list[Any]:
 
 
 def _attention(accelerator: Accelerator) -> Rule:
+    attend = attention_of(accelerator)
+
     def rule(args: Args, kwargs: Kwargs) -> Any:
-        return attend(accelerator, *args, **kwargs)
+        return attend(*args, **kwargs)
 
     return rule
 
 
-def attend(
-    accelerator: Accelerator,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Any:
+def attention_of(accelerator: Accelerator) -> Callable[..., Any]:
     """``scaled_dot_product_attention`` by the kernel that the CPU would choose.
 
     PyTorch chooses by device, and would choose another one for CUDA in a build without it.
     """
-    func = aten.scaled_dot_product_attention.default
-    options = {"scale": scale, "enable_gqa": enable_gqa}
-    given = (query, key, value, attn_mask, dropout_p, is_causal)
-    inner, _, sim = unwrapper(func)(given, {})
-    if sim is None:
-        return func._op(*given, **options)
-    choice = torch._fused_sdp_choice(*inner, **options)
-    if choice != FLASH:
-        math = aten._scaled_dot_product_attention_math.default
-        plain = (*given[:3], _additive(attn_mask, query), dropout_p, is_causal, None)
-        return accelerator.compose(math, plain, options)[0]
+    whole = aten.scaled_dot_product_attention.default
     fused = aten._scaled_dot_product_flash_attention_for_cpu.default
-    mask = {"attn_mask": _additive(attn_mask, query), "scale": scale}
-    return accelerator.perform(fused, (query, key, value, dropout_p, is_causal), mask)[0]
+    math = aten._scaled_dot_product_attention_math.default
+    unwrap = unwrapper(whole)
+
+    def scaled_dot_product_attention(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Any:
+        options: dict[str, Any] = {"scale": scale, "enable_gqa": enable_gqa}
+        given: tuple[Any, ...] = (query, key, value, attn_mask, dropout_p, is_causal)
+        inner, _, sim = unwrap(given, {})
+        if sim is None:
+            return whole(*given, **options)
+        mask = _additive(attn_mask, query)
+        if torch._fused_sdp_choice(*inner, **options) == FLASH:
+            given = (query, key, value, dropout_p, is_causal)
+            return accelerator.perform(fused, given, {"attn_mask": mask, "scale": scale})[0]
+        given = (query, key, value, mask, dropout_p, is_causal, None)
+        with torch._C.DisableTorchFunction():
+            return accelerator.compose(math, given, options)[0]
+
+    return scaled_dot_product_attention
 
 
 def _additive(mask: Tensor | None, query: Tensor) -> Tensor | None:
