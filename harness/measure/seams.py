@@ -240,21 +240,23 @@ def _ridges(moved: Tensor, picture: Tensor, least: float, tile: int) -> list[_Fo
         return []
     profile = _rms(moved).median(dim=0).values
     lively = torch.nn.functional.pad(_rms(picture.diff(dim=-1)).median(dim=0).values, (0, 1))
-    found: list[_Found] = []
-    for x in range(far, width - far):
-        sides = [slice(x - far, x - near + 1), slice(x + near, x + far + 1)]
-        beside = max(float(profile[side].max()) for side in sides)
-        value = float(profile[x])
-        if (
-            value < least
-            or value < CONTRAST * beside
-            or value < float(profile[x - 1 : x + 2].max())
-        ):
-            continue
-        calm = max(float(lively[side].max()) for side in sides)
-        if float(lively[x - 1 : x + 2].max()) <= 2 * calm or calm == 0:
-            found.append((x, 0, height, value, beside))
-    return found
+    beside = _sides(profile, near, far)
+    middle = profile[far : width - far]
+    peak = middle >= torch.nn.functional.max_pool1d(profile[None], 3, 1, 1)[0, far : width - far]
+    calm = _sides(lively, near, far)
+    edge = torch.nn.functional.max_pool1d(lively[None], 3, 1, 1)[0, far : width - far]
+    hit = (middle >= least) & (middle >= CONTRAST * beside) & peak & (edge <= 2 * calm)
+    return [
+        (far + x, 0, height, float(middle[x]), float(beside[x]))
+        for x in hit.nonzero().flatten().tolist()
+    ]
+
+
+def _sides(profile: Tensor, near: int, far: int) -> Tensor:
+    """The largest value from ``near`` to ``far`` on both sides, for all but the outer ``far``."""
+    runs = profile.unfold(0, far - near + 1, 1).amax(dim=-1)
+    inner = profile.shape[0] - 2 * far
+    return torch.maximum(runs[:inner], runs[far + near : far + near + inner])
 
 
 class _Bands:
