@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from .caches import Caches, ItemCaches
+from .conversation import check_shapes, conversation
 from .errors import TilingError, UnknownCoderError
+from .estimate import estimated
 from .job import Job
 from .plan import CARRY, REST, Layout, segments
 from .planes import Plane
@@ -76,18 +78,16 @@ class VAEHook:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the coder's own forward would return for the same arguments."""
-        original = self.original()
-        call = bound(original, args, kwargs)
         try:
-            if call is None:
-                raise UnknownCoderError("it was called with arguments that are not known here")
+            call = bound(self.net, args, kwargs)
             check_input(call.x)
             program = translate(self.net, self.is_decoder, call.first_chunk)
             with torch.no_grad():
                 return self.tiled(program, call)
         except UnknownCoderError as reason:
             self.say(str(reason))
-        return original(*args, **kwargs)
+        # Outside of the handler: what the attempt left must not be kept alive by its traceback.
+        return self.original()(*args, **kwargs)
 
     def original(self) -> Callable[..., Any]:
         """The forward that the hook stands for."""
@@ -103,36 +103,53 @@ class VAEHook:
             logger.warning("%s runs untiled: %s", type(self.net).__name__, reason)
 
     def tiled(self, program: Program, call: Call) -> Any:
-        """Run the program on every item of the batch."""
+        """Run the program on every item of the batch, and move the caller's cache on."""
         x = call.x
         device = working_device(self.net, x)
-        home = device if self.to_gpu else torch.device("cpu")
         caches = Caches(call.feat_cache, call.feat_idx[0], torch.device("cpu"))
         caches.check(program.slots)
         shape = Shape(x.shape[1], x.shape[2] if x.dim() == 5 else None, *x.shape[-2:])
         shapes = program.shapes(shape, caches.clock)
+        manner = conversation(program, shapes, caches, call.final)
+        program, shapes = manner.program, shapes[: len(manner.program.steps) + 1]
+        check_shapes(program, shapes)
+        layout = self.layout(program, x)
         batch = x.shape[0]
         out: Tensor | None = None
         for item in range(batch):
             job = Job(
-                program, shapes, device, home, ItemCaches(caches, item, batch), self.skip_zeros
+                program,
+                shapes,
+                device,
+                device if self.to_gpu else torch.device("cpu"),
+                ItemCaches(caches, item, batch),
+                self.skip_zeros,
             )
             if self.progress is not None:
                 job.visit = Counter(self.progress)
-            job.planes[0] = Plane(shape, x.device, x[item : item + 1])
-            parts = segments(program, self.chosen(), job.given)
-            plane = execute(job, parts, self.layout(program, x))
-            tile = plane.read(Span(0, plane.shape.height), Span(0, plane.shape.width), x.device)
+            tile = self.item(job, x[item : item + 1], layout)
             if batch == 1:
                 out = tile
-            else:
-                if out is None:
-                    out = tile.new_empty((batch, *tile.shape[1:]))
-                out[item : item + 1].copy_(tile)
+                break
+            if out is None:
+                out = tile.new_empty((batch, *tile.shape[1:]))
+            out[item : item + 1].copy_(tile)
+        assert out is not None
+        result = manner.answer(out, caches)
         caches.commit()
         if caches.cached:
-            call.feat_idx[0] += program.slots
-        return out
+            call.feat_idx[0] += manner.moved
+        return result
+
+    def item(self, job: Job, x: Tensor, layout: Layout) -> Tensor:
+        """Run the program on one item."""
+        if self.fast or self.color_fix:
+            job.given = estimated(job.program, x, layout.tile, job.device, self.color_fix)
+        parts = segments(job.program, self.chosen(), job.given)
+        job.planes[0] = Plane(job.shapes[0], x.device, x)
+        plane = execute(job, parts, layout)
+        whole = Span(0, plane.shape.height), Span(0, plane.shape.width)
+        return plane.read(*whole, x.device)
 
     def chosen(self) -> str:
         """How steps are run."""
@@ -184,25 +201,30 @@ class Counter:
         self.tell(self.count)
 
 
-def bound(forward: Callable[..., Any], args: Any, kwargs: Any) -> Call | None:
-    """Arguments by name, as ``forward`` would see them; ``None`` if there are unknown ones."""
+def bound(net: nn.Module, args: Any, kwargs: Any) -> Call:
+    """Arguments by name, as the coder's class would see them.
+
+    Defaults are the class's own: a caller that gives a cache but no index shares the default
+    index with the original, for better or worse.
+    """
     try:
-        given = inspect.signature(forward).bind(*args, **kwargs)
-    except TypeError:
-        return None
+        given = inspect.signature(type(net).forward).bind(net, *args, **kwargs)
+    except TypeError as error:
+        raise UnknownCoderError(f"it was called in an unknown way ({error})") from error
     given.apply_defaults()
     names = dict(given.arguments)
-    first = next(iter(names), None)
-    x = names.pop(first) if first is not None else None
-    if not isinstance(x, Tensor):
-        return None
-    cache = names.pop("feat_cache", None)
-    index = names.pop("feat_idx", None)
-    first_chunk = bool(names.pop("first_chunk", None))
-    final = bool(names.pop("final", None))
-    if any(value is not None and value != () and value != {} for value in names.values()):
-        return None
-    if index is None:
+    positional = list(names.pop("args", ()))
+    names |= names.pop("kwargs", {})
+    names.pop(next(iter(names)))
+    x = names.pop(next(iter(names))) if names else None
+    if not isinstance(x, Tensor) or positional:
+        raise UnknownCoderError("it was called without a tensor to work on")
+    cache, index = names.pop("feat_cache", None), names.pop("feat_idx", None)
+    first_chunk, final = bool(names.pop("first_chunk", None)), bool(names.pop("final", None))
+    others = [name for name, value in names.items() if value is not None]
+    if others:
+        raise UnknownCoderError(f"it was called with {', '.join(others)}")
+    if not isinstance(index, list):
         index = [0]
     return Call(x, cache, index, first_chunk, final)
 

@@ -33,8 +33,12 @@ class Job:
     skip_zeros: bool = False
     given: Mapping[nn.Module, Moments] = field(default_factory=dict)
     """Statistics known beforehand, by norm."""
+    seen: dict[nn.Module, Moments] = field(default_factory=dict)
+    """Statistics that norms were given in this run."""
     visit: Callable[[], None] = lambda: None
     """Called after each tile; may raise to stop."""
+    lodging: int = 0
+    """Bytes that planes may take on the device beside the tiles."""
     planes: dict[Value, Plane] = field(default_factory=dict)
 
     def moments(self, module: nn.Module, spatial: bool, value: Value) -> Moments | None:
@@ -43,7 +47,9 @@ class Job:
             return None
         if module in self.given:
             return self.given[module]
-        return self.planes[value].moments[int(module.num_groups)]  # type: ignore[arg-type]
+        moments = self.planes[value].moments[int(module.num_groups)]  # type: ignore[arg-type]
+        self.seen[module] = moments
+        return moments
 
     def compute(self, step: Step, box: list[Tensor], rows: Span, cols: Span) -> Tensor:
         """Outputs ``rows`` x ``cols`` of a step from exactly the pixels they depend on.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+
 from .attention import attend
 from .job import Job
-from .planes import Plane
 from .plan import Layout, Planner, Segment
+from .planes import Plane
 from .pull import pull
 from .push import push
 from .statistics import Moments
@@ -26,8 +28,7 @@ def execute(job: Job, parts: list[Segment], layout: Layout) -> Plane:
         shape = job.shapes[0]
         moments.add(first.read(Span(0, shape.height), Span(0, shape.width), job.device))
     for number, part in enumerate(parts):
-        home = job.device if part.output == job.program.output else job.home
-        plane = job.planes[part.output] = Plane(job.shapes[part.output], home)
+        plane = job.planes[part.output] = Plane(job.shapes[part.output], home_of(job, part))
         plane.moments = {groups: Moments(groups) for groups in wanted_groups(job, part.output)}
         step = part.steps[-1]
         if isinstance(step, Attend):
@@ -40,6 +41,21 @@ def execute(job: Job, parts: list[Segment], layout: Layout) -> Plane:
             if last_use[value] == number:
                 del job.planes[value]
     return job.planes[job.program.output]
+
+
+def home_of(job: Job, part: Segment) -> torch.device:
+    """Where the plane of a segment rests: on the device where there is room for it."""
+    if part.output == job.program.output or job.home == job.device:
+        return job.device
+    first = job.planes.get(0)
+    width = 4 if first is None or first.tensor is None else first.tensor.element_size()
+    taken = sum(
+        plane.shape.elements
+        for value, plane in job.planes.items()
+        if value and plane.home == job.device
+    )
+    wanted = (taken + job.shapes[part.output].elements) * width
+    return job.device if wanted <= job.lodging else job.home
 
 
 def wanted_groups(job: Job, value: Value) -> set[int]:

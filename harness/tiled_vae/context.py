@@ -1,0 +1,87 @@
+"""Tiling for a whole VAE, as long as a context is open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from .errors import TilingError, UnknownCoderError
+from .hook import VAEHook
+from .translate import translate
+
+
+@contextmanager
+def tiled(
+    vae: Any,
+    tile_size: int = 512,
+    *,
+    encode: bool = True,
+    decode: bool = True,
+    fast: bool = False,
+    color_fix: bool = False,
+    **settings: Any,
+) -> Iterator[tuple[VAEHook, ...]]:
+    """Inside, ``vae.encode`` and ``vae.decode`` run tile by tile, with the same result.
+
+    ``tile_size`` is in image pixels, for both directions; ``settings`` are those of `VAEHook`
+    (``min_tile_size`` in image pixels as well). The VAE is as before when the context ends,
+    however it ends. Raises `TilingError` for something that is no VAE, or is tiled already.
+    """
+    coders = coders_of(vae)
+    wanted = [(net, dec) for net, dec in coders if (decode if dec else encode)]
+    hooks: list[VAEHook] = []
+    undo: list[tuple[nn.Module, dict[str, Any]]] = []
+    try:
+        for net, is_decoder in wanted:
+            if isinstance(net.__dict__.get("forward"), VAEHook):
+                raise TilingError(f"this {type(net).__name__} is tiled already")
+            unit = ratio_of(net) if is_decoder else 1
+            sizes = {"tile_size": max(tile_size // unit, 1)}
+            if settings.get("min_tile_size") is not None:
+                sizes["min_tile_size"] = max(settings["min_tile_size"] // unit, 1)
+            hook = VAEHook(
+                net,
+                is_decoder=is_decoder,
+                fast_decoder=fast,
+                fast_encoder=fast,
+                color_fix=color_fix,
+                **{**settings, **sizes},
+            )
+            names = ("forward", "original_forward")
+            undo.append((net, {name: net.__dict__.get(name) for name in names}))
+            net.__dict__["original_forward"] = net.forward
+            net.__dict__["forward"] = hook
+            hooks.append(hook)
+        yield tuple(hooks)
+    finally:
+        for net, before in undo:
+            for name, value in before.items():
+                if value is None:
+                    net.__dict__.pop(name, None)
+                else:
+                    net.__dict__[name] = value
+
+
+def coders_of(vae: Any) -> list[tuple[nn.Module, bool]]:
+    """Encoder and decoder of a VAE, or of what a user interface wraps one in."""
+    for holder in (vae, getattr(vae, "first_stage_model", None), getattr(vae, "model", None)):
+        found = [
+            (net, name == "decoder")
+            for name in ("encoder", "decoder")
+            if isinstance(net := getattr(holder, name, None), nn.Module)
+        ]
+        if found:
+            return found
+    raise TilingError(f"{type(vae).__name__} has neither an encoder nor a decoder to tile")
+
+
+def ratio_of(decoder: nn.Module) -> int:
+    """Image pixels per latent pixel of a decoder; 8 where it is not known inside out."""
+    try:
+        program = translate(decoder, is_decoder=True)
+    except UnknownCoderError:
+        return 8
+    return round(program.levels[-1]) * program.patch

@@ -1,0 +1,85 @@
+"""What a causal coder says back: a tensor, a list of pairs of frames, or nothing yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from .caches import Caches
+from .errors import UnknownCoderError
+from .steps import Program, Reshuffle, Shape, TimeDown, TimeUp
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How one call of a coder ends."""
+
+    program: Program
+    """Cut short where the coder will keep its frame for the next call."""
+    moved: int
+    """How far the caller's cache index moves."""
+    answer: Callable[[Tensor, Caches], Any]
+    """From the program's output to what the coder returns."""
+
+
+def conversation(program: Program, shapes: list[Shape], caches: Caches, final: bool) -> Manner:
+    """How a call with inputs of these shapes ends."""
+    if program.pairs:
+        return in_pairs(program, shapes, caches)
+    if program.defers and caches.cached and not final:
+        for step in program.steps:
+            if not isinstance(step, TimeDown) or caches.holds(step.slot) is None:
+                continue
+            if shapes[step.output].frames == 1:
+                return deferred(program, step)
+    return Manner(program, program.slots, lambda out, _: out)
+
+
+def deferred(program: Program, step: TimeDown) -> Manner:
+    """A lone frame waits, in the slot after that of the step that made it."""
+    waiting = step.slot + 1
+    head = replace(program, steps=program.steps[: step.output], slots=step.slot + 2)
+
+    def keep(out: Tensor, caches: Caches) -> None:
+        caches.keep(waiting, out)
+
+    return Manner(head, head.slots, keep)
+
+
+def in_pairs(program: Program, shapes: list[Shape], caches: Caches) -> Manner:
+    """A decoder that goes on with two frames at a time once it has more than two.
+
+    All frames at once give the same, frame by frame, as long as no slot on the way is empty and
+    all convolutions have a cache to hand frames on with. The caller's index stays where the
+    frames parted.
+    """
+    parted = [
+        step
+        for step in program.steps
+        if isinstance(step, TimeUp) and (shapes[step.output].frames or 1) > 2
+    ]
+    if not parted:
+        return Manner(program, program.slots, lambda out, _: [out])
+    later = [step for step in program.steps if isinstance(step, TimeUp)]
+    if not caches.cached or any(caches.holds(step.slot) is None for step in later):
+        raise UnknownCoderError("frames that part without a cache between them")
+    return Manner(program, parted[0].slot + 1, lambda out, _: list(out.split(2, dim=2)))
+
+
+def check_shapes(program: Program, shapes: list[Shape]) -> None:
+    """Leave what the coder itself refuses to the coder, which says it best."""
+    for step in program.steps:
+        shape, source = shapes[step.output], shapes[step.inputs[0]]
+        if min(shape.height, shape.width) < 1 or (shape.frames is not None and shape.frames < 1):
+            raise UnknownCoderError("the input is too small for the coder")
+        if isinstance(step, Reshuffle) and not step.spreads:
+            side = step.window.stride
+            if source.height % side or source.width % side:
+                raise UnknownCoderError("the plane does not divide into the blocks of a shortcut")
+        if len({(shapes[value].height, shapes[value].width) for value in step.inputs}) > 1:
+            raise UnknownCoderError("the two ways through a block give different planes")
+        if len({shapes[value].frames for value in step.inputs}) > 1:
+            raise UnknownCoderError("the two ways through a block give different clips")
