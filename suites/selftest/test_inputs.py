@@ -91,6 +91,18 @@ def test_the_photographs_are_inside_the_wheel():
         make_input(case("sd", Direction.ENCODE, batch=item + 1, height=2, width=2))
 
 
+def test_batch_items_show_different_photographs(monkeypatch):
+    opened = []
+
+    def note(path):
+        opened.append(path.name)
+        return Image.new("RGB", (64, 64))
+
+    monkeypatch.setattr("fixtures.inputs._open", note)
+    make_input(case("qwen", Direction.ENCODE, batch=5, frames=2))
+    assert opened == [*PHOTOGRAPHS, PHOTOGRAPHS[0]]
+
+
 def test_a_photograph_keeps_its_proportions_and_colours():
     one = case("sd", Direction.ENCODE, height=50, width=30)
     made = make_input(one)

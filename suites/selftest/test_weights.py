@@ -167,11 +167,13 @@ def test_what_else_a_file_holds_is_left_alone(tmp_path):
     assert_same(load("sd", write(tmp_path / "vae.safetensors", vae, with_more)), vae)
 
 
-def test_half_precision_weights_are_widened(tmp_path):
-    vae = small("wan21")
+@pytest.mark.parametrize("family", ["sd", "wan21", "qwen"])
+def test_half_precision_weights_are_widened(family, tmp_path):
+    vae = small(family)
     half = {name: tensor.to(torch.bfloat16) for name, tensor in vae.state_dict().items()}
     path = write(tmp_path / "vae.safetensors", vae, lambda _: half)
-    loaded = load("wan21", path).state_dict()
+    loaded = load(family, path).state_dict()
+    assert {tensor.dtype for tensor in loaded.values()} == {torch.float32}
     assert all(torch.equal(loaded[name], half[name].float()) for name in half)
 
 
