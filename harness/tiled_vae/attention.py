@@ -19,7 +19,7 @@ def attend(job: Job, step: Attend, bands: Sequence[Span]) -> None:
     source, target = job.planes[step.inputs[0]], job.planes[step.output]
     shape = source.shape
     width = Span(0, shape.width)
-    keys, values, queries = Tokens(job.device), Tokens(job.device), Tokens(job.home)
+    keys, values, queries = Tokens(job.device), Tokens(job.device), Tokens(source.home)
     for rows in bands:
         x = framed(source.read(rows, width, job.device))
         if step.norm is not None:

@@ -84,7 +84,7 @@ class Builder:
         )
 
     def norm(self, x: Value, module: nn.Module, activation: nn.Module | None) -> Value:
-        """A norm and its activation (``None``: none; ``nn.SiLU()``: also where it is a function)."""
+        """A norm and the activation after it, if there is one."""
         spatial = isinstance(module, nn.GroupNorm)
         expect(spatial or is_local_norm(module), "is no norm known here", module)
         self.seen.add(module)

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from .caches import Caches, ItemCaches
 from .job import Job
-from .plan import REST, Layout, segments
+from .plan import Layout
 from .planes import Plane
 from .run import execute
+from .segments import REST, segments
 from .statistics import Moments
 from .steps import Attend, Norm, Program, Shape
 

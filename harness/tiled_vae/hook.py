@@ -16,9 +16,10 @@ from .conversation import check_shapes, conversation
 from .errors import TilingError, UnknownCoderError
 from .estimate import estimated
 from .job import Job
-from .plan import CARRY, REST, Layout, segments
+from .plan import Layout
 from .planes import Plane
 from .run import execute
+from .segments import CARRY, REST, segments
 from .steps import Program, Shape
 from .tiles import quadtree
 from .translate import translate

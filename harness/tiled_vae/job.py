@@ -37,8 +37,8 @@ class Job:
     """Statistics that norms were given in this run."""
     visit: Callable[[], None] = lambda: None
     """Called after each tile; may raise to stop."""
-    lodging: int = 0
-    """Bytes that planes may take on the device beside the tiles."""
+    lodging: float = 0
+    """Elements that planes may take on the device beside the tiles."""
     planes: dict[Value, Plane] = field(default_factory=dict)
 
     def moments(self, module: nn.Module, spatial: bool, value: Value) -> Moments | None:

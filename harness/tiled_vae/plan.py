@@ -1,98 +1,15 @@
-"""Which values rest, and how the steps between them are run."""
+"""How large the tiles of every segment are, and what the device will hold."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from torch import nn
-
-from .job import Job
-from .steps import Attend, Norm, Program, Reshuffle, Shape, Step, Value
+from .segments import Segment
+from .steps import Attend, Conv, Program, Shape, Step, Value
 from .tiles import Cell, cuts, grid, scaled
 from .window import Span
-
-REST, CARRY = "rest", "carry"
-"""Keep activations at rest between convolutions, or carry borders from tile to tile."""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Steps between values at rest, all for one value."""
-
-    output: Value
-    steps: tuple[Step, ...]
-    carried: bool
-    """Whether tiles leave their borders behind. Otherwise each fetches what it needs."""
-
-    @property
-    def convolutions(self) -> int:
-        """How many of the steps look at neighbours."""
-        return sum(not (step.rows.local and step.cols.local) for step in self.steps)
-
-    @property
-    def sources(self) -> set[Value]:
-        """Values that are read where they rest."""
-        made = {step.output for step in self.steps}
-        return {value for step in self.steps for value in step.inputs} - made
-
-
-def segments(program: Program, method: str, given: Collection[nn.Module]) -> list[Segment]:
-    """Cut a program into segments.
-
-    ``given`` are the norms whose statistics are known beforehand. A norm over the plane without
-    them needs its input at rest, and so does attention.
-    """
-    at_rest = resting(program, given, rest=method == REST)
-    while True:
-        found = [closure(program, value, at_rest, method) for value in sorted(at_rest)]
-        owners: dict[Value, Value] = {}
-        shared: set[Value] = set()
-        for segment in found:
-            for step in segment.steps:
-                if owners.setdefault(step.output, segment.output) != segment.output:
-                    shared.add(step.output)
-        shared = {value for value in shared if program.steps[value - 1].costly} - at_rest
-        if not shared:
-            return found
-        at_rest |= shared
-
-
-def resting(program: Program, given: Collection[nn.Module], rest: bool) -> set[Value]:
-    """Values that have to be kept, the output included."""
-    at_rest = {program.output}
-    dirty = [False]
-    for step in program.steps:
-        spatial = isinstance(step, Attend) or (
-            isinstance(step, Norm) and step.spatial and step.module not in given
-        )
-        looks = isinstance(step, Norm | Reshuffle) or not step.rows.local or not step.cols.local
-        looks = looks or step.costly
-        for value in step.inputs:
-            if value and (spatial or (rest and looks and dirty[value])):
-                at_rest.add(value)
-                dirty[value] = False
-        if isinstance(step, Attend):
-            at_rest.add(step.output)
-        dirty.append(step.costly or any(dirty[value] for value in step.inputs))
-        if isinstance(step, Attend):
-            dirty[step.output] = False
-    return at_rest
-
-
-def closure(program: Program, value: Value, at_rest: Collection[Value], method: str) -> Segment:
-    """All steps that lead from values at rest to ``value``."""
-    wanted, found = [value], set()
-    while wanted:
-        each = wanted.pop()
-        if each == 0 or each in found or (each in at_rest and each != value):
-            continue
-        found.add(each)
-        wanted.extend(program.steps[each - 1].inputs)
-    steps = tuple(program.steps[each - 1] for each in sorted(found))
-    segment = Segment(value, steps, carried=False)
-    carried = method == CARRY and segment.convolutions > 1
-    return Segment(value, steps, carried)
 
 
 @dataclass(frozen=True)
@@ -105,32 +22,35 @@ class Layout:
     """Tiles of a quadtree; ``None`` for a grid."""
 
 
-def segment_bytes(segment: Segment, shapes: list[Shape], side: float, level: float) -> float:
-    """Elements that a visit holds at most, for tiles of ``side`` pixels on the plane ``level``."""
-    most = 0.0
-    for step in segment.steps:
-        held = 0.0
-        for value in (*step.inputs, step.output):
-            shape = shapes[value]
-            plane = shape.height * shape.width
-            scale = shape.height / max(shapes[segment.output].height, 1)
-            tile = min(side * scale, shape.height) * min(side * scale, shape.width)
-            held += shape.elements / max(plane, 1) * max(tile, 1)
-        most = max(most, held)
-    del level
-    return most
-
-
 class Planner:
-    """Chooses the tiles of every segment."""
+    """Chooses the tiles of every segment. Sizes are in elements of one item of a batch."""
 
-    def __init__(self, job: Job, layout: Layout, parts: list[Segment]) -> None:
-        self.shapes = job.shapes
-        self.levels: Mapping[int, float] = dict(enumerate(job.program.levels))
+    def __init__(
+        self, program: Program, shapes: Sequence[Shape], layout: Layout, parts: Sequence[Segment]
+    ) -> None:
+        self.shapes = shapes
+        self.levels = program.levels
         self.layout = layout
-        self.budget = max(
-            segment_bytes(part, self.shapes, self.nominal(part), 1.0) for part in parts
-        )
+        self.parts = parts
+        self.largest = max(self.visit(part, self.nominal(part)) for part in parts)
+        """What the largest visit holds when no tile is larger than it was asked for."""
+
+    @property
+    def lodging(self) -> float:
+        """What small planes may take on the device: not enough to make the peak much higher."""
+        return self.largest * LODGING
+
+    def peak(self) -> float:
+        """What the device holds at most, planes at rest elsewhere not counted."""
+        most = 0.0
+        for part in self.parts:
+            step = part.steps[-1]
+            if isinstance(step, Attend):
+                held = self.attention(part)
+            else:
+                held = self.visit(part, self.side(part)) + self.carried(part)
+            most = max(most, held)
+        return most + self.shapes[0].elements + self.shapes[self.parts[-1].output].elements
 
     def nominal(self, part: Segment) -> int:
         """Side of a tile on the plane of the output of a segment."""
@@ -141,7 +61,7 @@ class Planner:
         shape = self.shapes[part.output]
         side = self.nominal(part)
         while side < max(shape.height, shape.width):
-            if segment_bytes(part, self.shapes, side * 2, 1.0) > self.budget:
+            if self.visit(part, side * 2) > self.largest:
                 break
             side *= 2
         return side
@@ -164,15 +84,79 @@ class Planner:
             side = max(round(side * self.levels[source] / self.levels[part.output]), 1)
         return cuts(shape.height, side), cuts(shape.width, side), demand
 
-    def bands(self, value: Value) -> list[Span]:
-        """Bands of rows for attention over the plane of a value."""
+    def bands(self, part: Segment) -> list[Span]:
+        """Bands of rows for attention over the plane of a segment."""
+        shape = self.shapes[part.output]
+        borders = cuts(shape.height, self.band(part))
+        return [Span(*pair) for pair in pairwise(borders)]
+
+    def band(self, part: Segment) -> int:
+        """Rows of a band: no more than the largest visit holds, scores included."""
+        shape = self.shapes[part.output]
+        tokens = shape.height * shape.width
+        line = (BAND_COPIES * shape.channels * (shape.frames or 1) + tokens) * shape.width
+        return max(int(self.largest / max(line, 1)), 1)
+
+    def attention(self, part: Segment) -> float:
+        """Keys and values of all pixels, and a band on its way."""
+        shape = self.shapes[part.output]
+        line = shape.channels * (shape.frames or 1) * shape.width
+        rows = min(self.band(part), shape.height)
+        return 2 * shape.elements + BAND_COPIES * rows * line
+
+    def visit(self, part: Segment, side: float) -> float:
+        """What is held at once while a tile of ``side`` output pixels runs through a segment."""
+        steps = part.steps
+        if isinstance(steps[-1], Attend):
+            return 0.0
+        last = {value: number for number, step in enumerate(steps) for value in step.inputs}
+        alive: set[Value] = set(part.sources) if part.carried else set()
+        most = 0.0
+        for number, step in enumerate(steps):
+            held = alive | set(step.inputs)
+            here = sum(self.tile(value, part, side) for value in held)
+            most = max(most, here + self.made(step, part, side))
+            alive = {v for v in held | {step.output} if last.get(v, len(steps)) > number}
+            if not part.carried:
+                alive -= part.sources
+        return most
+
+    def tile(self, value: Value, part: Segment, side: float) -> float:
+        """Elements of a tile of a value, for tiles of ``side`` pixels of the output."""
         shape = self.shapes[value]
-        line = max(shape.channels * shape.width, 1)
-        rows = max(int(self.budget / (4 * line)), 1)
-        return [Span(*pair) for pair in zip(*borders_of(shape.height, rows), strict=True)]
+        side = max(side * self.levels[value] / self.levels[part.output], 1)
+        plane = min(side, shape.height) * min(side, shape.width)
+        return shape.channels * (shape.frames or 1) * plane
+
+    def made(self, step: Step, part: Segment, side: float) -> float:
+        """What a step needs beside its inputs: its output, and a padded or upsampled copy."""
+        out = self.tile(step.output, part, side)
+        if not isinstance(step, Conv) or step.rows.local:
+            return out
+        copy = self.tile(step.inputs[0], part, side) * step.rows.up * step.cols.up
+        if step.past:
+            frames = self.shapes[step.inputs[0]].frames or 1
+            copy *= (frames + step.past) / frames
+        return copy + out
+
+    def carried(self, part: Segment) -> float:
+        """Rows that tiles leave behind for those below them."""
+        if not part.carried:
+            return 0.0
+        total = 0.0
+        for step in part.steps:
+            for number, value in enumerate(step.inputs):
+                rows = 1 if step.rows.up > 1 else step.rows.kernel - step.rows.stride
+                if number:
+                    between = part.steps[: part.steps.index(step)]
+                    rows = sum(each.rows.kernel // 2 for each in between if each.output > value)
+                shape = self.shapes[value]
+                total += max(rows, 0) * shape.channels * (shape.frames or 1) * shape.width
+        return total
 
 
-def borders_of(size: int, tile: int) -> tuple[list[int], list[int]]:
-    """Starts and stops of the parts of an axis."""
-    all_cuts = cuts(size, tile)
-    return all_cuts[:-1], all_cuts[1:]
+LODGING = 0.75
+"""Share of the largest visit that small planes may take on the device."""
+
+BAND_COPIES = 6
+"""Tensors of the size of a band that attention holds at once."""

@@ -6,10 +6,11 @@ import torch
 
 from .attention import attend
 from .job import Job
-from .plan import Layout, Planner, Segment
+from .plan import Layout, Planner
 from .planes import Plane
 from .pull import pull
 from .push import push
+from .segments import Segment
 from .statistics import Moments
 from .steps import Attend, Norm, Value
 from .window import Span
@@ -17,7 +18,8 @@ from .window import Span
 
 def execute(job: Job, parts: list[Segment], layout: Layout) -> Plane:
     """Run all segments; the plane of the program's output is left."""
-    planner = Planner(job, layout, parts)
+    planner = Planner(job.program, job.shapes, layout, parts)
+    job.lodging = job.lodging or planner.lodging
     last_use: dict[Value, int] = {}
     for number, part in enumerate(parts):
         for value in part.sources:
@@ -32,7 +34,7 @@ def execute(job: Job, parts: list[Segment], layout: Layout) -> Plane:
         plane.moments = {groups: Moments(groups) for groups in wanted_groups(job, part.output)}
         step = part.steps[-1]
         if isinstance(step, Attend):
-            attend(job, step, planner.bands(part.output))
+            attend(job, step, planner.bands(part))
         elif part.carried:
             push(job, part.steps, part.output, *planner.borders(part))
         else:
@@ -47,14 +49,12 @@ def home_of(job: Job, part: Segment) -> torch.device:
     """Where the plane of a segment rests: on the device where there is room for it."""
     if part.output == job.program.output or job.home == job.device:
         return job.device
-    first = job.planes.get(0)
-    width = 4 if first is None or first.tensor is None else first.tensor.element_size()
     taken = sum(
         plane.shape.elements
         for value, plane in job.planes.items()
         if value and plane.home == job.device
     )
-    wanted = (taken + job.shapes[part.output].elements) * width
+    wanted = taken + job.shapes[part.output].elements
     return job.device if wanted <= job.lodging else job.home
 
 

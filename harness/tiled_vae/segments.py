@@ -1,0 +1,92 @@
+"""Which values rest, and which steps lie between them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from torch import nn
+
+from .steps import Attend, Norm, Program, Reshuffle, Step, Value
+
+REST, CARRY = "rest", "carry"
+"""Keep activations at rest between convolutions, or carry borders from tile to tile."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Steps between values at rest, all for one value."""
+
+    output: Value
+    steps: tuple[Step, ...]
+    carried: bool
+    """Whether tiles leave their borders behind. Otherwise each fetches what it needs."""
+
+    @property
+    def convolutions(self) -> int:
+        """How many of the steps look at neighbours."""
+        return sum(not (step.rows.local and step.cols.local) for step in self.steps)
+
+    @property
+    def sources(self) -> set[Value]:
+        """Values that are read where they rest."""
+        made = {step.output for step in self.steps}
+        return {value for step in self.steps for value in step.inputs} - made
+
+
+def segments(program: Program, method: str, given: Collection[nn.Module]) -> list[Segment]:
+    """Cut a program into segments.
+
+    ``given`` are the norms whose statistics are known beforehand. A norm over the plane without
+    them needs its input at rest, and so does attention.
+    """
+    at_rest = resting(program, given, rest=method == REST)
+    while True:
+        found = [closure(program, value, at_rest, method) for value in sorted(at_rest)]
+        owners: dict[Value, Value] = {}
+        shared: set[Value] = set()
+        for segment in found:
+            for step in segment.steps:
+                if owners.setdefault(step.output, segment.output) != segment.output:
+                    shared.add(step.output)
+        shared = {value for value in shared if program.steps[value - 1].costly} - at_rest
+        if not shared:
+            return found
+        at_rest |= shared
+
+
+def resting(program: Program, given: Collection[nn.Module], rest: bool) -> set[Value]:
+    """Values that have to be kept, the output included."""
+    at_rest = {program.output}
+    dirty = [False]
+    for step in program.steps:
+        spatial = isinstance(step, Attend) or (
+            isinstance(step, Norm) and step.spatial and step.module not in given
+        )
+        looks = isinstance(step, Norm | Reshuffle) or not step.rows.local or not step.cols.local
+        looks = looks or step.costly
+        for value in step.inputs:
+            if value and (spatial or (rest and looks and dirty[value])):
+                at_rest.add(value)
+                dirty[value] = False
+        if isinstance(step, Attend):
+            at_rest.add(step.output)
+        dirty.append(step.costly or any(dirty[value] for value in step.inputs))
+        if isinstance(step, Attend):
+            dirty[step.output] = False
+    return at_rest
+
+
+def closure(program: Program, value: Value, at_rest: Collection[Value], method: str) -> Segment:
+    """All steps that lead from values at rest to ``value``."""
+    wanted, found = [value], set()
+    while wanted:
+        each = wanted.pop()
+        if each == 0 or each in found or (each in at_rest and each != value):
+            continue
+        found.add(each)
+        wanted.extend(program.steps[each - 1].inputs)
+    steps = tuple(program.steps[each - 1] for each in sorted(found))
+    segment = Segment(value, steps, carried=False)
+    carried = method == CARRY and segment.convolutions > 1
+    return Segment(value, steps, carried)
