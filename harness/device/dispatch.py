@@ -83,6 +83,11 @@ class Accelerator(TorchDispatchMode):  # type: ignore[no-untyped-call]
         finally:
             torch._C._pop_torch_dispatch_stack(None)
 
+    def forget(self) -> None:
+        """Drop the rules, which hold the accelerator in turn."""
+        self._rules.clear()
+        self._functions.clear()
+
     def _remember(self, func: Any, rule: Rule) -> Rule:
         self._functions.append(func)  # keeps its id from being given to another
         self._rules[id(func)] = rule

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from harness.device.dispatch import Accelerator
-from harness.device.tensor import DEVICE, SimTensor, set_data
-from harness.device.transfers import attention_of, is_pinned, pin
+from harness.device.tensor import DEVICE, SimTensor, set_data, with_index
+from harness.device.transfers import is_pinned, make_attention, pin
 
 Handler = Callable[..., Any]
 
@@ -22,9 +21,9 @@ _SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
 class Front(TorchFunctionMode):
     """Sees every call of PyTorch's Python interface; few are changed."""
 
-    def __init__(self, accelerator: Accelerator) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._handlers = _handlers(accelerator)
+        self._handlers = _handlers()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -32,10 +31,14 @@ class Front(TorchFunctionMode):
         handler = self._handlers.get(func)
         if handler is not None:
             return handler(*args, **(kwargs or {}))
-        return func(*args, **kwargs) if kwargs else func(*args)
+        if not kwargs:
+            return func(*args)
+        if type(kwargs.get("device")) is int:
+            kwargs = {**kwargs, "device": with_index(kwargs["device"])}
+        return func(*args, **kwargs)
 
 
-def _handlers(accelerator: Accelerator) -> dict[Any, Handler]:
+def _handlers() -> dict[Any, Handler]:
     return {
         Tensor.to: _to,
         Tensor.cuda: _cuda,
@@ -45,23 +48,11 @@ def _handlers(accelerator: Accelerator) -> dict[Any, Handler]:
         torch.tensor: _built(torch.tensor),
         torch.as_tensor: _built(torch.as_tensor),
         torch.asarray: _built(torch.asarray),
-        torch.nn.functional.scaled_dot_product_attention: attention_of(accelerator),
+        torch.nn.functional.scaled_dot_product_attention: make_attention(),
         torch.nonzero: _nonzero,
         _SET_DATA: _set_data,
         torch._C._set_grad_enabled: lambda enabled: None,
     }
-
-
-def with_index(device: Any) -> Any:
-    """A device as PyTorch's C++ front can take it here: ``cuda`` becomes ``cuda:0``."""
-    place: Any = device
-    if isinstance(device, int) and not isinstance(device, bool):
-        place = torch.device("cuda", device)
-    elif isinstance(device, str):
-        place = torch.device(device)
-    if isinstance(place, torch.device) and place.type == "cuda" and place.index is None:
-        return DEVICE
-    return place
 
 
 def _to(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -28,7 +28,6 @@ class Tally:
 
     host_to_device: int = 0
     device_to_host: int = 0
-    allocations: int = 0
     flops: int = 0
     convolutions: dict[Convolution, int] = field(default_factory=dict)
 
@@ -36,7 +35,6 @@ class Tally:
         """Put what ``other`` counted on top."""
         self.host_to_device += other.host_to_device
         self.device_to_host += other.device_to_host
-        self.allocations += other.allocations
         self.flops += other.flops
         for convolution, times in other.convolutions.items():
             self.convolutions[convolution] = self.convolutions.get(convolution, 0) + times
@@ -76,6 +74,8 @@ class Ledger:
         self.total = total
         """Bytes of memory the device says it has."""
         self.live = 0
+        self.allocations = 0
+        """Of the device's whole life."""
         self.tally = Tally()
         self.out_of_memory = 0
         """How often an allocation was refused."""
@@ -103,7 +103,7 @@ class Ledger:
         if live > self._recent:
             self._recent = live
         if size:
-            self.tally.allocations += 1
+            self.allocations += 1
         return Block(self, size, source)
 
     def resize(self, block: Block, nbytes: int) -> None:
@@ -137,6 +137,7 @@ class Ledger:
     def metered(self) -> Iterator[Reading]:
         """Count what happens inside; may be nested."""
         reading = Reading(live_before=self.live)
+        allocations = self.allocations
         self.settle()
         peak = Peak(self.live)
         outer, self.tally = self.tally, Tally()
@@ -152,6 +153,6 @@ class Ledger:
             reading.live_after = self.live
             reading.host_to_device = tally.host_to_device
             reading.device_to_host = tally.device_to_host
-            reading.allocations = tally.allocations
+            reading.allocations = self.allocations - allocations
             reading.flops = tally.flops
             reading.convolutions = tally.convolutions

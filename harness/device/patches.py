@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from harness.device.ledger import Ledger
+from harness.device.tensor import with_index
 
 NAME = "Simulated accelerator"
 MARK = "simulated_accelerator"
@@ -153,6 +154,7 @@ def _size(nbytes: int) -> str:
 
 def _memory_stats(ledger: Ledger) -> dict[str, int]:
     stats = {"num_alloc_retries": 0, "num_ooms": ledger.out_of_memory}
+    stats["allocation.all.allocated"] = ledger.allocations
     for kind in ("allocated_bytes", "active_bytes", "reserved_bytes", "requested_bytes"):
         for pool in ("all", "large_pool", "small_pool"):
             is_whole = pool == "all"
@@ -255,6 +257,19 @@ def _accelerator_answers(answers: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _parser(parse: Callable[..., Any]) -> Callable[..., Any]:
+    """``torch._C._nn._parse_to``, which reads the arguments of ``nn.Module.to``."""
+
+    def parse_to(*args: Any, **kwargs: Any) -> Any:
+        if args:
+            args = (with_index(args[0]), *args[1:])
+        if kwargs.get("device") is not None:
+            kwargs["device"] = with_index(kwargs["device"])
+        return parse(*args, **kwargs)
+
+    return parse_to
+
+
 def is_simulated() -> bool:
     """Whether a simulated accelerator is open in this process."""
     return bool(getattr(torch.cuda.is_available, MARK, False))
@@ -274,6 +289,7 @@ def patched(ledger: Ledger, attention: Callable[..., Any]) -> ExitStack:
             if hasattr(torch.accelerator, name):
                 replace_in(stack, torch.accelerator, name, value)
         replace_in(stack, torch._C, "_InferenceMode", lambda on=True: _InferenceGuard(guard, on))
+        replace_in(stack, torch._C._nn, "_parse_to", _parser(torch._C._nn._parse_to))
         replace_in(stack, functional, "scaled_dot_product_attention", attention)
         return stack.pop_all()
 

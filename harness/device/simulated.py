@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from harness.device.dispatch import Accelerator
 from harness.device.functions import Front
-from harness.device.ledger import Block, Ledger
+from harness.device.ledger import Ledger
 from harness.device.meter import Reading
 from harness.device.patches import is_simulated, out_of_memory, patched
 from harness.device.tensor import DEVICE, SimTensor, wrap
-from harness.device.transfers import attention_of, special_rules
+from harness.device.transfers import make_attention, special_rules
 
 TOTAL = 24 * 2**30
 """Bytes of memory that are reported where no capacity is set; nothing is refused then."""
@@ -63,10 +63,11 @@ class SimulatedDevice:
         accelerator = Accelerator(self._ledger, special_rules)
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
-            stack.enter_context(patched(self._ledger, attention_of(accelerator)))
+            stack.enter_context(patched(self._ledger, make_attention()))
             self._ledger.owner = weakref.ref(accelerator)
+            stack.callback(accelerator.forget)
             stack.callback(setattr, self._ledger, "owner", None)
-            stack.enter_context(Front(accelerator))
+            stack.enter_context(Front())
             stack.enter_context(accelerator)
             stack.callback(self._withdraw_all)
             self._stack = stack.pop_all()
@@ -101,7 +102,6 @@ class SimulatedDevice:
         original as well, and moves its ``_version``.
         """
         tensors: dict[int, Tensor] = {}
-        blocks: dict[int, Block] = {}
         for part in module.modules():
             if id(part) in self._placed:
                 continue
@@ -111,24 +111,17 @@ class SimulatedDevice:
                 continue
             self._placed[id(part)] = (part, parameters, buffers)
             for name, parameter in parameters.items():
-                part._parameters[name] = self._on_device(parameter, tensors, blocks)  # type: ignore[assignment]
+                part._parameters[name] = self._on_device(parameter, tensors)  # type: ignore[assignment]
             for name, buffer in buffers.items():
-                part._buffers[name] = self._on_device(buffer, tensors, blocks)
+                part._buffers[name] = self._on_device(buffer, tensors)
 
-    def _on_device(
-        self, tensor: Tensor, tensors: dict[int, Tensor], blocks: dict[int, Block]
-    ) -> Tensor:
+    def _on_device(self, tensor: Tensor, tensors: dict[int, Tensor]) -> Tensor:
         if type(tensor) is SimTensor:
             return tensor
         known = tensors.get(id(tensor))
         if known is not None:
             return known
-        storage = tensor.untyped_storage()
-        block = blocks.get(storage._cdata)
-        if block is None:
-            block = self._ledger.allocate(storage.nbytes(), source=tensor)
-            blocks[storage._cdata] = block
-        placed = wrap(tensor.detach(), block)
+        placed = wrap(tensor.detach(), self._ledger.allocate(tensor.nbytes, source=tensor))
         if isinstance(tensor, nn.Parameter):
             placed._is_param = True
             placed._wants_grad = tensor.requires_grad

@@ -269,6 +269,16 @@ def _plain_bound(bound: Any) -> Any:
     return int(bound) if type(bound) is SimTensor else bound
 
 
+def with_index(device: Any) -> Any:
+    """A device as PyTorch's C++ front can take it here: ``cuda`` becomes ``cuda:0``."""
+    place: Any = device
+    if isinstance(device, int) and not isinstance(device, bool):
+        place = torch.device("cuda", device)
+    elif isinstance(device, str):
+        place = torch.device(device)
+    return DEVICE if str(place) == "cuda" else place
+
+
 def mixed_devices(first: Tensor, second: Tensor) -> RuntimeError:
     """The error PyTorch raises when tensors of two devices meet."""
     return RuntimeError(

@@ -38,7 +38,7 @@ def special_rules(accelerator: Accelerator) -> dict[Any, Rule]:
         aten.copy_.default: _copy(accelerator),
         aten._local_scalar_dense.default: _read(accelerator, aten._local_scalar_dense.default),
         aten.equal.default: _read(accelerator, aten.equal.default),
-        aten.scaled_dot_product_attention.default: _attention(accelerator),
+        aten.scaled_dot_product_attention.default: _attention(),
         aten.is_pinned.default: lambda args, kwargs: is_pinned(args[0]),
         aten._pin_memory.default: lambda args, kwargs: pin(args[0]),
         aten.record_stream.default: lambda args, kwargs: None,
@@ -199,8 +199,8 @@ def _indices(accelerator: Accelerator, indices: Any) -> list[Any]:
     return plain
 
 
-def _attention(accelerator: Accelerator) -> Rule:
-    attend = attention_of(accelerator)
+def _attention() -> Rule:
+    attend = make_attention()
 
     def rule(args: Args, kwargs: Kwargs) -> Any:
         return attend(*args, **kwargs)
@@ -208,7 +208,7 @@ def _attention(accelerator: Accelerator) -> Rule:
     return rule
 
 
-def attention_of(accelerator: Accelerator) -> Callable[..., Any]:
+def make_attention() -> Callable[..., Any]:
     """``scaled_dot_product_attention`` by the kernel that the CPU would choose.
 
     PyTorch chooses by device, and would choose another one for CUDA in a build without it.
@@ -229,17 +229,15 @@ def attention_of(accelerator: Accelerator) -> Callable[..., Any]:
         enable_gqa: bool = False,
     ) -> Any:
         options: dict[str, Any] = {"scale": scale, "enable_gqa": enable_gqa}
-        given: tuple[Any, ...] = (query, key, value, attn_mask, dropout_p, is_causal)
-        inner, _, sim = unwrap(given, {})
-        if sim is None:
-            return whole(*given, **options)
-        mask = _additive(attn_mask, query)
-        if torch._fused_sdp_choice(*inner, **options) == FLASH:
-            given = (query, key, value, dropout_p, is_causal)
-            return accelerator.perform(fused, given, {"attn_mask": mask, "scale": scale})[0]
-        given = (query, key, value, mask, dropout_p, is_causal, None)
+        given = (query, key, value, attn_mask, dropout_p, is_causal)
         with torch._C.DisableTorchFunction():
-            return accelerator.compose(math, given, options)[0]
+            inner, _, sim = unwrap(given, {})
+            if sim is None:
+                return whole(*given, **options)
+            mask = _additive(attn_mask, query)
+            if torch._fused_sdp_choice(*inner, **options) != FLASH:
+                return math(query, key, value, mask, dropout_p, is_causal, None, **options)[0]
+            return fused(query, key, value, dropout_p, is_causal, attn_mask=mask, scale=scale)[0]
 
     return scaled_dot_product_attention
 
