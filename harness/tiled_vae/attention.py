@@ -36,7 +36,8 @@ def attend(job: Job, step: Attend, bands: Sequence[Span]) -> None:
         mixed = F.scaled_dot_product_attention(query, keys.all(), values.all())
         del query
         # N heads n D -> N C h W
-        mixed = mixed.transpose(2, 3).flatten(1, 2).unflatten(2, (rows.size, shape.width))
+        mixed = mixed.transpose(2, 3).flatten(1, 2)
+        mixed = torch.unflatten(mixed, 2, (rows.size, shape.width))
         mixed = step.finish(mixed)
         if shape.frames is not None:
             mixed = mixed.transpose(0, 1).unsqueeze(0)
@@ -63,7 +64,7 @@ class Tokens:
     def write(self, part: Tensor, rows: Span, height: int, heads: int) -> None:
         """Put a band ``N C h W`` in its place."""
         width = part.shape[3]
-        tokens = part.flatten(2).unflatten(1, (heads, -1)).transpose(2, 3)
+        tokens = torch.unflatten(part.flatten(2), 1, (heads, -1)).transpose(2, 3)
         if self.tensor is None:
             size = (*tokens.shape[:2], height * width, tokens.shape[3])
             self.tensor = torch.empty(size, dtype=part.dtype, device=self.home)

@@ -16,7 +16,7 @@ from .translate import translate
 @contextmanager
 def tiled(
     vae: Any,
-    tile_size: int = 512,
+    tile_size: int | None = None,
     *,
     encode: bool = True,
     decode: bool = True,
@@ -26,10 +26,12 @@ def tiled(
 ) -> Iterator[tuple[VAEHook, ...]]:
     """Inside, ``vae.encode`` and ``vae.decode`` run tile by tile, with the same result.
 
-    ``tile_size`` is in image pixels, for both directions; ``settings`` are those of `VAEHook`
-    (``min_tile_size`` in image pixels as well). The VAE is as before when the context ends,
-    however it ends. Raises `TilingError` for something that is no VAE, or is tiled already.
+    ``tile_size`` is in image pixels, for both directions: 512 unless ``max_vram`` chooses it.
+    ``settings`` are those of `VAEHook` (``min_tile_size`` in image pixels as well). The VAE is as
+    before when the context ends, however it ends. Raises `TilingError` for something that is no VAE, or is tiled already.
     """
+    if tile_size is None and settings.get("max_vram") is None:
+        tile_size = 512
     coders = coders_of(vae)
     wanted = [(net, dec) for net, dec in coders if (decode if dec else encode)]
     hooks: list[VAEHook] = []
@@ -39,7 +41,9 @@ def tiled(
             if isinstance(net.__dict__.get("forward"), VAEHook):
                 raise TilingError(f"this {type(net).__name__} is tiled already")
             unit = ratio_of(net) if is_decoder else 1
-            sizes = {"tile_size": max(tile_size // unit, 1)}
+            sizes: dict[str, int | None] = {"tile_size": None}
+            if tile_size is not None:
+                sizes["tile_size"] = max(tile_size // unit, 1)
             if settings.get("min_tile_size") is not None:
                 sizes["min_tile_size"] = max(settings["min_tile_size"] // unit, 1)
             hook = VAEHook(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .caches import Caches
@@ -66,7 +67,7 @@ def in_pairs(program: Program, shapes: list[Shape], caches: Caches) -> Manner:
     later = [step for step in program.steps if isinstance(step, TimeUp)]
     if not caches.cached or any(caches.holds(step.slot) is None for step in later):
         raise UnknownCoderError("frames that part without a cache between them")
-    return Manner(program, parted[0].slot + 1, lambda out, _: list(out.split(2, dim=2)))
+    return Manner(program, parted[0].slot + 1, lambda out, _: list(torch.split(out, 2, dim=2)))
 
 
 def check_shapes(program: Program, shapes: list[Shape]) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .budget import settled
 from .caches import Caches, ItemCaches
 from .conversation import check_shapes, conversation
 from .errors import TilingError, UnknownCoderError
-from .estimate import estimated
+from .estimate import estimated, spatial_norms
 from .job import Job
 from .plan import Layout
 from .planes import Plane
@@ -36,14 +37,37 @@ class VAEHook:
         net.original_forward = net.forward
         net.forward = VAEHook(net, tile_size=64, is_decoder=True)
 
-    ``tile_size`` and ``min_tile_size`` are in latent pixels for a decoder and in image pixels for
-    an encoder.
+    Sizes are in latent pixels for a decoder and in image pixels for an encoder.
+
+    Args:
+        net: an encoder or a decoder; its modules are called, never copied or changed.
+        tile_size: side of a tile; with ``max_vram`` an upper bound, and then it may be ``None``.
+        is_decoder: which of the two ``net`` is.
+        fast_decoder: guess the statistics of GroupNorms from a small copy of the latent: nothing
+            rests between the steps, and the contrasts of the picture are a little off. Coders
+            without GroupNorm are exact all the same.
+        fast_encoder: the same for an encoder.
+        color_fix: for a fast encoder, guess only before the first downsampling.
+        to_gpu: let activations rest on the device of the tiles: no transfers, more memory.
+        use_quadtree: small tiles where there is much to see; the result is the same.
+        content_threshold: how much there must be to see: part of the input's own deviation.
+        max_depth: how often a tile is quartered at most.
+        min_tile_size: no quarter is smaller; default a quarter of ``tile_size``.
+        method: ``rest`` keeps activations at rest after each convolution, ``carry`` lets tiles
+            leave their borders behind where statistics allow it; ``auto`` chooses.
+        skip_zeros: leave out taps of causal convolutions that would meet only padding in time: a
+            third of the work for a still image, and equal but for rounding.
+        max_vram: bytes that a call may take on the device beyond the weights.
+        progress: called with the number of tiles done; an exception from it stops the call and
+            leaves everything as it was.
+
+    Raises `TilingError` for settings that cannot work.
     """
 
     def __init__(
         self,
         net: nn.Module,
-        tile_size: int,
+        tile_size: int | None,
         is_decoder: bool,
         fast_decoder: bool = False,
         fast_encoder: bool = False,
@@ -59,10 +83,9 @@ class VAEHook:
         max_vram: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        if tile_size < 1:
-            raise TilingError(f"tile_size is {tile_size}: give at least one pixel")
+        check_settings(tile_size, min_tile_size, max_depth, method, max_vram)
         self.net = net
-        self.tile_size = int(tile_size)
+        self.tile_size = tile_size
         self.is_decoder = is_decoder
         self.fast = fast_decoder if is_decoder else fast_encoder
         self.color_fix = color_fix and not is_decoder
@@ -83,8 +106,9 @@ class VAEHook:
             call = bound(self.net, args, kwargs)
             check_input(call.x)
             program = translate(self.net, self.is_decoder, call.first_chunk)
-            with torch.no_grad():
-                return self.tiled(program, call)
+            if not self.one_tile_is_enough(program, call.x):
+                with torch.no_grad():
+                    return self.tiled(program, call)
         except UnknownCoderError as reason:
             self.say(str(reason))
         # Outside of the handler: what the attempt left must not be kept alive by its traceback.
@@ -96,6 +120,11 @@ class VAEHook:
         if found is None or found is self:
             return type(self.net).forward.__get__(self.net)  # type: ignore[no-any-return]
         return found  # type: ignore[no-any-return]
+
+    def one_tile_is_enough(self, program: Program, x: Tensor) -> bool:
+        """Whether there is nothing to cut, so that the original may as well run."""
+        chooses = self.use_quadtree or self.max_vram is not None
+        return not chooses and max(x.shape[-2:]) <= self.side(program, x)
 
     def say(self, reason: str) -> None:
         """Log once why a coder is not tiled."""
@@ -115,6 +144,12 @@ class VAEHook:
         program, shapes = manner.program, shapes[: len(manner.program.steps) + 1]
         check_shapes(program, shapes)
         layout = self.layout(program, x)
+        lodging = 0.0
+        if self.max_vram is not None:
+            norms = spatial_norms(program, self.color_fix) if self.fast else set()
+            parts = segments(program, self.chosen(), norms)
+            width = x.element_size()
+            layout, lodging = settled(program, shapes, parts, layout, self.max_vram, width)
         batch = x.shape[0]
         out: Tensor | None = None
         for item in range(batch):
@@ -125,6 +160,7 @@ class VAEHook:
                 device if self.to_gpu else torch.device("cpu"),
                 ItemCaches(caches, item, batch),
                 self.skip_zeros,
+                lodging=lodging,
             )
             if self.progress is not None:
                 job.visit = Counter(self.progress)
@@ -144,7 +180,7 @@ class VAEHook:
 
     def item(self, job: Job, x: Tensor, layout: Layout) -> Tensor:
         """Run the program on one item."""
-        if self.fast or self.color_fix:
+        if self.fast:
             job.given = estimated(job.program, x, layout.tile, job.device, self.color_fix)
         parts = segments(job.program, self.chosen(), job.given)
         job.planes[0] = Plane(job.shapes[0], x.device, x)
@@ -158,11 +194,15 @@ class VAEHook:
             return REST
         return CARRY if self.method == "auto" else self.method
 
+    def side(self, program: Program, x: Tensor) -> int:
+        """Side of a tile, in pixels of the coder's input."""
+        if self.tile_size is None:
+            return max(x.shape[-2:])
+        return self.tile_size if self.is_decoder else max(self.tile_size // program.patch, 1)
+
     def layout(self, program: Program, x: Tensor) -> Layout:
         """The partition of the plane of ``x``."""
-        tile = self.tile_size
-        if not self.is_decoder:
-            tile = max(tile // program.patch, 1)
+        tile = self.side(program, x)
         if not self.use_quadtree:
             return Layout(tile)
         align = max(round(1 / min(program.levels)), 1)
@@ -228,6 +268,27 @@ def bound(net: nn.Module, args: Any, kwargs: Any) -> Call:
     if not isinstance(index, list):
         index = [0]
     return Call(x, cache, index, first_chunk, final)
+
+
+def check_settings(
+    tile_size: int | None,
+    min_tile_size: int | None,
+    max_depth: int,
+    method: str,
+    max_vram: int | None,
+) -> None:
+    """Say at once what cannot work."""
+    if tile_size is None and max_vram is None:
+        raise TilingError("neither tile_size nor max_vram is given: give one of them")
+    for name, value in (("tile_size", tile_size), ("min_tile_size", min_tile_size)):
+        if value is not None and value < 1:
+            raise TilingError(f"{name} is {value}: give at least one pixel")
+    if max_depth < 0:
+        raise TilingError(f"max_depth is {max_depth}: give 0 or more")
+    if max_vram is not None and max_vram < 1:
+        raise TilingError(f"max_vram is {max_vram}: give the number of bytes to spend")
+    if method not in ("auto", CARRY, REST):
+        raise TilingError(f"method is {method!r}: choose auto, {CARRY} or {REST}")
 
 
 def check_input(x: Tensor) -> None:

@@ -77,10 +77,12 @@ class Job:
         plane = self.shapes[step.inputs[0]]
         reach_rows = step.rows.reach(rows, plane.height)
         reach_cols = step.cols.reach(cols, plane.width)
-        past = None
-        if step.slot is not None:
+        if step.slot is not None and step.past:
             past = self.caches.past(step.slot, reach_rows.source, reach_cols.source, self.device)
-        return convolve(step, box, reach_rows, reach_cols, past, self.skip_zeros)
+            if past is not None:
+                box.append(past)
+            del past
+        return convolve(step, box, reach_rows, reach_cols, self.skip_zeros)
 
     def add(self, step: Add, box: list[Tensor]) -> Tensor:
         """The end of a residual block; the first tensor is overwritten where it is fresh."""
@@ -108,7 +110,7 @@ class Job:
             return x
         channels = x.shape[1]
         past = self.caches.past(step.slot, rows, cols, self.device)
-        y = over_time(step.module, x, past).unflatten(1, (2, channels))
+        y = torch.unflatten(over_time(step.module, x, past), 1, (2, channels))
         return y.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)
 
     def time_down(self, step: TimeDown, x: Tensor, rows: Span, cols: Span) -> Tensor:

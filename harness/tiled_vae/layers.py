@@ -28,21 +28,21 @@ def upsampled(module: nn.Module | None, x: Tensor) -> Tensor:
 
 
 def convolve(
-    step: Conv, box: list[Tensor], rows: Reach, cols: Reach, past: Tensor | None, skip_zeros: bool
+    step: Conv, box: list[Tensor], rows: Reach, cols: Reach, skip_zeros: bool = False
 ) -> Tensor:
     """The convolution of a tile, which covers what ``rows`` and ``cols`` read, halo included.
 
     The tile comes in a box and is taken out, so that its memory is free as soon as a padded copy
-    exists. ``past`` are the frames that the cache remembers for the same pixels. With
+    exists. After it may come the frames that the cache remembers for the same pixels. With
     ``skip_zeros`` the taps that would meet nothing but padding in time are left out.
     """
     if isinstance(step.module, nn.Conv3d):
-        return causal(step, box, rows, cols, past, skip_zeros)
+        return causal(step, box, rows, cols, skip_zeros)
     if box[0].dim() == 4:
         return planar(step, box, rows, cols)
     batch, frames = box[0].shape[0], box[0].shape[2]
     y = planar(step, [box.pop().transpose(1, 2).flatten(0, 1)], rows, cols)
-    return y.unflatten(0, (batch, frames)).transpose(1, 2)
+    return torch.unflatten(y, 0, (batch, frames)).transpose(1, 2)
 
 
 def planar(step: Conv, box: list[Tensor], rows: Reach, cols: Reach) -> Tensor:
@@ -65,14 +65,11 @@ def planar(step: Conv, box: list[Tensor], rows: Reach, cols: Reach) -> Tensor:
     return trimmed(cast(Tensor, module(x)), step, rows, cols, (own_rows, own_cols))
 
 
-def causal(
-    step: Conv, box: list[Tensor], rows: Reach, cols: Reach, past: Tensor | None, skip_zeros: bool
-) -> Tensor:
+def causal(step: Conv, box: list[Tensor], rows: Reach, cols: Reach, skip_zeros: bool) -> Tensor:
     """A causal 3D convolution of ``N C t h w``."""
+    past = box.pop() if len(box) > 1 else None
     x = box.pop()
     module = cast("nn.Conv3d", step.module)
-    if step.past == 0:
-        past = None
     plain = not tampered(module) and type(module).__mro__[1] is nn.Conv3d
     if not plain:
         x = module(x) if past is None else module(x, past)
@@ -82,6 +79,7 @@ def causal(
     if past is not None:
         x = torch.cat([past, x], dim=2)
         missing -= past.shape[2]
+        del past
     weight = module.weight
     if skip_zeros and missing == step.past > 0 and x.shape[2] == 1:
         weight, missing = weight[:, :, -1:], 0

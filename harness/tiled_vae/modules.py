@@ -61,9 +61,10 @@ def plane_windows(module: nn.Module, pad: tuple[int, int] | None = None) -> tupl
         raise UnknownCoderError(f"{type(module).__name__} stands where a 2D convolution should")
     check_convolution(module)
     windows = []
-    for kernel, stride, own in zip(module.kernel_size, module.stride, module.padding, strict=True):
-        before, after = pad or (0, 0)
-        windows.append(Window(kernel, stride, int(own) + before, int(own) + after))
+    own: tuple[Any, ...] = tuple(module.padding)
+    before, after = pad or (0, 0)
+    for kernel, stride, side in zip(module.kernel_size, module.stride, own, strict=True):
+        windows.append(Window(kernel, stride, int(side) + before, int(side) + after))
     return windows[0], windows[1]
 
 

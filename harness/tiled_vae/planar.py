@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from .builder import Builder
@@ -183,7 +184,8 @@ def diffusers_attention(build: Builder, x: Value, block: nn.Module) -> Value:
     build.seen.update(part for part in (query, key, value, proj, norm) if part is not None)
 
     def pixelwise(layer: nn.Module, tokens: Tensor, band: Tensor) -> Tensor:
-        return cast(Tensor, layer(tokens)).transpose(1, 2).unflatten(2, band.shape[2:])
+        mapped: Tensor = layer(tokens)
+        return torch.unflatten(mapped.transpose(1, 2), 2, band.shape[2:])
 
     def project(band: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         tokens = band.flatten(2).transpose(1, 2)

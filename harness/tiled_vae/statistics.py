@@ -21,7 +21,7 @@ class Moments:
 
     def add(self, tile: Tensor) -> None:
         """Take in a tile."""
-        values = tile.unflatten(1, (self.groups, -1))
+        values = torch.unflatten(tile, 1, (self.groups, -1))
         count = values[0, 0].numel()
         if count == 0:
             return
