@@ -166,7 +166,7 @@ def test_attention_contributes_to_the_residual_stream(family):
     for name, module in vae.named_modules():
         if name.endswith("attentions.0"):
             module.register_forward_hook(share)
-    run(vae, *inputs(family))
+    run(vae, *inputs(family, 12))
     assert len(shares) == 2
     assert all(0.2 < share < 2 for share in shares)
 
@@ -198,7 +198,7 @@ def test_activations_neither_die_nor_explode(family):
     for name, module in vae.named_modules():
         if not list(module.children()):
             module.register_forward_hook(note(name))
-    run(vae, *inputs(family))
+    run(vae, *inputs(family, 12))
     assert len(levels) > 50
     # float16 ends at 65504, and its small numbers lose precision below 1e-4.
     assert all(std > 0.05 and highest < 200 for std, highest in levels.values())
@@ -307,7 +307,7 @@ def test_truth_upsamples_without_rounding(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_float32_is_away_from_truth_by_rounding_alone(family):
     vae = build(family, "mock")
-    latents, image = inputs(family)
+    latents, image = inputs(family, 8)
     decoded, moments = run(vae, latents, image)
     true_decoded, true_moments = run(truth(vae), latents.double(), image.double())
     for got, should in ((decoded, true_decoded), (moments, true_moments)):
