@@ -21,7 +21,7 @@ from harness.cases import Direction, Mechanism
 from harness.families import FAMILIES, Family
 from harness.matrix import applies
 
-HEIGHT, WIDTH = 8, 12
+HEIGHT, WIDTH = 8, 8
 
 CELLS = [
     pytest.param(family, mechanism, direction, id=f"{family}-{mechanism}-{direction}")
@@ -64,7 +64,7 @@ def test_output_is_lively_and_inside_the_range(
     picture = untiled(family, mechanism, direction).output
     contrast = picture.flatten(2).std(2)
     assert contrast.min() > 0.1
-    assert 0.15 < contrast.mean() < 1
+    assert 0.1 < contrast.mean() < 1
     if direction is Direction.DECODE and FAMILIES[family].causal:
         assert (picture.abs() >= 1).double().mean() < 0.01
 
@@ -122,11 +122,12 @@ def test_halo_probe_reaches_beyond_the_padding_of_published_hooks(
     direction: str, padding: int
 ) -> None:
     """11 latent pixels (32 image pixels to encode) around a tile are too few, and it shows."""
-    done = untiled("sd", Mechanism.HALO, Direction(direction), size=(8, 32))
+    done = untiled("sd", Mechanism.HALO, Direction(direction))
     inner, outer = (1, 8) if direction == "decode" else (8, 1)
-    tile = run(done.probe, done.direction, done.x[..., : (16 + padding) * inner])
-    error = (tile - done.truth[..., : tile.shape[-1]])[..., : 16 * outer]
-    assert rms(error) > 30 * done.floor
+    x = sample(FAMILIES["sd"], done.direction, 1, (8, 32))
+    whole = run(done.probe, done.direction, x)[..., : 16 * outer]
+    tile = run(done.probe, done.direction, x[..., : (16 + padding) * inner])[..., : 16 * outer]
+    assert rms(tile - whole) > 30 * done.floor
 
 
 @pytest.mark.parametrize("family", ["sd", "sd3", "flux", "flux2", "sdxl", "wan21"])
@@ -134,6 +135,19 @@ def test_every_family_has_its_probes(family: str) -> None:
     for mechanism in (Mechanism.STUB, Mechanism.ATTENTION):
         probe = probes.build(family, mechanism)
         assert type(probe).__name__ == FAMILIES[family].model_class
+
+
+@pytest.mark.parametrize("family", ["sd", "flux2", "qwen", "wan22"])
+@pytest.mark.parametrize("channels", [1, 4])
+def test_stub_may_have_any_number_of_image_channels(family: str, channels: int) -> None:
+    facts = probes.with_image_channels(FAMILIES[family], channels)
+    stub = probes.build(facts, Mechanism.STUB)
+    image = sample(facts, Direction.ENCODE, frames=1)
+    latent = sample(facts, Direction.DECODE, frames=1)
+    assert run(stub, Direction.DECODE, latent).shape == image.shape
+    moments = run(stub, Direction.ENCODE, image)
+    assert moments.shape == (1, 2 * facts.latent_channels, *latent.shape[2:])
+    view(stub, facts.coder_layout, facts)
 
 
 def test_weights_depend_on_the_seed_alone() -> None:
