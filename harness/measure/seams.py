@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,8 @@ VISIBLE = 1.0
 """Levels: a smaller step moves no level of the picture by more than rounding does."""
 CONTRAST = 3.0
 """How much larger a jump must be than the largest beside it, and a ridge or band than its sides."""
+WHOLE_CONTRAST = 1.6
+"""The same for a whole line: its median over hundreds of pixels hardly varies by chance."""
 NOISE = 4.0
 """A step must also exceed this many times the floor's rms."""
 NEAR = 3
@@ -107,7 +110,8 @@ def find_seams(output: Tensor, baseline: Baseline, case: Case) -> Seams:
     for b in range(ours.shape[0]):
         for t in range(ours.shape[2]):
             picture = untiled[b, :, t].double() / level[:, None, None]
-            moved = ours[b, :, t].double() / level[:, None, None] - picture
+            moved = (ours[b, :, t].double() / level[:, None, None] - picture).float()
+            picture = picture.float()
             bands.add(moved)
             largest = float(moved.abs().max())
             if not least / 2 <= largest < torch.inf:  # a jump is at most twice that; or NaN
@@ -143,7 +147,7 @@ _Found = tuple[int, int, int, float, float]
 
 
 def _steps(moved: Tensor, picture: Tensor, least: float, tile: int) -> list[_Found]:
-    """Vertical lines along a stretch of which ``moved`` (``C H W``) jumps.
+    """Vertical lines along which, or along a stretch of which, ``moved`` (``C H W``) jumps.
 
     A stretch is a quarter of a tile long, so that it spans several latent pixels: an error made at
     latent resolution has edges of its own, but they change from one latent pixel to the next.
@@ -153,24 +157,29 @@ def _steps(moved: Tensor, picture: Tensor, least: float, tile: int) -> list[_Fou
     far = min(max(12, tile // 6), tile - NEAR - 1)
     if width < 2 * NEAR + 2 or length < 4 or far <= NEAR:
         return []
-    delta = moved.diff(dim=-1)
-    own = _stretches(_rms(picture.diff(dim=-1)), length)
-    edges = _widest(own)
+    delta, jump = moved.diff(dim=-1), _rms(moved.diff(dim=-1))
+    activity = _rms(picture.diff(dim=-1))
+    own, unsigned = _stretches(activity, length), _stretches(jump, length)
     # Noise cancels in the signed median, which finds faint steps; the unsigned one finds tiles
-    # that disagree by a texture.
+    # that disagree by a texture, and along a whole line even where all is textured.
     signed = _rms(torch.stack([_stretches(channel, length) for channel in delta]))
-    unsigned = _stretches(_rms(delta), length)
-    expected = _slope(unsigned, own) * edges
+    follows = _slope(unsigned, own)
+    searches = [
+        (signed, own, length, CONTRAST + 1, NEAR),
+        (unsigned, own, length, CONTRAST, NEAR),
+        (_stretches(jump, height), _stretches(activity, height), height, WHOLE_CONTRAST, 2),
+    ]
     hits: dict[int, _Found] = {}
-    for jump, contrast in ((signed, CONTRAST + 1), (unsigned, CONTRAST)):
-        beside = torch.maximum(_beside(jump, far), expected)
-        hit = (jump >= least) & (jump >= contrast * beside)
+    for values, edges, extent, contrast, near in searches:
+        beside = _beside(values, near, far)
+        hit = (values >= contrast * beside) & (values >= CONTRAST * follows * _widest(edges))
+        hit &= values - beside >= least
         for x in hit.any(dim=0).nonzero().flatten().tolist():
-            extent = _extent(hit[:, x], length, height)
+            start, stop = _extent(hit[:, x], extent, height)
             # Edges of a picture end soon, and few of them lie just where tiles are expected.
-            if extent[1] - extent[0] <= length and not _is_nominal(x + 1, tile, width):
+            if stop - start <= length and not _is_nominal(x + 1, tile, width):
                 continue
-            found = (x + 1, *extent, *_worst_of(jump[:, x], beside[:, x], hit[:, x]))
+            found = (x + 1, start, stop, *_worst_of(values[:, x], beside[:, x], hit[:, x]))
             if x not in hits or found[3] > hits[x][3]:
                 hits[x] = found
     return list(hits.values())
@@ -188,16 +197,18 @@ def _starts(size: int, length: int) -> list[int]:
 def _stretches(lines: Tensor, length: int) -> Tensor:
     """Median of every stretch of every vertical line: ``H W`` to ``N W``."""
     starts = _starts(lines.shape[0], length)
-    return torch.stack([lines[s : s + length].median(dim=0).values for s in starts])
+    stacked = lines.numpy()[np.array(starts)[:, None] + np.arange(length)].transpose(0, 2, 1)
+    middle = (length - 1) // 2
+    return torch.from_numpy(np.partition(stacked, middle, axis=-1)[..., middle].copy())
 
 
-def _beside(jump: Tensor, far: int) -> Tensor:
-    """The largest jump of the lines ``NEAR`` to ``far`` beside each line, on both sides."""
+def _beside(jump: Tensor, near: int, far: int) -> Tensor:
+    """The largest jump of the lines ``near`` to ``far`` beside each line, on both sides."""
     padded = torch.nn.functional.pad(jump, (far, far))
-    width = far - NEAR + 1
-    runs = padded.unfold(1, width, 1).amax(dim=-1)  # runs[:, i]: lines i - far to i - NEAR
+    width = far - near + 1
+    runs = padded.unfold(1, width, 1).amax(dim=-1)  # runs[:, i]: lines i - far to i - near
     lines = jump.shape[1]
-    return torch.maximum(runs[:, :lines], runs[:, far + NEAR : far + NEAR + lines])
+    return torch.maximum(runs[:, :lines], runs[:, far + near : far + near + lines])
 
 
 def _widest(own: Tensor) -> Tensor:
