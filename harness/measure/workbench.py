@@ -1,0 +1,227 @@
+"""The workbench: everything a case needs, made once and kept only while it is needed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from harness.cases import Case, Layout, Scale
+from harness.device import open_device
+from harness.families import Family
+from harness.measure.baseline import measure_baseline
+from harness.measure.observation import (
+    Baseline,
+    ConventionResult,
+    Failure,
+    LayoutVAE,
+    Observation,
+)
+from harness.measure.run import observe, observe_conventions
+from harness.measure.store import BaselineStore
+from harness.subject.hook import Hook
+from harness.subject.profile import Profile
+
+KEPT = 8
+"""Small VAEs kept for later cases."""
+PATIENCE = 3
+"""Hangs and crashes of a hook after which a run gives it up."""
+
+
+class Supplies(Protocol):
+    """Where VAEs, views of them and inputs come from."""
+
+    def build(self, case: Case) -> nn.Module:
+        """The VAE of a case, float32, on the plain CPU."""
+        ...
+
+    def truth(self, vae: nn.Module) -> nn.Module:
+        """Its float64 twin."""
+        ...
+
+    def views(self, vae: nn.Module, layout: Layout, family: Family) -> tuple[LayoutVAE, ...]:
+        """The VAE seen through a layout, in every variant of it that the field has.
+
+        Cases run on the first; the others are called in their own ways for the call contract.
+        """
+        ...
+
+    def make_input(self, case: Case) -> Tensor:
+        """What the direction of the case is given, in its dtype, on the plain CPU."""
+        ...
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A hook under test and what its profile says of it."""
+
+    profile: Profile
+    hook: Hook
+    flags: tuple[str, ...]
+    """Command-line options that name this hook."""
+
+    @property
+    def name(self) -> str:
+        """Name of the hook, as the profile gives it."""
+        return self.profile.hook.name
+
+    def repeat(self, case: Case) -> str:
+        """The one command that repeats a case."""
+        return self.repeat_id(case.id)
+
+    def repeat_id(self, case: str) -> str:
+        """The one command that repeats the case with this id."""
+        return shlex.join(["vae-compat", "run", *self.flags, "--case", case])
+
+
+@dataclass
+class Workbench:
+    """Runs cases, one at a time, in one process.
+
+    What costs time to make is kept for the next case: the last observation (every check of a case
+    looks at the same one), a few small VAEs, one large one. ``folder`` is shared with the other
+    processes of the run.
+    """
+
+    subjects: Mapping[str, Subject]
+    supplies: Supplies
+    folder: Path
+    fingerprint: str
+    """Stands for whatever changes baselines without being part of a case: seed, weights, image."""
+    seconds: float
+    """What a hook may take for a mock case; ten times as much for a real one."""
+    _vaes: OrderedDict[tuple[str, ...], nn.Module] = field(default_factory=OrderedDict)
+    _last: tuple[str, Case, Observation] | None = None
+
+    def __post_init__(self) -> None:
+        self._store = BaselineStore(self.folder / "baselines", self.fingerprint)
+
+    def observation(self, name: str, case: Case, *, every_way: bool) -> Observation:
+        """Run a case, or return its observation if it is the one that ran last.
+
+        A case that took the process down when it was tried before is not tried again, and neither
+        is a hook that has hung or crashed too often: the observation says so.
+        """
+        if self._last is not None and self._last[:2] == (name, case):
+            return self._last[2]
+        self._last = None
+        lost = self._lost(name)
+        mark = self._mark(name, case)
+        if mark.exists():
+            observation = self._untried(name, case, "the process that ran this case died")
+        elif len(lost) >= PATIENCE:
+            reason = f"the hook hung or died in {PATIENCE} cases of this run, so no more were tried"
+            observation = self._untried(name, case, reason)
+        else:
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.write_text(str(os.getpid()))
+            observation = self._observe(name, case, every_way)
+            if observation.failure is None or observation.failure.kind != "TimeoutError":
+                mark.unlink()
+            else:
+                mark.rename(mark.with_suffix(".hung"))
+        self._last = (name, case, observation)
+        return observation
+
+    def _observe(self, name: str, case: Case, every_way: bool) -> Observation:
+        subject = self.subjects[name]
+        view = self._view(case)
+        x = self.supplies.make_input(case)
+        observation = observe(
+            case,
+            subject.profile.promise(case),
+            subject.hook,
+            view,
+            x,
+            self._baseline(case, view, x),
+            open_device(case.device),
+            seconds=self.seconds * (10 if case.scale is Scale.REAL else 1),
+        )
+        if observation.beyond_repair:
+            self._vaes.pop(_key(case))
+        hung = observation.failure is not None and observation.failure.kind == "TimeoutError"
+        ways = self._ways(subject, case) if every_way and not hung else None
+        return replace(observation, conventions=ways, repeat=subject.repeat(case))
+
+    def _ways(self, subject: Subject, case: Case) -> tuple[ConventionResult, ...]:
+        """Call the coder in every way of the field, on a plane as small as tells anything."""
+        small = replace(case, height=12, width=12, tile=4, batch=1, frames=2)
+        if not case.facts.causal:
+            small = replace(small, frames=1)
+        x = self.supplies.make_input(small)
+        views = self.supplies.views(self._vae(case), case.layout, case.facts)
+        return tuple(
+            result
+            for view in views
+            for result in observe_conventions(
+                small, subject.hook, view, x, open_device(case.device), seconds=self.seconds
+            )
+        )
+
+    def _baseline(self, case: Case, view: LayoutVAE, x: Tensor) -> Baseline:
+        def measure() -> Baseline:
+            twin = self.supplies.truth(self._vae(case))
+            truth_view = self.supplies.views(twin, Layout.DIFFUSERS, case.facts)[0]
+            return measure_baseline(case, view, truth_view, x, open_device(case.device))
+
+        return self._store.get(case, measure)
+
+    def _view(self, case: Case) -> LayoutVAE:
+        return self.supplies.views(self._vae(case), case.layout, case.facts)[0]
+
+    def _vae(self, case: Case) -> nn.Module:
+        key = _key(case)
+        vae = self._vaes.pop(key, None)
+        if vae is None:
+            if case.scale is Scale.REAL:  # gigabytes: never two of them
+                self._vaes.clear()
+            vae = self.supplies.build(case).to(getattr(torch, case.dtype))
+        self._vaes[key] = vae
+        while len(self._vaes) > KEPT:
+            self._vaes.popitem(last=False)
+        return vae
+
+    def _mark(self, name: str, case: Case) -> Path:
+        """A file that is there while a case runs, and stays where that never ended."""
+        told = hashlib.sha256(case.id.encode()).hexdigest()[:24]
+        return self.folder / "running" / name.replace("/", "_") / told
+
+    def _lost(self, name: str) -> list[Path]:
+        """Cases of a hook that hung, or that their process did not survive."""
+        folder = self.folder / "running" / name.replace("/", "_")
+        if not folder.is_dir():
+            return []
+        return [mark for mark in folder.iterdir() if mark.suffix or not _runs(mark)]
+
+    def _untried(self, name: str, case: Case, reason: str) -> Observation:
+        subject = self.subjects[name]
+        baseline = self._baseline(case, self._view(case), self.supplies.make_input(case))
+        return Observation(
+            case=case,
+            promise=subject.profile.promise(case),
+            baseline=baseline,
+            output=None,
+            failure=Failure("NotRun", reason, where="", traceback="", phase="run"),
+            repeat=subject.repeat(case),
+        )
+
+
+def _key(case: Case) -> tuple[str, ...]:
+    return case.family, case.scale, str(case.mechanism), case.dtype
+
+
+def _runs(mark: Path) -> bool:
+    """Whether the process that left a mark is still at it."""
+    try:
+        return psutil.pid_exists(int(mark.read_text()))
+    except (OSError, ValueError):  # gone or not yet written: it ran a moment ago
+        return True

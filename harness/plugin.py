@@ -1,0 +1,274 @@
+"""The pytest plugin: options, the parametrized observations, and the records of a run."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor, nn
+
+from fixtures.inputs import make_input
+from fixtures.layouts import VARIANTS, view
+from fixtures.probes import build as build_probe
+from fixtures.vaes import build as build_vae
+from fixtures.vaes import parse_weights, truth
+from harness.cases import Case, Layout, Scale
+from harness.checks import CHECKS
+from harness.checks.finding import Finding, Status
+from harness.errors import UsageError
+from harness.families import Family
+from harness.judge import ExitCode, Outcome, Record, diagnose, gate
+from harness.launch import load_subject
+from harness.measure.observation import LayoutVAE, Observation
+from harness.session import Item, Run, RunOptions
+from harness.subject.profile import Profile, profile_from_flags
+from reports.compare import hold_against
+from reports.results import HookEntry, Results, command_line, describe_run, now, read, write
+from reports.summary import write_summary
+from reports.table import to_text
+
+RUN = pytest.StashKey[Run]()
+ITEM = pytest.StashKey[Item]()
+RECORD = "record"
+_CHECKS = {check.name: check for check in CHECKS}
+_PYTEST_CODES = {ExitCode.HOLDS: 0, ExitCode.FAILS: 1, ExitCode.USAGE: 4, ExitCode.HARNESS: 3}
+_NODE = re.compile(r"::test_(?P<check>\w+)\[(?P<hook>[^:\]]*):(?P<case>[^\]]+)\]")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer what ``vae-compat run`` offers, as pytest options."""
+    group = parser.getgroup("vae-compat")
+    several: dict[str, Any] = {"action": "append", "default": []}
+    group.addoption("--vae-profile", help="profile file or embedded name; repeatable", **several)
+    group.addoption("--vae-hook", help="FILE_OR_MODULE:ATTRIBUTE of a hook without a profile")
+    group.addoption("--vae-kind", default="forward")
+    group.addoption("--vae-layout")
+    group.addoption("--vae-host")
+    group.addoption("--vae-comfyui", type=Path)
+    group.addoption("--vae-families", default="")
+    group.addoption("--vae-directions", default="")
+    group.addoption("--vae-modes", default="")
+    group.addoption("--vae-scales", default="")
+    group.addoption("--vae-tiers", default="")
+    group.addoption("--vae-full", action="store_true", help="the whole matrix")
+    group.addoption("--vae-device", help="sim, cuda or cpu")
+    group.addoption("--vae-weights", help="FAMILY=PATH_OR_ID; repeatable", **several)
+    group.addoption("--vae-image", type=Path)
+    group.addoption("--vae-seed", type=int, default=0)
+    group.addoption("--vae-case", help="exactly the case with this id")
+    group.addoption("--vae-timeout", type=float, help="seconds a hook may take for a case")
+    group.addoption("--vae-out", type=Path, default=Path("reports/out"))
+    group.addoption("--vae-against", type=Path, help="results.json that must not get worse")
+    group.addoption("--vae-shared", help="folder shared by the processes of one run (internal)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepare the run; wrong use ends here, before anything has run."""
+    config.addinivalue_line("markers", "case: a check of one case of the matrix")
+    options = RunOptions.from_mapping(
+        {
+            name.removeprefix("vae_"): value
+            for name, value in vars(config.option).items()
+            if name.startswith("vae_")
+        }
+    )
+    if not options.asks_for_a_hook:
+        return
+    shared = _shared_folder(config)
+    try:
+        run = Run.prepare(options, _profiles(options), Fixtures(options), shared)
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from None
+    config.stash[RUN] = run
+    if shared:
+        run.limit_process(processes=int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    else:
+        config.pluginmanager.register(Gathering(run), "vae-compat-gathering")
+
+
+def _profiles(options: RunOptions) -> list[tuple[str, Profile]]:
+    """The profiles of the hooks under test, with the names that the command line has for them."""
+    if options.hook is None:
+        return [(name, load_subject(name)) for name in options.profile]
+    flags = (options.hook, options.kind, options.layout, options.host)
+    return [(options.hook, profile_from_flags(*flags, comfyui=options.comfyui))]
+
+
+def _shared_folder(config: pytest.Config) -> Path | None:
+    """The run's folder, where this process is one of its xdist workers."""
+    told = getattr(config, "workerinput", {}).get("vae_shared")
+    return None if told is None else Path(told)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell every xdist worker the folder that the controller made."""
+    run = node.config.stash.get(RUN, None)
+    if run is not None:
+        node.workerinput["vae_shared"] = str(run.folder)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test per check and case to which the check applies."""
+    if "observation" not in metafunc.fixturenames:
+        return
+    run = metafunc.config.stash[RUN]
+    check = _CHECKS[metafunc.definition.originalname.removeprefix("test_")]
+    parameters = []
+    for item in run.items(check.name):
+        marks = [
+            pytest.mark.case,
+            pytest.mark.xdist_group(item.group),
+            pytest.mark.timeout(run.hard_limit(item), method="thread"),
+        ]
+        if item.known is not None:
+            marks.append(pytest.mark.xfail(reason=item.known.reason, strict=True))
+        parameters.append(pytest.param(item, id=item.id, marks=marks))
+    metafunc.parametrize("observation", parameters, indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """All checks of a case together, cases of a baseline together, the expensive ones first."""
+    run = config.stash.get(RUN, None)
+    if run is None:
+        return
+    chosen = []
+    for item in items:
+        given = item.callspec.params.get("observation") if hasattr(item, "callspec") else None
+        if isinstance(given, Item):  # a check without cases gets a placeholder, which is dropped
+            item.stash[ITEM] = given
+            chosen.append(item)
+    items[:] = sorted(chosen, key=lambda item: run.place(item.stash[ITEM]))
+
+
+@pytest.fixture
+def observation(request: pytest.FixtureRequest) -> Observation:
+    """What the hook's one run of this case produced."""
+    return request.config.stash[RUN].observe(request.param)
+
+
+@pytest.fixture
+def report(request: pytest.FixtureRequest, observation: Observation) -> Callable[[Finding], None]:
+    """Takes a check's finding into the record, and fails the test where it did not pass."""
+    run = request.config.stash[RUN]
+    item = request.node.stash[ITEM]
+
+    def take(finding: Finding) -> None:
+        record = run.record(item, observation, finding)
+        request.node.user_properties.append((RECORD, asdict(record)))
+        if record.status == Outcome.SKIPPED:
+            pytest.skip(f"a known failure of this case leaves nothing to judge: {record.message}")
+        if finding.status is not Status.PASSED:
+            prefix = "" if finding.status is Status.FAILED else "ERROR: "
+            pytest.fail(f"{prefix}{finding.message}", pytrace=False)
+
+    return take
+
+
+class Fixtures:
+    """The VAEs, views and inputs of ``fixtures``, as the options of a run want them."""
+
+    def __init__(self, options: RunOptions) -> None:
+        self._seed = options.seed
+        self._image = options.image
+        self._weights = dict(map(parse_weights, options.weights))
+
+    def build(self, case: Case) -> nn.Module:
+        """The VAE of a case."""
+        if case.mechanism is not None:
+            return build_probe(case.family, case.mechanism, seed=self._seed)
+        weights = self._weights.get(case.family) if case.scale is Scale.REAL else None
+        return build_vae(case.family, case.scale, seed=self._seed, weights=weights)
+
+    def truth(self, vae: nn.Module) -> nn.Module:
+        """Its float64 twin."""
+        return truth(vae)
+
+    def views(self, vae: nn.Module, layout: Layout, family: Family) -> tuple[LayoutVAE, ...]:
+        """The VAE in a layout; the Wan layout also as ComfyUI has rewritten it."""
+        variants = VARIANTS if layout is Layout.WAN else VARIANTS[:1]
+        return tuple(view(vae, layout, family, variant=variant) for variant in variants)
+
+    def make_input(self, case: Case) -> Tensor:
+        """What the direction of the case is given."""
+        return make_input(case, image=self._image)
+
+
+class Gathering:
+    """Gathers the records in the process that started the run, and tells what became of it."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._started = now()
+        self._records: dict[str, Record] = {}
+        self._harness_failure: str | None = None
+        self._text = ""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take the record of a test, or make one where its process died."""
+        told = dict(report.user_properties).get(RECORD)
+        if report.when == "call" and isinstance(told, dict):
+            self._records[report.nodeid] = Record(**told)
+        elif report.failed and (found := _NODE.search(report.nodeid)):
+            died = report.when not in ("setup", "call", "teardown")
+            message = "the process that ran this case died" if died else str(report.longrepr)
+            if not died:
+                self._harness_failure = self._harness_failure or message
+            self._records[report.nodeid] = Record(
+                case=found["case"],
+                check=found["check"],
+                tier=str(_CHECKS[found["check"]].tier),
+                status=str(Outcome.ERROR),
+                message=message,
+                hook=found["hook"],
+                repeat=self._run.subjects[found["hook"]].repeat_id(found["case"]),
+            )
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Judge the run, write its reports and set the exit code."""
+        self._run.close()
+        if exitstatus not in (0, 1, pytest.ExitCode.NO_TESTS_COLLECTED):
+            return  # interrupted or wrong use: there is no run to judge
+        records = sorted(self._records.values(), key=lambda r: (r.hook, r.case, r.check))
+        options = self._run.options
+        header = describe_run(
+            hooks=[
+                HookEntry(
+                    name=name,
+                    entry=subject.profile.hook.entry,
+                    kind=str(subject.profile.hook.kind),
+                    layout=str(subject.profile.hook.layout),
+                    profile=subject.flags[1] if options.hook is None else None,
+                )
+                for name, subject in self._run.subjects.items()
+            ],
+            device=options.device,
+            seed=options.seed,
+            selection=options.described_selection,
+            started=self._started,
+            command=command_line(),
+        )
+        results = Results(
+            header=header,
+            records=tuple(records),
+            verdict=gate(records, harness_failure=self._harness_failure),
+            diagnosis=tuple(diagnosis.sentence for diagnosis in diagnose(records)),
+        )
+        if options.against is not None:
+            results = hold_against(results, read(options.against))
+        write(results, options.out)
+        write_summary(results, options.out)
+        terminal = session.config.get_terminal_writer()
+        self._text = to_text(results, width=terminal.fullwidth, colour=terminal.hasmarkup)
+        session.exitstatus = _PYTEST_CODES[results.verdict.code]
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the table."""
+        terminalreporter.ensure_newline()
+        terminalreporter.write(self._text)

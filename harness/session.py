@@ -1,0 +1,284 @@
+"""A run: which hooks meet which cases, and how every process of the run is set up."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from harness.cases import Case, Direction, Layout, Mode, Scale
+from harness.checks import CHECKS
+from harness.checks.finding import NOT_JUDGED, Finding
+from harness.device import open_device
+from harness.errors import UsageError
+from harness.judge import ROOTS, Record, judge
+from harness.matrix import Selection, cost, generate
+from harness.measure.observation import Observation
+from harness.measure.workbench import Subject, Supplies, Workbench
+from harness.subject.loading import load_hook
+from harness.subject.profile import KnownFailure, Profile
+
+MEMORY_SHARE = 0.8
+"""Part of the machine's memory that all processes of a run may take together."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a run was asked for, as plain values."""
+
+    profile: tuple[str, ...] = ()
+    hook: str | None = None
+    kind: str = "forward"
+    layout: str | None = None
+    host: str | None = None
+    comfyui: Path | None = None
+    families: tuple[str, ...] = ()
+    directions: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ()
+    scales: tuple[str, ...] = ()
+    full: bool = False
+    device: str = "sim"
+    weights: tuple[str, ...] = ()
+    image: Path | None = None
+    seed: int = 0
+    case: str | None = None
+    timeout: float = 60.0
+    out: Path = Path("reports/out")
+    against: Path | None = None
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> RunOptions:
+        """Take what is known from parsed options; lists may be given as ``a,b``."""
+        known = {field.name for field in fields(cls)}
+        lists = ("families", "directions", "modes", "scales")
+        taken: dict[str, Any] = {}
+        for name, value in values.items():
+            if name not in known or value is None:
+                continue
+            if name in lists:
+                value = tuple(part.strip() for part in value.split(",") if part.strip())
+            taken[name] = tuple(value) if isinstance(value, list) else value
+        return cls(**taken)
+
+    @property
+    def asks_for_a_hook(self) -> bool:
+        """Whether there is anything to judge."""
+        return bool(self.profile or self.hook)
+
+    @property
+    def selection(self) -> Selection:
+        """The filters. Raises ``UsageError`` for a word that is none."""
+        try:
+            return Selection(
+                full=self.full,
+                scales=frozenset(map(Scale, self.scales)) or frozenset(Scale),
+                families=frozenset(self.families),
+                directions=frozenset(map(Direction, self.directions)),
+                modes=frozenset(map(Mode, self.modes)),
+            )
+        except ValueError as error:
+            raise UsageError(
+                f"{error}: correct the selection (see vae-compat run --help)"
+            ) from None
+
+    def subject_flags(self, name: str) -> list[str]:
+        """The command-line options that name this hook again, for the command of one case."""
+        if self.hook is None:
+            return ["--profile", name]
+        flags = ["--hook", self.hook, "--kind", self.kind]
+        for option in ("layout", "host", "comfyui"):
+            value = getattr(self, option)
+            flags += [] if value is None else [f"--{option}", str(value)]
+        return flags
+
+    @property
+    def described_selection(self) -> str:
+        """``default`` or ``full``, with what narrowed it."""
+        narrowed = {
+            name: getattr(self, name) for name in ("families", "directions", "modes", "scales")
+        }
+        words = [f"{name} {','.join(given)}" for name, given in narrowed.items() if given]
+        return "; ".join(["full" if self.full else "default", *words])
+
+    @property
+    def fingerprint(self) -> str:
+        """Stands for what changes the baselines of a case without being part of it."""
+        told = [self.seed, sorted(self.weights), str(self.image), torch.__version__]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A check of a case for a hook: one test."""
+
+    subject: str
+    case: Case
+    check: str
+    known: KnownFailure | None
+
+    @property
+    def id(self) -> str:
+        """``diffusers:sd-mock-...``."""
+        return f"{self.subject}:{self.case.id}"
+
+    @property
+    def group(self) -> str:
+        """Items of one group run in one process: they share a baseline."""
+        return self.case.baseline_id
+
+
+@dataclass
+class Run:
+    """One run, as every process of it knows it."""
+
+    options: RunOptions
+    subjects: Mapping[str, Subject]
+    cases: Mapping[str, tuple[Case, ...]]
+    """Cases of each subject, selected."""
+    folder: Path
+    """Shared by the processes of the run; the controller removes it at the end."""
+    supplies: Supplies
+
+    @classmethod
+    def prepare(
+        cls,
+        options: RunOptions,
+        profiles: Sequence[tuple[str, Profile]],
+        supplies: Supplies,
+        folder: Path | None = None,
+    ) -> Run:
+        """Load the hooks and generate their cases. Raises ``UsageError``.
+
+        ``profiles`` pairs each profile with the name by which the command line knows it.
+        ``folder`` is that of the run where another process has made it already.
+        """
+        subjects: dict[str, Subject] = {}
+        cases: dict[str, tuple[Case, ...]] = {}
+        device = open_device(options.device)
+        for told, profile in profiles:
+            hook = load_hook(profile, comfyui=options.comfyui)
+            subject = Subject(profile, hook, tuple(options.subject_flags(told)))
+            if subject.name in subjects:
+                raise UsageError(f"two hooks are named {subject.name!r}: rename one in its profile")
+            subjects[subject.name] = subject
+            whole = generate(
+                profile.claims,
+                Layout(profile.hook.layout),
+                options.device,
+                device.dtypes,
+                full=options.full,
+                unclaimed_modes=hook.offered_modes(),
+            )
+            cases[subject.name] = tuple(filter(options.selection.admits, whole))
+        if options.case is not None:
+            cases = {name: _exactly(options.case, some) for name, some in cases.items()}
+        folder = folder or Path(tempfile.mkdtemp(prefix="vae-compat-"))
+        return cls(options, subjects, cases, folder, supplies)
+
+    def items(self, check: str) -> Iterator[Item]:
+        """All tests of a check."""
+        found = next(known for known in CHECKS if known.name == check)
+        for name, subject in self.subjects.items():
+            for case in self.cases[name]:
+                if found.applies(case, subject.profile.promise(case)):
+                    yield Item(name, case, check, _known(subject.profile, check, case))
+
+    def hard_limit(self, item: Item) -> float:
+        """Seconds after which a process that is stuck outside Python is killed."""
+        factor = 40 if item.case.scale is Scale.REAL else 10
+        return factor * self.options.timeout
+
+    def place(self, item: Item) -> tuple[Any, ...]:
+        """Sort key of the tests: expensive baselines first, checks of a case in a row."""
+        return self._places[item.group], list(self.subjects).index(item.subject), item.case.id
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[float, str]]:
+        """For each group its cost, highest first."""
+        total: dict[str, float] = {}
+        for some in self.cases.values():
+            for case in some:
+                total[case.baseline_id] = total.get(case.baseline_id, 4 * cost(case)) + cost(case)
+        return {group: (-value, group) for group, value in total.items()}
+
+    @cached_property
+    def workbench(self) -> Workbench:
+        """Where this process runs its cases."""
+        return Workbench(
+            subjects=self.subjects,
+            supplies=self.supplies,
+            folder=self.folder,
+            fingerprint=self.options.fingerprint,
+            seconds=self.options.timeout,
+        )
+
+    @cached_property
+    def called_in_every_way(self) -> frozenset[tuple[str, Case]]:
+        """The one case per hook, family, layout, direction and mode for the call contract."""
+        chosen: dict[tuple[str, ...], tuple[str, Case]] = {}
+        for name, some in self.cases.items():
+            for case in sorted(some, key=cost):
+                if case.scale is Scale.MOCK and case.must_tile:
+                    place = (name, case.family, case.layout, case.direction, case.mode)
+                    chosen.setdefault(place, (name, case))
+        return frozenset(chosen.values())
+
+    def limit_process(self, processes: int) -> None:
+        """Give a worker its share of cores and memory, so that no hook starves the machine.
+
+        Memory beyond the share makes an allocation fail inside the hook, which is then its
+        failure, instead of bringing the system's killer down on the whole run.
+        """
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+        share = int(psutil.virtual_memory().total * MEMORY_SHARE / processes)
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (share, hard))
+
+    def observe(self, item: Item) -> Observation:
+        """What the hook's one run of the item's case produced."""
+        every_way = (item.subject, item.case) in self.called_in_every_way
+        return self.workbench.observation(item.subject, item.case, every_way=every_way)
+
+    def record(self, item: Item, observation: Observation, finding: Finding) -> Record:
+        """The record of a finding, judged by what the profile knows.
+
+        What hangs on a failure of the same case that the profile knows is skipped with it.
+        """
+        subject = self.subjects[item.subject]
+        known = subject.profile.known_failures
+        findings = [finding]
+        if finding.message.startswith(NOT_JUDGED):
+            roots = (check for check in CHECKS if check.name in ROOTS and check.name != item.check)
+            findings += [check.function(observation) for check in roots]
+        return judge(
+            item.case.id,
+            findings,
+            known,
+            hook=item.subject,
+            claimed=observation.promise.claimed,
+            repeat=observation.repeat,
+        )[0]
+
+    def close(self) -> None:
+        """Remove the shared folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _exactly(wanted: str, cases: Iterable[Case]) -> tuple[Case, ...]:
+    return tuple(case for case in cases if case.id == wanted)
+
+
+def _known(profile: Profile, check: str, case: Case) -> KnownFailure | None:
+    record = f"{check}[{case.id}]"
+    return next((known for known in profile.known_failures if known.matches(record)), None)
