@@ -28,7 +28,8 @@ def tiled(
 
     ``tile_size`` is in image pixels, for both directions: 512 unless ``max_vram`` chooses it.
     ``settings`` are those of `VAEHook` (``min_tile_size`` in image pixels as well). The VAE is as
-    before when the context ends, however it ends. Raises `TilingError` for something that is no VAE, or is tiled already.
+    before when the context ends, however it ends. Raises `TilingError` for what is no VAE, or is
+    tiled already.
     """
     if tile_size is None and settings.get("max_vram") is None:
         tile_size = 512
