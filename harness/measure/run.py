@@ -177,15 +177,19 @@ def _attempt(
     expected = tuple(Change(*leaves) for leaves in baseline.leaves) if baseline else ()
     whole = snapshot(view.vae, encoder=view.encoder, decoder=view.decoder)
     before = ProcessState()
+    process: tuple[str, ...] = ()
     error: BaseException | None = None
     try:
         with limited(seconds), device.metered() as trial.reading:
-            fitting = hook.put_on(view, case, expected=expected)
-            with fitting as run:
-                trial.result = act(run)
+            try:
+                fitting = hook.put_on(view, case, expected=expected)
+                with fitting as run:
+                    trial.result = act(run)
+            finally:  # inside: the meter's own context puts some switches back
+                process = before.undo()
     except BaseException as caught:
         error = caught
-    process = before.undo()
+    process += before.undo()  # what is left where the alarm cut the first time short
     if error is not None:
         if isinstance(error, Interrupted):
             raise KeyboardInterrupt from None

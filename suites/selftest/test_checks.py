@@ -1,0 +1,431 @@
+"""Every check passes where it should, fails where it should, and says where it cannot tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import harness.checks as checks
+from harness.cases import Direction, Mechanism, Mode, Scale
+from harness.checks import CHECKS, Check
+from harness.checks.contract import breaks_contract
+from harness.checks.cost import work_bound
+from harness.checks.finding import Finding, Grade, Status, Tier
+from harness.checks.manners import is_clear
+from harness.checks.mechanism import EXPLANATION
+from harness.checks.parity import grade_of
+from harness.device.meter import Convolution, Reading
+from harness.measure.observation import ConventionResult, Noise, Observation, Promise
+from suites.selftest.measure_fakes import (
+    CASE,
+    a_baseline,
+    a_case,
+    an_observation,
+    raised,
+    tiled_reading,
+)
+
+NAMES = [check.name for check in CHECKS]
+LEVEL = 2 / 255
+PROBE = a_case(scale=Scale.PROBE, mechanism=Mechanism.HALO, height=40, width=40)
+TWO = a_case(batch=2)
+SMALL = a_case(height=16, width=16)
+QWEN = a_case(family="qwen", frames=1)
+
+REFUSED = "VAEHook.__call__() got an unexpected keyword argument 'feat_cache'"
+
+
+def check(name: str, observation: Observation) -> Finding:
+    found: Finding = getattr(checks, f"check_{name}")(observation)
+    assert found.check == name
+    assert found.tier == next(one.tier for one in CHECKS if one.name == name)
+    return found
+
+
+def way(**changes: Any) -> ConventionResult:
+    return replace(ConventionResult("by keyword", None, (1, 3), (1, 3), True), **changes)
+
+
+def flip(output: Tensor) -> Tensor:
+    return output.flip(0)
+
+
+def poisoned(output: Tensor) -> Tensor:
+    output[0, 1, 130, 5] = torch.nan
+    return output
+
+
+def seamed(output: Tensor) -> Tensor:
+    output[..., 128:] += 4 * LEVEL
+    return output
+
+
+def hole(output: Tensor) -> Tensor:
+    output[..., :128, 120:136] = 0
+    return output
+
+
+def one_item(output: Tensor) -> Tensor:
+    output[1] += 1e-5
+    return output
+
+
+def plus(value: float) -> Callable[[Tensor], Tensor]:
+    return lambda output: output + value
+
+
+FULL = {Convolution((8, 8, 3, 3), (384, 384)): 2}
+CROP = {Convolution((8, 8, 3, 3), (150, 150)): 2}
+
+PASSES: list[tuple[str, Callable[[], Observation]]] = [
+    ("call_contract", an_observation),
+    ("call_contract", lambda: an_observation(conventions=(way(), way()))),
+    ("completes", an_observation),
+    ("output_shape", an_observation),
+    ("output_dtype", an_observation),
+    ("output_device", an_observation),
+    ("finite", an_observation),
+    ("tiles_ran", an_observation),
+    ("tiles_ran", lambda: an_observation(SMALL, reading=tiled_reading(convolutions=FULL))),
+    (
+        "tiles_ran",
+        lambda: an_observation(QWEN, cache="fallback", reading=tiled_reading(convolutions=FULL)),
+    ),
+    ("single_tile", lambda: an_observation(SMALL, reading=tiled_reading(convolutions=FULL))),
+    ("parity", an_observation),
+    ("parity", lambda: an_observation(change=plus(0.2), grade="degraded")),
+    ("seams", an_observation),
+    ("seams", lambda: an_observation(change=seamed, grade="degraded")),
+    ("seams", lambda: an_observation(change=plus(0.1))),
+    ("value_range", an_observation),
+    ("colour_shift", an_observation),
+    ("colour_shift", lambda: an_observation(change=plus(0.1), grade="degraded")),
+    ("batch_items", lambda: an_observation(TWO)),
+    ("batch_items", lambda: an_observation(TWO, change=one_item, grade="close")),
+    ("peak_vram", an_observation),
+    ("peak_vram", lambda: an_observation(SMALL, reading=tiled_reading(peak_bytes=5000))),
+    (
+        "peak_vram",
+        lambda: an_observation(QWEN, cache="fallback", reading=tiled_reading(peak_bytes=1100)),
+    ),
+    ("work", an_observation),
+    (
+        "work",
+        lambda: an_observation(a_case(mode=Mode.QUADTREE), reading=tiled_reading(flops=10**6)),
+    ),
+    ("transfers", an_observation),
+    ("live_bytes", an_observation),
+    ("left_behind", an_observation),
+    ("input_untouched", an_observation),
+    ("refusal", lambda: an_observation(claimed=False)),
+    ("refusal", lambda: raised("only 4-D latents are supported", claimed=False)),
+    ("mechanism", lambda: an_observation(PROBE)),
+]
+
+FAILS: list[tuple[str, Callable[[], Observation], str]] = [
+    ("call_contract", lambda: raised(REFUSED, kind="TypeError", line="run(x)"), "'feat_cache'"),
+    (
+        "call_contract",
+        lambda: an_observation(conventions=(way(), way(convention="by position", shape=(1, 2)))),
+        "by position",
+    ),
+    ("call_contract", lambda: an_observation(conventions=(way(finite=False),)), "NaN"),
+    ("completes", raised, "ValueError: boom"),
+    ("completes", lambda: raised(kind="TimeoutError", phase="take_off"), "taken off"),
+    ("output_shape", lambda: an_observation(change=lambda y: y[..., :-8]), "1x3x384x376"),
+    ("output_shape", lambda: an_observation(output=None, returned="list of 2 Tensor"), "list of 2"),
+    ("output_dtype", lambda: an_observation(change=Tensor.half), "dtype float16"),
+    ("output_device", lambda: an_observation(output_device=torch.device("cpu")), "on cpu"),
+    ("finite", lambda: an_observation(change=poisoned), "y 130, x 5"),
+    ("single_tile", lambda: an_observation(SMALL), "18 convolutions"),
+    ("parity", lambda: an_observation(change=plus(1e-5)), "x floor"),
+    ("parity", lambda: an_observation(change=poisoned, grade="degraded"), "NaN"),
+    ("parity", lambda: an_observation(change=hole, grade="degraded"), "no tile wrote"),
+    ("parity", lambda: an_observation(change=seamed, grade="close"), "seam at x 128"),
+    ("parity", lambda: an_observation(change=Tensor.half, grade="degraded"), "float16"),
+    (
+        "parity",
+        lambda: an_observation(output_device=torch.device("cpu"), grade="degraded"),
+        "device cpu",
+    ),
+    ("seams", lambda: an_observation(change=seamed, grade="close"), "a tile border"),
+    ("value_range", lambda: an_observation(change=lambda y: y * 1.5), "clamp"),
+    ("colour_shift", lambda: an_observation(change=plus(0.02)), "+2.55 8-bit levels"),
+    ("batch_items", lambda: an_observation(TWO, change=flip, grade="degraded"), "mixed up"),
+    ("batch_items", lambda: an_observation(TWO, change=one_item), "batch item 1"),
+    ("peak_vram", lambda: an_observation(reading=tiled_reading(peak_bytes=1100)), "1.00 x"),
+    ("work", lambda: an_observation(reading=tiled_reading(flops=7200)), "7.20 x the FLOPs"),
+    ("live_bytes", lambda: an_observation(reading=tiled_reading(live_after=111)), "1 bytes"),
+    ("live_bytes", lambda: an_observation(reading=tiled_reading(live_after=99)), "fewer"),
+    ("left_behind", lambda: an_observation(residue=("decoder.forward was added",)), "forward"),
+    ("input_untouched", lambda: an_observation(input_changed=True), "in place"),
+    ("refusal", lambda: an_observation(change=plus(0.1), claimed=False), "wrong picture"),
+    ("refusal", lambda: an_observation(change=lambda y: y[..., 8:], claimed=False), "shape"),
+    ("refusal", lambda: an_observation(output=None, returned="None", claimed=False), "None"),
+    ("refusal", lambda: raised(kind="AttributeError", claimed=False), "on purpose"),
+    (
+        "refusal",
+        lambda: raised(REFUSED, kind="TypeError", line="run(x)", claimed=False),
+        "not claimed",
+    ),
+    ("mechanism", lambda: an_observation(PROBE, change=plus(0.1)), "neighbourhood"),
+]
+
+UNKNOWN: list[tuple[str, Callable[[], Observation]]] = [
+    ("tiles_ran", lambda: an_observation(reading=tiled_reading(convolutions=FULL))),
+    ("tiles_ran", lambda: an_observation(reading=tiled_reading(convolutions=CROP))),
+    ("tiles_ran", lambda: an_observation(reading=tiled_reading(convolutions={}))),
+    ("tiles_ran", lambda: an_observation(cache="fallback", reading=Reading(convolutions=FULL))),
+    ("single_tile", lambda: an_observation(SMALL, reading=Reading())),
+    ("peak_vram", lambda: an_observation(reading=tiled_reading(peak_bytes=None))),
+    ("work", lambda: an_observation(reading=tiled_reading(flops=None))),
+    ("transfers", lambda: an_observation(reading=tiled_reading(host_to_device=None))),
+    ("live_bytes", lambda: an_observation(reading=tiled_reading(live_after=None))),
+    ("output_device", lambda: an_observation(output_device=None)),
+    ("mechanism", an_observation),
+]
+
+
+def numbered(table: list[Any]) -> list[str]:
+    return [f"{row[0]}-{number}" for number, row in enumerate(table)]
+
+
+@pytest.mark.parametrize(("name", "make"), PASSES, ids=numbered(PASSES))
+def test_passes(name: str, make: Callable[[], Observation]):
+    found = check(name, make())
+    assert found.status is Status.PASSED, found.message
+    assert found.message == ""
+
+
+@pytest.mark.parametrize(("name", "make", "said"), FAILS, ids=numbered(FAILS))
+def test_fails_and_says_why(name: str, make: Callable[[], Observation], said: str):
+    found = check(name, make())
+    assert found.status is Status.FAILED, found
+    assert said in found.message
+    assert " got " in found.message
+    assert "; should be " in found.message
+    assert found.message.endswith("repeat: vae-compat run --case it")
+
+
+@pytest.mark.parametrize(("name", "make"), UNKNOWN, ids=numbered(UNKNOWN))
+def test_what_cannot_be_judged_is_an_error(name: str, make: Callable[[], Observation]):
+    found = check(name, make())
+    assert found.status is Status.ERROR
+    assert found.message.startswith("not judged: ")
+
+
+def test_every_check_is_seen_to_pass_and_to_go_wrong():
+    wrong = {name for name, *_ in FAILS} | {name for name, _ in UNKNOWN}
+    assert {name for name, _ in PASSES} == set(NAMES) == wrong
+    assert len(set(NAMES)) == len(NAMES)
+    assert {f"check_{name}" for name in NAMES} <= set(checks.__all__)
+
+
+INDEPENDENT = {
+    "call_contract", "completes", "live_bytes", "left_behind", "input_untouched", "refusal",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - INDEPENDENT))
+@pytest.mark.parametrize("batch", [1, 2])
+def test_without_output_nothing_passes(name: str, batch: int):
+    case = replace(PROBE if name == "mechanism" else CASE, batch=batch)
+    found = check(name, raised(case=case))
+    assert found.status is Status.ERROR
+    assert found.message.startswith("not judged: ")
+
+
+VALUES = sorted({"parity", "seams", "value_range", "colour_shift", "batch_items"})
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_values_of_a_wrong_shape_are_not_judged(name: str):
+    found = check(name, an_observation(TWO, change=lambda y: y[..., :-1]))
+    assert found.status is Status.ERROR
+    assert "output_shape" in found.message
+
+
+@pytest.mark.parametrize("name", [*VALUES, "finite"])
+def test_a_baseline_that_is_not_finite_judges_nothing(name: str):
+    baseline = a_baseline(TWO)
+    baseline.output[0, 0, 0, 0] = torch.inf
+    found = check(name, an_observation(TWO, baseline=baseline))
+    assert found.status is Status.ERROR
+    assert "untiled" in found.message
+
+
+def test_a_crash_is_graded_broken():
+    assert check("parity", raised()).grade is Grade.BROKEN
+
+
+def scaled(ratio: float, worst: float = 0.0) -> Observation:
+    """An output at a given multiple of the floor, with one element at a multiple of its worst."""
+    base = a_baseline()
+    output = base.output.double() * 0 + base.truth
+    generator = torch.Generator().manual_seed(5)
+    output += 1e-3 * ratio * torch.randn(output.shape, generator=generator, dtype=torch.float64)
+    if worst:
+        output[0, 0, 0, 0] = base.truth[0, 0, 0, 0] + worst * 5e-3
+    baseline = replace(base, floor=Noise(1e-3, 5e-3))
+    noise = torch.randn(output.shape, generator=generator, dtype=torch.float64)
+    untiled = base.truth + 1e-3 * noise.clamp(-5, 5)
+    return an_observation(
+        baseline=replace(baseline, output=untiled.float()), change=lambda _: output.float()
+    )
+
+
+@pytest.mark.parametrize(
+    ("ratio", "worst", "exact"),
+    [(1, 0, True), (1.95, 0, True), (2.05, 0, False), (1, 7, True), (1, 8.5, False)],
+)
+def test_the_bounds_of_exact(ratio: float, worst: float, exact: bool):
+    assert (grade_of(scaled(ratio, worst)) is Grade.EXACT) == exact
+
+
+@pytest.mark.parametrize(
+    ("change", "grade"),
+    [
+        (plus(0), Grade.EXACT),
+        (plus(1e-5), Grade.LOSSLESS),
+        (plus(0.99 * LEVEL), Grade.LOSSLESS),
+        (plus(2 * LEVEL), Grade.CLOSE),
+        (plus(0.0179), Grade.CLOSE),
+        (plus(0.0181), Grade.DEGRADED),
+        (seamed, Grade.DEGRADED),
+        (plus(1), Grade.DEGRADED),
+        (poisoned, Grade.BROKEN),
+        (hole, Grade.BROKEN),
+        (Tensor.half, Grade.BROKEN),
+    ],
+    ids=[f"change-{number}" for number in range(11)],
+)
+def test_grades(change: Callable[[Tensor], Tensor], grade: Grade):
+    assert grade_of(an_observation(change=change)) is grade
+
+
+def test_moments_are_never_lossless():
+    case = a_case(direction=Direction.ENCODE)
+    assert grade_of(an_observation(case, change=plus(1e-5))) is Grade.CLOSE
+    found = check("parity", an_observation(case, change=plus(1e-5), grade="lossless"))
+    assert "x floor" in found.message
+
+
+def test_metrics_of_parity_are_complete_and_plain():
+    metrics = check("parity", an_observation()).metrics
+    assert {"error_rms", "floor_rms", "ratio", "psnr", "level_change", "worst_at"} <= set(metrics)
+    assert None not in metrics.values()
+
+
+def test_vram_ratio_is_over_the_weights():
+    assert check("peak_vram", an_observation()).metrics["vram_ratio"] == 0.5
+    assert check("peak_vram", raised()).metrics["vram_ratio"] is None
+
+
+def test_work_bound_is_the_cost_of_full_halos():
+    assert work_bound(a_case(height=16, width=16)) == 1
+    assert work_bound(a_case(height=160, width=16)) == pytest.approx(
+        (2 * 40 + 2 * 56 + 6 * 64) / 160
+    )
+    assert work_bound(a_case(height=16, width=16, mode=Mode.FAST)) == 2
+
+
+def failing(message: str, **more: Any):
+    return raised(message, kind="TypeError", **more).failure
+
+
+def test_wrong_calls_that_the_hook_makes_itself_are_no_contract():
+    own = failing("build_tree() got an unexpected keyword argument 'depth'")
+    assert not breaks_contract(own)
+    assert breaks_contract(failing(REFUSED))
+    outside = "/torch/module.py:9"
+    many = "f() takes 2 positional arguments but 4 were given"
+    assert breaks_contract(failing(many, innermost=outside))
+    assert not breaks_contract(failing("unsupported operand", innermost=outside))
+    assert not breaks_contract(failing(REFUSED, phase="put_on"))
+
+
+def test_a_refused_call_is_told_once():
+    seen = raised(REFUSED, kind="TypeError", line="run(x)")
+    found = check("completes", seen)
+    assert found.status is Status.ERROR
+    assert "call_contract" in found.message
+
+
+@pytest.mark.parametrize(
+    ("clear", "more"),
+    [
+        (True, {}),
+        (True, {"kind": "AssertionError", "line": "assert even, 'odd sizes'"}),
+        (True, {"kind": "ModeNotOffered", "line": "call()"}),
+        (True, {"phase": "put_on", "innermost": "/lib.py:8"}),
+        (False, {"line": "y = a + b"}),
+        (False, {"message": "  "}),
+        (False, {"kind": "KeyError"}),
+        (False, {"innermost": "/torch/functional.py:9"}),
+        (False, {"kind": "TimeoutError"}),
+    ],
+    ids=lambda value: str(value) if isinstance(value, bool) else " ".join(value.values()),
+)
+def test_what_counts_as_a_clear_refusal(clear: bool, more: dict[str, Any]):
+    failure = raised(**more).failure
+    assert failure is not None
+    assert is_clear(failure) == clear
+
+
+def applying(case: Any, promise: Promise) -> set[str]:
+    return {one.name for one in CHECKS if one.applies(case, promise)}
+
+
+def test_checks_apply_where_they_mean_something():
+    claimed, unclaimed = Promise(), Promise(claimed=False)
+    assert applying(CASE, unclaimed) == {"refusal", "left_behind", "input_untouched"}
+    minimum = {one.name for one in CHECKS if one.tier is Tier.MINIMUM}
+    assert applying(PROBE, claimed) == minimum | {"mechanism"}
+    assert applying(PROBE, unclaimed) == set()
+    plain = applying(CASE, claimed)
+    assert plain == set(NAMES) - {"refusal", "mechanism", "batch_items", "single_tile"}
+    assert applying(TWO, claimed) - plain == {"batch_items"}
+    assert applying(SMALL, claimed) - plain == {"single_tile"}
+    assert plain - applying(a_case(direction=Direction.ENCODE), claimed) == {"value_range"}
+    assert plain - applying(a_case(device="cpu"), claimed) == {
+        "peak_vram", "transfers", "live_bytes",
+    }  # fmt: skip
+    assert plain - applying(a_case(device="cuda"), claimed) == {"transfers"}
+
+
+def test_a_real_device_may_keep_the_workspace_of_its_libraries():
+    grown = tiled_reading(live_after=110 + 32 * 2**20)
+    on_cuda = an_observation(a_case(device="cuda"), reading=grown)
+    assert check("live_bytes", on_cuda).status is Status.PASSED
+    assert check("live_bytes", an_observation(reading=grown)).status is Status.FAILED
+
+
+@pytest.mark.parametrize("mechanism", Mechanism)
+def test_every_mechanism_is_explained(mechanism: Mechanism):
+    case = replace(PROBE, mechanism=mechanism)
+    found = check("mechanism", an_observation(case, change=plus(0.1)))
+    assert EXPLANATION[mechanism] in found.message
+
+
+@pytest.mark.parametrize("one", CHECKS, ids=NAMES)
+def test_checks_are_named_after_their_functions(one: Check):
+    assert one.function.__name__ == f"check_{one.name}"
+    assert one.function.__doc__
+
+
+def test_numbers_are_measured_once_for_all_checks(monkeypatch: pytest.MonkeyPatch):
+    import harness.checks.speaking as speaking
+
+    counted = []
+    whole = speaking.distance
+    monkeypatch.setattr(speaking, "distance", lambda *args: counted.append(1) or whole(*args))
+    seen = an_observation(TWO)
+    for one in CHECKS:
+        if one.applies(seen.case, seen.promise):
+            one.function(seen)
+    assert len(counted) == 1

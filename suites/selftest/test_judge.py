@@ -1,0 +1,158 @@
+"""Records, known failures, the gate and its exit codes, and the diagnosis."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+
+from harness.cases import Mechanism, Scale
+from harness.checks.finding import Finding, Grade, Status, Tier
+from harness.judge import ExitCode, Outcome, Record, diagnose, gate, judge, unmatched
+from harness.subject.profile import KnownFailure
+from suites.selftest.measure_fakes import a_case
+
+CASE = a_case().id
+
+
+def finding(check: str = "parity", status: Status = Status.PASSED, message: str = "") -> Finding:
+    metrics = {"ratio": 1.5, "peak": None}
+    return Finding(check, Tier.RECOMMENDED, status, message, Grade.EXACT, metrics)
+
+
+def known(pattern: str) -> KnownFailure:
+    return KnownFailure(pattern, "upstream", "https://example.org/1")
+
+
+def statuses(findings: list[Finding], *patterns: str) -> list[str]:
+    records = judge(CASE, findings, [known(pattern) for pattern in patterns])
+    return [record.status for record in records]
+
+
+@pytest.mark.parametrize("status", Status)
+def test_without_known_failures_a_record_has_the_findings_status(status: Status):
+    assert statuses([finding(status=status)]) == [status.value]
+
+
+def test_records_carry_everything_and_are_json():
+    (record,) = judge(CASE, [finding()], hook="mine", claimed=False, repeat="again")
+    assert record.id == f"parity[{CASE}]"
+    stored = json.loads(json.dumps(asdict(record)))
+    assert stored["metrics"] == {"ratio": 1.5, "peak": None}
+    assert (stored["grade"], stored["tier"]) == ("exact", "recommended")
+    assert (stored["hook"], stored["claimed"], stored["repeat"]) == ("mine", False, "again")
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.ERROR])
+@pytest.mark.parametrize("pattern", ["parity[sd-*-decode-*]", f"parity[{CASE}]", "*[sd-*]"])
+def test_a_known_failure_is_expected(status: Status, pattern: str):
+    (record,) = judge(CASE, [finding(status=status)], [known(pattern)])
+    assert record.status == Outcome.XFAILED
+    assert (record.reason, record.link) == ("upstream", "https://example.org/1")
+
+
+@pytest.mark.parametrize("pattern", ["parity[qwen-*]", "seams[sd-*]", "parity", "p[arity]*"])
+def test_other_failures_are_not(pattern: str):
+    assert statuses([finding(status=Status.FAILED)], pattern) == ["failed"]
+
+
+def test_a_known_failure_that_passes_is_told():
+    assert statuses([finding()], "parity[*]") == ["xpassed"]
+
+
+def test_what_hangs_on_a_known_root_is_skipped():
+    findings = [
+        finding("call_contract", Status.FAILED),
+        finding("parity", Status.ERROR, "not judged: the hook raised TypeError"),
+        finding("tiles_ran", Status.ERROR, "no such prefix"),
+        finding("left_behind"),
+    ]
+    told = statuses(findings, "call_contract[*]")
+    assert told == ["xfailed", "skipped", "error", "passed"]
+    assert statuses(findings) == ["failed", "error", "error", "passed"]
+
+
+def test_unmatched_ids_are_found():
+    entries = [known("parity[sd-*]"), known("parity[sdd-*]")]
+    assert unmatched(entries, [f"parity[{CASE}]"]) == (entries[1],)
+
+
+def record(status: str = "passed", check: str = "parity", **case: Any) -> Record:
+    return Record(a_case(**case).id, check, "recommended", status, hook="mine")
+
+
+@pytest.mark.parametrize(
+    ("seen", "code"),
+    [
+        (["passed"], ExitCode.HOLDS),
+        (["passed", "xfailed", "skipped"], ExitCode.HOLDS),
+        (["passed", "failed"], ExitCode.FAILS),
+        (["passed", "error"], ExitCode.FAILS),
+        (["passed", "xpassed"], ExitCode.FAILS),
+        (["passed", "mystery"], ExitCode.FAILS),
+        ([], ExitCode.USAGE),
+    ],
+)
+def test_the_gate(seen: list[str], code: ExitCode):
+    verdict = gate([record(status) for status in seen])
+    assert verdict.code == code
+    assert verdict.holds == (code == 0)
+    assert bool(verdict.reason) != verdict.holds
+
+
+def test_an_id_that_matches_nothing_is_wrong_use():
+    verdict = gate([record()], [known("parity[sdd-*]")])
+    assert verdict.code == 2
+    assert "parity[sdd-*]" in verdict.reason
+
+
+def test_a_failure_of_the_harness_outranks_all():
+    assert gate([record("failed")], harness_failure="disk full").code == 3
+
+
+def probe(mechanism: Mechanism, status: str, **more: Any) -> Record:
+    return record(status, "mechanism", scale=Scale.PROBE, mechanism=mechanism, **more)
+
+
+@pytest.mark.parametrize(
+    ("broken", "named"),
+    [
+        ([Mechanism.ATTENTION], Mechanism.ATTENTION),
+        ([Mechanism.GROUP_NORM, Mechanism.HALO], Mechanism.HALO),
+        ([Mechanism.ATTENTION, Mechanism.UPSAMPLE], Mechanism.UPSAMPLE),
+        (list(Mechanism), Mechanism.STUB),
+        ([], None),
+    ],
+)
+def test_the_first_mechanism_that_explains_is_named(broken: list[Mechanism], named: Any):
+    records = [record("failed"), record("failed", "seams"), record("failed", batch=2)]
+    records += [probe(one, "failed" if one in broken else "passed") for one in Mechanism]
+    (found,) = diagnose(records)
+    assert found.mechanism is named
+    assert found.cases == 2
+    assert (found.family, found.layout, found.direction) == ("sd", "ldm", "decode")
+
+
+def test_what_passes_needs_no_diagnosis():
+    assert diagnose([record(), probe(Mechanism.HALO, "failed")]) == []
+    crashed = replace(record("error"), message="not judged: the hook raised")
+    assert diagnose([crashed]) == []
+
+
+def test_a_probe_of_another_family_explains_nothing():
+    (found,) = diagnose([record("failed"), probe(Mechanism.HALO, "failed", family="flux")])
+    assert found.mechanism is None
+
+
+def test_probes_of_mode_exact_stand_in_for_other_modes():
+    (found,) = diagnose([record("xfailed", mode="fast"), probe(Mechanism.HALO, "failed")])
+    assert found.mechanism is Mechanism.HALO
+    assert found.sentence == (
+        "sd decode fast (ldm): tiles are cut without the neighbourhood their convolutions read"
+    )
+
+
+def test_records_that_are_about_no_case_are_passed_over():
+    assert diagnose([Record("whole run", "parity", "minimum", "failed")]) == []

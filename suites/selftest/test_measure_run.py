@@ -1,0 +1,308 @@
+"""One forward under meters: nothing that a hook does escapes, and all of it is told."""
+
+# ruff: noqa: ARG001, ARG005 (a hook takes what it is given)
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import signal
+import threading
+import time
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from harness.device import open_device
+from harness.measure.baseline import measure_baseline
+from harness.measure.failing import limited
+from harness.measure.observation import Observation, Promise
+from harness.measure.run import observe, observe_conventions
+from suites.selftest.measure_fakes import FakeHook, TinyView, a_case, by_tiles
+
+CASE = a_case(height=40, width=8)
+
+
+@pytest.fixture(scope="module")
+def x() -> torch.Tensor:
+    return torch.randn(CASE.latent_shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def baseline(x: torch.Tensor):
+    return measure_baseline(CASE, TinyView(), TinyView(torch.float64), x, open_device("sim"))
+
+
+@pytest.fixture
+def watch(x: torch.Tensor, baseline):
+    def run(function: Any, *, seconds: float = 20, device: str = "sim", **more: Any) -> Observation:
+        hook, place = FakeHook(function, **more), open_device(device)
+        return observe(CASE, Promise(), hook, TinyView(), x, baseline, place, seconds=seconds)
+
+    return run
+
+
+def test_baseline_has_output_truth_floor_and_reading(baseline):
+    assert baseline.output.dtype == torch.float32
+    assert baseline.truth.dtype == torch.float64
+    assert baseline.output.shape == baseline.truth.shape == CASE.image_shape
+    assert 0 < baseline.floor.rms < 1e-6
+    assert baseline.reading.peak_bytes > baseline.weight_bytes > 0
+    assert baseline.input_bytes == 4 * 40 * 8 * 4
+    assert baseline.reading.flops > 0
+
+
+def test_a_sound_hook_is_observed_whole(watch, baseline):
+    seen = watch(by_tiles)
+    assert seen.failure is None
+    assert torch.allclose(seen.output, baseline.output, atol=1e-6)
+    assert type(seen.output) is torch.Tensor
+    assert seen.output_device == seen.input_device == torch.device("cuda", 0)
+    assert sum(seen.reading.convolutions.values()) == 3
+    assert seen.reading.live_after == seen.reading.live_before
+    assert not seen.input_changed
+    assert seen.residue == ()
+
+
+def boom(*_: Any) -> None:
+    raise RuntimeError("boom")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (RuntimeError("boom"), "RuntimeError"),
+        (SystemExit(3), "SystemExit"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (MemoryError("none left"), "MemoryError"),
+        (torch.OutOfMemoryError("none left"), "OutOfMemoryError"),
+        (GeneratorExit(), "GeneratorExit"),
+    ],
+)
+def test_every_exception_becomes_a_failure(watch, error: BaseException, kind: str):
+    def hook(original: Any, x: Any) -> None:
+        raise error
+
+    seen = watch(hook)
+    assert seen.output is None
+    assert seen.failure.kind == kind
+    assert seen.failure.phase == "run"
+    assert "test_measure_run.py:" in seen.failure.where
+    assert kind in seen.failure.traceback
+
+
+def test_an_exception_while_put_on_names_the_phase(watch):
+    assert watch(by_tiles, fails_at="put_on").failure.phase == "put_on"
+
+
+def test_endless_recursion_is_a_short_failure(watch):
+    def hook(original: Any, x: Any) -> Any:
+        return hook(original, x)
+
+    failure = watch(hook).failure
+    assert failure.kind == "RecursionError"
+    assert len(failure.traceback) <= 8000
+
+
+def test_an_exception_whose_message_cannot_be_read(watch):
+    class NastyError(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    def hook(original: Any, x: Any) -> None:
+        raise NastyError
+
+    assert "cannot be read" in watch(hook).failure.message
+
+
+def test_a_hang_is_stopped_even_if_it_catches_everything(watch):
+    def hook(original: Any, x: Any) -> Any:
+        while True:
+            try:
+                time.sleep(5)
+            except Exception:
+                return original(x)
+
+    started = time.monotonic()
+    failure = watch(hook, seconds=0.3).failure
+    assert failure.kind == "TimeoutError"
+    assert "0.3 s" in failure.message
+    assert time.monotonic() - started < 4
+
+
+def test_no_limit_outside_the_main_thread(watch):
+    seen: list[Observation] = []
+    thread = threading.Thread(target=lambda: seen.append(watch(by_tiles, seconds=0.001)))
+    thread.start()
+    thread.join()
+    assert seen[0].failure is None
+
+
+def test_an_older_alarm_is_set_again():
+    fired = []
+    old = signal.signal(signal.SIGALRM, lambda *_: fired.append(1))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.15)
+        with limited(5):
+            time.sleep(0.02)
+        time.sleep(0.4)
+        assert fired
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+
+
+def test_a_real_interrupt_is_not_the_hooks(watch):
+    def hook(original: Any, x: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        watch(hook)
+
+
+def test_a_failure_keeps_no_tensor_alive(watch):
+    alive: list[Any] = []
+
+    def hook(original: Any, x: Any) -> Any:
+        work = torch.zeros(1000)
+        alive.append(weakref.ref(work))
+        try:
+            raise ValueError("first")
+        except ValueError as error:
+            kept = error  # a cycle: the frame holds the error, the error holds the frame
+            raise RuntimeError("second") from kept
+
+    seen = watch(hook)
+    assert seen.failure.kind == "RuntimeError"
+    gc.collect()
+    assert alive[0]() is None
+
+
+@pytest.mark.parametrize(
+    ("make", "returned"),
+    [
+        (lambda y: None, "None"),
+        (lambda y: [y, y], "list of 2 "),
+        (lambda y: {"sample": y}, "dict with keys sample"),
+        (lambda y: y.cpu().numpy(), "ndarray"),
+    ],
+)
+def test_what_is_no_tensor_is_named(watch, make: Any, returned: str):
+    seen = watch(lambda original, x: make(original(x)))
+    assert seen.output is None
+    assert seen.failure is None
+    assert seen.returned.startswith(returned)
+
+
+def test_a_result_left_elsewhere_is_told(watch):
+    seen = watch(lambda original, x: original(x).cpu().half())
+    assert seen.output_device == torch.device("cpu")
+    assert seen.output.dtype == torch.float16
+
+
+def test_a_changed_input_is_noticed(watch):
+    assert watch(lambda original, x: original(x.mul_(2))).input_changed
+
+
+def test_leaked_bytes_are_counted(watch):
+    kept = []
+
+    def hook(original: Any, x: Any) -> Any:
+        kept.append(x + 1)
+        return original(x)
+
+    reading = watch(hook).reading
+    assert reading.live_after - reading.live_before >= 4 * 40 * 8 * 4
+
+
+def test_a_closure_that_refers_to_itself_is_no_leak(watch):
+    def hook(original: Any, x: Any) -> Any:
+        work = x + 1
+
+        def again(n: int) -> Any:
+            return original(work - 1) if n == 0 else again(n - 1)
+
+        return again(2)
+
+    reading = watch(hook).reading
+    assert reading.live_after == reading.live_before
+
+
+HOSTILE = {
+    "global default dtype was changed from float32 to float64": lambda: torch.set_default_dtype(
+        torch.float64
+    ),
+    "number of threads was changed": lambda: torch.set_num_threads(torch.get_num_threads() + 1),
+    "deterministic algorithms was changed": lambda: torch.use_deterministic_algorithms(True),
+    "autocast of CUDA was changed": lambda: torch.set_autocast_enabled("cuda", True),
+    "float32 matmul precision was changed": lambda: torch.set_float32_matmul_precision("high"),
+    "cudnn.benchmark was changed": lambda: setattr(torch.backends.cudnn, "benchmark", True),
+    "torch's random number generator": lambda: torch.manual_seed(1),
+    "Python's random number generator": random.random,
+    "torch.nn.functional.silu was replaced": lambda: setattr(nn.functional, "silu", boom),
+    "torch.nn.GroupNorm.forward was replaced": lambda: setattr(nn.GroupNorm, "forward", boom),
+    "torch.zeros was replaced": lambda: setattr(torch, "zeros", boom),
+}
+
+
+@pytest.mark.parametrize("words", HOSTILE)
+def test_changes_of_the_process_are_named_and_undone(watch, words: str):
+    def hook(original: Any, x: Any) -> Any:
+        result = original(x)
+        HOSTILE[words]()
+        return result
+
+    seen = watch(hook)
+    assert any(line.startswith(words) for line in seen.residue)
+    assert watch(by_tiles).residue == ()
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.is_grad_enabled()
+
+
+def test_a_grad_mode_left_on_is_named_and_undone(watch):
+    def hook(original: Any, x: Any) -> Any:
+        torch.set_grad_enabled(True)
+        return original(x)
+
+    # The simulated device knows no gradients, whatever is switched.
+    seen = watch(hook, device="cpu")
+    assert seen.residue == ("global grad mode was changed from False to True",)
+
+
+def test_changes_are_undone_after_an_exception_too(watch):
+    def hook(original: Any, x: Any) -> Any:
+        torch.set_default_dtype(torch.float16)
+        raise ValueError("boom")
+
+    seen = watch(hook)
+    assert seen.failure.kind == "ValueError"
+    assert seen.residue == ("global default dtype was changed from float32 to float16",)
+
+
+def test_conventions_show_a_swallowed_argument(x: torch.Tensor):
+    def narrow(original: Any, x: Any) -> Any:
+        return original(x)
+
+    def ask(function: Any):
+        hook = FakeHook(function)
+        return observe_conventions(CASE, hook, TinyView(), x, open_device("sim"), seconds=20)
+
+    plain, keyword = ask(narrow)
+    assert plain.failure is None
+    assert plain.shape == plain.expected_shape == (1, 3, 128, 64)
+    assert keyword.failure.kind == "TypeError"
+    assert all(result.failure is None and result.finite for result in ask(by_tiles))
+    assert all(result.failure.kind == "NoTensor" for result in ask(lambda *a, **k: None))
+    nan = ask(lambda original, x, **k: original(x) * torch.nan)
+    assert not any(result.finite for result in nan)
+
+
+def test_conventions_are_for_hooks_on_the_forward(x: torch.Tensor):
+    hook = FakeHook(boom)
+    hook.kind = "vae"
+    assert observe_conventions(CASE, hook, TinyView(), x, open_device("sim"), seconds=20) == ()

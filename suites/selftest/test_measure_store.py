@@ -1,0 +1,128 @@
+"""Baselines are computed once, shared, and survive crashes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+
+from harness.cases import Mode
+from harness.measure.observation import Baseline
+from harness.measure.store import BaselineStore
+from suites.selftest.measure_fakes import CASE, a_baseline, a_case
+
+SMALL = a_case(height=8, width=8)
+
+
+def never() -> Baseline:
+    raise AssertionError("computed again")
+
+
+def same(one: Baseline, other: Baseline) -> bool:
+    return (
+        torch.equal(one.output, other.output)
+        and torch.equal(one.truth, other.truth)
+        and (one.floor, one.reading, one.leaves) == (other.floor, other.reading, other.leaves)
+        and (one.weight_bytes, one.input_bytes) == (other.weight_bytes, other.input_bytes)
+    )
+
+
+def test_a_second_store_reads_what_the_first_computed(tmp_path: Path):
+    made = a_baseline(SMALL)
+    assert BaselineStore(tmp_path, "a").get(SMALL, lambda: made) is made
+    assert same(BaselineStore(tmp_path, "a").get(SMALL, never), made)
+
+
+def test_modes_and_tiles_share_a_baseline(tmp_path: Path):
+    store = BaselineStore(tmp_path, "a")
+    store.get(SMALL, lambda: a_baseline(SMALL))
+    store.get(a_case(height=8, width=8, mode=Mode.FAST, tile=4), never)
+
+
+@pytest.mark.parametrize(("fingerprint", "case"), [("b", SMALL), ("a", CASE)])
+def test_other_fingerprints_and_cases_have_their_own(tmp_path: Path, fingerprint, case):
+    BaselineStore(tmp_path, "a").get(SMALL, lambda: a_baseline(SMALL))
+    with pytest.raises(AssertionError, match="computed again"):
+        BaselineStore(tmp_path, fingerprint).get(case, never)
+
+
+def test_memory_holds_the_latest_few(tmp_path: Path):
+    store = BaselineStore(tmp_path, "a", keep=1)
+    first = store.get(SMALL, lambda: a_baseline(SMALL))
+    assert store.get(SMALL, never) is first
+    store.get(CASE, lambda: a_baseline(CASE))
+    assert store.get(SMALL, never) is not first
+
+
+def test_a_failed_computation_is_tried_again(tmp_path: Path):
+    store = BaselineStore(tmp_path, "a")
+    with pytest.raises(AssertionError):
+        store.get(SMALL, never)
+    store.get(SMALL, lambda: a_baseline(SMALL))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a tensor file", b"PK\x03\x04 half"])
+def test_a_spoilt_file_is_computed_anew(tmp_path: Path, content: bytes):
+    BaselineStore(tmp_path, "a").get(SMALL, lambda: a_baseline(SMALL))
+    (file,) = tmp_path.glob("*.pt")
+    file.write_bytes(content)
+    made = a_baseline(SMALL)
+    assert BaselineStore(tmp_path, "a").get(SMALL, lambda: made) is made
+    assert same(BaselineStore(tmp_path, "a").get(SMALL, never), made)
+
+
+def test_nothing_but_whole_files_is_left(tmp_path: Path):
+    BaselineStore(tmp_path, "a").get(SMALL, lambda: a_baseline(SMALL))
+    assert {file.suffix for file in tmp_path.iterdir()} <= {".pt", ".lock"}
+
+
+def _die_computing(folder: Path) -> None:
+    def die() -> Baseline:
+        (folder / "dying").touch()
+        os._exit(1)
+
+    BaselineStore(folder, "a").get(SMALL, die)
+
+
+def _compute_slowly(folder: Path) -> None:
+    def compute() -> Baseline:
+        with (folder / "computed").open("a") as log:
+            log.write("x")
+        time.sleep(0.3)
+        return a_baseline(SMALL)
+
+    BaselineStore(folder, "a").get(SMALL, compute)
+
+
+def test_a_process_that_dies_computing_blocks_nobody(tmp_path: Path):
+    process = multiprocessing.get_context("fork").Process(target=_die_computing, args=(tmp_path,))
+    process.start()
+    process.join(20)
+    assert (tmp_path / "dying").exists()
+    store = BaselineStore(tmp_path, "a", patience=20)
+    started = time.monotonic()
+    store.get(SMALL, lambda: a_baseline(SMALL))
+    assert time.monotonic() - started < 10
+
+
+def test_two_processes_compute_once(tmp_path: Path):
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=_compute_slowly, args=(tmp_path,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(20)
+    assert (tmp_path / "computed").read_text() == "x"
+
+
+def test_patience_ends(tmp_path: Path):
+    store = BaselineStore(tmp_path, "a", patience=0.1)
+    lock = FileLock(tmp_path / f"{store._key(SMALL)}.lock")
+    with lock:
+        made = a_baseline(SMALL)
+        assert store.get(SMALL, lambda: made) is made
