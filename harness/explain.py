@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from importlib import resources
 
+from harness.caseid import parse_case_id
 from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale
 from harness.checks.finding import Grade
 from harness.checks.mechanism import EXPLANATION
@@ -83,8 +84,6 @@ def parse_case(text: str) -> Case:
 
     Raises ``UsageError`` that names the part which is wrong.
     """
-    from reports.caseid import parse_case_id
-
     parts = parse_case_id(text)
     if parts is None:
         raise UsageError(

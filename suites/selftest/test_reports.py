@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
+from harness.caseid import parse_case_id
 from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale
 from harness.checks.finding import NOT_JUDGED
 from harness.errors import UsageError
 from harness.families import FAMILIES
 from harness.judge import ExitCode, Record, Verdict, gate
 from reports import compare, digest, results, summary, table
-from reports.caseid import parse_case_id
 
 HEADER = results.Header(
     schema=results.SCHEMA,
