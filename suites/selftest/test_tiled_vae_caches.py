@@ -1,0 +1,192 @@
+"""Causal caches: what a tiled chunk leaves behind is what an untiled chunk would leave behind."""
+
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fixtures.layouts import view
+from fixtures.layouts.conventions import count_slots
+from fixtures.vaes import build
+from harness.device import open_device
+from harness.families import FAMILIES
+from harness.tiled_vae import VAEHook
+
+CODERS = [
+    (family, layout, name)
+    for family in ("qwen", "wan22")
+    for layout in ("diffusers", "wan")
+    for name in ("encoder", "decoder")
+]
+
+
+@cache
+def coder(family: str, layout: str, name: str) -> nn.Module:
+    net = getattr(view(build(family, "mock"), layout, FAMILIES[family]), name)
+    assert isinstance(net, nn.Module)
+    return net
+
+
+def chunks(net: nn.Module, name: str, clips: int = 3) -> list[Tensor]:
+    """The first frame of a clip, then as many frames at a time as the coder takes."""
+    first = net.conv_in if hasattr(net, "conv_in") else net.conv1
+    side, step = (4, 1) if name == "decoder" else (32, 4)
+    generator = torch.Generator().manual_seed(3)
+    counts = [1] + [step] * (clips - 1)
+    return [
+        torch.randn(1, first.in_channels, count, side, side, generator=generator)
+        for count in counts
+    ]
+
+
+@contextmanager
+def tiling(net: nn.Module, name: str, **settings: Any):
+    net.original_forward = net.forward
+    tile = 3 if name == "decoder" else 16
+    net.forward = VAEHook(net, tile_size=tile, is_decoder=name == "decoder", **settings)
+    try:
+        yield net.forward
+    finally:
+        del net.forward, net.original_forward
+
+
+class Stream:
+    """One clip on its way: its cache list, and what has come out."""
+
+    def __init__(self, net: nn.Module, name: str) -> None:
+        self.net, self.name = net, name
+        self.cache: list[Any] = [None] * count_slots(net)
+        self.first = True
+
+    def send(self, chunk: Tensor, tiled: bool) -> tuple[Tensor, int]:
+        index = [0]
+        extra = {}
+        if self.name == "decoder" and "first_chunk" in type(self.net).forward.__code__.co_varnames:
+            extra["first_chunk"] = self.first
+        self.first = False
+        with torch.no_grad():
+            if not tiled:
+                return self.net(chunk, self.cache, index, **extra), index[0]
+            tiles: list[int] = []
+            with tiling(self.net, self.name, progress=tiles.append) as hook:
+                out = self.net(chunk, self.cache, index, **extra)
+            assert not hook.reasons
+            assert len(tiles) > 4
+            return out, index[0]
+
+
+def assert_same(got: Any, plain: Any) -> None:
+    if isinstance(plain, Tensor):
+        assert isinstance(got, Tensor)
+        assert (got.shape, got.dtype) == (plain.shape, plain.dtype)
+        assert torch.allclose(got, plain, rtol=1e-3, atol=1e-4)
+    else:
+        assert type(got) is type(plain)
+        assert got == plain
+
+
+@pytest.mark.parametrize(("family", "layout", "name"), CODERS)
+def test_slots_and_index_are_as_untiled_leaves_them_after_every_chunk(family, layout, name):
+    net = coder(family, layout, name)
+    ours, plain = Stream(net, name), Stream(net, name)
+    for chunk in chunks(net, name):
+        got, expected = ours.send(chunk, tiled=True), plain.send(chunk, tiled=False)
+        assert_same(got[0], expected[0])
+        assert got[1] == expected[1]
+        for slot, other in zip(ours.cache, plain.cache, strict=True):
+            assert_same(slot, other)
+
+
+@pytest.mark.parametrize("turns", ["TUT", "UTU", "UTT"])
+@pytest.mark.parametrize(("family", "layout", "name"), CODERS)
+def test_tiled_and_untiled_chunks_take_turns(family, layout, name, turns):
+    net = coder(family, layout, name)
+    ours, plain = Stream(net, name), Stream(net, name)
+    for turn, chunk in zip(turns, chunks(net, name), strict=True):
+        got = ours.send(chunk, tiled=turn == "T")[0]
+        assert_same(got, plain.send(chunk, tiled=False)[0])
+
+
+@pytest.mark.parametrize(("family", "layout", "name"), CODERS[:2])
+def test_two_streams_through_one_hook_do_not_mix(family, layout, name):
+    net = coder(family, layout, name)
+    one, other = Stream(net, name), Stream(net, name)
+    alone = [Stream(net, name), Stream(net, name)]
+    for chunk in chunks(net, name, 3):
+        for stream, single, given in ((one, alone[0], chunk), (other, alone[1], -2 * chunk)):
+            got = stream.send(given, tiled=True)[0]
+            assert_same(got, single.send(given, tiled=False)[0])
+
+
+def test_a_cleared_list_begins_anew():
+    net = coder("qwen", "wan", "decoder")
+    first, second = chunks(net, "decoder", 2)
+    stream = Stream(net, "decoder")
+    begun = stream.send(first, tiled=True)[0]
+    stream.send(second, tiled=True)
+    stream.cache[:] = [None] * len(stream.cache)
+    assert torch.equal(stream.send(first, tiled=True)[0], begun)
+
+
+def test_an_index_that_does_not_start_at_zero_is_respected():
+    net = coder("qwen", "wan", "decoder")
+    slots = count_slots(net)
+    chunk = chunks(net, "decoder", 1)[0]
+    lists = [[None] * (slots + 3) for _ in range(2)]
+    ends = []
+    with torch.no_grad():
+        for tiled, slots_of in zip((False, True), lists, strict=True):
+            index = [3]
+            if tiled:
+                with tiling(net, "decoder"):
+                    net(chunk, feat_cache=slots_of, feat_idx=index)
+            else:
+                net(chunk, feat_cache=slots_of, feat_idx=index)
+            ends.append(index[0])
+    assert ends[0] == ends[1]
+    for got, plain in zip(lists[1], lists[0], strict=True):
+        assert_same(got, plain)
+
+
+def test_an_unknown_sentinel_is_left_to_the_original(caplog):
+    net = coder("qwen", "wan", "decoder")
+    cache_list: list[Any] = ["something else"] * count_slots(net)
+    chunk = chunks(net, "decoder", 1)[0]
+    with torch.no_grad(), pytest.raises((TypeError, AttributeError)), tiling(net, "decoder"):
+        net(chunk, feat_cache=cache_list, feat_idx=[0])
+    assert "cache slot holds 'something else'" in caplog.text
+
+
+def test_a_call_that_fails_leaves_the_cache_as_it_was():
+    net = coder("qwen", "wan", "decoder")
+    stream = Stream(net, "decoder")
+    first, second = chunks(net, "decoder", 2)
+    stream.send(first, tiled=False)
+    before, index = list(stream.cache), [0]
+
+    def stop(done: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with torch.no_grad(), tiling(net, "decoder", progress=stop), pytest.raises(KeyboardInterrupt):
+        net(second, stream.cache, index)
+    assert index == [0]
+    assert all(now is then for now, then in zip(stream.cache, before, strict=True))
+
+
+def test_parked_caches_are_off_the_device_and_an_untiled_chunk_still_takes_them():
+    vae = build("wan21", "mock")
+    with open_device("sim") as device, torch.no_grad():
+        net = vae.to(device.torch_device).decoder
+        first, second, third = (c.to(device.torch_device) for c in chunks(net, "decoder", 3))
+        ours, plain = Stream(net, "decoder"), Stream(net, "decoder")
+        for chunk, tiled in ((first, True), (second, True), (third, False)):
+            got = ours.send(chunk, tiled)[0].cpu()
+            assert_same(got, plain.send(chunk, False)[0].cpu())
+            if tiled:
+                held = [slot for slot in ours.cache if isinstance(slot, Tensor)]
+                assert held
+                assert all(slot.device.type == "cpu" for slot in held)

@@ -1,0 +1,318 @@
+"""How the reference hook behaves as a guest: memory, errors, fallbacks, hooks of others."""
+
+import gc
+import weakref
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fixtures.layouts import view
+from fixtures.vaes import build
+from harness.device import open_device
+from harness.families import FAMILIES
+from harness.tiled_vae import TilingError, VAEHook, tiled
+
+
+@cache
+def vae_of(family: str) -> nn.Module:
+    return build(family, "mock")
+
+
+def latent(family: str, height: int = 7, width: int = 6) -> Tensor:
+    facts = FAMILIES[family]
+    time = (1,) if facts.causal else ()
+    shape = (1, facts.latent_channels, *time, height, width)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+@contextmanager
+def tiling(net: nn.Module, tile: int = 4, is_decoder: bool = True, **settings: Any):
+    net.original_forward = net.forward
+    net.forward = VAEHook(net, tile_size=tile, is_decoder=is_decoder, **settings)
+    try:
+        yield net.forward
+    finally:
+        del net.forward, net.original_forward
+
+
+def peak_over_weights(family: str, side: int, **settings: Any) -> tuple[int, int, int]:
+    """Peak of one decode over what was live before, and bytes to and from the device."""
+    vae = build(family, "mock")
+    with open_device("sim") as device, torch.no_grad():
+        net = vae.to(device.torch_device).decoder
+        z = latent(family, side, side).to(device.torch_device)
+        if settings.pop("untiled", False):
+            with device.metered() as reading:
+                net(z)
+        else:
+            with tiling(net, **settings), device.metered() as reading:
+                net(z)
+        assert reading.peak_bytes is not None
+        assert reading.host_to_device is not None
+        assert reading.flops is not None
+        return reading.peak_bytes - reading.live_before, reading.host_to_device, reading.flops
+
+
+@pytest.mark.parametrize(("family", "share"), [("sd", 0.1), ("qwen", 0.2)])
+def test_the_peak_is_set_by_the_tile_and_nothing_is_computed_twice(family, share):
+    plain, _, work = peak_over_weights(family, 24, untiled=True)
+    ours, _, same_work = peak_over_weights(family, 24, tile=6)
+    assert ours < 0.25 * plain
+    assert same_work <= 1.001 * work
+    larger, _, _ = peak_over_weights(family, 36, tile=6)
+    assert larger - ours < share * plain * ((36 / 24) ** 2 - 1)
+
+
+def test_nothing_is_transferred_where_nothing_rests_on_the_host():
+    assert peak_over_weights("qwen", 12, tile=6)[1] == 0
+    assert peak_over_weights("sd", 12, tile=3)[1] > 0
+    assert peak_over_weights("sd", 12, tile=6, to_gpu=True)[1] == 0
+    assert peak_over_weights("sd", 12, tile=6, fast_decoder=True)[1] == 0
+
+
+@pytest.mark.parametrize(("family", "mebibytes"), [("sd", 4), ("sd", 8), ("qwen", 1), ("qwen", 3)])
+def test_a_budget_is_kept_and_used(family, mebibytes):
+    peak, _, _ = peak_over_weights(family, 24, tile=None, max_vram=mebibytes << 20)
+    assert (mebibytes << 20) * 0.3 < peak <= mebibytes << 20
+
+
+def test_a_budget_that_cannot_be_kept_is_refused_in_words():
+    with (
+        tiling(vae_of("sd").decoder, tile=None, max_vram=1000),
+        torch.no_grad(),
+        pytest.raises(TilingError, match=r"max_vram is .* needs .* MiB even in tiles of 1 latent"),
+    ):
+        vae_of("sd").decode(latent("sd"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"tile": 0}, "tile_size is 0"),
+        ({"tile": None}, "neither tile_size nor max_vram"),
+        ({"min_tile_size": -1}, "min_tile_size is -1"),
+        ({"max_depth": -1}, "max_depth is -1"),
+        ({"method": "magic"}, "method is 'magic'"),
+        ({"max_vram": 0}, "max_vram is 0"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_once(settings, words):
+    with pytest.raises(TilingError, match=words):
+        VAEHook(
+            vae_of("sd").decoder,
+            settings.pop("tile", 4),
+            is_decoder=True,
+            **settings,
+        )
+
+
+def test_gradients_are_refused_in_words():
+    z = latent("sd").requires_grad_()
+    with tiling(vae_of("sd").decoder) as hook, pytest.raises(TilingError, match="no_grad"):
+        vae_of("sd").decoder(z)
+    assert not hook.reasons
+
+
+@pytest.mark.parametrize("family", ["sd", "qwen"])
+def test_inference_mode_and_channels_last(family):
+    decoder, z = vae_of(family).decoder, latent(family)
+    with torch.no_grad():
+        plain = decoder(z)
+    with torch.inference_mode(), tiling(decoder):
+        got = decoder(z)
+    assert torch.allclose(got, plain, atol=1e-4)
+    if z.dim() == 4:
+        with torch.no_grad(), tiling(decoder):
+            got = decoder(z.to(memory_format=torch.channels_last))
+        assert torch.allclose(got, plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["sd", "qwen"])
+def test_autocast_is_as_good_as_untiled(family):
+    decoder, z = vae_of(family).decoder, latent(family)
+    with torch.no_grad():
+        exact = decoder(z)
+        with torch.autocast("cpu", torch.bfloat16):
+            plain = decoder(z)
+            with tiling(decoder) as hook:
+                got = decoder(z)
+    assert not hook.reasons
+    assert got.dtype == plain.dtype
+    noise = (plain.float() - exact).square().mean()
+    assert (got.float() - exact).square().mean() <= 4 * noise
+
+
+def test_the_input_is_not_written_to_and_nothing_is_kept_alive():
+    decoder, z = vae_of("sd").decoder, latent("sd")
+    copy = z.clone()
+    with torch.no_grad(), tiling(decoder):
+        out = decoder(z)
+        assert torch.equal(z, copy)
+        refs = [weakref.ref(z), weakref.ref(out)]
+        del z, out
+        gc.collect()
+        assert all(ref() is None for ref in refs)
+
+
+@pytest.mark.parametrize("family", ["sd", "qwen"])
+def test_device_memory_is_free_afterwards_and_after_an_interrupt(family):
+    vae = build(family, "mock")
+
+    def stop(done: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with open_device("sim") as device, torch.no_grad():
+        net = vae.to(device.torch_device).decoder
+        z = latent(family, 12, 12).to(device.torch_device)
+        with tiling(net), device.metered() as reading:
+            net(z)
+        assert reading.live_after == reading.live_before
+        with device.metered() as reading:
+            with tiling(net, progress=stop), pytest.raises(KeyboardInterrupt):
+                net(z)
+            gc.collect()
+        assert reading.live_after == reading.live_before
+
+
+def test_the_vae_is_as_before_after_an_exception():
+    vae = vae_of("sd")
+
+    def stop(done: int) -> None:
+        raise RuntimeError(f"stop after {done}")
+
+    with (
+        torch.no_grad(),
+        pytest.raises(RuntimeError, match="stop after 1"),
+        tiled(vae, tile_size=32, progress=stop),
+    ):
+        vae.decode(latent("sd"))
+    assert "forward" not in vae.decoder.__dict__
+    assert "original_forward" not in vae.decoder.__dict__
+
+
+def test_tiling_twice_is_refused():
+    vae = vae_of("sd")
+    with tiled(vae), pytest.raises(TilingError, match="tiled already"), tiled(vae):
+        pass
+    assert "forward" not in vae.decoder.__dict__
+
+
+class Unknown(nn.Module):
+    """A block that looks at pixels far away."""
+
+    def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
+        del temb
+        return x - x.roll(3, dims=-1)
+
+
+def test_an_unknown_block_runs_untiled_says_so_once_and_is_right(caplog):
+    vae = build("sd", "mock")
+    vae.decoder.up_blocks[0].resnets[0] = Unknown()
+    with torch.no_grad():
+        plain = vae.decode(latent("sd")).sample
+        with tiling(vae.decoder):
+            for _ in range(2):
+                assert torch.equal(vae.decode(latent("sd")).sample, plain)
+    assert caplog.text.count("runs untiled") == 1
+    assert "Unknown" in caplog.text
+
+
+@pytest.mark.parametrize("family", ["sd", "qwen"])
+def test_a_block_added_where_none_is_looked_for_is_noticed(family):
+    vae = build(family, "mock")
+    vae.decoder.extra = nn.Conv2d(1, 1, 1)
+    with torch.no_grad(), tiling(vae.decoder) as hook:
+        vae.decoder(latent(family))
+    assert any("no known place" in reason for reason in hook.reasons)
+
+
+def test_hooks_on_whole_blocks_are_not_bypassed():
+    vae, ran = build("sd", "mock"), []
+    vae.decoder.mid_block.register_forward_hook(lambda *_: ran.append(1))
+    with torch.no_grad(), tiling(vae.decoder) as hook:
+        vae.decoder(latent("sd"))
+    assert ran == [1]
+    assert any("carries hooks" in reason for reason in hook.reasons)
+
+
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+@pytest.mark.parametrize("family", ["sd", "qwen"])
+def test_weights_that_hooks_bring_and_take_are_used_through_their_modules(family, name):
+    vae = build(family, "mock")
+    net = getattr(vae, name)
+    x = latent(family)
+    if name == "encoder":
+        x = torch.randn(1, 3, *x.shape[2:-2], 56, 48, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        plain = net(x)
+        for module in net.modules():
+            parts = dict(module.named_parameters(recurse=False))
+            if parts:
+                bring_weights_only_while_called(module, parts)
+        with tiling(net, 4 if name == "decoder" else 32, name == "decoder") as hook:
+            got = net(x)
+    assert not hook.reasons
+    assert torch.allclose(got, plain, rtol=1e-3, atol=1e-4)
+
+
+def bring_weights_only_while_called(module: nn.Module, parts: dict[str, nn.Parameter]) -> None:
+    """Zeros stand where the weights were, except inside a call of the module."""
+    whole = {key: part.detach().clone() for key, part in parts.items()}
+
+    def fill(*_: Any) -> None:
+        for key, part in parts.items():
+            part.data.copy_(whole[key])
+
+    def empty(*_: Any) -> None:
+        for part in parts.values():
+            part.data.zero_()
+
+    empty()
+    module.register_forward_pre_hook(fill)
+    module.register_forward_hook(empty)
+
+
+def test_latents_on_the_host_are_decoded_on_the_device_of_the_coder():
+    vae = build("sd", "mock")
+    with torch.no_grad():
+        plain = vae.decoder(latent("sd"))
+    with open_device("sim") as device, torch.no_grad():
+        net = vae.to(device.torch_device).decoder
+        with tiling(net):
+            got = net(latent("sd"))
+    assert got.device.type == "cpu"
+    assert torch.allclose(got, plain, atol=1e-4)
+
+
+def test_unknown_arguments_are_left_to_the_original():
+    decoder = vae_of("sd").decoder
+    with torch.no_grad(), tiling(decoder) as hook, pytest.raises(TypeError, match="nonsense"):
+        decoder(latent("sd"), nonsense=1)
+    assert len(hook.reasons) == 1
+
+
+def test_a_single_tile_is_the_original_itself():
+    decoder, z = vae_of("sd").decoder, latent("sd")
+    with torch.no_grad():
+        plain = decoder(z)
+        with tiling(decoder, tile=7) as hook:
+            assert torch.equal(decoder(z), plain)
+    assert not hook.reasons
+
+
+def test_the_ldm_layout_takes_the_place_of_a_published_hook():
+    """By position, as published installers call it."""
+    vae = vae_of("sd")
+    net = view(vae, "ldm", FAMILIES["sd"]).decoder
+    with torch.no_grad():
+        plain = net(latent("sd"))
+        net.original_forward = net.forward
+        net.forward = VAEHook(net, 4, True, False, False, False, True, False, 0.03, 4, 128)
+        got = net(latent("sd"))
+        del net.forward, net.original_forward
+    assert torch.allclose(got, plain, atol=1e-4)
