@@ -65,6 +65,12 @@ def seamed(output: Tensor) -> Tensor:
     return output
 
 
+def faintly_seamed(output: Tensor) -> Tensor:
+    """41 dB: close, but for the seam."""
+    output[..., 128:] += 2.5 * LEVEL
+    return output
+
+
 def hole(output: Tensor) -> Tensor:
     output[..., :128, 120:136] = 0
     return output
@@ -80,6 +86,7 @@ def plus(value: float) -> Callable[[Tensor], Tensor]:
 
 
 FULL = {Convolution((8, 8, 3, 3), (384, 384)): 2}
+OFTEN = {Convolution((8, 8, 3, 3), (384, 384)): 18}
 CROP = {Convolution((8, 8, 3, 3), (150, 150)): 2}
 
 PASSES: list[tuple[str, Callable[[], Observation]]] = [
@@ -179,6 +186,7 @@ FAILS: list[tuple[str, Callable[[], Observation], str]] = [
 UNKNOWN: list[tuple[str, Callable[[], Observation]]] = [
     ("tiles_ran", lambda: an_observation(reading=tiled_reading(convolutions=FULL))),
     ("tiles_ran", lambda: an_observation(reading=tiled_reading(convolutions=CROP))),
+    ("tiles_ran", lambda: an_observation(reading=tiled_reading(convolutions=OFTEN))),
     ("tiles_ran", lambda: an_observation(reading=tiled_reading(convolutions={}))),
     ("tiles_ran", lambda: an_observation(cache="fallback", reading=Reading(convolutions=FULL))),
     ("single_tile", lambda: an_observation(SMALL, reading=Reading())),
@@ -297,12 +305,13 @@ def test_the_bounds_of_exact(ratio: float, worst: float, exact: bool):
         (plus(0.0179), Grade.CLOSE),
         (plus(0.0181), Grade.DEGRADED),
         (seamed, Grade.DEGRADED),
+        (faintly_seamed, Grade.DEGRADED),
         (plus(1), Grade.DEGRADED),
         (poisoned, Grade.BROKEN),
         (hole, Grade.BROKEN),
         (Tensor.half, Grade.BROKEN),
     ],
-    ids=[f"change-{number}" for number in range(11)],
+    ids=[f"change-{number}" for number in range(12)],
 )
 def test_grades(change: Callable[[Tensor], Tensor], grade: Grade):
     assert grade_of(an_observation(change=change)) is grade

@@ -53,6 +53,14 @@ def test_shift_is_counted_in_levels_per_item_and_channel():
     assert max(map(abs, shift[:5])) < 1e-3
 
 
+def test_shift_is_the_mean_over_all_frames():
+    case = a_case(family="qwen", frames=2, height=8, width=8)
+    baseline = a_baseline(case)
+    output = baseline.output.clone()
+    output[:, 1, 0] += 5 * 2 / 255
+    assert distance(output, baseline, DECODE).shift[1] == pytest.approx(1.0, abs=1e-3)
+
+
 def test_items_and_frames_have_numbers_of_their_own():
     case = a_case(family="qwen", batch=2, frames=2, height=8, width=8)
     baseline = a_baseline(case)

@@ -183,6 +183,22 @@ def test_a_failure_keeps_no_tensor_alive(watch):
     assert alive[0]() is None
 
 
+def test_a_failure_that_the_hook_remembers_keeps_no_tensor_alive(watch):
+    alive: list[Any] = []
+    remembered: list[Exception] = []
+
+    def hook(original: Any, x: Any) -> Any:
+        work = torch.zeros(1000)
+        alive.append(weakref.ref(work))
+        error = ValueError("boom")
+        remembered.append(error)
+        raise error
+
+    watch(hook)
+    assert remembered
+    assert alive[0]() is None
+
+
 @pytest.mark.parametrize(
     ("make", "returned"),
     [

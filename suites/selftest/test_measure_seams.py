@@ -108,6 +108,15 @@ def test_an_error_that_lives_at_nominal_borders_is_a_seam(picture: Baseline):
     assert found.band_rms > 3 * found.interior_rms
 
 
+def test_an_error_on_scattered_parts_of_nominal_borders_is_a_seam(picture: Baseline):
+    x = torch.arange(SIZE, dtype=torch.float64)
+    near = torch.exp(-torch.minimum((x - 128).abs(), (x - 256).abs()) / 6)
+    dashed = (x % 60 < 20).double()[:, None]
+    found = look(picture, 12 * LEVEL * random(6, 1, 3, SIZE, SIZE) * near * dashed)
+    assert found.seam
+    assert found.banded
+
+
 def test_a_ridge_at_a_border_of_the_hooks_own_is_a_seam(picture: Baseline):
     x = torch.arange(SIZE, dtype=torch.float64)
     near = torch.exp(-(x - 205).abs() / 6)
