@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from harness.device.counting import CountingMode
 from harness.device.ledger import Tally
 from harness.device.meter import Reading
+from harness.device.patches import replace_in
 from harness.errors import UsageError
 
 ALLOCATIONS = "allocation.all.allocated"
@@ -22,9 +24,10 @@ Tensors = dict[str, Tensor]
 class CudaDevice:
     """The first CUDA device.
 
-    Peak and live bytes are those of ``torch.cuda.max_memory_allocated``. Code under test that
-    calls ``torch.cuda.reset_peak_memory_stats`` would erase the peak reached so far, so each such
-    call is noted first.
+    Its FLOPs may be more than those of the other devices: PyTorch's formulas count the fused
+    attention of a GPU, and not that of the CPU. Peak and live bytes are those of
+    ``torch.cuda.max_memory_allocated``; code under test that resets the peak does not disturb the
+    reading.
     """
 
     name = "cuda"
@@ -90,15 +93,30 @@ class CudaDevice:
         reading = Reading(live_before=torch.cuda.memory_allocated())
         allocations = torch.cuda.memory_stats().get(ALLOCATIONS, 0)
         tally = Tally()
+        peaks: list[int] = []
         try:
-            with CountingMode("cuda", tally):
+            with _noting_resets(peaks), CountingMode("cuda", tally):
                 yield reading
         finally:
             torch.cuda.synchronize()
-            reading.peak_bytes = torch.cuda.max_memory_allocated()
+            reading.peak_bytes = max([*peaks, torch.cuda.max_memory_allocated()])
             reading.live_after = torch.cuda.memory_allocated()
             reading.allocations = torch.cuda.memory_stats().get(ALLOCATIONS, 0) - allocations
             reading.host_to_device = tally.host_to_device
             reading.device_to_host = tally.device_to_host
             reading.flops = tally.flops
             reading.convolutions = tally.convolutions
+
+
+def _noting_resets(peaks: list[int]) -> ExitStack:
+    """Write down the peak reached so far whenever code under test resets it."""
+    reset = torch.cuda.reset_peak_memory_stats
+
+    def noting_reset(device: Any = None) -> None:
+        peaks.append(torch.cuda.max_memory_allocated(device))
+        reset(device)
+
+    with ExitStack() as stack:
+        for owner in (torch.cuda, torch.cuda.memory):
+            replace_in(stack, owner, "reset_peak_memory_stats", noting_reset)
+        return stack.pop_all()

@@ -68,6 +68,7 @@ def test_views_share_one_storage_which_outlives_the_base(device: Device) -> None
         x[None, ..., 0],
         torch.ops.aten._unsafe_view(x, [-1]),
         torch.unsafe_chunk(x, 2)[0],
+        torch.ops.aten.lift(x),
     ]
     assert live(device) == 16 * KIB
     del x
@@ -158,6 +159,11 @@ def test_transfers_are_counted_in_bytes_and_direction(device: Device) -> None:
         host[:2] = x[:2]
         x[0] = host[0]
     assert (reading.host_to_device, reading.device_to_host) == (200 + 40, 80)
+    rows = torch.tensor([0, 2])  # 16 bytes
+    with device.metered() as reading:
+        x[rows] = x[rows]
+        x.index_put_((rows,), torch.ops.aten.index(x, [rows]))
+    assert (reading.host_to_device, reading.device_to_host) == (64, 0)
     with device.metered() as reading:
         assert x.sum().item() == pytest.approx(host.sum().item(), rel=1e-5)
         assert not x.isinf().any()

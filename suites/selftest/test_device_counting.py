@@ -107,6 +107,17 @@ def test_the_cuda_device_counts_transfers_as_the_simulated_one_does() -> None:
     assert transfers("stand-in") == transfers("sim") == (128 + 96, 128 + 96 + 4)
 
 
+@pytest.mark.parametrize("name", ["sim", "stand-in"])
+def test_a_reading_has_the_peak_of_its_own_stretch(name: str) -> None:
+    with opened(name) as device:
+        torch.zeros(2**16, device="cuda")
+        with device.metered() as reading:
+            torch.zeros(2**12, device="cuda")
+            torch.cuda.reset_peak_memory_stats()
+            assert torch.cuda.max_memory_allocated() == 0
+    assert reading.peak_bytes == 4 * 2**12
+
+
 def test_the_cuda_device_gives_the_same_parameters_back() -> None:
     net = Net()
     before = dict(net.named_parameters())

@@ -314,6 +314,7 @@ def test_gradients_are_never_recorded() -> None:
     with torch.enable_grad():
         assert not net(torch.rand(2, 3, device="cuda", requires_grad=True)).requires_grad
     with torch.inference_mode(False):
+        assert not torch.is_grad_enabled()
         assert net(torch.rand(2, 3, device="cuda")).grad_fn is None
     assert nn.Linear(3, 3).weight.to("cuda").grad_fn is None
 
