@@ -69,7 +69,8 @@ class Planner:
     def cells(self, part: Segment) -> list[Cell]:
         """Tiles of a segment whose tiles fetch what they need."""
         shape = self.shapes[part.output]
-        if self.layout.cells is None:
+        whole = self.visit(part, max(shape.height, shape.width)) <= self.largest
+        if self.layout.cells is None or whole:
             return grid(shape.height, shape.width, self.side(part))
         first = self.shapes[0]
         return scaled(self.layout.cells, (first.height, first.width), (shape.height, shape.width))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -13,19 +14,30 @@ Cell = tuple[Span, Span]
 """Rows and columns."""
 
 
-def cuts(size: int, tile: int) -> list[int]:
-    """Borders of tiles of at most ``tile`` pixels, as even as whole multiples of it allow."""
-    return [*range(0, size, max(tile, 1)), size]
+def cuts(size: int, tile: int, unit: int = 0, smallest: int = 1) -> list[int]:
+    """Borders of as few tiles of at most ``tile`` pixels as there can be, all of about one size.
+
+    Borders fall on multiples of ``unit``; without one, on multiples of 8 where tiles are large,
+    which convolution libraries like. No tile is smaller than ``smallest`` if it can be avoided,
+    rather will one be larger than ``tile``.
+    """
+    if not unit:
+        unit = next(step for step in (8, 4, 2, 1) if step == 1 or (tile % step == 0 and tile >= 64))
+    units = -(-size // unit)
+    count = -(-units // max(tile // unit, 1))
+    count = max(min(count, size // max(smallest, 1)), 1)
+    return [*(part * units // count * unit for part in range(count)), size]
 
 
 def grid(height: int, width: int, tile: int) -> list[Cell]:
-    """Square tiles, row by row; the last ones may be narrower."""
-    rows, cols = cuts(height, tile), cuts(width, tile)
-    return [
-        (Span(*rows[i : i + 2]), Span(*cols[j : j + 2]))
-        for i in range(len(rows) - 1)
-        for j in range(len(cols) - 1)
-    ]
+    """Tiles of at most ``tile`` pixels a side, row by row."""
+    return crossed(cuts(height, tile), cuts(width, tile))
+
+
+def crossed(rows: list[int], cols: list[int]) -> list[Cell]:
+    """The tiles between borders, row by row."""
+    spans = [[Span(*pair) for pair in pairwise(borders)] for borders in (rows, cols)]
+    return [(row, col) for row in spans[0] for col in spans[1]]
 
 
 def scaled(cells: list[Cell], old: tuple[int, int], new: tuple[int, int]) -> list[Cell]:
@@ -59,20 +71,19 @@ def quadtree(
 ) -> list[Cell]:
     """Tiles that are small where there is much to see.
 
-    ``content`` is ``B C [T] H W``. The plane is cut into squares of ``tile``; the square is then
-    quartered while its standard deviation exceeds ``threshold`` times that of the plane, at most
-    ``depth`` times, and never below ``smallest`` pixels along a side. Borders fall on multiples
-    of ``align``.
+    ``content`` is ``B C [T] H W``. The plane is cut into tiles of at most ``tile`` pixels a side;
+    each is then quartered while its standard deviation exceeds ``threshold`` times that of the
+    plane, at most ``depth`` times, and never below ``smallest`` pixels a side. Borders fall on
+    multiples of ``align``.
     """
     values = content.detach().float()
     if values.dim() == 5:
         values = values.flatten(1, 2)
     spread = float(values.std(dim=(0, 2, 3), correction=0).mean())
     height, width = values.shape[2:]
-    tile = max(tile // align * align, align)
     smallest = max(smallest, align)
     cells: list[Cell] = []
-    for rows, cols in grid(height, width, tile):
+    for rows, cols in crossed(*(cuts(side, tile, align, smallest) for side in (height, width))):
         cells.extend(_quartered(values, rows, cols, threshold * spread, align, depth, smallest))
     return cells
 
