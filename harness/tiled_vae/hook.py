@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,11 +49,14 @@ class VAEHook:
             without GroupNorm are exact all the same.
         fast_encoder: the same for an encoder.
         color_fix: for a fast encoder, guess only before the first downsampling.
-        to_gpu: let activations rest on the device of the tiles: no transfers, more memory.
+        to_gpu: where the coder lies on the host and there is an accelerator, move it there for
+            the time of a call. A coder that is on a device already stays where it is.
         use_quadtree: small tiles where there is much to see; the result is the same.
         content_threshold: how much there must be to see: part of the input's own deviation.
         max_depth: how often a tile is quartered at most.
         min_tile_size: no quarter is smaller; default a quarter of ``tile_size``.
+        residency: where activations and causal caches rest, ``host`` or ``device``: the second
+            spares transfers and takes as much memory as the activations have.
         method: ``rest`` keeps activations at rest after each convolution, ``carry`` lets tiles
             leave their borders behind where statistics allow it; ``auto`` chooses.
         skip_zeros: leave out taps of causal convolutions that would meet only padding in time: a
@@ -78,12 +82,13 @@ class VAEHook:
         max_depth: int = 4,
         min_tile_size: int | None = None,
         *,
+        residency: str = "host",
         method: str = "auto",
         skip_zeros: bool = False,
         max_vram: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        check_settings(tile_size, min_tile_size, max_depth, method, max_vram)
+        check_settings(tile_size, min_tile_size, max_depth, residency, method, max_vram)
         self.net = net
         self.tile_size = tile_size
         self.is_decoder = is_decoder
@@ -94,6 +99,7 @@ class VAEHook:
         self.content_threshold = content_threshold
         self.max_depth = max_depth
         self.min_tile_size = min_tile_size
+        self.residency = residency
         self.method = method
         self.skip_zeros = skip_zeros
         self.max_vram = max_vram
@@ -107,7 +113,7 @@ class VAEHook:
             check_input(call.x)
             program = translate(self.net, self.is_decoder, call.first_chunk)
             if not self.one_tile_is_enough(program, call.x):
-                with torch.no_grad():
+                with torch.no_grad(), lent(self.net, self.to_gpu):
                     return self.tiled(program, call)
         except UnknownCoderError as reason:
             self.say(str(reason))
@@ -136,7 +142,8 @@ class VAEHook:
         """Run the program on every item of the batch, and move the caller's cache on."""
         x = call.x
         device = working_device(self.net, x)
-        caches = Caches(call.feat_cache, call.feat_idx[0], torch.device("cpu"))
+        home = device if self.residency == "device" else torch.device("cpu")
+        caches = Caches(call.feat_cache, call.feat_idx[0], home)
         caches.check(program.slots)
         shape = Shape(x.shape[1], x.shape[2] if x.dim() == 5 else None, *x.shape[-2:])
         shapes = program.shapes(shape, caches.clock)
@@ -157,7 +164,7 @@ class VAEHook:
                 program,
                 shapes,
                 device,
-                device if self.to_gpu else torch.device("cpu"),
+                home,
                 ItemCaches(caches, item, batch),
                 self.skip_zeros,
                 lodging=lodging,
@@ -274,6 +281,7 @@ def check_settings(
     tile_size: int | None,
     min_tile_size: int | None,
     max_depth: int,
+    residency: str,
     method: str,
     max_vram: int | None,
 ) -> None:
@@ -287,6 +295,8 @@ def check_settings(
         raise TilingError(f"max_depth is {max_depth}: give 0 or more")
     if max_vram is not None and max_vram < 1:
         raise TilingError(f"max_vram is {max_vram}: give the number of bytes to spend")
+    if residency not in ("host", "device"):
+        raise TilingError(f"residency is {residency!r}: choose host or device")
     if method not in ("auto", CARRY, REST):
         raise TilingError(f"method is {method!r}: choose auto, {CARRY} or {REST}")
 
@@ -299,6 +309,23 @@ def check_input(x: Tensor) -> None:
         raise TilingError(
             "the input requires a gradient, which tiling cannot give: call under torch.no_grad()"
         )
+
+
+@contextmanager
+def lent(net: nn.Module, wanted: bool) -> Iterator[None]:
+    """Move a coder from the host to the accelerator, if there is one, and back."""
+    weights = next(net.parameters(), None)
+    if not wanted or weights is None or weights.device.type != "cpu":
+        yield
+        return
+    if not torch.cuda.is_available():
+        yield
+        return
+    net.to(torch.device("cuda", torch.cuda.current_device()))
+    try:
+        yield
+    finally:
+        net.to("cpu")
 
 
 def working_device(net: nn.Module, x: Tensor) -> torch.device:

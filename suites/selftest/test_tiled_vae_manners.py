@@ -70,7 +70,7 @@ def test_the_peak_is_set_by_the_tile_and_nothing_is_computed_twice(family, share
 def test_nothing_is_transferred_where_nothing_rests_on_the_host():
     assert peak_over_weights("qwen", 12, tile=6)[1] == 0
     assert peak_over_weights("sd", 12, tile=3)[1] > 0
-    assert peak_over_weights("sd", 12, tile=6, to_gpu=True)[1] == 0
+    assert peak_over_weights("sd", 12, tile=6, residency="device")[1] == 0
     assert peak_over_weights("sd", 12, tile=6, fast_decoder=True)[1] == 0
 
 
@@ -96,7 +96,8 @@ def test_a_budget_that_cannot_be_kept_is_refused_in_words():
         ({"tile": None}, "neither tile_size nor max_vram"),
         ({"min_tile_size": -1}, "min_tile_size is -1"),
         ({"max_depth": -1}, "max_depth is -1"),
-        ({"method": "magic"}, "method is 'magic'"),
+        ({"method": "magic"}, "method is .magic."),
+        ({"residency": "moon"}, "residency is .moon."),
         ({"max_vram": 0}, "max_vram is 0"),
     ],
 )
@@ -315,4 +316,16 @@ def test_the_ldm_layout_takes_the_place_of_a_published_hook():
         net.forward = VAEHook(net, 4, True, False, False, False, True, False, 0.03, 4, 128)
         got = net(latent("sd"))
         del net.forward, net.original_forward
+    assert torch.allclose(got, plain, atol=1e-4)
+
+
+def test_a_coder_on_the_host_is_lent_to_the_accelerator_where_asked():
+    vae, z = build("sd", "mock"), latent("sd")
+    with torch.no_grad():
+        plain = vae.decoder(z)
+        with open_device("sim") as dev, tiling(vae.decoder, to_gpu=True), dev.metered() as reading:
+            got = vae.decoder(z)
+        assert reading.peak_bytes > 0
+        assert {part.device.type for part in vae.decoder.parameters()} == {"cpu"}
+    assert got.device.type == "cpu"
     assert torch.allclose(got, plain, atol=1e-4)
