@@ -156,7 +156,7 @@ class Planner:
         return total
 
 
-LODGING = 0.75
+LODGING = 0.5
 """Share of the largest visit that small planes may take on the device."""
 
 BAND_COPIES = 6

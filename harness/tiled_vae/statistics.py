@@ -26,11 +26,17 @@ class Moments:
         if count == 0:
             return
         exact = torch.float64 if tile.device.type != "mps" else torch.float32
-        if values.dtype in (torch.float16, torch.bfloat16):
-            values = values.float()
         dims = tuple(range(2, values.dim()))
-        variance, mean = torch.var_mean(values, dim=dims, correction=0)
-        mean, squares = mean.to(exact), variance.to(exact) * count
+        half = values.dtype in (torch.float16, torch.bfloat16)
+        # Statistics of half precision are those of float32 copies: of a few groups at a time.
+        pieces = torch.split(values, max(self.groups // 8, 1), dim=1) if half else (values,)
+        found = [
+            torch.var_mean(piece.float() if half else piece, dim=dims, correction=0)
+            for piece in pieces
+        ]
+        variance = torch.cat([each[0] for each in found], dim=1).to(exact)
+        mean = torch.cat([each[1] for each in found], dim=1).to(exact)
+        squares = variance * count
         if self.mean is None or self.squares is None:
             self.mean, self.squares, self.count = mean, squares, count
             return
