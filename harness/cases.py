@@ -100,6 +100,12 @@ class Case:
         return replace(self, mode=Mode.EXACT, tile=1).id
 
     @property
+    def truth_id(self) -> str:
+        """Cases with the same truth id have the same float64 truth, whatever their layout."""
+        on_host = replace(self, mode=Mode.EXACT, tile=1, layout=Layout.DIFFUSERS)
+        return on_host.id if self.device == "cuda" else replace(on_host, device="cpu").id
+
+    @property
     def image_frames(self) -> int:
         """Frames of the image side of this case."""
         return 1 + (self.frames - 1) * self.facts.temporal_ratio

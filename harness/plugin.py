@@ -25,6 +25,7 @@ from harness.families import Family
 from harness.judge import ExitCode, Outcome, Record, diagnose, gate
 from harness.launch import load_subject
 from harness.measure.observation import LayoutVAE, Observation
+from harness.scheduling import BaselineScheduling
 from harness.session import Item, Run, RunOptions
 from harness.subject.profile import Profile, profile_from_flags
 from reports.compare import hold_against
@@ -99,6 +100,20 @@ def _profiles(options: RunOptions) -> list[tuple[str, Profile]]:
     return [(options.hook, profile_from_flags(*flags, comfyui=options.comfyui))]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> BaselineScheduling | None:
+    """Keep the tests of a baseline in one process."""
+    run = config.stash.get(RUN, None)
+    if run is None:
+        return None
+
+    def group_of(nodeid: str) -> str:
+        found = _NODE.search(nodeid)
+        return run.group(found["case"]) if found else nodeid
+
+    return BaselineScheduling(config, log, group_of)
+
+
 def _shared_folder(config: pytest.Config) -> Path | None:
     """The run's folder, where this process is one of its xdist workers."""
     told = getattr(config, "workerinput", {}).get("vae_shared")
@@ -123,7 +138,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for item in run.items(check.name):
         marks = [
             pytest.mark.case,
-            pytest.mark.xdist_group(item.group),
             pytest.mark.timeout(run.hard_limit(item), method="thread"),
         ]
         if item.known is not None:
@@ -143,7 +157,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if isinstance(given, Item):  # a check without cases gets a placeholder, which is dropped
             item.stash[ITEM] = given
             chosen.append(item)
-    items[:] = sorted(chosen, key=lambda item: run.place(item.stash[ITEM]))
+    items[:] = sorted(chosen, key=lambda item: run.place(*_whose(item)))
+
+
+def _whose(item: pytest.Item) -> tuple[str, Case]:
+    return item.stash[ITEM].subject, item.stash[ITEM].case
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ class RunOptions:
     image: Path | None = None
     seed: int = 0
     case: str | None = None
-    timeout: float = 60.0
+    timeout: float = 120.0
     out: Path = Path("reports/out")
     against: Path | None = None
 
@@ -132,11 +132,6 @@ class Item:
         """``diffusers:sd-mock-...``."""
         return f"{self.subject}:{self.case.id}"
 
-    @property
-    def group(self) -> str:
-        """Items of one group run in one process: they share a baseline."""
-        return self.case.baseline_id
-
 
 @dataclass
 class Run:
@@ -199,9 +194,17 @@ class Run:
         factor = 40 if item.case.scale is Scale.REAL else 10
         return factor * self.options.timeout
 
-    def place(self, item: Item) -> tuple[Any, ...]:
+    def group(self, case: str) -> str:
+        """What the cases that share a truth have in common: they run in one process."""
+        return self._groups[case]
+
+    @cached_property
+    def _groups(self) -> dict[str, str]:
+        return {case.id: case.truth_id for some in self.cases.values() for case in some}
+
+    def place(self, subject: str, case: Case) -> tuple[Any, ...]:
         """Sort key of the tests: expensive baselines first, checks of a case in a row."""
-        return self._places[item.group], list(self.subjects).index(item.subject), item.case.id
+        return self._places[case.truth_id], list(self.subjects).index(subject), case.id
 
     @cached_property
     def _places(self) -> dict[str, tuple[float, str]]:
@@ -209,7 +212,7 @@ class Run:
         total: dict[str, float] = {}
         for some in self.cases.values():
             for case in some:
-                total[case.baseline_id] = total.get(case.baseline_id, 4 * cost(case)) + cost(case)
+                total[case.truth_id] = total.get(case.truth_id, 4 * cost(case)) + cost(case)
         return {group: (-value, group) for group, value in total.items()}
 
     @cached_property
@@ -240,7 +243,8 @@ class Run:
         Memory beyond the share makes an allocation fail inside the hook, which is then its
         failure, instead of bringing the system's killer down on the whole run.
         """
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
         share = int(psutil.virtual_memory().total * MEMORY_SHARE / processes)
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (share, hard))

@@ -14,39 +14,40 @@ from harness.subject.state import snapshot
 
 
 def measure_baseline(
-    case: Case, view: LayoutVAE, truth_view: LayoutVAE, x: Tensor, device: Device
+    case: Case, view: LayoutVAE, truth: Tensor, x: Tensor, device: Device
 ) -> Baseline:
-    """Run the untiled VAE on the device under meters, and its float64 twin.
+    """Run the untiled VAE on the device under meters, and hold it against the truth.
 
-    ``x`` is on the plain CPU, in the dtype of the case; ``device`` is not entered yet. The twin
-    runs on the plain CPU, on a CUDA device there.
+    ``x`` is on the plain CPU, in the dtype of the case; ``device`` is not entered yet.
     """
-    with torch.no_grad():
-        with device:
-            with placed(view, device):
-                weights = live_bytes(device)
-                before = snapshot(view.vae, encoder=view.encoder, decoder=view.decoder)
-                given = device.put(x)
-                with device.metered() as reading:
-                    result = view.run(case.direction, given)
-                output = device.host(result)
-                del result, given
-                changes = before.changes()
-                before.restore()
-            if device.name == "cuda":
-                with placed(truth_view, device):
-                    truth = device.host(truth_view.run(case.direction, device.put(x.double())))
-        if device.name != "cuda":
-            truth = truth_view.run(case.direction, x.double())
+    with torch.no_grad(), device, placed(view, device):
+        weights = live_bytes(device)
+        before = snapshot(view.vae, encoder=view.encoder, decoder=view.decoder)
+        given = device.put(x)
+        with device.metered() as reading:
+            result = view.run(case.direction, given)
+        output = device.host(result)
+        del result, given
+        changes = before.changes()
+        before.restore()
     return Baseline(
         output=output.detach().clone(),
-        truth=truth.detach().clone(),
+        truth=truth,
         floor=noise(output, truth),
         reading=reading,
         weight_bytes=_weight_bytes(view.vae) if weights is None else weights,
         input_bytes=x.numel() * x.element_size(),
         leaves=tuple((change.path, change.attribute) for change in changes),
     )
+
+
+def measure_truth(case: Case, view: LayoutVAE, x: Tensor, device: Device) -> Tensor:
+    """Run the float64 twin: on a CUDA device where that is the device, else on the plain CPU."""
+    with torch.no_grad():
+        if device.name != "cuda":
+            return view.run(case.direction, x.double()).detach().clone()
+        with device, placed(view, device):
+            return device.host(view.run(case.direction, device.put(x.double()))).detach().clone()
 
 
 def _weight_bytes(vae: nn.Module) -> int:

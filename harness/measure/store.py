@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from harness.cases import Case
 from harness.device.meter import Convolution, Reading
@@ -22,7 +23,7 @@ _VERSION = 1
 
 
 class BaselineStore:
-    """Baselines of a run: a few in memory, all of them as files in a directory.
+    """Baselines and truths of a run: a few in memory, all of them as files in a directory.
 
     Whoever needs a baseline first computes it under a lock that the operating system releases
     when its process dies, so a crash makes the next process compute it. A file appears whole or
@@ -45,20 +46,27 @@ class BaselineStore:
 
     def get(self, case: Case, compute: Callable[[], Baseline]) -> Baseline:
         """The baseline of a case; ``compute`` is called only where no process has it yet."""
-        key = self._key(case)
+        key = self._key(case.baseline_id)
         baseline = self._recent.pop(key, None)
         if baseline is None:
-            baseline = self._shared(key, compute)
+            baseline = _restored(self._shared(key, lambda: _plain(compute())))
         self._recent[key] = baseline
         while len(self._recent) > self._keep:
             self._recent.popitem(last=False)
         return baseline
 
-    def _key(self, case: Case) -> str:
-        text = f"{_VERSION}\n{case.baseline_id}\n{self._fingerprint}"
+    def truth(self, case: Case, compute: Callable[[], Tensor]) -> Tensor:
+        """The float64 truth of a case, which all its layouts and devices share."""
+        found: Tensor = self._shared(
+            self._key(f"truth of {case.truth_id}"), lambda: {"truth": compute().contiguous()}
+        )["truth"]
+        return found
+
+    def _key(self, name: str) -> str:
+        text = f"{_VERSION}\n{name}\n{self._fingerprint}"
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
-    def _shared(self, key: str, compute: Callable[[], Baseline]) -> Baseline:
+    def _shared(self, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         file = self._directory / f"{key}.pt"
         found = _read(file)
         if found is not None:
@@ -79,18 +87,19 @@ class BaselineStore:
             lock.release()
 
 
-def _write(file: Path, baseline: Baseline) -> None:
+def _write(file: Path, plain: dict[str, Any]) -> None:
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        torch.save(_plain(baseline), draft)
+        torch.save(plain, draft)
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
 
 
-def _read(file: Path) -> Baseline | None:
+def _read(file: Path) -> dict[str, Any] | None:
     try:
-        return _restored(torch.load(file, map_location="cpu", weights_only=True))
+        found: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        return found
     except FileNotFoundError:
         return None
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError):

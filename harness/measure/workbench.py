@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from harness.cases import Case, Layout, Scale
 from harness.device import open_device
 from harness.families import Family
-from harness.measure.baseline import measure_baseline
+from harness.measure.baseline import measure_baseline, measure_truth
 from harness.measure.observation import (
     Baseline,
     ConventionResult,
@@ -168,12 +168,16 @@ class Workbench:
         )
 
     def _baseline(self, case: Case, view: LayoutVAE, x: Tensor) -> Baseline:
-        def measure() -> Baseline:
+        def truth() -> Tensor:
             twin = self.supplies.truth(self._vae(case))
-            truth_view = self.supplies.views(twin, Layout.DIFFUSERS, case.facts)[0]
-            return measure_baseline(case, view, truth_view, x, open_device(case.device))
+            seen = self.supplies.views(twin, Layout.DIFFUSERS, case.facts)[0]
+            return measure_truth(case, seen, x, open_device(case.device))
 
-        return self._store.get(case, measure)
+        def baseline() -> Baseline:
+            known = self._store.truth(case, truth)
+            return measure_baseline(case, view, known, x, open_device(case.device))
+
+        return self._store.get(case, baseline)
 
     def _view(self, case: Case) -> LayoutVAE:
         return self.supplies.views(self._vae(case), case.layout, case.facts)[0]
@@ -222,6 +226,6 @@ def _key(case: Case) -> tuple[str, ...]:
 def _runs(mark: Path) -> bool:
     """Whether the process that left a mark is still at it."""
     try:
-        return psutil.pid_exists(int(mark.read_text()))
+        return bool(psutil.pid_exists(int(mark.read_text())))
     except (OSError, ValueError):  # gone or not yet written: it ran a moment ago
         return True

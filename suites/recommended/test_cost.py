@@ -1,6 +1,11 @@
 """Tiling saves what it is there to save, and costs no more than it must."""
 
-from harness.checks import check_peak_vram, check_transfers, check_work
+from harness.checks import (
+    check_peak_vram,
+    check_single_tile,
+    check_transfers,
+    check_work,
+)
 
 
 def test_peak_vram(observation, report):
@@ -13,3 +18,7 @@ def test_work(observation, report):
 
 def test_transfers(observation, report):
     report(check_transfers(observation))
+
+
+def test_single_tile(observation, report):
+    report(check_single_tile(observation))

@@ -1,0 +1,24 @@
+"""Which process runs which tests: those that share a baseline stay together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from xdist.scheduler import LoadScopeScheduling
+
+
+class BaselineScheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Hands tests out in groups, in the order in which they were collected.
+
+    xdist's own ``loadgroup`` writes the group into the id of a test and no longer can since
+    pytest 9.2. Here the group is looked up, and ids stay as people know them.
+    """
+
+    def __init__(self, config: Any, log: Any, group_of: Callable[[str], str]) -> None:
+        config.option.loadscopereorder = False  # ours is by cost, xdist's by number of tests
+        super().__init__(config, log)
+        self._group_of = group_of
+
+    def _split_scope(self, nodeid: str) -> str:
+        return self._group_of(nodeid)
