@@ -2,7 +2,8 @@
 
 A plain module's parameters are used directly, so that nothing is computed that is then cut off.
 A module that something else looks after (hooks that move its weights, a subclass that casts
-them, a replaced forward) is called as it is, and what its own padding made is cut off.
+them, a replaced forward) is called as it is; the padding and the statistics that it would use are
+replaced on their way to torch.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
+from .interpose import GivenMoments, GivenPadding, apply_moments
 from .modules import is_plain, kind, tampered
 from .statistics import Moments
 from .steps import Conv
@@ -59,10 +60,12 @@ def planar(step: Conv, box: list[Tensor], rows: Reach, cols: Reach) -> Tensor:
         else:
             x = F.pad(x, (*cols.zeros, *rows.zeros))
         return F.conv2d(x, module.weight, module.bias, module.stride, pad, groups=module.groups)
-    own_rows, own_cols = (int(side) for side in cast("tuple[int, int]", module.padding))
-    if own_rows == own_cols == 0:
+    own = cast("tuple[int, int]", module.padding)
+    if own[0] == own[1] == 0:
         return cast(Tensor, module(F.pad(x, (*cols.zeros, *rows.zeros))))
-    return trimmed(cast(Tensor, module(x)), step, rows, cols, (own_rows, own_cols))
+    with GivenPadding((*cols.zeros, *rows.zeros)) as padding:
+        y: Tensor = module(x)
+    return y if padding.replaced else trimmed(y, step, rows, cols, own)
 
 
 def causal(step: Conv, box: list[Tensor], rows: Reach, cols: Reach, skip_zeros: bool) -> Tensor:
@@ -72,9 +75,10 @@ def causal(step: Conv, box: list[Tensor], rows: Reach, cols: Reach, skip_zeros: 
     module = cast("nn.Conv3d", step.module)
     plain = not tampered(module) and type(module).__mro__[1] is nn.Conv3d
     if not plain:
-        x = module(x) if past is None else module(x, past)
+        with GivenPadding((*cols.zeros, *rows.zeros)) as padding:
+            x = module(x) if past is None else module(x, past)
         own = (step.rows.before, step.cols.before)
-        return trimmed(x, step, rows, cols, own)
+        return x if padding.replaced or own == (0, 0) else trimmed(x, step, rows, cols, own)
     missing = step.past
     if past is not None:
         x = torch.cat([past, x], dim=2)
@@ -127,54 +131,6 @@ def group_normalised(module: nn.GroupNorm, x: Tensor, moments: Moments) -> Tenso
         return apply_moments(x, module.num_groups, module.weight, module.bias, module.eps, moments)
     with GivenMoments(moments):
         return cast(Tensor, module(x))
-
-
-def apply_moments(
-    x: Tensor,
-    groups: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    moments: Moments,
-) -> Tensor:
-    """``(x - mean) / sqrt(variance + eps) * weight + bias`` for ``1 C h w``."""
-    if torch.is_autocast_enabled(x.device.type) and x.device.type == "cuda":
-        x = x.float()
-    mean, variance = moments.summary()
-    exact = torch.float64 if x.dtype == torch.float64 else torch.float32
-    each = x.shape[1] // groups
-    mean, variance = (part[0].to(exact).repeat_interleave(each) for part in (mean, variance))
-    weight, bias = (None if part is None else part.to(exact) for part in (weight, bias))
-    # With given statistics the two norms are the same function, and this one takes them.
-    y: Tensor = torch.native_batch_norm(x, weight, bias, mean, variance, False, 0.0, eps)[0]
-    return y
-
-
-class GivenMoments(TorchFunctionMode):
-    """Inside, ``group_norm`` uses given statistics, with whatever weights reach it."""
-
-    def __init__(self, moments: Moments) -> None:
-        super().__init__()
-        self.moments = moments
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Replace the one function that matters, leave the others."""
-        kwargs = dict(kwargs or {})
-        if func is not F.group_norm:
-            return func(*args, **kwargs)
-        names = ("input", "num_groups", "weight", "bias", "eps")
-        given = {"weight": None, "bias": None, "eps": 1e-5, **dict(zip(names, args, strict=False))}
-        given |= kwargs
-        return apply_moments(
-            given["input"],
-            given["num_groups"],
-            given["weight"],
-            given["bias"],
-            given["eps"],
-            self.moments,
-        )
 
 
 def activated(module: nn.Module | None, x: Tensor) -> Tensor:

@@ -329,3 +329,29 @@ def test_a_coder_on_the_host_is_lent_to_the_accelerator_where_asked():
         assert {part.device.type for part in vae.decoder.parameters()} == {"cpu"}
     assert got.device.type == "cpu"
     assert torch.allclose(got, plain, atol=1e-4)
+
+
+class CastConv2d(nn.Conv2d):
+    """As a user interface has it: weights cast to where they are needed, at each call."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight.to(x), None if self.bias is None else self.bias.to(x)
+        return self._conv_forward(x, weight, bias)
+
+
+def test_convolutions_of_another_class_cost_nothing_more():
+    work = []
+    for changed in (False, True):
+        vae = build("sd", "mock")
+        if changed:
+            for module in vae.decoder.modules():
+                if type(module) is nn.Conv2d:
+                    module.__class__ = CastConv2d
+        with open_device("sim") as device, torch.no_grad():
+            net = vae.to(device.torch_device).decoder
+            with tiling(net) as hook, device.metered() as reading:
+                out = net(latent("sd").to(device.torch_device)).cpu()
+            assert not hook.reasons
+            work.append((reading.flops, out))
+    assert work[0][0] == work[1][0]
+    assert torch.allclose(work[0][1], work[1][1], atol=1e-4)

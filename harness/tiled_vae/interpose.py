@@ -1,0 +1,104 @@
+"""Changing what a module passes to torch, while it runs as it is.
+
+Whatever brings, casts or offloads the weights of the module keeps working.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from .statistics import Moments
+
+
+def apply_moments(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    moments: Moments,
+) -> Tensor:
+    """``(x - mean) / sqrt(variance + eps) * weight + bias`` for ``1 C h w``."""
+    if torch.is_autocast_enabled(x.device.type) and x.device.type == "cuda":
+        x = x.float()
+    mean, variance = moments.summary()
+    exact = torch.float64 if x.dtype == torch.float64 else torch.float32
+    each = x.shape[1] // groups
+    mean, variance = (part[0].to(exact).repeat_interleave(each) for part in (mean, variance))
+    weight, bias = (None if part is None else part.to(exact) for part in (weight, bias))
+    # With given statistics the two norms are the same function, and this one takes them.
+    y: Tensor = torch.native_batch_norm(x, weight, bias, mean, variance, False, 0.0, eps)[0]
+    return y
+
+
+class GivenMoments(TorchFunctionMode):
+    """Inside, ``group_norm`` uses given statistics, with whatever weights reach it."""
+
+    def __init__(self, moments: Moments) -> None:
+        super().__init__()
+        self.moments = moments
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Replace the one function that matters, leave the others."""
+        kwargs = dict(kwargs or {})
+        if func is not F.group_norm:
+            return func(*args, **kwargs)
+        names = ("input", "num_groups", "weight", "bias", "eps")
+        given = {"weight": None, "bias": None, "eps": 1e-5, **dict(zip(names, args, strict=False))}
+        given |= kwargs
+        return apply_moments(
+            given["input"],
+            given["num_groups"],
+            given["weight"],
+            given["bias"],
+            given["eps"],
+            self.moments,
+        )
+
+
+class GivenPadding(TorchFunctionMode):
+    """Inside, a convolution pads the plane as told: ``left, right, top, bottom``.
+
+    ``replaced`` tells whether any padding of a plane was met; if not, the module computed
+    something that does not go through these functions, with its own padding.
+    """
+
+    def __init__(self, zeros: tuple[int, int, int, int]) -> None:
+        super().__init__()
+        self.zeros = zeros
+        self.replaced = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Replace padding, by ``F.pad`` or by the convolution itself."""
+        kwargs = dict(kwargs or {})
+        if func is F.pad:
+            given = _named(("input", "pad"), args, kwargs)
+            pad = list(given["pad"])
+            if any(pad[:4]):
+                self.replaced = True
+                given["pad"] = [*self.zeros, *pad[4:]]
+            return F.pad(**given)
+        if func in (torch.conv2d, torch.conv3d):
+            names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+            given = _named(names, args, kwargs)
+            pad = given.get("padding", 0)
+            pad = list(pad) if isinstance(pad, tuple | list) else [pad]
+            if any(pad[-2:]):
+                self.replaced = True
+                given["input"] = F.pad(given["input"], self.zeros)
+                given["padding"] = 0 if func is torch.conv2d else (pad[0], 0, 0)
+            return func(**given)
+        return func(*args, **kwargs)
+
+
+def _named(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {**dict(zip(names, args, strict=False)), **kwargs}
