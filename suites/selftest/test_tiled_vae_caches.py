@@ -24,8 +24,8 @@ CODERS = [
 
 
 @cache
-def coder(family: str, layout: str, name: str) -> nn.Module:
-    net = getattr(view(build(family, "mock"), layout, FAMILIES[family]), name)
+def coder(family: str, layout: str, name: str, variant: str = "original") -> nn.Module:
+    net = getattr(view(build(family, "mock"), layout, FAMILIES[family], variant=variant), name)
     assert isinstance(net, nn.Module)
     return net
 
@@ -79,7 +79,11 @@ class Stream:
 
 
 def assert_same(got: Any, plain: Any) -> None:
-    if isinstance(plain, Tensor):
+    if isinstance(plain, list):
+        assert isinstance(got, list)
+        for one, other in zip(got, plain, strict=True):
+            assert_same(one, other)
+    elif isinstance(plain, Tensor):
         assert isinstance(got, Tensor)
         assert (got.shape, got.dtype) == (plain.shape, plain.dtype)
         assert torch.allclose(got, plain, rtol=1e-3, atol=1e-4)
@@ -98,6 +102,38 @@ def test_slots_and_index_are_as_untiled_leaves_them_after_every_chunk(family, la
         assert got[1] == expected[1]
         for slot, other in zip(ours.cache, plain.cache, strict=True):
             assert_same(slot, other)
+
+
+@pytest.mark.parametrize("turns", ["TTTTT", "TUTUT", "UTTUT"])
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+def test_pairs_and_deferred_frames_are_as_comfyui_has_them(name, turns):
+    """Lists of pairs from the decoder; ``None`` from the encoder while a frame waits."""
+    net = coder("wan21", "wan", name, "comfyui")
+    side = 4 if name == "decoder" else 32
+    channels = net.conv1.in_channels
+    generator = torch.Generator().manual_seed(3)
+    slots = count_slots(net, deferring=name == "encoder")
+    ours, plain = [None] * slots, [None] * slots
+    answers = set()
+    with torch.no_grad():
+        for number, turn in enumerate(turns):
+            shape = (1, channels, 2 if number else 1, side, side)
+            chunk = torch.randn(shape, generator=generator)
+            ends = {"final": number == len(turns) - 1} if name == "encoder" else {}
+            index, other = [0], [0]
+            expected = net(chunk, plain, other, **ends)
+            if turn == "U":
+                got = net(chunk, ours, index, **ends)
+            else:
+                with tiling(net, name) as hook:
+                    got = net(chunk, ours, index, **ends)
+                assert not hook.reasons
+            assert_same(got, expected)
+            assert index == other
+            for slot, there in zip(ours, plain, strict=True):
+                assert_same(slot, there)
+            answers.add(len(got) if isinstance(got, list) else type(got))
+    assert len(answers) > 1
 
 
 @pytest.mark.parametrize("turns", ["TUT", "UTU", "UTT"])
