@@ -8,8 +8,8 @@ nox.options.default_venv_backend = "venv"
 nox.options.reuse_venv = "yes"
 
 SUITE = "suites/selftest"
-# Has glibc keep freed memory, see ALLOCATOR in harness/launch.py.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**30), "MALLOC_TRIM_THRESHOLD_": str(8 * 2**30)}
+# Has glibc keep some freed memory, see ALLOCATOR in harness/launch.py.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(128 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
 
 def install(session: nox.Session, *extra: str) -> None:

@@ -50,6 +50,7 @@ class Mechanism(StrEnum):
     CAUSAL_CACHE = "causal_cache"
     DOWNSAMPLE = "downsample"
     UPSAMPLE = "upsample"
+    CHANNELS = "channels"
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,11 @@ class Case:
         return 1 + (self.frames - 1) * self.facts.temporal_ratio
 
     @property
+    def image_channels(self) -> int:
+        """Those of the family, and four in the probe that has another number."""
+        return 4 if self.mechanism is Mechanism.CHANNELS else self.facts.image_channels
+
+    @property
     def latent_shape(self) -> tuple[int, ...]:
         """``B C H W``, or ``B C T H W`` where the family has a frame axis."""
         time = (self.frames,) if self.facts.causal else ()
@@ -122,7 +128,7 @@ class Case:
         time = (self.image_frames,) if self.facts.causal else ()
         ratio = self.facts.ratio
         size = (self.height * ratio, self.width * ratio)
-        return (self.batch, self.facts.image_channels, *time, *size)
+        return (self.batch, self.image_channels, *time, *size)
 
     @property
     def tile_size(self) -> int:

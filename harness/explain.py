@@ -11,9 +11,9 @@ from importlib import resources
 from harness.caseid import parse_case_id
 from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale
 from harness.checks.finding import Grade
-from harness.checks.mechanism import EXPLANATION
 from harness.errors import UsageError
 from harness.families import FAMILIES, Family
+from harness.mechanisms import EXPLANATION
 
 GRADES: Mapping[Grade, str] = {
     Grade.EXACT: (

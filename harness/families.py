@@ -34,6 +34,11 @@ class Family:
     """The layout of the original implementation: ``ldm`` or ``wan``."""
     source: str
 
+    @property
+    def build(self) -> tuple[str, bool, int]:
+        """Families of one build have the same mechanisms: norm, caches, ratio."""
+        return self.norm, self.causal, self.ratio
+
 
 def _image_family(
     name: str,

@@ -8,8 +8,9 @@ from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
 from harness.cases import Mechanism
-from harness.checks.finding import NOT_JUDGED, Finding, Status
-from harness.checks.mechanism import EXPLANATION
+from harness.checks.finding import NOT_JUDGED, Finding, Grade, Status
+from harness.families import FAMILIES
+from harness.mechanisms import CAUSES, EXPLANATION
 from harness.subject.profile import KnownFailure
 
 ROOTS = frozenset({"call_contract", "completes", "output_shape", "finite"})
@@ -178,10 +179,6 @@ def gate(
     return Verdict(ExitCode.FAILS, ", ".join(parts))
 
 
-_BAD = frozenset({Outcome.FAILED, Outcome.ERROR, Outcome.XFAILED})
-_VALUES = frozenset({"parity", "seams", "batch_items", "colour_shift"})
-
-
 @dataclass(frozen=True)
 class Diagnosis:
     """Why a hook's results differ, for one family, layout, direction and mode."""
@@ -192,17 +189,28 @@ class Diagnosis:
     direction: str
     mode: str
     mechanism: Mechanism | None
-    """``None`` where no probe fails, or where none was run."""
+    """``None`` where no probe differs."""
     cases: int
     """How many cases it explains."""
 
     @property
-    def sentence(self) -> str:
-        """``sd decode exact (ldm): attention is computed per tile``."""
-        where = f"{self.family} {self.direction} {self.mode} ({self.layout})"
+    def reason(self) -> str:
+        """What breaks, in words."""
         if self.mechanism is None:
-            return f"{where}: no probe fails, the mechanism is unknown"
-        return f"{where}: {EXPLANATION[self.mechanism]}"
+            return "no probe differs, so the mechanism is unknown"
+        return EXPLANATION[self.mechanism]
+
+
+def tell(diagnoses: Iterable[Diagnosis]) -> tuple[str, ...]:
+    """A sentence a hook, direction, mode and reason: ``diffusers: sd, sdxl decode exact: ...``."""
+    alike: dict[tuple[str, str, str, str], list[str]] = {}
+    for found in diagnoses:
+        key = (found.hook, f"{found.direction} {found.mode}", found.layout, found.reason)
+        alike.setdefault(key, []).append(found.family)
+    return tuple(
+        f"{hook}: {', '.join(families)} {place} ({layout}): {reason}"
+        for (hook, place, layout, reason), families in alike.items()
+    )
 
 
 class _Place(NamedTuple):
@@ -214,10 +222,11 @@ class _Place(NamedTuple):
 
 
 def diagnose(records: Iterable[Record]) -> list[Diagnosis]:
-    """Name, for every place where values fail, the first mechanism that explains it.
+    """Name, for every place with probes where values are not exact, the first that explains it.
 
-    A mechanism explains when its probe fails while the stub, which has none, passes.
-    Probes of mode exact stand in where a mode has no probes of its own.
+    Whether the difference was promised doesn't matter: who promises ``degraded`` wants to know
+    why, too. Probes of mode exact stand in where a mode has none, and those of a family of the
+    same build where a family has none.
     """
     failing: dict[_Place, set[str]] = {}
     probes: dict[_Place, dict[Mechanism, bool]] = {}
@@ -226,16 +235,18 @@ def diagnose(records: Iterable[Record]) -> list[Diagnosis]:
         if placed is None:
             continue
         place, mechanism = placed
-        bad = record.status in _BAD
+        judged = record.grade is not None and not record.message.startswith(NOT_JUDGED)
+        differs = judged and record.grade != Grade.EXACT
         if mechanism is not None:
             if record.check == "mechanism":
                 found = probes.setdefault(place, {})
-                found[mechanism] = found.get(mechanism, False) or bad
-        elif bad and record.check in _VALUES and not record.message.startswith(NOT_JUDGED):
+                found[mechanism] = found.get(mechanism, False) or differs
+        elif differs and record.check == "parity":
             failing.setdefault(place, set()).add(record.case)
     return [
-        Diagnosis(*place, mechanism=_first(_probes_of(place, probes)), cases=len(cases))
+        Diagnosis(*place, mechanism=_first(known), cases=len(cases))
         for place, cases in failing.items()
+        if (known := _probes_of(place, probes))
     ]
 
 
@@ -252,9 +263,16 @@ def _placed(record: Record) -> tuple[_Place, Mechanism | None] | None:
 def _probes_of(
     place: _Place, probes: Mapping[_Place, Mapping[Mechanism, bool]]
 ) -> Mapping[Mechanism, bool]:
-    exact = place._replace(mode="exact")
-    return probes.get(place) or probes.get(exact) or {}
+    """Probes of the place itself, of mode exact there, or of a family of the same build."""
+    build = FAMILIES[place.family].build
+    kin = (name for name, family in FAMILIES.items() if family.build == build)
+    for family in (place.family, *kin):
+        for mode in (place.mode, "exact"):
+            found = probes.get(place._replace(family=family, mode=mode))
+            if found:
+                return found
+    return {}
 
 
 def _first(probes: Mapping[Mechanism, bool]) -> Mechanism | None:
-    return next((mechanism for mechanism in EXPLANATION if probes.get(mechanism)), None)
+    return next((mechanism for mechanism in CAUSES if probes.get(mechanism)), None)

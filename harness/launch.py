@@ -37,11 +37,11 @@ def launch(options: argparse.Namespace) -> int:
 
 
 ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": str(4 * 2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(8 * 2**30),
+    "MALLOC_MMAP_THRESHOLD_": str(128 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
 }
-"""Has glibc keep freed memory: else every activation is fetched from the system page by page, a
-quarter of the CPU time of a run. Read at the start of a process, so by the workers."""
+"""Has glibc keep some freed memory: else every activation is fetched from the system page by page,
+a quarter of the CPU time of a run. Read at the start of a process, so by the workers."""
 
 
 def _set_environment(device: str) -> None:
@@ -189,11 +189,14 @@ def _joined(names: Sequence[str] | None) -> str | None:
 
 
 def _workers(options: argparse.Namespace) -> int:
-    """One process a core; a single case, or a GPU that all would share, wants one."""
+    """One process a core; a single case, or a GPU that all would share, wants one.
+
+    Never none but on request: a hook that takes its process down must not take the run along.
+    """
     if options.workers is not None:
         return int(options.workers)
     if options.case is not None or options.device == "cuda":
-        return 0
+        return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -51,16 +51,17 @@ SIZES = {
 over a tile, smaller than a tile. All but the last two are too large for any hook to pass on in one
 piece (``Case.must_tile``)."""
 
-REAL_SIZE = Geometry(8, 32, 8)
-"""The smallest plane on which every published hook has to tile: 64 x 256 pixels at ratio 8."""
+REAL_SIZE = Geometry(16, 40, 8)
+"""Small, and still large enough that every published hook has to tile: 128 x 320 pixels at ratio
+8, in 64-pixel tiles."""
 REAL_FULL_SIZE = Geometry(32, 32, 8)
 """256 x 256 pixels at ratio 8, 64-pixel tiles: the setting of the published figures."""
 PROBE_SIZE = Geometry(20, 40)
 
-REAL_DEFAULT = ("sd", "flux2", "qwen", "wan22")
-"""One of each build that differs at real scale: SD with quant convolutions (SDXL, SD3 and Flux
-share its coders but for the latent channels), Flux2 with its own decoder widths, Qwen (Wan 2.1
-is the same net) and the residual, patchified Wan 2.2."""
+REAL_DEFAULT = ("sd", "flux2", "qwen")
+"""Families that a selection runs at real scale: SD with quant convolutions (SDXL, SD3 and Flux
+share its coders but for the latent channels), Flux2 with its own decoder widths, and Qwen (Wan 2.1
+is the same net). Wan 2.2 has 700 million parameters: in the whole matrix only."""
 
 SEVERAL_FRAMES = 3
 """The third latent frame is the first whose every cache slot holds a tensor: the first finds no
@@ -247,8 +248,7 @@ class _Span:
         """One mechanism each, on one family per build, or on every family."""
         builds: dict[tuple[str, bool, int], str] = {}
         for family, _, _ in cells:
-            facts = FAMILIES[family]
-            builds.setdefault((facts.norm, facts.causal, facts.ratio), family)
+            builds.setdefault(FAMILIES[family].build, family)
         for cell in cells:
             family, direction, _ = cell
             if not full and family not in builds.values():

@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from fixtures.inputs import make_input
 from fixtures.layouts import VARIANTS, view
 from fixtures.probes import build as build_probe
+from fixtures.probes import with_image_channels
 from fixtures.vaes import build as build_vae
 from fixtures.vaes import parse_weights, truth
-from harness.cases import Case, Layout, Scale
-from harness.checks import CHECKS
+from harness.cases import Case, Layout, Mechanism, Scale
 from harness.checks.finding import Finding, Status
+from harness.checks.registry import CHECKS
 from harness.errors import UsageError
 from harness.families import Family
-from harness.judge import ExitCode, Outcome, Record, diagnose, gate
+from harness.judge import ExitCode, Outcome, Record, diagnose, gate, tell
 from harness.launch import load_subject
 from harness.measure.observation import LayoutVAE, Observation
 from harness.scheduling import BaselineScheduling
@@ -87,7 +88,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from None
     config.stash[RUN] = run
     if shared:
-        run.limit_process(processes=int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+        run.share_cores(processes=int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
     else:
         config.pluginmanager.register(Gathering(run), "vae-compat-gathering")
 
@@ -198,6 +199,9 @@ class Fixtures:
 
     def build(self, case: Case) -> nn.Module:
         """The VAE of a case."""
+        if case.mechanism is Mechanism.CHANNELS:
+            facts = with_image_channels(case.facts, case.image_channels)
+            return build_probe(facts, Mechanism.STUB, seed=self._seed)
         if case.mechanism is not None:
             return build_probe(case.family, case.mechanism, seed=self._seed)
         weights = self._weights.get(case.family) if case.scale is Scale.REAL else None
@@ -276,7 +280,7 @@ class Gathering:
             header=header,
             records=tuple(records),
             verdict=gate(records, harness_failure=self._harness_failure),
-            diagnosis=tuple(diagnosis.sentence for diagnosis in diagnose(records)),
+            diagnosis=tell(diagnose(records)),
         )
         if options.against is not None:
             results = hold_against(results, read(options.against))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import resource
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,12 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from harness.cases import Case, Direction, Layout, Mode, Scale
-from harness.checks import CHECKS
 from harness.checks.finding import NOT_JUDGED, Finding
+from harness.checks.registry import CHECKS
 from harness.device import open_device
 from harness.errors import UsageError
 from harness.judge import ROOTS, Record, judge
@@ -28,9 +26,6 @@ from harness.measure.observation import Observation
 from harness.measure.workbench import Subject, Supplies, Workbench
 from harness.subject.loading import load_hook
 from harness.subject.profile import KnownFailure, Profile
-
-MEMORY_SHARE = 0.8
-"""Part of the machine's memory that all processes of a run may take together."""
 
 
 @dataclass(frozen=True)
@@ -237,17 +232,11 @@ class Run:
                     chosen.setdefault(place, (name, case))
         return frozenset(chosen.values())
 
-    def limit_process(self, processes: int) -> None:
-        """Give a worker its share of cores and memory, so that no hook starves the machine.
-
-        Memory beyond the share makes an allocation fail inside the hook, which is then its
-        failure, instead of bringing the system's killer down on the whole run.
-        """
+    def share_cores(self, processes: int) -> None:
+        """Give a worker its share of the cores."""
+        self.workbench.processes = processes
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
-        share = int(psutil.virtual_memory().total * MEMORY_SHARE / processes)
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (share, hard))
 
     def observe(self, item: Item) -> Observation:
         """What the hook's one run of the item's case produced."""

@@ -19,6 +19,7 @@ from harness.cases import Case, Layout, Scale
 from harness.device import open_device
 from harness.families import Family
 from harness.measure.baseline import measure_baseline, measure_truth
+from harness.measure.memory import limited_memory
 from harness.measure.observation import (
     Baseline,
     ConventionResult,
@@ -99,6 +100,8 @@ class Workbench:
     """Stands for whatever changes baselines without being part of a case: seed, weights, image."""
     seconds: float
     """What a hook may take for a mock case; ten times as much for a real one."""
+    processes: int = 1
+    """How many processes share the machine in this run."""
     _vaes: OrderedDict[tuple[str, ...], nn.Module] = field(default_factory=OrderedDict)
     _last: tuple[str, Case, Observation] | None = None
 
@@ -136,16 +139,18 @@ class Workbench:
         subject = self.subjects[name]
         view = self._view(case)
         x = self.supplies.make_input(case)
-        observation = observe(
-            case,
-            subject.profile.promise(case),
-            subject.hook,
-            view,
-            x,
-            self._baseline(case, view, x),
-            open_device(case.device),
-            seconds=self.seconds * (10 if case.scale is Scale.REAL else 1),
-        )
+        baseline = self._baseline(case, view, x)
+        with limited_memory(self.processes):
+            observation = observe(
+                case,
+                subject.profile.promise(case),
+                subject.hook,
+                view,
+                x,
+                baseline,
+                open_device(case.device),
+                seconds=self.seconds * (10 if case.scale is Scale.REAL else 1),
+            )
         if observation.beyond_repair:
             self._vaes.pop(_key(case))
         hung = observation.failure is not None and observation.failure.kind == "TimeoutError"

@@ -26,17 +26,12 @@ class Moments:
         if count == 0:
             return
         exact = torch.float64 if tile.device.type != "mps" else torch.float32
-        dims = tuple(range(2, values.dim()))
         half = values.dtype in (torch.float16, torch.bfloat16)
         # Statistics of half precision are those of float32 copies: of a few groups at a time.
         pieces = torch.split(values, max(self.groups // 8, 1), dim=1) if half else (values,)
-        found = [
-            torch.var_mean(piece.float() if half else piece, dim=dims, correction=0)
-            for piece in pieces
-        ]
-        variance = torch.cat([each[0] for each in found], dim=1).to(exact)
-        mean = torch.cat([each[1] for each in found], dim=1).to(exact)
-        squares = variance * count
+        found = [centred(piece.float() if half else piece) for piece in pieces]
+        mean = torch.cat([each[0] for each in found], dim=1).to(exact)
+        squares = torch.cat([each[1] for each in found], dim=1).to(exact)
         if self.mean is None or self.squares is None:
             self.mean, self.squares, self.count = mean, squares, count
             return
@@ -51,3 +46,14 @@ class Moments:
         if self.mean is None or self.squares is None:
             raise RuntimeError("statistics were asked for before any tile was seen")
         return self.mean, self.squares / self.count
+
+
+def centred(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and sum of squared deviations of each group of ``N groups C h w``.
+
+    In two passes, which on a CPU take a fraction of the time of ``torch.var_mean``.
+    """
+    dims = tuple(range(2, values.dim()))
+    mean = values.mean(dim=dims, keepdim=True)
+    squares = (values - mean).square_().sum(dim=dims)
+    return mean.flatten(1), squares

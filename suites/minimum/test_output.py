@@ -1,6 +1,11 @@
 """What comes back has the shape, dtype and place of the untiled result."""
 
-from harness.checks import check_finite, check_output_device, check_output_dtype, check_output_shape
+from harness.checks.output import (
+    check_finite,
+    check_output_device,
+    check_output_dtype,
+    check_output_shape,
+)
 
 
 def test_output_shape(observation, report):

@@ -1,11 +1,7 @@
 """Tiling saves what it is there to save, and costs no more than it must."""
 
-from harness.checks import (
-    check_peak_vram,
-    check_single_tile,
-    check_transfers,
-    check_work,
-)
+from harness.checks.cost import check_peak_vram, check_transfers, check_work
+from harness.checks.tiles import check_single_tile
 
 
 def test_peak_vram(observation, report):

@@ -16,7 +16,7 @@ from harness.errors import UsageError
 from harness.families import FAMILIES
 
 HEAVY = ("torch", "numpy", "diffusers", "rich", "pydantic", "pytest", "jinja2", "PIL")
-CASE = "sd-mock-diffusers-decode-exact-48x48t16-b1-f1-float32-sim"
+CASE = "sd-mock-diffusers-decode-exact-40x40t16-b1-f1-float32-sim"
 PROFILE = """
 [hook]
 name = "mine"
@@ -133,7 +133,7 @@ def _refused(result: tuple[int, str, str]) -> str:
         ("run --case parity", "no case id"),
         (f"run --case {CASE.replace('sd-', 'sf-')}", "'sf' in "),
         (
-            f"run --profile diffusers --case {CASE.replace('48x48', '51x48')}",
+            f"run --profile diffusers --case {CASE.replace('40x40', '51x48')}",
             "no case of diffusers",
         ),
         ("run -k (", "no expression of pytest"),
@@ -283,7 +283,7 @@ def test_a_single_case_may_be_any_of_the_whole_matrix_and_runs_alone(
     assert code == 0, err
     (arguments,) = given
     assert {f"--vae-case={CASE}", "--vae-full"} <= set(arguments)
-    assert arguments[arguments.index("-n") + 1] == "0"
+    assert arguments[arguments.index("-n") + 1] == "1"
 
 
 @pytest.mark.parametrize(("ended", "code"), [(0, 0), (1, 1), (2, 3), (3, 3), (4, 2), (5, 2)])
@@ -339,7 +339,7 @@ def test_list_names_families_and_hooks(command: Command) -> None:
         ("exact", "float64 truth"),
         ("attention", "attention is computed per tile"),
         ("qwen", "causal feature caches"),
-        (CASE, "48 x 48 latent pixels (384 x 384 image pixels)"),
+        (CASE, "40 x 40 latent pixels (320 x 320 image pixels)"),
         (f"parity[{CASE}]", "more than one tile has to run"),
         ("sd-mock-ldm-encode-exact-10x10t16-b1-f1-float32-sim", "tile_size=128"),
     ],
@@ -359,7 +359,7 @@ def test_explain_gives_the_docstring_of_a_check(
 
 
 def test_every_check_that_runs_is_known_by_name() -> None:
-    from harness.checks import CHECKS
+    from harness.checks.registry import CHECKS
 
     docs = explain.check_docs()
     assert sorted(docs) == sorted(check.name for check in CHECKS)
@@ -391,7 +391,7 @@ def test_a_case_id_read_back_is_the_case() -> None:
         (("mock", "probe"), "mechanism belongs to scale probe"),
         (("mock", "mock.halo"), "mechanism belongs to scale probe"),
         (("mock", "probe.hallo"), "did you mean 'halo'"),
-        (("48x48", "0x48"), "start at 1"),
+        (("40x40", "0x48"), "start at 1"),
         (("float32", "float33"), "no dtype"),
         (("sim", "gpu"), "no device"),
     ],

@@ -10,7 +10,7 @@ import pytest
 
 from harness.cases import Mechanism, Scale
 from harness.checks.finding import Finding, Grade, Status, Tier
-from harness.judge import ExitCode, Outcome, Record, diagnose, gate, judge, unmatched
+from harness.judge import ExitCode, Outcome, Record, diagnose, gate, judge, tell, unmatched
 from harness.subject.profile import KnownFailure
 from suites.selftest.measure_fakes import a_case
 
@@ -113,7 +113,12 @@ def test_a_failure_of_the_harness_outranks_all():
 
 
 def probe(mechanism: Mechanism, status: str, **more: Any) -> Record:
-    return record(status, "mechanism", scale=Scale.PROBE, mechanism=mechanism, **more)
+    made = record(status, "mechanism", scale=Scale.PROBE, mechanism=mechanism, **more)
+    return replace(made, grade="exact" if status == "passed" else "degraded")
+
+
+def degraded(status: str = "failed", **more: Any) -> Record:
+    return replace(record(status, **more), grade="degraded")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +132,7 @@ def probe(mechanism: Mechanism, status: str, **more: Any) -> Record:
     ],
 )
 def test_the_first_mechanism_that_explains_is_named(broken: list[Mechanism], named: Any):
-    records = [record("failed"), record("failed", "seams"), record("failed", batch=2)]
+    records = [degraded(), record("failed", "seams"), degraded(batch=2)]
     records += [probe(one, "failed" if one in broken else "passed") for one in Mechanism]
     (found,) = diagnose(records)
     assert found.mechanism is named
@@ -135,22 +140,32 @@ def test_the_first_mechanism_that_explains_is_named(broken: list[Mechanism], nam
     assert (found.family, found.layout, found.direction) == ("sd", "ldm", "decode")
 
 
-def test_what_passes_needs_no_diagnosis():
+def test_what_is_exact_needs_no_diagnosis():
     assert diagnose([record(), probe(Mechanism.HALO, "failed")]) == []
     crashed = replace(record("error"), message="not judged: the hook raised")
     assert diagnose([crashed]) == []
 
 
-def test_a_probe_of_another_family_explains_nothing():
-    (found,) = diagnose([record("failed"), probe(Mechanism.HALO, "failed", family="flux")])
-    assert found.mechanism is None
+def test_a_difference_that_was_promised_is_explained_too():
+    promised = degraded("passed")
+    broken = replace(probe(Mechanism.HALO, "passed"), grade="degraded")
+    (found,) = diagnose([promised, broken])
+    assert found.mechanism is Mechanism.HALO
+
+
+def test_a_probe_of_the_same_build_explains_and_of_another_does_not():
+    (found,) = diagnose([degraded(), probe(Mechanism.HALO, "failed", family="flux")])
+    assert found.mechanism is Mechanism.HALO
+    assert diagnose([degraded(), probe(Mechanism.HALO, "failed", family="qwen")]) == []
 
 
 def test_probes_of_mode_exact_stand_in_for_other_modes():
-    (found,) = diagnose([record("xfailed", mode="fast"), probe(Mechanism.HALO, "failed")])
+    (found,) = diagnose([degraded("xfailed", mode="fast"), probe(Mechanism.HALO, "failed")])
     assert found.mechanism is Mechanism.HALO
-    assert found.sentence == (
-        "sd decode fast (ldm): tiles are cut without the neighbourhood their convolutions read"
+    flux = replace(found, family="flux")
+    assert tell([found, flux]) == (
+        "mine: sd, flux decode fast (ldm): tiles are cut without the neighbourhood their"
+        " convolutions read",
     )
 
 

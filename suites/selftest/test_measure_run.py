@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from harness.device import open_device
-from harness.measure.baseline import measure_baseline
+from harness.measure.baseline import measure_baseline, measure_truth
 from harness.measure.failing import limited
 from harness.measure.observation import Observation, Promise
 from harness.measure.run import observe, observe_conventions
@@ -34,7 +34,8 @@ def x() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def baseline(x: torch.Tensor):
-    return measure_baseline(CASE, TinyView(), TinyView(torch.float64), x, open_device("sim"))
+    truth = measure_truth(CASE, TinyView(torch.float64), x, open_device("sim"))
+    return measure_baseline(CASE, TinyView(), truth, x, open_device("sim"))
 
 
 @pytest.fixture

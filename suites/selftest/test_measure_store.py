@@ -5,13 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from filelock import FileLock
 
-from harness.cases import Mode
+from harness.cases import Layout, Mode
 from harness.measure.observation import Baseline
 from harness.measure.store import BaselineStore
 from suites.selftest.measure_fakes import CASE, a_baseline, a_case
@@ -34,7 +35,7 @@ def same(one: Baseline, other: Baseline) -> bool:
 
 def test_a_second_store_reads_what_the_first_computed(tmp_path: Path):
     made = a_baseline(SMALL)
-    assert BaselineStore(tmp_path, "a").get(SMALL, lambda: made) is made
+    assert same(BaselineStore(tmp_path, "a").get(SMALL, lambda: made), made)
     assert same(BaselineStore(tmp_path, "a").get(SMALL, never), made)
 
 
@@ -72,7 +73,7 @@ def test_a_spoilt_file_is_computed_anew(tmp_path: Path, content: bytes):
     (file,) = tmp_path.glob("*.pt")
     file.write_bytes(content)
     made = a_baseline(SMALL)
-    assert BaselineStore(tmp_path, "a").get(SMALL, lambda: made) is made
+    assert same(BaselineStore(tmp_path, "a").get(SMALL, lambda: made), made)
     assert same(BaselineStore(tmp_path, "a").get(SMALL, never), made)
 
 
@@ -122,7 +123,18 @@ def test_two_processes_compute_once(tmp_path: Path):
 
 def test_patience_ends(tmp_path: Path):
     store = BaselineStore(tmp_path, "a", patience=0.1)
-    lock = FileLock(tmp_path / f"{store._key(SMALL)}.lock")
+    lock = FileLock(tmp_path / f"{store._key(SMALL.baseline_id)}.lock")
     with lock:
         made = a_baseline(SMALL)
-        assert store.get(SMALL, lambda: made) is made
+        assert same(store.get(SMALL, lambda: made), made)
+
+
+def test_layouts_and_devices_share_a_truth(tmp_path: Path):
+    case = a_case(height=8, width=8)
+    truth = a_baseline(case).truth
+    store = BaselineStore(tmp_path, "a")
+    assert torch.equal(store.truth(case, lambda: truth), truth)
+    for kin in (replace(case, layout=Layout.DIFFUSERS), replace(case, device="cpu")):
+        assert torch.equal(BaselineStore(tmp_path, "a").truth(kin, never), truth)
+    with pytest.raises(AssertionError, match="computed again"):
+        store.truth(replace(case, dtype="bfloat16"), never)

@@ -1,0 +1,107 @@
+"""The list of all checks, and the cases each is for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harness.cases import Case, Direction, Scale
+from harness.checks.contract import check_call_contract, check_completes
+from harness.checks.cost import check_peak_vram, check_transfers, check_work
+from harness.checks.finding import Finding, Tier
+from harness.checks.manners import (
+    check_input_untouched,
+    check_left_behind,
+    check_live_bytes,
+    check_refusal,
+)
+from harness.checks.mechanism import check_mechanism
+from harness.checks.output import (
+    check_finite,
+    check_output_device,
+    check_output_dtype,
+    check_output_shape,
+)
+from harness.checks.parity import check_batch_items, check_parity
+from harness.checks.picture import check_colour_shift, check_seams, check_value_range
+from harness.checks.tiles import check_single_tile, check_tiles_ran, wants_single_tile
+from harness.measure.observation import Observation, Promise
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check, and the cases it is for."""
+
+    name: str
+    tier: Tier
+    function: Callable[[Observation], Finding]
+    applies: Callable[[Case, Promise], bool]
+
+
+def _claimed(_case: Case, promise: Promise) -> bool:
+    return promise.claimed
+
+
+def _whole(case: Case, promise: Promise) -> bool:
+    """Claimed, and a whole VAE: values, cost and manners of probes are not the family's."""
+    return promise.claimed and case.scale is not Scale.PROBE
+
+
+def _whole_decode(case: Case, promise: Promise) -> bool:
+    return _whole(case, promise) and case.direction is Direction.DECODE
+
+
+def _several_items(case: Case, promise: Promise) -> bool:
+    return _whole(case, promise) and case.batch > 1
+
+
+def _single_tile(case: Case, promise: Promise) -> bool:
+    return _whole(case, promise) and wants_single_tile(case)
+
+
+def _accelerated(case: Case, promise: Promise) -> bool:
+    """The plain CPU has no memory of its own to count."""
+    return _whole(case, promise) and case.device != "cpu"
+
+
+def _simulated(case: Case, promise: Promise) -> bool:
+    """A real device does not tell its transfers."""
+    return _whole(case, promise) and case.device == "sim"
+
+
+def _no_probe(case: Case, _promise: Promise) -> bool:
+    return case.scale is not Scale.PROBE
+
+
+def _probe(case: Case, promise: Promise) -> bool:
+    return promise.claimed and case.scale is Scale.PROBE
+
+
+def _unclaimed(case: Case, promise: Promise) -> bool:
+    return not promise.claimed and case.scale is not Scale.PROBE
+
+
+CHECKS: tuple[Check, ...] = (
+    Check("call_contract", Tier.MINIMUM, check_call_contract, _claimed),
+    Check("completes", Tier.MINIMUM, check_completes, _claimed),
+    Check("output_shape", Tier.MINIMUM, check_output_shape, _claimed),
+    Check("output_dtype", Tier.MINIMUM, check_output_dtype, _claimed),
+    Check("output_device", Tier.MINIMUM, check_output_device, _claimed),
+    Check("finite", Tier.MINIMUM, check_finite, _claimed),
+    Check("tiles_ran", Tier.MINIMUM, check_tiles_ran, _claimed),
+    Check("parity", Tier.RECOMMENDED, check_parity, _whole),
+    Check("seams", Tier.RECOMMENDED, check_seams, _whole),
+    Check("value_range", Tier.RECOMMENDED, check_value_range, _whole_decode),
+    Check("colour_shift", Tier.RECOMMENDED, check_colour_shift, _whole),
+    Check("batch_items", Tier.RECOMMENDED, check_batch_items, _several_items),
+    Check("peak_vram", Tier.RECOMMENDED, check_peak_vram, _accelerated),
+    Check("work", Tier.RECOMMENDED, check_work, _whole),
+    Check("transfers", Tier.RECOMMENDED, check_transfers, _simulated),
+    Check("single_tile", Tier.RECOMMENDED, check_single_tile, _single_tile),
+    Check("live_bytes", Tier.RECOMMENDED, check_live_bytes, _accelerated),
+    Check("left_behind", Tier.RECOMMENDED, check_left_behind, _no_probe),
+    Check("input_untouched", Tier.RECOMMENDED, check_input_untouched, _no_probe),
+    Check("refusal", Tier.RECOMMENDED, check_refusal, _unclaimed),
+    Check("mechanism", Tier.RECOMMENDED, check_mechanism, _probe),
+)
+"""In the order in which they are told: runs, shape, dtype, place, values, cost, manners."""
