@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from .errors import TilingError
 from .plan import Layout, Planner
@@ -18,23 +17,25 @@ def settled(
     program: Program,
     shapes: Sequence[Shape],
     parts: Sequence[Segment],
-    layout: Layout,
+    largest: int,
     budget: int,
+    others: int,
     width: int,
-) -> tuple[Layout, float]:
+) -> tuple[int, float]:
     """The largest tiles whose peak is at most ``budget`` bytes, and room for planes beside them.
 
     ``budget`` is what a call may hold on the device beyond the coder's weights, its input and its
-    output counted; ``width`` is the size of an element. Raises `TilingError` where not even the
-    smallest tiles fit.
+    output counted; ``others`` are the bytes that the other items of the batch take of it; and
+    ``width`` is the size of an element. Tiles are at most ``largest`` pixels a side. Raises
+    `TilingError` where not even the smallest tiles fit.
     """
     need = 0.0
     align = max(round(1 / min(program.levels)), 1)
-    for tile in smaller(layout.tile, align):
-        tried = replace(layout, tile=tile)
-        need = Planner(program, shapes, tried, parts).peak() * width * MARGIN
+    for tile in smaller(largest, align):
+        planner = Planner(program, shapes, Layout(tile), parts)
+        need = others + planner.peak() * width * MARGIN
         if need <= budget:
-            return tried, (budget - need) / width / MARGIN
+            return tile, (budget - need) / width / MARGIN
     unit = "latent" if program.levels[-1] > 1 else "input"
     raise TilingError(
         f"max_vram is {budget / 2**20:.1f} MiB, but a plane of {shapes[0].width}x"

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .caches import Caches
 from .errors import UnknownCoderError
-from .steps import Program, Reshuffle, Shape, TimeDown, TimeUp
+from .steps import Conv, Program, Reshuffle, Shape, TimeDown, TimeUp
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,11 @@ def in_pairs(program: Program, shapes: list[Shape], caches: Caches) -> Manner:
     return Manner(program, parted[0].slot + 1, lambda out, _: list(torch.split(out, 2, dim=2)))
 
 
-def check_shapes(program: Program, shapes: list[Shape]) -> None:
+def check_shapes(program: Program, shapes: list[Shape], dims: int) -> None:
     """Leave what the coder itself refuses to the coder, which says it best."""
+    first = program.steps[0]
+    if isinstance(first, Conv) and isinstance(first.module, nn.Conv3d) != (dims == 5):
+        raise UnknownCoderError(f"the input has {dims} dimensions")
     for step in program.steps:
         shape, source = shapes[step.output], shapes[step.inputs[0]]
         if min(shape.height, shape.width) < 1 or (shape.frames is not None and shape.frames < 1):

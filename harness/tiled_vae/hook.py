@@ -149,14 +149,9 @@ class VAEHook:
         shapes = program.shapes(shape, caches.clock)
         manner = conversation(program, shapes, caches, call.final)
         program, shapes = manner.program, shapes[: len(manner.program.steps) + 1]
-        check_shapes(program, shapes)
-        layout = self.layout(program, x)
-        lodging = 0.0
-        if self.max_vram is not None:
-            norms = spatial_norms(program, self.color_fix) if self.fast else set()
-            parts = segments(program, self.chosen(), norms)
-            width = x.element_size()
-            layout, lodging = settled(program, shapes, parts, layout, self.max_vram, width)
+        check_shapes(program, shapes, x.dim())
+        side, lodging = self.settle(program, shapes, x)
+        layout = self.layout(program, side, x)
         batch = x.shape[0]
         out: Tensor | None = None
         for item in range(batch):
@@ -185,6 +180,17 @@ class VAEHook:
             call.feat_idx[0] += manner.moved
         return result
 
+    def settle(self, program: Program, shapes: list[Shape], x: Tensor) -> tuple[int, float]:
+        """Side of a tile, and elements of planes that may rest on the device."""
+        tile = self.side(program, x)
+        if self.max_vram is None:
+            return tile, 0.0
+        norms = spatial_norms(program, self.color_fix) if self.fast else set()
+        parts = segments(program, self.chosen(), norms)
+        width = x.element_size()
+        others = (x.shape[0] - 1) * (shapes[0].elements + shapes[-1].elements) * width
+        return settled(program, shapes, parts, tile, self.max_vram, others, width)
+
     def item(self, job: Job, x: Tensor, layout: Layout) -> Tensor:
         """Run the program on one item."""
         if self.fast:
@@ -207,13 +213,15 @@ class VAEHook:
             return max(x.shape[-2:])
         return self.tile_size if self.is_decoder else max(self.tile_size // program.patch, 1)
 
-    def layout(self, program: Program, x: Tensor) -> Layout:
-        """The partition of the plane of ``x``."""
-        tile = self.side(program, x)
+    def layout(self, program: Program, tile: int, x: Tensor) -> Layout:
+        """The partition of the plane of ``x`` into tiles of at most ``tile`` pixels a side."""
         if not self.use_quadtree:
             return Layout(tile)
         align = max(round(1 / min(program.levels)), 1)
-        smallest = self.min_tile_size or max(tile // 4, 1)
+        smallest = max(tile // 4, 1)
+        if self.min_tile_size is not None:
+            unit = 1 if self.is_decoder else program.patch
+            smallest = min(max(self.min_tile_size // unit, 1), tile)
         cells = quadtree(
             x,
             tile,

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .errors import UnknownCoderError
 from .interpose import GivenMoments, GivenPadding, apply_moments
 from .modules import is_plain, kind, tampered
 from .statistics import Moments
@@ -101,7 +102,7 @@ def trimmed(out: Tensor, step: Conv, rows: Reach, cols: Reach, own: tuple[int, i
     for window, reach, pad in ((step.rows, rows, own[0]), (step.cols, cols, own[1])):
         first, odd = divmod(pad - reach.zeros[0], window.stride)
         if odd:
-            raise NotImplementedError("a strided convolution that pads itself, under hooks")
+            raise UnknownCoderError("a strided convolution pads itself where nothing can see it")
         size = (reach.crop.size + sum(reach.zeros) - window.kernel) // window.stride + 1
         parts.append(slice(first, first + size))
     return out[..., parts[0], parts[1]]

@@ -355,3 +355,27 @@ def test_convolutions_of_another_class_cost_nothing_more():
             work.append((reading.flops, out))
     assert work[0][0] == work[1][0]
     assert torch.allclose(work[0][1], work[1][1], atol=1e-4)
+
+
+@pytest.mark.parametrize(("family", "shape"), [("sd", (1, 4, 1, 6, 6)), ("qwen", (1, 16, 6, 6))])
+def test_a_clip_for_an_image_coder_and_the_other_way_round_fail_as_untiled(family, shape):
+    decoder, z = vae_of(family).decoder, torch.zeros(shape)
+    with torch.no_grad():
+        with pytest.raises((RuntimeError, ValueError)) as plain:
+            decoder(z)
+        with tiling(decoder) as hook, pytest.raises(type(plain.value)) as ours:
+            decoder(z)
+    assert str(ours.value) == str(plain.value)
+    assert len(hook.reasons) == 1
+
+
+def test_a_budget_shrinks_the_tiles_of_a_quadtree_too():
+    counts = []
+    for budget in (40 << 20, 4 << 20):
+        tiles: list[int] = []
+        settings = {"max_vram": budget, "use_quadtree": True, "progress": tiles.append}
+        with torch.no_grad(), tiling(vae_of("sd").decoder, None, **settings) as hook:
+            vae_of("sd").decoder(latent("sd", 16, 16))
+        assert not hook.reasons
+        counts.append(len(tiles))
+    assert counts[1] > counts[0]
