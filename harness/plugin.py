@@ -137,10 +137,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     check = _CHECKS[metafunc.definition.originalname.removeprefix("test_")]
     parameters = []
     for item in run.items(check.name):
-        marks = [
-            pytest.mark.case,
-            pytest.mark.timeout(run.hard_limit(item), method="thread"),
-        ]
+        marks = [pytest.mark.case]
         if item.known is not None:
             marks.append(pytest.mark.xfail(reason=item.known.reason, strict=True))
         parameters.append(pytest.param(item, id=item.id, marks=marks))

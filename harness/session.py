@@ -184,11 +184,6 @@ class Run:
                 if found.applies(case, subject.profile.promise(case)):
                     yield Item(name, case, check, _known(subject.profile, check, case))
 
-    def hard_limit(self, item: Item) -> float:
-        """Seconds after which a process that is stuck outside Python is killed."""
-        factor = 40 if item.case.scale is Scale.REAL else 10
-        return factor * self.options.timeout
-
     def group(self, case: str) -> str:
         """What the cases that share a truth have in common: they run in one process."""
         return self._groups[case]

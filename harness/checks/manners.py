@@ -56,6 +56,8 @@ def check_live_bytes(observation: Observation) -> Finding:
 
 def check_left_behind(observation: Observation) -> Finding:
     """VAE and process are as they were before the hook was put on."""
+    if (why := _unseen(observation)) is not None:
+        return _LEFT.not_judged(why)
     if not observation.residue:
         return _LEFT.passed({"residue": 0})
     more = len(observation.residue) - 3
@@ -70,9 +72,19 @@ def check_left_behind(observation: Observation) -> Finding:
 
 def check_input_untouched(observation: Observation) -> Finding:
     """The tensor that was given is not written to: the caller may need it."""
+    if (why := _unseen(observation)) is not None:
+        return _INPUT.not_judged(why)
     if observation.input_changed:
         return _INPUT.failed(observation, "the input changed in place", "left as it was given")
     return _INPUT.passed()
+
+
+def _unseen(observation: Observation) -> str | None:
+    """Why nothing is known of what the hook did; ``None`` where it was watched to its end."""
+    failure = observation.failure
+    if failure is None or failure.kind not in ("ProcessDied", "NotRun"):
+        return None
+    return f"{failure.kind}: {failure.message} (see completes)"
 
 
 def check_refusal(observation: Observation) -> Finding:

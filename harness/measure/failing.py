@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import faulthandler
+import re
 import signal
 import threading
 import traceback
@@ -64,6 +66,35 @@ def limited(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGINT, old_interrupt)
         if left:
             signal.setitimer(signal.ITIMER_REAL, max(left - (seconds - unspent), 0.01), interval)
+
+
+@contextmanager
+def watched(seconds: float, trace: Path) -> Iterator[None]:
+    """Kill the process if this takes longer, even where it holds the interpreter's lock.
+
+    For a hook that is stuck in C, which `limited` cannot get through to: a thread of Python could
+    not run then either, the one of ``faulthandler`` can. Where the process was is left in
+    ``trace``, which is empty or gone otherwise.
+    """
+    trace.parent.mkdir(parents=True, exist_ok=True)
+    with trace.open("w") as file:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=file)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+    trace.unlink()
+
+
+def stuck_at(trace: Path) -> str | None:
+    """``file:line`` where `watched` killed a process; ``None`` where it did not."""
+    try:
+        threads = trace.read_text().split("Thread 0x")
+    except OSError:
+        return None
+    main = threads[-1]  # the oldest comes last, its innermost frame first
+    found = re.search(r'^  File "(.*)", line (\d+)', main, re.MULTILINE)
+    return None if found is None else f"{found[1]}:{found[2]}"
 
 
 def failure_of(error: BaseException, phase: str, seconds: float, hook_file: str = "") -> Failure:

@@ -19,6 +19,7 @@ from harness.cases import Case, Layout, Scale
 from harness.device import open_device
 from harness.families import Family
 from harness.measure.baseline import measure_baseline, measure_truth
+from harness.measure.failing import stuck_at, watched
 from harness.measure.memory import limited_memory
 from harness.measure.observation import (
     Baseline,
@@ -120,14 +121,18 @@ class Workbench:
         lost = self._lost(name)
         mark = self._mark(name, case)
         if mark.exists():
-            observation = self._untried(name, case, "the process that ran this case died")
+            observation = self._untried(name, case, self._death(name, case))
         elif len(lost) >= PATIENCE:
             reason = f"the hook hung or died in {PATIENCE} cases of this run, so no more were tried"
-            observation = self._untried(name, case, reason)
+            observation = self._untried(name, case, _unseen("NotRun", reason))
         else:
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.write_text(str(os.getpid()))
-            observation = self._observe(name, case, every_way)
+            try:
+                observation = self._observe(name, case, every_way)
+            except BaseException:  # ours, not the hook's
+                mark.unlink()
+                raise
             if observation.failure is None or observation.failure.kind != "TimeoutError":
                 mark.unlink()
             else:
@@ -140,7 +145,9 @@ class Workbench:
         view = self._view(case)
         x = self.supplies.make_input(case)
         baseline = self._baseline(case, view, x)
-        with limited_memory(self.processes):
+        seconds = self.seconds * (10 if case.scale is Scale.REAL else 1)
+        trace = self._trace(name, case)
+        with limited_memory(self.processes), watched(4 * seconds + 5, trace):
             observation = observe(
                 case,
                 subject.profile.promise(case),
@@ -149,12 +156,15 @@ class Workbench:
                 x,
                 baseline,
                 open_device(case.device),
-                seconds=self.seconds * (10 if case.scale is Scale.REAL else 1),
+                seconds=seconds,
             )
         if observation.beyond_repair:
             self._vaes.pop(_key(case))
         hung = observation.failure is not None and observation.failure.kind == "TimeoutError"
-        ways = self._ways(subject, case) if every_way and not hung else None
+        ways = None
+        if every_way and not hung:
+            with watched(40 * self.seconds + 5, trace):
+                ways = self._ways(subject, case)
         return replace(observation, conventions=ways, repeat=subject.repeat(case))
 
     def _ways(self, subject: Subject, case: Case) -> tuple[ConventionResult, ...]:
@@ -204,6 +214,19 @@ class Workbench:
         told = hashlib.sha256(case.id.encode()).hexdigest()[:24]
         return self.folder / "running" / name.replace("/", "_") / told
 
+    def _trace(self, name: str, case: Case) -> Path:
+        """A file that tells where a hook was stuck, if its process had to be killed."""
+        mark = self._mark(name, case)
+        return self.folder / "stuck" / mark.parent.name / mark.name
+
+    def _death(self, name: str, case: Case) -> Failure:
+        """Why there is nothing of a case that was tried."""
+        where = stuck_at(self._trace(name, case))
+        if where is None:
+            return _unseen("ProcessDied", "the process that ran this case died")
+        told = f"stuck outside Python: after much more than {self.seconds:g} s it was killed"
+        return _unseen("ProcessDied", told, where)
+
     def _lost(self, name: str) -> list[Path]:
         """Cases of a hook that hung, or that their process did not survive."""
         folder = self.folder / "running" / name.replace("/", "_")
@@ -211,7 +234,7 @@ class Workbench:
             return []
         return [mark for mark in folder.iterdir() if mark.suffix or not _runs(mark)]
 
-    def _untried(self, name: str, case: Case, reason: str) -> Observation:
+    def _untried(self, name: str, case: Case, failure: Failure) -> Observation:
         subject = self.subjects[name]
         baseline = self._baseline(case, self._view(case), self.supplies.make_input(case))
         return Observation(
@@ -219,9 +242,13 @@ class Workbench:
             promise=subject.profile.promise(case),
             baseline=baseline,
             output=None,
-            failure=Failure("NotRun", reason, where="", traceback="", phase="run"),
+            failure=failure,
             repeat=subject.repeat(case),
         )
+
+
+def _unseen(kind: str, reason: str, where: str = "") -> Failure:
+    return Failure(kind, reason, where, traceback="", phase="run")
 
 
 def _key(case: Case) -> tuple[str, ...]:
