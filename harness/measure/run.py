@@ -61,6 +61,8 @@ class _Trial:
     calls: tuple[CoderCall, ...] = ()
     residue: tuple[str, ...] = ()
     beyond_repair: tuple[str, ...] = ()
+    fitting: Fitting | None = None
+    """Keeps the hook alive as a program would that leaves it on, and so what the hook keeps."""
 
 
 def observe(
@@ -198,6 +200,7 @@ def _attempt(
         trial.result = error = None
         gc.collect()  # a failed attempt may hold tensors in cycles; the next case needs the room
     whole.restore()  # also what untiled leaves behind: caches, which would count as live bytes
+    trial.fitting = fitting
     if fitting is not None:
         trial.calls = fitting.calls
         trial.beyond_repair = fitting.beyond_repair

@@ -108,6 +108,8 @@ class Fitting:
         """What the hook left in the VAE, known when the context is closed."""
         self.beyond_repair: tuple[str, ...] = ()
         """What of it could not be undone: build the VAE anew."""
+        self.placed: Any = None
+        """The object in the place of a forward: what it holds on to is live while it is on."""
         self._hook, self._view, self._case = hook, view, case
         self._settings, self._expected = settings, expected
         self._stack = ExitStack()
@@ -187,6 +189,7 @@ class Fitting:
         if not callable(hook):
             raise TypeError(f"{self._hook.name} made {_named(hook)}, which cannot be called")
         set_plainly(net, "forward", hook)
+        self.placed = hook
         return self._view.run
 
     def _whole_vae(self, entry: Any, stack: ExitStack) -> Callable[[Direction, Tensor], Tensor]:
