@@ -306,7 +306,7 @@ def _check_matrix(found: Sequence[Profile], options: argparse.Namespace) -> None
     A missing file or attribute must show before anything runs, and so must a known failure that
     is about no check of any case of the whole matrix.
     """
-    from harness.listing import cases_of
+    from harness.listing import cases_of, selection_of
 
     cases = [{case.id for case in cases_of(profile, options, full=True)} for profile in found]
     for profile, ids in zip(found, cases, strict=True):
@@ -317,6 +317,16 @@ def _check_matrix(found: Sequence[Profile], options: argparse.Namespace) -> None
                     f"{profile.source}: the known failure '{failure.id}' matches no check of any"
                     " case: correct it or remove it (see vae-compat list --full)"
                 )
+    selection = selection_of(options)
+    if options.case is None and not any(
+        selection.admits(case)
+        for profile in found
+        for case in cases_of(profile, options, full=options.full)
+    ):
+        raise UsageError(
+            "the selection leaves no case: widen --families, --directions, --modes or --scale, or"
+            " add --full (see vae-compat list)"
+        )
     if options.case is not None and not any(options.case in ids for ids in cases):
         names = " or ".join(profile.hook.name for profile in found)
         raise UsageError(

@@ -193,8 +193,8 @@ class _Span:
     def mock(self, cells: Sequence[_Cell], full: bool) -> Iterator[Case]:
         """Every cell at mock scale: all combinations, or a covering selection.
 
-        The selection gives every family and direction all sizes, and deals the variations out
-        over them, another deal for each, so that every size meets every variation. Mode exact (or
+        The selection gives every family and direction all sizes and all variations, dealt out over
+        the sizes, another deal for each, so that every size meets several. Mode exact (or
         what a profile claims first) runs all of it, each further mode every second size. The deal
         does not depend on the hook: modes and hooks meet on the same baselines.
         """
@@ -221,12 +221,13 @@ class _Span:
         large: list[dict[str, Any]] = [{}, {"batch": 2}]
         if FAMILIES[family].causal:
             large.append({"frames": SEVERAL_FRAMES})
-        small: list[dict[str, Any]] = [{}, {"batch": 2}]
+        small: list[dict[str, Any]] = [{}]
         for dtype in self.dtypes[1:]:
-            # A CPU has no float16 arithmetic and emulates it a hundred times slower than float32:
-            # there the dtype runs on the two small planes only.
-            slow = dtype == "float16" and self.device != "cuda"
-            (small if slow else large).append({"dtype": dtype})
+            # A CPU has no float16 arithmetic and emulates it up to a hundred times slower than
+            # float32: there the dtype is for the two small planes.
+            (small if dtype == "float16" else large).append({"dtype": dtype})
+        if len(small) == 1:
+            small.append({"batch": 2})
         turns = {False: deal, True: deal}
         for size in SIZES:
             hand = small if size in _SMALL else large

@@ -254,7 +254,11 @@ class Gathering:
         self._run.close()
         if exitstatus not in (0, 1, pytest.ExitCode.NO_TESTS_COLLECTED):
             return  # interrupted or wrong use: there is no run to judge
+        if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+            raise pytest.UsageError("no check of any case was selected: widen the selection")
         records = sorted(self._records.values(), key=lambda r: (r.hook, r.case, r.check))
+        if not records:
+            self._harness_failure = self._harness_failure or "no test told what became of it"
         options = self._run.options
         header = describe_run(
             hooks=[
