@@ -57,19 +57,29 @@ class Planner:
         return max(round(self.layout.tile * self.levels[part.output]), 1)
 
     def side(self, part: Segment) -> int:
-        """Side of a tile, grown while a visit holds no more than the largest one has to."""
+        """Side of a tile, grown while a visit holds no more than the largest one has to.
+
+        Only on planes of lower resolution: no tile has more pixels than one of the finest plane.
+        """
         shape = self.shapes[part.output]
-        side = self.nominal(part)
-        while side < max(shape.height, shape.width):
+        side, most = self.nominal(part), self.most(part)
+        while side < max(shape.height, shape.width) and side * 2 <= most:
             if self.visit(part, side * 2) > self.largest:
                 break
             side *= 2
         return side
 
+    def most(self, part: Segment) -> float:
+        """Side at which some tile of a segment is as large as one of the finest plane of all."""
+        values = {value for step in part.steps for value in (*step.inputs, step.output)}
+        finest = max(self.levels[value] for value in values)
+        return self.layout.tile * max(self.levels) * self.levels[part.output] / finest
+
     def cells(self, part: Segment) -> list[Cell]:
         """Tiles of a segment whose tiles fetch what they need."""
         shape = self.shapes[part.output]
-        whole = self.visit(part, max(shape.height, shape.width)) <= self.largest
+        longest = max(shape.height, shape.width)
+        whole = longest <= self.most(part) and self.visit(part, longest) <= self.largest
         if self.layout.cells is None or whole:
             return grid(shape.height, shape.width, self.side(part))
         first = self.shapes[0]
