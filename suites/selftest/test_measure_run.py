@@ -1,7 +1,5 @@
 """One forward under meters: nothing that a hook does escapes, and all of it is told."""
 
-# ruff: noqa: ARG001, ARG005 (a hook takes what it is given)
-
 from __future__ import annotations
 
 import gc

@@ -1,0 +1,281 @@
+"""The matrix: what a profile claims is met by the cases it should be, each once, under one id."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import product
+
+import pytest
+
+from harness.caseid import parse_case_id
+from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale
+from harness.families import FAMILIES
+from harness.launch import load_subject, subject_folders
+from harness.matrix import SIZES, Selection, applies, cost, generate, is_claimed
+from harness.subject.profile import embedded_names
+
+DTYPES = ("float16", "float32", "bfloat16")
+DEVICES = ("sim", "cuda", "cpu")
+SMALL = {(17, 17), (10, 10)}
+
+
+@dataclass(frozen=True)
+class Claimed:
+    families: tuple[str, ...] = tuple(FAMILIES)
+    directions: tuple[str, ...] = ("encode", "decode")
+    modes: tuple[str, ...] = ("exact",)
+
+
+EVERYTHING = Claimed(modes=tuple(Mode))
+
+
+def cases(
+    claims: Claimed = EVERYTHING,
+    layout: Layout = Layout.LDM,
+    device: str = "sim",
+    dtypes: Iterable[str] = DTYPES,
+    *,
+    full: bool = False,
+    modes: Iterable[Mode] = (),
+) -> tuple[Case, ...]:
+    return generate(claims, layout, device, dtypes, full=full, unclaimed_modes=modes)
+
+
+def mocks(found: Iterable[Case], family: str, direction: Direction, mode: Mode) -> list[Case]:
+    return [
+        case
+        for case in found
+        if (case.scale, case.family, case.direction, case.mode)
+        == (Scale.MOCK, family, direction, mode)
+    ]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("direction", Direction)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_selection_covers_every_factor_of_every_family_and_direction(
+    family: str, direction: Direction, device: str
+) -> None:
+    found = mocks(cases(Claimed(), device=device), family, direction, Mode.EXACT)
+    assert {(c.height, c.width) for c in found} == {(s.height, s.width) for s in SIZES.values()}
+    assert len(found) == len(SIZES)
+    assert {case.batch for case in found} == {1, 2}
+    assert {case.dtype for case in found} == set(DTYPES)
+    assert {case.frames for case in found} == ({1, 3} if FAMILIES[family].causal else {1})
+    half = {(case.height, case.width) for case in found if case.dtype == "float16"}
+    assert half < SMALL
+
+
+def test_the_sizes_are_those_that_tilings_get_wrong() -> None:
+    def holds(name: str, *sides: bool) -> bool:
+        return all(sides) and (max(SIZES[name].height, SIZES[name].width) > 38) is (
+            name not in ("plus_one", "small")
+        )
+
+    tile = {size.tile for size in SIZES.values()}
+    assert tile == {16}
+    assert holds("multiple", *(side % 16 == 0 for side in (32, 48)))
+    assert (SIZES["multiple"].height, SIZES["multiple"].width) == (32, 48)
+    assert holds("ragged", SIZES["ragged"].height % 16 != 0, SIZES["ragged"].height % 2 == 0)
+    assert holds("odd", SIZES["odd"].height % 2 == 1, SIZES["odd"].width % 2 == 1)
+    assert holds("tall", SIZES["tall"].height > 2 * SIZES["tall"].width)
+    assert holds("plus_one", SIZES["plus_one"].height == SIZES["plus_one"].width == 17)
+    assert holds("small", max(SIZES["small"].height, SIZES["small"].width) < 16)
+
+
+def test_a_single_dtype_still_meets_both_batches() -> None:
+    for family, direction in product(FAMILIES, Direction):
+        found = mocks(cases(Claimed(), dtypes=["float32"]), family, direction, Mode.EXACT)
+        assert {case.batch for case in found} == {1, 2}
+        assert {case.dtype for case in found} == {"float32"}
+
+
+def test_every_claimed_mode_is_run_and_has_no_baseline_of_its_own() -> None:
+    found = cases()
+    for family, direction in product(FAMILIES, Direction):
+        exact = {case.baseline_id for case in mocks(found, family, direction, Mode.EXACT)}
+        for mode in Mode:
+            some = mocks(found, family, direction, mode)
+            if mode is Mode.COLOR_FIX and direction is Direction.DECODE:
+                assert not some
+                continue
+            assert some
+            assert any(case.must_tile for case in some)
+            assert {case.baseline_id for case in some} <= exact
+
+
+def test_what_is_claimed_first_runs_all_of_the_selection() -> None:
+    found = cases(Claimed(("sd",), ("decode",), ("fast", "quadtree")))
+    assert len(mocks(found, "sd", Direction.DECODE, Mode.FAST)) == len(SIZES)
+    assert 0 < len(mocks(found, "sd", Direction.DECODE, Mode.QUADTREE)) < len(SIZES)
+    assert not mocks(found, "sd", Direction.DECODE, Mode.EXACT)
+
+
+def test_what_is_not_claimed_appears_once_each() -> None:
+    claims = Claimed(("sd", "qwen"), ("decode",), ("exact",))
+    found = cases(claims, modes=[Mode.EXACT, Mode.FAST, Mode.COLOR_FIX])
+    unclaimed = [case for case in found if not is_claimed(claims, case)]
+    cells = Counter((case.family, case.direction, case.mode) for case in unclaimed)
+    expected = {
+        (family, direction, mode)
+        for family, direction, mode in product(FAMILIES, Direction, Mode)
+        if mode is not Mode.QUADTREE
+        and (mode is not Mode.COLOR_FIX or direction is Direction.ENCODE)
+        and not (family in claims.families and direction == "decode" and mode == "exact")
+    }
+    assert cells == Counter(expected)
+    assert all(case.must_tile and case.scale is Scale.MOCK for case in unclaimed)
+
+
+def test_a_hook_that_claims_nothing_is_asked_for_every_family() -> None:
+    found = cases(Claimed((), (), ()))
+    assert {(case.family, case.direction) for case in found} == set(product(FAMILIES, Direction))
+    assert {case.mode for case in found} == {Mode.EXACT}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_whole_matrix_holds_the_selection(device: str) -> None:
+    claims = Claimed(("sd", "qwen", "wan22"), ("encode", "decode"), ("exact", "fast"))
+    some, whole = (cases(claims, device=device, full=full) for full in (False, True))
+    assert set(some) < set(whole)
+    factors = ("scale", "height", "width", "tile", "batch", "frames", "dtype", "mechanism", "mode")
+    for family, direction in product(claims.families, Direction):
+        for factor in factors:
+            values = [
+                {
+                    getattr(case, factor)
+                    for case in found
+                    if case.family == family and case.direction == direction
+                }
+                for found in (some, whole)
+            ]
+            assert values[0] <= values[1], factor
+    in_modes = mocks(whole, "qwen", Direction.DECODE, Mode.FAST)
+    dtypes = {case.dtype for case in in_modes if (case.height, case.width) not in SMALL}
+    assert dtypes == (set(DTYPES) if device == "cuda" else {"float32", "bfloat16"})
+    combined = {(case.batch, case.frames) for case in in_modes}
+    assert combined == set(product((1, 2), (1, 3)))
+    assert {c.family for c in whole if c.scale is Scale.REAL} == set(claims.families)
+
+
+def test_probes_are_of_every_build_and_of_mechanisms_that_it_has() -> None:
+    found = [case for case in cases(Claimed()) if case.scale is Scale.PROBE]
+    assert {FAMILIES[case.family].build for case in found} == {f.build for f in FAMILIES.values()}
+    for case in found:
+        assert case.mechanism is not None
+        assert applies(case.facts, case.mechanism, case.direction)
+        assert case.must_tile
+        assert (case.frames > 1) is (case.mechanism is Mechanism.CAUSAL_CACHE)
+    assert {case.mechanism for case in found} == set(Mechanism)
+
+
+@pytest.mark.parametrize(
+    ("family", "mechanism", "direction", "has"),
+    [
+        ("sd", Mechanism.GROUP_NORM, Direction.DECODE, True),
+        ("qwen", Mechanism.GROUP_NORM, Direction.DECODE, False),
+        ("qwen", Mechanism.CAUSAL_CACHE, Direction.ENCODE, True),
+        ("flux", Mechanism.CAUSAL_CACHE, Direction.ENCODE, False),
+        ("sd", Mechanism.DOWNSAMPLE, Direction.DECODE, False),
+        ("sd", Mechanism.DOWNSAMPLE, Direction.ENCODE, True),
+        ("sd", Mechanism.UPSAMPLE, Direction.ENCODE, False),
+        ("wan22", Mechanism.ATTENTION, Direction.DECODE, True),
+    ],
+)
+def test_a_mechanism_is_looked_for_where_it_is(
+    family: str, mechanism: Mechanism, direction: Direction, has: bool
+) -> None:
+    assert applies(FAMILIES[family], mechanism, direction) is has
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_ids_are_unique_and_tell_the_case(full: bool) -> None:
+    found = cases(full=full)
+    assert len({case.id for case in found}) == len(found)
+    for case in found:
+        for text in (case.id, f"parity[{case.id}]"):
+            parts = parse_case_id(text)
+            assert parts is not None
+            assert Case(
+                family=parts.family,
+                scale=Scale(parts.scale),
+                layout=Layout(parts.layout),
+                direction=Direction(parts.direction),
+                mode=Mode(parts.mode),
+                height=parts.height,
+                width=parts.width,
+                tile=parts.tile,
+                batch=parts.batch,
+                frames=parts.frames,
+                dtype=parts.dtype,
+                device=parts.device,
+                mechanism=None if parts.mechanism is None else Mechanism(parts.mechanism),
+            ) == case  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text", ["", "parity", "sd-mock-ldm-decode-exact-40x40-b1-f1-float32-sim", "parity[sd]"]
+)
+def test_what_is_no_case_id_has_no_parts(text: str) -> None:
+    assert parse_case_id(text) is None
+
+
+def test_the_same_claims_give_the_same_cases_in_the_same_order() -> None:
+    assert cases() == cases()
+    assert cases(dtypes=reversed(DTYPES)) == cases(dtypes=set(DTYPES))
+
+
+def test_hooks_meet_on_the_same_baselines_whatever_else_they_claim() -> None:
+    wide = cases(Claimed(modes=("exact", "fast")))
+    for family in FAMILIES:
+        alone = cases(Claimed((family,), ("decode",), ("quadtree",)))
+        for scale in (Scale.MOCK, Scale.REAL):
+            mine, theirs = (
+                {
+                    case.baseline_id
+                    for case in found
+                    if (case.family, case.direction, case.scale)
+                    == (family, Direction.DECODE, scale)
+                }
+                for found in (alone, wide)
+            )
+            assert mine == theirs
+    in_another = {case.truth_id for case in cases(Claimed(), Layout.DIFFUSERS)}
+    assert in_another == {case.truth_id for case in cases(Claimed(), Layout.WAN)}
+
+
+@pytest.mark.parametrize("name", embedded_names(*subject_folders()))
+def test_every_case_of_an_embedded_hook_is_in_the_layout_it_expects(name: str) -> None:
+    profile = load_subject(name)
+    layout = Layout(profile.hook.layout)
+    for case in generate(profile.claims, layout, "sim", DTYPES):
+        if layout is Layout.DIFFUSERS:
+            assert case.layout is Layout.DIFFUSERS
+        else:
+            assert case.layout is (Layout.WAN if case.facts.causal else Layout.LDM)
+
+
+def test_a_selection_filters_and_full_does_not() -> None:
+    found = cases()
+    narrow = Selection(
+        full=True,
+        scales=frozenset({Scale.MOCK}),
+        families=frozenset({"qwen"}),
+        directions=frozenset({Direction.ENCODE}),
+        modes=frozenset({Mode.COLOR_FIX}),
+    )
+    assert list(filter(narrow.admits, found)) == mocks(
+        found, "qwen", Direction.ENCODE, Mode.COLOR_FIX
+    )
+    assert all(map(Selection().admits, found))
+
+
+def test_larger_nets_planes_and_clips_cost_more() -> None:
+    clips = mocks(cases(full=True), "qwen", Direction.DECODE, Mode.EXACT)
+    found = {(c.height, c.batch, c.frames): c for c in clips if c.dtype == "float32"}
+    assert cost(found[10, 1, 1]) < cost(found[17, 1, 1]) < cost(found[40, 1, 1])
+    assert cost(found[40, 1, 1]) < cost(found[40, 2, 1]) < cost(found[40, 2, 3])
+    real = [case for case in cases() if case.scale is Scale.REAL]
+    assert min(map(cost, real)) > cost(found[40, 2, 3])

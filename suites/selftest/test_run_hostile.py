@@ -1,0 +1,159 @@
+"""Hooks that mislead, break things, hang or take their process down: the run tells, and goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fixtures.specimens import SPECIMENS
+from suites.selftest.running import Ran, here, once, profile, shared
+
+NARROW = ("--families", "sd", "--directions", "decode", "--scale", "mock")
+SIDE = "44x20"
+ILL_MANNERED = (
+    "changes-globals",
+    "eats-memory",
+    "hangs",
+    "ignores-tiling",
+    "leaves-hook-on",
+    "returns-none",
+    "secretly-untiled",
+    "wrong-dtype",
+)
+STUCK = """
+import ctypes
+
+
+class Stuck:
+    def __init__(self, net, tile_size, is_decoder):
+        pass
+
+    def __call__(self, x):
+        # PyDLL keeps the interpreter's lock, and no signal wakes a thread that waits for a mutex.
+        library, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)
+        library.pthread_mutex_lock(mutex)
+        library.pthread_mutex_lock(mutex)
+"""
+CASES = 5
+"""Mock cases of a family and direction that are not float16."""
+
+
+def _profile(folder: Path, name: str) -> Path:
+    specimen = SPECIMENS[name]
+    return profile(
+        folder,
+        name,
+        specimen.entry,
+        kind=specimen.kind,
+        layout=specimen.layout,
+        grade=specimen.grade["exact"],
+    )
+
+
+@pytest.fixture(scope="session")
+def ill_mannered(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """All that end by themselves, and a sound hook after them."""
+
+    def make(out: Path) -> Ran:
+        files = [_profile(out.parent, name) for name in ILL_MANNERED]
+        files.append(profile(out.parent, "sound"))
+        hooks = [f"--profile={file}" for file in files]
+        return here(out, *hooks, *NARROW, "-k", SIDE, "--timeout", 3, "-n", 0)
+
+    return once(shared(tmp_path_factory), "ill-mannered", make)
+
+
+@pytest.fixture(scope="session")
+def deadly(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """Those whose process dies, and a sound hook after them."""
+
+    def make(out: Path) -> Ran:
+        (out.parent / "stuck.py").write_text(STUCK)
+        files = [
+            profile(out.parent, "stuck", "stuck.py:Stuck"),
+            _profile(out.parent, "crashes-process"),
+            profile(out.parent, "sound"),
+        ]
+        hooks = [f"--profile={file}" for file in files]
+        some = f"not float16 and (crashes or {SIDE})"
+        return here(out, *hooks, *NARROW, "-k", some, "--timeout", 1, "-n", 1)
+
+    return once(shared(tmp_path_factory), "deadly", make)
+
+
+@pytest.mark.parametrize("name", ILL_MANNERED)
+def test_a_hook_that_is_not_sound_fails_by_the_check_that_is_for_it(
+    ill_mannered: Ran, name: str
+) -> None:
+    assert ill_mannered.verdict(name).code == 1
+    killer = ill_mannered.record(hook=name, check=SPECIMENS[name].killed_by)
+    assert killer["status"] in ("failed", "error")
+    assert killer["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "check", "words"),
+    [
+        ("hangs", "completes", "TimeoutError: still running after 3 s"),
+        ("returns-none", "output_shape", "None"),
+        ("wrong-dtype", "output_dtype", "float16"),
+        ("changes-globals", "left_behind", "default dtype was changed from float32 to float64"),
+        ("leaves-hook-on", "left_behind", "encoder.forward"),
+        ("eats-memory", "live_bytes", "still allocated"),
+        ("ignores-tiling", "tiles_ran", "did not run"),
+        ("secretly-untiled", "peak_vram", "1.00 x untiled"),
+    ],
+)
+def test_the_record_says_what_happened(
+    ill_mannered: Ran, name: str, check: str, words: str
+) -> None:
+    assert words in ill_mannered.record(hook=name, check=check)["message"]
+
+
+def test_a_hook_that_did_not_tile_is_an_error_and_never_a_pass(ill_mannered: Ran) -> None:
+    for name in ("ignores-tiling", "secretly-untiled"):
+        assert ill_mannered.record(hook=name, check="tiles_ran")["status"] == "error"
+        assert ill_mannered.record(hook=name, check="peak_vram")["status"] == "failed"
+        assert ill_mannered.verdict(name).code == 1
+
+
+def test_nothing_of_what_they_do_reaches_the_next_hook(ill_mannered: Ran) -> None:
+    assert ill_mannered.code == 1
+    assert ill_mannered.verdict("sound").holds
+    assert len(ill_mannered.records(hook="sound")) > 15
+
+
+def test_a_crash_is_told_on_its_case_and_the_run_goes_on(deadly: Ran) -> None:
+    assert deadly.code == 1
+    assert len(deadly.records(hook="crashes-process", check="completes")) == CASES
+    died = [
+        record
+        for record in deadly.records(hook="crashes-process", check="completes", status="failed")
+        if "the process that ran this case died" in record["message"]
+    ]
+    assert len(died) == 3
+    assert deadly.verdict("sound").holds
+    assert len(deadly.records(hook="sound")) > 15
+
+
+def test_after_three_losses_a_hook_is_given_up(deadly: Ran) -> None:
+    given_up = [
+        record
+        for record in deadly.records(hook="crashes-process", check="completes", status="failed")
+        if "died in 3 cases of this run, so no more were tried" in record["message"]
+    ]
+    assert len(given_up) == CASES - 3
+
+
+def test_nothing_of_a_case_that_nobody_saw_passes(deadly: Ran) -> None:
+    for hook in ("crashes-process", "stuck"):
+        records = deadly.records(hook=hook)
+        assert {record["status"] for record in records} == {"failed", "error"}
+        assert {r["check"] for r in records if r["status"] == "failed"} == {"completes"}
+
+
+def test_a_hook_stuck_in_c_is_killed_and_the_line_is_told(deadly: Ran) -> None:
+    message = deadly.record(hook="stuck", check="completes")["message"]
+    assert "stuck outside Python" in message
+    assert "stuck.py:12" in message
