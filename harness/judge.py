@@ -189,7 +189,9 @@ class Diagnosis:
     direction: str
     mode: str
     mechanism: Mechanism | None
-    """``None`` where no probe differs."""
+    """The first that explains the difference; ``None`` where no probe differs."""
+    further: tuple[Mechanism, ...]
+    """Others that differ as well."""
     cases: int
     """How many cases it explains."""
 
@@ -198,7 +200,8 @@ class Diagnosis:
         """What breaks, in words."""
         if self.mechanism is None:
             return "no probe differs, so the mechanism is unknown"
-        return EXPLANATION[self.mechanism]
+        also = ", ".join(self.further)
+        return EXPLANATION[self.mechanism] + (f" (also differ: {also})" if also else "")
 
 
 def tell(diagnoses: Iterable[Diagnosis]) -> tuple[str, ...]:
@@ -244,7 +247,7 @@ def diagnose(records: Iterable[Record]) -> list[Diagnosis]:
         elif differs and record.check == "parity":
             failing.setdefault(place, set()).add(record.case)
     return [
-        Diagnosis(*place, mechanism=_first(known), cases=len(cases))
+        Diagnosis(*place, *_explained(known), cases=len(cases))
         for place, cases in failing.items()
         if (known := _probes_of(place, probes))
     ]
@@ -274,5 +277,12 @@ def _probes_of(
     return {}
 
 
-def _first(probes: Mapping[Mechanism, bool]) -> Mechanism | None:
-    return next((mechanism for mechanism in CAUSES if probes.get(mechanism)), None)
+def _explained(
+    probes: Mapping[Mechanism, bool],
+) -> tuple[Mechanism | None, tuple[Mechanism, ...]]:
+    """The first mechanism that differs, and the others unless the first takes them all along."""
+    differing = [mechanism for mechanism in CAUSES if probes.get(mechanism)]
+    if not differing:
+        return None, ()
+    first, *others = differing
+    return first, () if first is Mechanism.STUB else tuple(others)

@@ -136,6 +136,8 @@ def test_the_first_mechanism_that_explains_is_named(broken: list[Mechanism], nam
     records += [probe(one, "failed" if one in broken else "passed") for one in Mechanism]
     (found,) = diagnose(records)
     assert found.mechanism is named
+    named_too = {} if named is Mechanism.STUB else set(broken) - {named}
+    assert set(found.further) == set(named_too)
     assert found.cases == 2
     assert (found.family, found.layout, found.direction) == ("sd", "ldm", "decode")
 
