@@ -56,7 +56,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--vae-directions", default="")
     group.addoption("--vae-modes", default="")
     group.addoption("--vae-scales", default="")
-    group.addoption("--vae-tiers", default="")
     group.addoption("--vae-full", action="store_true", help="the whole matrix")
     group.addoption("--vae-device", help="sim, cuda or cpu")
     group.addoption("--vae-weights", help="FAMILY=PATH_OR_ID; repeatable", **several)
@@ -66,7 +65,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--vae-timeout", type=float, help="seconds a hook may take for a case")
     group.addoption("--vae-out", type=Path, default=Path("reports/out"))
     group.addoption("--vae-against", type=Path, help="results.json that must not get worse")
-    group.addoption("--vae-shared", help="folder shared by the processes of one run (internal)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
