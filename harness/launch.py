@@ -148,6 +148,10 @@ def pytest_arguments(options: argparse.Namespace) -> list[str]:
     arguments += ["-p", "no:benchmark"]
     workers = _workers(options)
     arguments += ["-n", str(workers)]
+    # Every hook may lose some processes before it is given up (PATIENCE in workbench.py); xdist's
+    # own limit would end the run with cases untried.
+    hooks = len(options.profile or DEFAULT_PROFILES)
+    arguments += [f"--max-worker-restart={hooks * (3 + workers) + 3}"]
     if options.expression is not None:
         arguments += ["-k", options.expression]
     if options.junitxml is not None:

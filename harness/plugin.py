@@ -223,8 +223,18 @@ class Gathering:
         self._run = run
         self._started = now()
         self._records: dict[str, Record] = {}
+        self._expected: set[str] = set()
         self._harness_failure: str | None = None
         self._text = ""
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Note what is to run, where this process runs it."""
+        self._expected.update(item.nodeid for item in session.items)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        """Note what is to run, where others run it."""
+        self._expected.update(ids)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the record of a test, or make one where its process died."""
@@ -236,15 +246,19 @@ class Gathering:
             message = "the process that ran this case died" if died else str(report.longrepr)
             if not died:
                 self._harness_failure = self._harness_failure or message
-            self._records[report.nodeid] = Record(
-                case=found["case"],
-                check=found["check"],
-                tier=str(_CHECKS[found["check"]].tier),
-                status=str(Outcome.ERROR),
-                message=message,
-                hook=found["hook"],
-                repeat=self._run.subjects[found["hook"]].repeat_id(found["case"]),
-            )
+            self._records[report.nodeid] = self._error(found, message)
+
+    def _error(self, found: re.Match[str], message: str) -> Record:
+        """The record of a test that told nothing itself."""
+        return Record(
+            case=found["case"],
+            check=found["check"],
+            tier=str(_CHECKS[found["check"]].tier),
+            status=str(Outcome.ERROR),
+            message=message,
+            hook=found["hook"],
+            repeat=self._run.subjects[found["hook"]].repeat_id(found["case"]),
+        )
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -254,6 +268,10 @@ class Gathering:
             return  # interrupted or wrong use: there is no run to judge
         if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
             raise pytest.UsageError("no check of any case was selected: widen the selection")
+        for nodeid in self._expected - self._records.keys():
+            if found := _NODE.search(nodeid):
+                message = "the run ended before this case was reached"
+                self._records[nodeid] = self._error(found, message)
         records = sorted(self._records.values(), key=lambda r: (r.hook, r.case, r.check))
         if not records:
             self._harness_failure = self._harness_failure or "no test told what became of it"

@@ -22,3 +22,19 @@ class BaselineScheduling(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         return self._group_of(nodeid)
+
+    def _reschedule(self, node: Any) -> None:
+        """Give a process more to do, and let it end where there is no more.
+
+        A process that replaces a dead one is handed a single group by xdist, even one that has
+        been run to its end already, and a process with no more than one test at hand waits for
+        another: it would wait for ever.
+        """
+        if node.shutting_down:
+            return
+        for group in [name for name, tests in self.workqueue.items() if all(tests.values())]:
+            del self.workqueue[group]
+        while self.workqueue and self._pending_of(self.assigned_work[node]) <= 2:
+            self._assign_work_unit(node)
+        if not self.workqueue:
+            node.shutdown()

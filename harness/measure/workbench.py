@@ -258,6 +258,9 @@ def _key(case: Case) -> tuple[str, ...]:
 def _runs(mark: Path) -> bool:
     """Whether the process that left a mark is still at it."""
     try:
-        return bool(psutil.pid_exists(int(mark.read_text())))
+        process = psutil.Process(int(mark.read_text()))
+        return bool(process.status() != psutil.STATUS_ZOMBIE)  # dead, and nobody has asked yet
+    except psutil.NoSuchProcess:
+        return False
     except (OSError, ValueError):  # gone or not yet written: it ran a moment ago
         return True
