@@ -56,7 +56,9 @@ REAL_SIZE = Geometry(16, 40, 8)
 8, in 64-pixel tiles."""
 REAL_FULL_SIZE = Geometry(32, 32, 8)
 """256 x 256 pixels at ratio 8, 64-pixel tiles: the setting of the published figures."""
-PROBE_SIZE = Geometry(20, 40)
+PROBE_SIZE = Geometry(10, 40)
+STUB_SIZE = Geometry(20, 40)
+"""Stubs are cut along both axes, for what blends corners wrongly; one is enough for the rest."""
 
 REAL_DEFAULT = ("sd", "flux2", "qwen")
 """Families that a selection runs at real scale: SD with quant convolutions (SDXL, SD3 and Flux
@@ -257,8 +259,10 @@ class _Span:
             for mechanism in Mechanism:
                 if applies(FAMILIES[family], mechanism, direction):
                     frames = SEVERAL_FRAMES if mechanism is Mechanism.CAUSAL_CACHE else 1
+                    stub = mechanism in (Mechanism.STUB, Mechanism.CHANNELS)
+                    size = STUB_SIZE if stub else PROBE_SIZE
                     yield self.case(
-                        cell, PROBE_SIZE, scale=Scale.PROBE, mechanism=mechanism, frames=frames
+                        cell, size, scale=Scale.PROBE, mechanism=mechanism, frames=frames
                     )
 
 
