@@ -14,7 +14,6 @@ SIDE = "44x20"
 ILL_MANNERED = (
     "changes-globals",
     "eats-memory",
-    "hangs",
     "ignores-tiling",
     "leaves-hook-on",
     "returns-none",
@@ -35,8 +34,8 @@ class Stuck:
         library.pthread_mutex_lock(mutex)
         library.pthread_mutex_lock(mutex)
 """
-CASES = 5
-"""Mock cases of a family and direction that are not float16."""
+CASES = 4
+"""Mock cases of a family and direction that are in float32."""
 
 
 def _profile(folder: Path, name: str) -> Path:
@@ -53,31 +52,32 @@ def _profile(folder: Path, name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def ill_mannered(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """All that end by themselves, and a sound hook after them."""
+    """All that return, and a sound hook after them."""
 
     def make(out: Path) -> Ran:
         files = [_profile(out.parent, name) for name in ILL_MANNERED]
         files.append(profile(out.parent, "sound"))
         hooks = [f"--profile={file}" for file in files]
-        return here(out, *hooks, *NARROW, "-k", SIDE, "--timeout", 3, "-n", 0)
+        return here(out, *hooks, *NARROW, "-k", SIDE, "-n", 0)
 
     return once(shared(tmp_path_factory), "ill-mannered", make)
 
 
 @pytest.fixture(scope="session")
 def deadly(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """Those whose process dies, and a sound hook after them."""
+    """Those that do not return, and a sound hook after them."""
 
     def make(out: Path) -> Ran:
         (out.parent / "stuck.py").write_text(STUCK)
         files = [
             profile(out.parent, "stuck", "stuck.py:Stuck"),
             _profile(out.parent, "crashes-process"),
+            _profile(out.parent, "hangs"),
             profile(out.parent, "sound"),
         ]
         hooks = [f"--profile={file}" for file in files]
-        some = f"not float16 and (crashes or {SIDE})"
-        return here(out, *hooks, *NARROW, "-k", some, "--timeout", 1, "-n", 1)
+        some = "not float16 and (crashes or 10x10)"
+        return here(out, *hooks, *NARROW, "-k", some, "--timeout", 2, "-n", 1)
 
     return once(shared(tmp_path_factory), "deadly", make)
 
@@ -95,7 +95,6 @@ def test_a_hook_that_is_not_sound_fails_by_the_check_that_is_for_it(
 @pytest.mark.parametrize(
     ("name", "check", "words"),
     [
-        ("hangs", "completes", "TimeoutError: still running after 3 s"),
         ("returns-none", "output_shape", "None"),
         ("wrong-dtype", "output_dtype", "float16"),
         ("changes-globals", "left_behind", "default dtype was changed from float32 to float64"),
@@ -156,4 +155,16 @@ def test_nothing_of_a_case_that_nobody_saw_passes(deadly: Ran) -> None:
 def test_a_hook_stuck_in_c_is_killed_and_the_line_is_told(deadly: Ran) -> None:
     message = deadly.record(hook="stuck", check="completes")["message"]
     assert "stuck outside Python" in message
-    assert "stuck.py:12" in message
+    assert "stuck.py:13" in message
+
+
+def test_a_hook_that_hangs_in_python_is_interrupted(deadly: Ran) -> None:
+    message = deadly.record(hook="hangs", check="completes")["message"]
+    assert "TimeoutError: still running after 2 s" in message
+    assert deadly.verdict("hangs").code == 1
+
+
+def test_no_test_goes_without_a_record(deadly: Ran) -> None:
+    checks = {record["check"] for record in deadly.records(hook="sound")}
+    for hook in ("stuck", "hangs"):
+        assert {record["check"] for record in deadly.records(hook=hook)} == checks
