@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from harness import plugin
+from harness.cases import Case
 from harness.checks.registry import CHECKS
 from harness.judge import Outcome
 from suites.selftest.running import Ran, here, once, outside, profile, shared
@@ -221,6 +223,9 @@ def test_known_failures_are_strict(tmp_path: Path) -> None:
     assert ran.code == 1
     assert ran.record(hook="stale", check="parity", case="sd-")["status"] == "xpassed"
     assert "known failures passed" in ran.verdict("stale").reason
+    # pytest's own report, and so the JUnit file, says the same.
+    counts = ran.out.splitlines()[-1]
+    assert "4 xfailed" in counts, counts
 
 
 # Wrong use, and our own failures
@@ -274,6 +279,25 @@ def test_a_failure_of_the_harness_is_not_the_hook_s(
         assert record["status"] == "error"
         assert "no VAE today" in record["message"]
         assert "died" not in record["message"]
+
+
+def test_a_passing_failure_of_the_harness_leaves_no_mark_on_the_hook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_input = plugin.Fixtures.make_input
+    failures = iter([RuntimeError("no input yet")])
+
+    def fail_once(self: plugin.Fixtures, case: Case) -> Tensor:
+        for failure in failures:
+            raise failure
+        return make_input(self, case)
+
+    monkeypatch.setattr(plugin.Fixtures, "make_input", fail_once)
+    narrow = ("--case", SD, "-k", "finite or completes or left_behind", "-n", 0)
+    ran = here(tmp_path / "out", "--profile", profile(tmp_path, "sound"), *narrow)
+    assert ran.code == 3
+    statuses = sorted(record["status"] for record in ran.records())
+    assert statuses == ["error", "passed", "passed"]
 
 
 def test_an_earlier_run_that_was_better_fails_this_one(sound: Ran, tmp_path: Path) -> None:
