@@ -167,6 +167,9 @@ def gate(
     }
     unheard = sum(record.status not in set(Outcome) for record in records)
     if not any(counts.values()) and not unheard:
+        idle = _never_ran(records)
+        if idle:
+            return Verdict(ExitCode.FAILS, f"{', '.join(idle)} completed none of its cases")
         return Verdict(ExitCode.HOLDS)
     words = {
         Outcome.FAILED: "failed",
@@ -177,6 +180,16 @@ def gate(
     if unheard:
         parts.append(f"{unheard} with an unknown status")
     return Verdict(ExitCode.FAILS, ", ".join(parts))
+
+
+def _never_ran(records: Iterable[Record]) -> list[str]:
+    """Hooks that completed no case, all of them known failures: nothing of them was shown."""
+    completed: dict[str, bool] = {}
+    for record in records:
+        if record.check == "completes" and record.claimed:
+            passed = record.status == Outcome.PASSED
+            completed[record.hook] = completed.get(record.hook, False) or passed
+    return [hook for hook, any_passed in completed.items() if not any_passed]
 
 
 @dataclass(frozen=True)

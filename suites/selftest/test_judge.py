@@ -102,6 +102,13 @@ def test_the_gate(seen: list[str], code: ExitCode):
     assert bool(verdict.reason) != verdict.holds
 
 
+def test_a_hook_that_is_known_to_fail_everywhere_shows_nothing():
+    known_everywhere = [record("xfailed", "completes"), record("xfailed", "completes", batch=2)]
+    verdict = gate([*known_everywhere, record("passed", "left_behind")])
+    assert (verdict.code, verdict.reason) == (1, "mine completed none of its cases")
+    assert gate([*known_everywhere, record("passed", "completes", batch=2)]).holds
+
+
 def test_an_id_that_matches_nothing_is_wrong_use():
     verdict = gate([record()], [known("parity[sdd-*]")])
     assert verdict.code == 2
