@@ -29,11 +29,25 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+def main(
+    arguments: Sequence[str] | None = None, *, tell: Callable[[str], None] = lambda _: None
+) -> int:
+    """Run a command line and return its exit code.
+
+    Without ``arguments`` it is that of this process, and a run gets a process of its own, so that
+    no hook can end this one. ``tell`` is called with the name of each hook before it is loaded,
+    and with nothing when all are.
+    """
+    running = False
     try:
         options = parser().parse_args(arguments)
+        options.tell = tell
         command: Callable[[argparse.Namespace], int] = options.command
+        running = command is _run
+        if running and arguments is None:
+            from harness.supervise import supervised
+
+            return supervised(sys.argv[1:])
         return command(options)
     except UsageError as error:
         sys.stderr.write(f"vae-compat: {' '.join(str(error).split())}\n")
@@ -44,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader (head, less) went away; keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+        return HARNESS if running else OK  # a run that was cut short has no verdict
     except Exception:
         # An uncaught exception would exit with 1, which says that the gate does not hold.
         import traceback

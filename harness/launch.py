@@ -68,9 +68,12 @@ def validate(options: argparse.Namespace) -> None:
         from reports.results import read
 
         read(Path(options.against))
+    if options.hook is not None:
+        options.tell(options.hook)
     found = profiles(options)
     _check_device(options.device)
     _check_matrix(found, options)
+    options.tell("")
 
 
 def check_selection(options: argparse.Namespace) -> None:
@@ -312,7 +315,10 @@ def _check_matrix(found: Sequence[Profile], options: argparse.Namespace) -> None
     """
     from harness.listing import cases_of, selection_of
 
-    cases = [{case.id for case in cases_of(profile, options, full=True)} for profile in found]
+    cases = []
+    for profile in found:
+        options.tell(profile.hook.name)
+        cases.append({case.id for case in cases_of(profile, options, full=True)})
     for profile, ids in zip(found, cases, strict=True):
         records = [f"{check}[{case}]" for check in check_docs() for case in sorted(ids)]
         for failure in profile.known_failures:
