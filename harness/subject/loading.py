@@ -163,11 +163,20 @@ def load_hook(profile: Profile, *, comfyui: Path | None = None) -> Hook:
     With ``comfyui`` the host's modules come from that checkout. Raises ``UsageError`` for a
     missing file or attribute, for what fails on import, and for an entry that cannot be called
     with the keywords of the contract.
+
+    What the import does to torch is undone: baselines are computed in this process too, and a
+    reference that is as wrong as the hook agrees with it.
     """
+    from harness.measure.process import ProcessState  # stands above this room
+
     host = Host(profile.hook.host, comfyui)
     entry = Entry(profile.hook.entry, profile.folder, host)
-    with entry.loaded(torch.device("cpu"), quietly=True) as found:
-        return Hook.of(profile.hook, entry, found)
+    state = ProcessState()
+    try:
+        with entry.loaded(torch.device("cpu"), quietly=True) as found:
+            return Hook.of(profile.hook, entry, found)
+    finally:
+        state.undo()
 
 
 def _file_of(target: str, folder: Path) -> Path | None:

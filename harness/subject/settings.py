@@ -72,6 +72,12 @@ def read_signature(spec: HookSpec, entry: Any) -> Signature:
             f"{spec.entry} is {type(entry).__name__}, which cannot be called; "
             f"name the class or function that makes the hook."
         )
+    if spec.kind is Kind.VAE and inspect.isclass(entry):
+        raise UsageError(
+            f"{spec.entry} is a class, and a hook of kind 'vae' is a function that switches tiling "
+            f"on and returns the function that undoes it; say kind 'forward' if the class takes "
+            f"the place of a coder's forward."
+        )
     try:
         parameters = list(inspect.signature(entry).parameters.values())
     except (TypeError, ValueError):
