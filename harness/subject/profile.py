@@ -199,10 +199,14 @@ def profile_from_flags(
 
 
 def name_of(entry: str) -> str:
-    """A short name for an entry: ``some/folder/tiled_vae.py:VAEHook`` -> ``tiled_vae.VAEHook``."""
+    """A short name for an entry: ``some/folder/tiled_vae.py:VAEHook`` -> ``tiled_vae.VAEHook``.
+
+    It holds what a profile may use as a name; any other character becomes an underscore.
+    """
     target, _, attribute = entry.rpartition(":")
     stem = Path(target).stem if target.endswith(".py") else target.rpartition(".")[2]
-    return f"{stem}.{attribute}" if stem else attribute
+    name = f"{stem}.{attribute}" if stem else attribute
+    return re.sub(r"[^A-Za-z0-9._+-]", "_", name)
 
 
 def _offered_modes(profile: Profile, comfyui: Path | None) -> tuple[Mode, ...]:

@@ -25,8 +25,11 @@ from harness.subject.profile import (
 )
 
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+_Name = Annotated[_Text, StringConstraints(pattern=r"^[A-Za-z0-9._+-]+$")]
+"""It is part of test ids, where brackets and colons have a meaning."""
 _Mode = Literal["exact", "fast", "color_fix", "quadtree"]
-_Grade = Literal["exact", "lossless", "close", "degraded", "broken"]
+_Grade = Literal["exact", "lossless", "close", "degraded"]
+"""What can be promised; broken is what is left where no promise is kept."""
 
 
 class _Table(BaseModel):
@@ -34,7 +37,7 @@ class _Table(BaseModel):
 
 
 class _Hook(_Table):
-    name: _Text
+    name: _Name
     entry: _Text
     kind: Literal["forward", "vae", "function"]
     layout: Literal["diffusers", "ldm", "wan"]
@@ -147,6 +150,16 @@ def _sentence(problem: Any, source: str) -> str:
         )
     if kind == "missing":
         return f"{source} lacks {key!r}; add it."
+    if kind == "string_pattern_mismatch":
+        return (
+            f"{key} in {source} is {got!r}, and names the hook in test ids: use only letters "
+            f"without accents, digits, and the signs . _ + -."
+        )
+    if kind == "literal_error" and got == "broken" and names[:2] == ["claims", "grade"]:
+        return (
+            f"{key} in {source} promises 'broken', which every output meets; promise "
+            f"{_choice(_literals(problem))}, or do not claim the mode."
+        )
     if kind == "literal_error":
         allowed = _literals(problem)
         if grade_key:

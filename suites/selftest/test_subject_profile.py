@@ -123,6 +123,10 @@ def test_a_promise_carries_grade_cache_and_kind(tmp_path: Path) -> None:
         ('"comfyui"', '"comfy"', ["hook.host", "'comfy'", "did you mean 'comfyui'"]),
         ('"tiled_vae.py:VAEHook"', '" "', ["hook.entry", "empty"]),
         ('"tiled_vae.py:VAEHook"', "3", ["hook.entry", "3", "text in quotes"]),
+        ('fast = "close"', 'fast = "broken"', ["claims.grade.fast", "every output", "degraded"]),
+        ('name = "quadtree"', 'name = "x]"', ["hook.name", "'x]'", "test ids"]),
+        ('name = "quadtree"', 'name = "a:b"', ["hook.name", "'a:b'", "test ids"]),
+        ('name = "quadtree"', 'name = "Tüll"', ["hook.name", "accents"]),
         ("[hook]", "[hook", ["not valid TOML", "line"]),
     ],
 )
@@ -187,11 +191,12 @@ def test_flags_can_be_overridden_and_are_checked() -> None:
 def test_names_come_from_entries() -> None:
     assert name_of("some/folder/tiled_vae.py:VAEHook") == "tiled_vae.VAEHook"
     assert name_of("package.tiling:enable") == "tiling.enable"
+    assert name_of("some/my [old] hook:2.py:Größe") == "my__old__hook_2.Gr__e"
 
 
 def test_embedded_profiles_are_found_by_name(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(HOOK)
-    assert embedded_names(tmp_path) == ("diffusers", "mine")
+    assert embedded_names(tmp_path) == ("diffusers", "mine", "reference")
     assert load_embedded("mine", tmp_path).hook.name == "quadtree"
     diffusers = load_embedded("diffusers")
     assert diffusers.hook.kind is Kind.VAE
