@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from harness.cases import Case, Mode
 from harness.checks.finding import Finding, Tier
 from harness.checks.speaking import Metrics, Speaker, no_output
+from harness.checks.wording import shape
 from harness.device.meter import Convolution
 from harness.measure.observation import Observation, Promise
 
@@ -20,7 +21,7 @@ def may_run_untiled(case: Case, promise: Promise) -> bool:
 
 
 def check_tiles_ran(observation: Observation) -> Finding:
-    """Convolutions ran on smaller planes than untiled, and more often."""
+    """Convolutions ran on smaller planes than untiled, more often, and covered the whole."""
     if (why := no_output(observation)) is not None:
         return _TILES.not_judged(why)
     ours = observation.reading.convolutions
@@ -36,6 +37,15 @@ def check_tiles_ran(observation: Observation) -> Finding:
         "convolutions": calls,
         "untiled_convolutions": once,
     }
+    weight, share = _least_done(ours, untiled, observation.case.frames)
+    numbers = {**numbers, "area_share": share}
+    if share < 1:
+        return _TILES.not_judged(
+            f"the work was not done on the device: there, convolutions with a weight of "
+            f"{shape(weight)} wrote {share:.2%} of the area that they must, so neither memory nor "
+            f"time of what came out was seen",
+            metrics=numbers,
+        )
     if may_run_untiled(observation.case, observation.promise) or (smaller and calls > once):
         return _TILES.passed(numbers)
     got = (
@@ -73,6 +83,33 @@ def check_single_tile(observation: Observation) -> Finding:
 def wants_single_tile(case: Case) -> bool:
     """Quadtrees may cut below the tile, and estimating modes may look twice."""
     return case.fits_one_tile and case.mode is Mode.EXACT
+
+
+def _least_done(
+    ours: Mapping[Convolution, int], untiled: Mapping[Convolution, int], frames: int
+) -> tuple[tuple[int, ...], float]:
+    """The weight with the least area written, as a share of what every sound hook writes with it.
+
+    That is the area of the untiled run, of one frame: the untiled run of a causal net calls its
+    convolutions frame by frame, while a hook may give them all frames at once.
+    """
+    done, due = _areas(ours), _areas(untiled)
+    shares = {weight: frames * done.get(weight, 0) / area for weight, area in due.items()}
+    return min(shares.items(), key=lambda entry: entry[1], default=((), 1.0))
+
+
+def _areas(convolutions: Mapping[Convolution, int]) -> dict[tuple[int, ...], int]:
+    """Area written by the convolutions of each weight, ``out in kH kW``.
+
+    Temporal taps are left out: for a lone frame a hook may use the last one as a plane's kernel.
+    So are kernels of one pixel: those may run as products of matrices.
+    """
+    areas: dict[tuple[int, ...], int] = {}
+    for ran, count in convolutions.items():
+        weight = (*ran.weight[:2], *ran.weight[-2:])
+        if weight[2] * weight[3] > 1:
+            areas[weight] = areas.get(weight, 0) + ran.plane[0] * ran.plane[1] * count
+    return areas
 
 
 def _largest(convolutions: Mapping[Convolution, int]) -> tuple[int, int]:

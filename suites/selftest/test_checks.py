@@ -229,6 +229,35 @@ def test_what_cannot_be_judged_is_an_error(name: str, make: Callable[[], Observa
     assert found.message.startswith("not judged: ")
 
 
+ELSEWHERE = {Convolution((1, 1, 3, 3), (2, 2)): 300}
+HALF = {Convolution((8, 8, 3, 3), (128, 128)): 9}
+
+
+@pytest.mark.parametrize(
+    ("case", "ran", "share"),
+    [(CASE, ELSEWHERE, "0.00%"), (CASE, HALF, "50.00%"), (SMALL, ELSEWHERE, "0.00%")],
+)
+def test_work_that_no_meter_saw_is_not_judged(case: Any, ran: Any, share: str):
+    found = check("tiles_ran", an_observation(case, reading=tiled_reading(convolutions=ran)))
+    assert found.status is Status.ERROR
+    assert "was not done on the device" in found.message
+    assert f"8x8x3x3 wrote {share}" in found.message
+
+
+def test_whole_clips_and_kernels_of_another_form_are_no_work_left_out():
+    case = a_case(family="qwen", frames=3)
+    base = a_baseline(case)
+    untiled = {
+        Convolution((8, 8, 3, 3, 3), (384, 384)): 3,
+        Convolution((8, 8, 3, 1, 1), (384, 384)): 3,
+        Convolution((8, 8, 1, 1), (384, 384)): 3,
+    }
+    base = replace(base, reading=replace(base.reading, convolutions=untiled))
+    once = tiled_reading(convolutions={Convolution((8, 8, 3, 3), (128, 128)): 10})
+    found = check("tiles_ran", an_observation(case, baseline=base, reading=once))
+    assert found.status is Status.PASSED, found.message
+
+
 def test_every_check_is_seen_to_pass_and_to_go_wrong():
     wrong = {name for name, *_ in FAILS} | {name for name, _ in UNKNOWN}
     assert {name for name, _ in PASSES} == set(NAMES) == wrong
