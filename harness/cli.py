@@ -16,6 +16,8 @@ from harness.errors import UsageError
 OK, FAILS, USAGE, HARNESS = 0, 1, 2, 3
 """Exit codes: gate holds, gate doesn't, wrong use, the harness itself failed."""
 
+MOST_SECONDS = 1_000_000
+"""Of a case; timers of the system take no much longer."""
 DEVICES = ("sim", "cuda", "cpu")
 TIERS = ("minimum", "recommended", "advanced")
 DEFAULT_TIERS = ("minimum", "recommended")
@@ -42,6 +44,7 @@ def main(
     try:
         options = parser().parse_args(arguments)
         options.tell = tell
+        _settle_device(options)
         command: Callable[[argparse.Namespace], int] = options.command
         running = command is _run
         if running and arguments is None:
@@ -149,7 +152,7 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     add("--modes", type=_names, metavar="LIST", help="exact, fast, color_fix, quadtree")
     add("--scale", type=_names, metavar="LIST", help="mock, real, probe")
     add("--full", action="store_true", help="every case, not a covering selection")
-    add("--device", choices=DEVICES, default="sim", help="where to run (default: sim)")
+    add("--device", choices=DEVICES, help="where to run (default: sim, or that of --case)")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -177,6 +180,13 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("-v", "--verbose", action="store_true", help="name every test, show tracebacks")
 
 
+def _settle_device(options: argparse.Namespace) -> None:
+    """The device that was asked for, else that of the one case to run, else the simulated one."""
+    if getattr(options, "device", "") is None:
+        last = (getattr(options, "case", None) or "").rpartition("-")[2]
+        options.device = last if last in DEVICES else "sim"
+
+
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
@@ -196,6 +206,8 @@ def _seconds(text: str) -> float:
     number = float(text)
     if not number > 0:
         raise argparse.ArgumentTypeError(f"'{text}' is not above 0: give seconds")
+    if number > MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"'{text}' is too long: give up to {MOST_SECONDS} seconds")
     return number
 
 

@@ -57,7 +57,9 @@ def validate(options: argparse.Namespace) -> None:
     if options.case is not None:
         parse_case(options.case)
     _check_tiers(options.tier)
-    _check_out(Path(options.out))
+    _check_out(options.out)
+    if options.junitxml is not None:
+        _check_junit(options.junitxml)
     for text in options.weights:
         _check_weights(text)
     if options.image is not None:
@@ -231,7 +233,10 @@ def _check_tiers(given: Sequence[str] | None) -> None:
             raise UsageError(f"--tier: there is no suite '{tier}' in this version: leave it out")
 
 
-def _check_out(folder: Path) -> None:
+def _check_out(told: str) -> None:
+    if not told.strip():
+        raise UsageError("--out is empty: give a folder")
+    folder = Path(told)
     place = folder
     while not place.exists() and place != place.parent:
         place = place.parent
@@ -239,6 +244,19 @@ def _check_out(folder: Path) -> None:
         raise UsageError(f"--out {folder}: '{place}' is a file, no folder: give another folder")
     if not os.access(place, os.W_OK):
         raise UsageError(f"--out {folder}: '{place}' is not writable: give another folder")
+
+
+def _check_junit(told: str) -> None:
+    file = Path(told)
+    if not told.strip() or file.is_dir():
+        raise UsageError(f"--junitxml '{told}' is no file: give the path of a file to write")
+    place = file
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if place != file and not place.is_dir():
+        raise UsageError(f"--junitxml {told}: '{place}' is a file, no folder: give another path")
+    if not os.access(place, os.W_OK):
+        raise UsageError(f"--junitxml {told}: '{place}' is not writable: give another path")
 
 
 def _check_weights(text: str) -> None:
@@ -327,16 +345,33 @@ def _check_matrix(found: Sequence[Profile], options: argparse.Namespace) -> None
                     f"{profile.source}: the known failure '{failure.id}' matches no check of any"
                     " case: correct it or remove it (see vae-compat list --full)"
                 )
+    for profile in found:
+        if not (profile.claims.families and profile.claims.directions and profile.claims.modes):
+            raise UsageError(
+                f"{profile.source} claims nothing: list at least one of each of families,"
+                " directions and modes in [claims]"
+            )
     selection = selection_of(options)
-    if options.case is None and not any(
-        selection.admits(case)
+    selected = [
+        case
         for profile in found
         for case in cases_of(profile, options, full=options.full)
-    ):
+        if selection.admits(case)
+    ]
+    if options.case is not None:
+        selected = [parse_case(options.case)]
+    if not selected:
         raise UsageError(
             "the selection leaves no case: widen --families, --directions, --modes or --scale, or"
             " add --full (see vae-compat list)"
         )
+    for text in options.weights:
+        family = text.partition("=")[0]
+        if not any(case.scale is Scale.REAL and case.family == family for case in selected):
+            raise UsageError(
+                f"--weights {text}: the selection has no case of {family} at real scale, which"
+                " alone uses them: add --full, widen --families and --scale, or leave it out"
+            )
     if options.case is not None and not any(options.case in ids for ids in cases):
         names = " or ".join(profile.hook.name for profile in found)
         raise UsageError(

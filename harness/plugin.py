@@ -76,6 +76,10 @@ def pytest_configure(config: pytest.Config) -> None:
             for name, value in vars(config.option).items()
             if name.startswith("vae_")
         }
+        | {
+            "expression": config.option.keyword or None,
+            "tiers": [Path(folder).name for folder in config.args],
+        }
     )
     if not options.asks_for_a_hook:
         return

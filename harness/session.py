@@ -18,6 +18,7 @@ import torch
 from harness.cases import Case, Direction, Layout, Mode, Scale
 from harness.checks.finding import NOT_JUDGED, Finding
 from harness.checks.registry import CHECKS
+from harness.cli import DEFAULT_TIERS, TIERS
 from harness.device import open_device
 from harness.errors import UsageError
 from harness.judge import ROOTS, Record, judge
@@ -48,6 +49,10 @@ class RunOptions:
     image: Path | None = None
     seed: int = 0
     case: str | None = None
+    expression: str | None = None
+    """As given to pytest with ``-k``, which selects by it."""
+    tiers: tuple[str, ...] = ()
+    """Names of the folders of tests that run."""
     timeout: float = 120.0
     out: Path = Path("reports/out")
     against: Path | None = None
@@ -88,13 +93,22 @@ class RunOptions:
             ) from None
 
     def subject_flags(self, name: str) -> list[str]:
-        """The command-line options that name this hook again, for the command of one case."""
+        """The options that name this hook again, and all else that a repeated case depends on.
+
+        The subject's own two come first.
+        """
         if self.hook is None:
-            return ["--profile", name]
-        flags = ["--hook", self.hook, "--kind", self.kind]
-        for option in ("layout", "host", "comfyui"):
+            flags = ["--profile", name]
+        else:
+            flags = ["--hook", self.hook, "--kind", self.kind]
+        own = () if self.hook is None else ("layout", "host")
+        for option in (*own, "comfyui", "device", "seed", "image", "timeout"):
             value = getattr(self, option)
-            flags += [] if value is None else [f"--{option}", str(value)]
+            if value != getattr(RunOptions, option):
+                told = f"{value:.15g}" if isinstance(value, float) else str(value)
+                flags += [f"--{option}", told]
+        for text in self.weights:
+            flags += ["--weights", text]
         return flags
 
     @property
@@ -104,6 +118,13 @@ class RunOptions:
             name: getattr(self, name) for name in ("families", "directions", "modes", "scales")
         }
         words = [f"{name} {','.join(given)}" for name, given in narrowed.items() if given]
+        tiers = [tier for tier in TIERS if tier in self.tiers]
+        if tiers and tiers != list(DEFAULT_TIERS):
+            words.append(f"tiers {','.join(tiers)}")
+        if self.expression:
+            words.append(f"-k {self.expression}")
+        if self.case is not None:
+            words.append(f"case {self.case}")
         return "; ".join(["full" if self.full else "default", *words])
 
     @property

@@ -130,6 +130,16 @@ def _refused(result: tuple[int, str, str]) -> str:
         ("run --timeout soon", "invalid number of seconds value: 'soon'"),
         ("run --timeout 0", "not above 0"),
         ("run --timeout nan", "not above 0"),
+        ("run --timeout inf", "up to 1000000 seconds"),
+        ("run --timeout 1e12", "up to 1000000 seconds"),
+        ("run --out=", "--out is empty"),
+        ("run --junitxml=", "is no file"),
+        ("run --junitxml .", "'.' is no file"),
+        ("run --junitxml pyproject.toml/junit.xml", "'pyproject.toml' is a file, no folder"),
+        ("run --hook harness.matrix:Geometry --kind vae", "is a class"),
+        ("run --weights sd=an/id --scale mock", "no case of sd at real scale"),
+        (f"run --weights sd=an/id --profile diffusers --case {CASE}", "no case of sd at real"),
+        (f"run --profile diffusers --device cpu --case {CASE}", "no case of diffusers"),
         ("run --case parity", "no case id"),
         (f"run --case {CASE.replace('sd-', 'sf-')}", "'sf' in "),
         (
@@ -178,6 +188,8 @@ def test_files_of_the_wrong_kind_are_wrong_use(
     ("change", "match"),
     [
         (("[claims]", "[claim]"), "claim"),
+        (('families = ["sd"]', ""), "claims nothing"),
+        (('modes = ["exact"]', "modes = []"), "claims nothing"),
         (('name = "mine"', 'name = "mine"\ncolour = "red"'), "colour"),
         (('families = ["sd"]', 'families = ["sx"]'), "sx"),
         (("[hook]", "[hook"), "TOML"),
@@ -238,7 +250,7 @@ def test_options_reach_the_plugin(command: Command, given: list[list[str]], tmp_
     picture = tmp_path / "picture.png"
     Image.new("RGB", (8, 8)).save(picture)
     code, _, err = command(
-        *("run", "--profile", "diffusers", "--families", "sd, qwen", "--scale=mock,probe"),
+        *("run", "--profile", "diffusers", "--families", "sd, qwen", "--scale=mock,real"),
         *("--tier", "minimum", "--full", "--seed", "7", "-k", "parity", "-n", "3"),
         *("--image", str(picture), "--timeout", "2.5", "--out", str(tmp_path / "out")),
         *("--weights", "sd=some-owner/some-vae", "--weights", "qwen=some-owner/other"),
@@ -248,7 +260,7 @@ def test_options_reach_the_plugin(command: Command, given: list[list[str]], tmp_
     assert {
         "--vae-profile=diffusers",
         "--vae-families=sd,qwen",
-        "--vae-scales=mock,probe",
+        "--vae-scales=mock,real",
         "--vae-full",
         "--vae-device=sim",
         "--vae-seed=7",
@@ -262,6 +274,16 @@ def test_options_reach_the_plugin(command: Command, given: list[list[str]], tmp_
     assert arguments[arguments.index("-k") + 1] == "parity"
     suites = [Path(word) for word in arguments if "suites" in word and Path(word).is_dir()]
     assert [folder.name for folder in suites if folder.parent.name == "suites"] == ["minimum"]
+
+
+@pytest.mark.parametrize("device", ["sim", "cpu"])
+def test_a_single_case_takes_its_device_from_its_id(
+    command: Command, given: list[list[str]], device: str
+) -> None:
+    case = CASE.removesuffix("sim") + device
+    code, _, err = command("run", "--profile", "diffusers", "--case", case)
+    assert code == 0, err
+    assert f"--vae-device={device}" in given[0]
 
 
 def test_a_hook_by_flags_brings_no_default_profile(

@@ -1,0 +1,72 @@
+"""What a run tells of itself: the command that repeats a case, and what was selected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import cli
+from harness.session import RunOptions
+from suites.selftest.running import here, profile
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"device": "cpu", "seed": 7, "timeout": 0.5},
+        {"image": Path("a picture.png"), "comfyui": Path("ComfyUI"), "timeout": 123456.789},
+        {"weights": ("sd=an/id", "flux=vae.safetensors")},
+    ],
+)
+@pytest.mark.parametrize("hook", [None, "tiled.py:Hook"])
+def test_the_command_of_one_case_says_all_that_it_depends_on(
+    hook: str | None, given: dict[str, Any]
+) -> None:
+    options = RunOptions(profile=() if hook else ("mine",), hook=hook, **given)
+    flags = options.subject_flags("mine")
+    assert flags[:2] == (["--hook", hook] if hook else ["--profile", "mine"])
+    parsed = cli.parser().parse_args(["run", *flags])
+    values = {name: value for name, value in vars(parsed).items() if value not in (None, [])}
+    again = RunOptions.from_mapping({**values, "out": None})
+    for name in ("profile", "hook", "device", "seed", "timeout", "weights"):
+        assert getattr(again, name) == getattr(options, name), name
+    for name in ("image", "comfyui"):
+        assert str(getattr(again, name)) == str(getattr(options, name)), name
+    assert len(flags) == 2 + 2 * bool(hook) + 2 * (len(given) + ("weights" in given))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, "default"),
+        ({"tiers": ("recommended", "minimum")}, "default"),
+        ({"tiers": ("suites",)}, "default"),
+        ({"tiers": ("minimum",)}, "default; tiers minimum"),
+        ({"full": True, "case": "sd-mock"}, "full; case sd-mock"),
+        (
+            {"families": ("sd", "qwen"), "expression": "parity"},
+            "default; families sd,qwen; -k parity",
+        ),
+    ],
+)
+def test_everything_that_narrowed_a_run_is_part_of_its_selection(
+    given: dict[str, Any], told: str
+) -> None:
+    assert RunOptions(**given).described_selection == told
+
+
+def test_a_narrower_run_is_held_only_against_what_it_ran(tmp_path: Path) -> None:
+    case = "sd-mock-ldm-decode-exact-17x17t16-b1-f1-float32-sim"
+    hook = ("--profile", profile(tmp_path, "sound"), "--case", case, "-n", 0)
+    earlier = here(tmp_path / "a", *hook, "-k", "finite or completes or output_shape")
+    assert earlier.code == 0, earlier.out
+    file = tmp_path / "a" / "results.json"
+    for option, word in (("-k", "finite"), ("--tier", "minimum")):
+        narrow = ("-k", "finite or completes or output_shape") if option == "--tier" else ()
+        ran = here(tmp_path / "b", *hook, *narrow, option, word, "--against", file)
+        assert ran.code == 0, ran.out
+        assert ran.results["regressions"] == []
+        assert f"{option.lstrip('-')}" in ran.results["header"]["selection"]
