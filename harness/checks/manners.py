@@ -149,4 +149,4 @@ def is_clear(failure: Failure) -> bool:
 def _on_purpose(text: str) -> bool:
     """Whether the innermost line of a traceback is a ``raise`` or an ``assert``."""
     last = re.split(r'^ *File "', text, flags=re.MULTILINE)[-1].splitlines()
-    return len(last) > 1 and last[1].strip().startswith(("raise ", "assert ", "raise\n"))
+    return len(last) > 1 and bool(re.search(r"(?:^|[:;]\s*)(?:raise|assert)\b", last[1].strip()))
