@@ -9,8 +9,10 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from types import FrameType
+from typing import Any, cast
 
 import torch
 
@@ -76,14 +78,14 @@ def watched(seconds: float, trace: Path) -> Iterator[None]:
     not run then either, the one of ``faulthandler`` can. Where the process was is left in
     ``trace``, which is empty or gone otherwise.
     """
-    trace.parent.mkdir(parents=True, exist_ok=True)
+    trace.parent.mkdir(parents=True, exist_ok=True)  # inside, it may be deleted by a hook
     with trace.open("w") as file:
         faulthandler.dump_traceback_later(seconds, exit=True, file=file)
         try:
             yield
         finally:
             faulthandler.cancel_dump_traceback_later()
-    trace.unlink()
+    trace.unlink(missing_ok=True)
 
 
 def stuck_at(trace: Path) -> str | None:
@@ -106,7 +108,7 @@ def failure_of(error: BaseException, phase: str, seconds: float, hook_file: str 
     try:
         frames = list(traceback.extract_tb(error.__traceback__))
         text = "".join(traceback.TracebackException.from_exception(error, limit=-40).format())
-    except Exception:  # out of memory or of stack while describing
+    except BaseException:  # out of memory or of stack, or the hook's own code, while describing
         frames, text = [], f"{kind}: {message}"
     where = _where(frames, hook_file)
     _release(error)
@@ -116,7 +118,7 @@ def failure_of(error: BaseException, phase: str, seconds: float, hook_file: str 
 def _message(error: BaseException) -> str:
     try:
         return str(error)[:_LONGEST]
-    except Exception as second:
+    except BaseException as second:  # it is the hook's own code that raises here
         return f"(its message cannot be read: {type(second).__name__})"
 
 
@@ -151,14 +153,26 @@ def _release(error: BaseException) -> None:
 
 
 def returned_kind(result: object) -> str:
-    """What a hook returned, in words: ``Tensor``, ``list of 2 Tensor``, ``None``."""
-    if isinstance(result, torch.Tensor):
+    """What a hook returned, in words: ``Tensor``, ``list of 2 Tensor``, ``None``.
+
+    Runs no code of the object: what a hook made may raise, or end the process, when it is shown.
+    """
+    kind = type(result)
+    if issubclass(kind, torch.Tensor):
         return "Tensor"
     if result is None:
         return "None"
-    if isinstance(result, dict):
-        return f"dict with keys {', '.join(map(str, list(result)[:4]))}"
-    if isinstance(result, list | tuple):
-        inside = type(result[0]).__name__ if result else "nothing"
-        return f"{type(result).__name__} of {len(result)} {inside}"
-    return type(result).__name__
+    if issubclass(kind, dict):
+        keys = list(islice(dict.__iter__(cast("dict[object, object]", result)), 4))
+        names = ", ".join(key if type(key) is str else _kind_name(key) for key in keys)
+        return f"dict with keys {names}"
+    for plain in (list, tuple):
+        if issubclass(kind, plain):
+            items = list(plain.__iter__(cast("Any", result)))
+            inside = _kind_name(items[0]) if items else "nothing"
+            return f"{_kind_name(result)} of {len(items)} {inside}"
+    return _kind_name(result)
+
+
+def _kind_name(thing: object) -> str:
+    return str(type.__dict__["__name__"].__get__(type(thing)))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from harness.cases import Case, Direction
 from harness.device import Device
 from harness.device.meter import Reading
+from harness.device.tensor import SimTensor
 from harness.measure.failing import Interrupted, failure_of, limited, returned_kind
 from harness.measure.observation import (
     Baseline,
@@ -214,12 +215,27 @@ def _file_of(hook: Subject) -> str:
     return str(getattr(getattr(hook, "source", None), "file", None) or "")
 
 
+_TENSORS = (Tensor, nn.Parameter, SimTensor)
+"""Tensors that are what they say. A subclass could still compute when it is read, unmetered."""
+
+
 def _kept(trial: _Trial, device: Device) -> tuple[Tensor | None, torch.device | None]:
     """The output on the plain CPU, and where it was; reading it may be what fails."""
-    if not isinstance(trial.result, Tensor):
+    kind = type(trial.result)  # not `isinstance`: it asks the object, which may lie
+    if not issubclass(kind, Tensor):
+        return None, None
+    if kind not in _TENSORS:
+        told = (
+            f"returned a {kind.__name__}, a subclass of torch.Tensor that may run code when it is "
+            f"read: return a plain torch.Tensor"
+        )
+        trial.failure = Failure("NotPlainTensor", told, "", "", "run")
         return None, None
     try:
-        return _host(device, trial.result), trial.result.device
+        output = _host(device, trial.result)
+        if type(output) not in _TENSORS:
+            raise TypeError(f"the tensor returned holds a {type(output).__name__}")
+        return output, trial.result.device
     except Exception as error:
         trial.failure = failure_of(error, "run", 0.0)
         return None, None

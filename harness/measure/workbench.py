@@ -131,12 +131,12 @@ class Workbench:
             try:
                 observation = self._observe(name, case, every_way)
             except BaseException:  # ours, not the hook's
-                mark.unlink()
+                mark.unlink(missing_ok=True)
                 raise
-            if observation.failure is None or observation.failure.kind != "TimeoutError":
-                mark.unlink()
-            else:
-                mark.rename(mark.with_suffix(".hung"))
+            mark.unlink(missing_ok=True)  # a hook may have deleted the folder
+            if observation.failure is not None and observation.failure.kind == "TimeoutError":
+                mark.parent.mkdir(parents=True, exist_ok=True)
+                mark.with_suffix(".hung").touch()
         self._last = (name, case, observation)
         return observation
 

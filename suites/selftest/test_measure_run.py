@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import os
 import random
+import shutil
 import signal
 import threading
 import time
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from torch import nn
 
 from harness.device import open_device
 from harness.measure.baseline import measure_baseline, measure_truth
-from harness.measure.failing import limited
+from harness.measure.failing import limited, watched
 from harness.measure.observation import Observation, Promise
 from harness.measure.run import observe, observe_conventions
 from suites.selftest.measure_fakes import FakeHook, TinyView, a_case, by_tiles
@@ -107,10 +109,11 @@ def test_endless_recursion_is_a_short_failure(watch):
     assert len(failure.traceback) <= 8000
 
 
-def test_an_exception_whose_message_cannot_be_read(watch):
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
+def test_an_exception_whose_message_cannot_be_read(watch, error: type[BaseException]):
     class NastyError(Exception):
         def __str__(self) -> str:
-            raise ValueError
+            raise error
 
     def hook(original: Any, x: Any) -> None:
         raise NastyError
@@ -212,6 +215,55 @@ def test_what_is_no_tensor_is_named(watch, make: Any, returned: str):
     assert seen.output is None
     assert seen.failure is None
     assert seen.returned.startswith(returned)
+
+
+class Unspeakable:
+    """Nothing of it can be asked without running its code, which leaves."""
+
+    def leave(self, *_: Any) -> Any:
+        raise SystemExit(0)
+
+    __str__ = __repr__ = __len__ = __iter__ = __getitem__ = leave
+    __class__ = property(leave)  # type: ignore[assignment]
+
+
+class UnspeakableList(Unspeakable, list):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("make", "returned"),
+    [
+        (Unspeakable, "Unspeakable"),
+        (lambda: {Unspeakable(): 1}, "dict with keys Unspeakable"),
+        (lambda: [Unspeakable()], "list of 1 Unspeakable"),
+        (UnspeakableList, "UnspeakableList of 0 nothing"),
+    ],
+)
+def test_what_is_returned_is_named_without_running_its_code(watch, make: Any, returned: str):
+    seen = watch(lambda original, x: make())
+    assert seen.returned == returned
+    assert seen.failure is None
+    assert seen.output is None
+
+
+class Late(torch.Tensor):
+    """Would compute when it is read, after the meters were closed."""
+
+
+def test_a_tensor_that_may_compute_when_it_is_read_is_no_result(watch):
+    seen = watch(lambda original, x: torch.zeros(CASE.image_shape).as_subclass(Late))
+    assert seen.output is None
+    assert seen.failure.kind == "NotPlainTensor"
+    assert "Late" in seen.failure.message
+    parameter = watch(lambda original, x: nn.Parameter(original(x), requires_grad=False))
+    assert parameter.failure is None
+    assert parameter.output is not None
+
+
+def test_a_trace_that_the_hook_deleted_is_no_harm(tmp_path: Path):
+    with watched(30, tmp_path / "stuck" / "trace"):
+        shutil.rmtree(tmp_path / "stuck")
 
 
 def test_a_result_left_elsewhere_is_told(watch):
