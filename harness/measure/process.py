@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import gc
+import os
 import random
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -43,9 +47,43 @@ _SWITCHES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
         lambda: torch.backends.cudnn.enabled,
         lambda value: setattr(torch.backends.cudnn, "enabled", value),
     ),
+    "cudnn.allow_tf32": (
+        lambda: torch.backends.cudnn.allow_tf32,
+        lambda value: setattr(torch.backends.cudnn, "allow_tf32", value),
+    ),
+    "cuda.matmul.allow_tf32": (
+        lambda: torch.backends.cuda.matmul.allow_tf32,
+        lambda value: setattr(torch.backends.cuda.matmul, "allow_tf32", value),
+    ),
+    "flash attention": (
+        torch.backends.cuda.flash_sdp_enabled,
+        torch.backends.cuda.enable_flash_sdp,
+    ),
+    "memory-efficient attention": (
+        torch.backends.cuda.mem_efficient_sdp_enabled,
+        torch.backends.cuda.enable_mem_efficient_sdp,
+    ),
+    "plain attention": (
+        torch.backends.cuda.math_sdp_enabled,
+        torch.backends.cuda.enable_math_sdp,
+    ),
+    "default device": (
+        lambda: getattr(_device_context(), "device", None),
+        torch.set_default_device,
+    ),
     "recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),
+    "garbage collection": (gc.isenabled, lambda value: gc.enable() if value else gc.disable()),
+    "umask": (lambda: _umask(), os.umask),
 }
 """How to read and to set each switch."""
+
+_GLOBAL_HOOKS = (
+    "_global_forward_hooks",
+    "_global_forward_pre_hooks",
+    "_global_forward_hooks_always_called",
+    "_global_forward_hooks_with_kwargs",
+)
+"""Where ``torch.nn.modules.module`` keeps hooks of every module there is."""
 
 _PATCHABLE: tuple[tuple[str, Any], ...] = (
     ("torch", torch),
@@ -60,12 +98,43 @@ _PATCHABLE: tuple[tuple[str, Any], ...] = (
 """Where hooks replace functions for all the world to see."""
 
 
+_PATIENCE = 0.2
+"""Seconds that a thread may take to end by itself."""
+
+
+@functools.cache
+def _module_classes() -> tuple[type[Any], ...]:
+    """The modules of ``torch.nn`` that `_PATCHABLE` does not watch whole."""
+    whole = [owner for _, owner in _PATCHABLE]
+    return tuple(
+        owner
+        for owner in vars(nn).values()
+        if isinstance(owner, type) and issubclass(owner, nn.Module) and owner not in whole
+    )
+
+
+def _device_context() -> Any:
+    """What ``torch.set_default_device`` leaves behind on this thread; ``None`` without."""
+    return getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
+
+
+def _umask() -> int:
+    """The umask can only be read by setting it."""
+    now = os.umask(0o077)
+    os.umask(now)
+    return now
+
+
 class ProcessState:
     """The state of the process at one moment."""
 
     def __init__(self) -> None:
         self._switches = {name: get() for name, (get, _) in _SWITCHES.items()}
         self._functions = [dict(vars(owner)) for _, owner in _PATCHABLE]
+        self._forwards = [vars(owner).get("forward") for owner in _module_classes()]
+        self._hooks = [dict(getattr(nn.modules.module, name)) for name in _GLOBAL_HOOKS]
+        self._environment = dict(os.environ)
+        self._threads = set(threading.enumerate())
         self._torch_random = torch.get_rng_state()
         self._python_random = random.getstate()
         self._numpy_random = np.random.get_state()
@@ -73,21 +142,81 @@ class ProcessState:
     def undo(self) -> tuple[str, ...]:
         """Put everything back; returns in words what had changed since.
 
-        New names in a module are no change: importing a submodule makes one.
+        New names in a module are no change: importing a submodule makes one. Threads cannot be
+        put back: each is named once.
         """
         found: list[str] = []
+        changed = {name: get() for name, (get, _) in _SWITCHES.items()}
         for name, (get, put) in _SWITCHES.items():
-            now, then = get(), self._switches[name]
+            now, then = changed[name], self._switches[name]
             if now != then:
                 found.append(f"{name} was changed from {_named(then)} to {_named(now)}")
-                put(then)
+                if get() != then:  # two switches may be names of one
+                    put(then)
         for (place, owner), before in zip(_PATCHABLE, self._functions, strict=True):
             now = dict(vars(owner))
             for name, value in before.items():
                 if now.get(name) is not value and callable(value):
                     found.append(f"{place}.{name} was replaced")
                     setattr(owner, name, value)
-        return (*found, *self._undo_random())
+        return (
+            *found,
+            *self._undo_forwards(),
+            *self._undo_hooks(),
+            *self._undo_environment(),
+            *self._new_threads(),
+            *self._undo_random(),
+        )
+
+    def _undo_forwards(self) -> list[str]:
+        found = []
+        for owner, before in zip(_module_classes(), self._forwards, strict=True):
+            if vars(owner).get("forward") is before:
+                continue
+            found.append(f"torch.nn.{owner.__name__}.forward was replaced")
+            if before is None:
+                del owner.forward
+            else:
+                owner.forward = before
+        return found
+
+    def _undo_hooks(self) -> list[str]:
+        found = []
+        for name, before in zip(_GLOBAL_HOOKS, self._hooks, strict=True):
+            now = getattr(nn.modules.module, name)
+            if dict(now) != before:
+                found.append(f"hooks of every module changed: torch.nn.modules.module.{name}")
+                now.clear()
+                now.update(before)
+        return found
+
+    def _undo_environment(self) -> list[str]:
+        found = []
+        for name in sorted({*os.environ, *self._environment}):
+            now, then = os.environ.get(name), self._environment.get(name)
+            if now == then:
+                continue
+            if then is None:
+                found.append(f"environment variable {name} was set")
+                del os.environ[name]
+            else:
+                found.append(
+                    f"environment variable {name} was {'removed' if now is None else 'changed'}"
+                )
+                os.environ[name] = then
+        return found
+
+    def _new_threads(self) -> list[str]:
+        """Threads that run on. Those about to end are waited for; a progress bar's is none."""
+        found = []
+        for thread in threading.enumerate():
+            if thread in self._threads or type(thread).__module__.startswith("tqdm"):
+                continue
+            self._threads.add(thread)
+            thread.join(_PATIENCE)
+            if thread.is_alive():
+                found.append(f"thread {thread.name} was left running")
+        return found
 
     def _undo_random(self) -> list[str]:
         found = []

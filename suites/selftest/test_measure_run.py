@@ -314,6 +314,31 @@ HOSTILE = {
     "torch.nn.functional.silu was replaced": lambda: setattr(nn.functional, "silu", boom),
     "torch.nn.GroupNorm.forward was replaced": lambda: setattr(nn.GroupNorm, "forward", boom),
     "torch.zeros was replaced": lambda: setattr(torch, "zeros", boom),
+    "torch.nn.LayerNorm.forward was replaced": lambda: setattr(nn.LayerNorm, "forward", boom),
+    "torch.nn.AvgPool1d.forward was replaced": lambda: setattr(nn.AvgPool1d, "forward", boom),
+    "hooks of every module changed: torch.nn.modules.module._global_forward_pre_hooks": lambda: (
+        nn.modules.module.register_module_forward_pre_hook(boom)
+    ),
+    "hooks of every module changed: torch.nn.modules.module._global_forward_hooks": lambda: (
+        nn.modules.module.register_module_forward_hook(boom, always_call=True)
+    ),
+    "cudnn.allow_tf32 was changed": lambda: setattr(torch.backends.cudnn, "allow_tf32", False),
+    "cuda.matmul.allow_tf32 was changed": lambda: setattr(
+        torch.backends.cuda.matmul, "allow_tf32", True
+    ),
+    "flash attention was changed": lambda: torch.backends.cuda.enable_flash_sdp(False),
+    "memory-efficient attention was changed": lambda: torch.backends.cuda.enable_mem_efficient_sdp(
+        False
+    ),
+    "plain attention was changed": lambda: torch.backends.cuda.enable_math_sdp(False),
+    "default device was changed from None to meta": lambda: torch.set_default_device("meta"),
+    "garbage collection was changed from True to False": gc.disable,
+    "umask was changed": lambda: os.umask(0o123),
+    "environment variable VAE_COMPAT_A_NEW_ONE was set": lambda: os.environ.update(
+        VAE_COMPAT_A_NEW_ONE="1"
+    ),
+    "environment variable PATH was changed": lambda: os.environ.update(PATH="/"),
+    "environment variable PATH was removed": lambda: os.environ.pop("PATH"),
 }
 
 
@@ -329,6 +354,21 @@ def test_changes_of_the_process_are_named_and_undone(watch, words: str):
     assert watch(by_tiles).residue == ()
     assert torch.get_default_dtype() == torch.float32
     assert torch.is_grad_enabled()
+
+
+def test_threads_left_running_are_named_once_and_others_are_not(watch):
+    done = threading.Event()
+
+    def hook(original: Any, x: Any) -> Any:
+        threading.Thread(target=done.wait, name="poll", daemon=True).start()
+        threading.Thread(target=time.sleep, args=(0.05,), name="brief").start()
+        return original(x)
+
+    try:
+        assert watch(hook).residue == ("thread poll was left running",)
+        assert watch(by_tiles).residue == ()
+    finally:
+        done.set()
 
 
 def test_a_grad_mode_left_on_is_named_and_undone(watch):
