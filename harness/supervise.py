@@ -37,8 +37,8 @@ def supervised(arguments: Sequence[str]) -> int:
         process = subprocess.Popen(
             [sys.executable, "-c", program, *arguments], env=os.environ | {VARIABLE: str(told)}
         )
-        with _terminating(process):
-            interrupted = _wait(process)
+        with _terminating(process) as asked:
+            interrupted = _wait(process) or bool(asked)
         text = told.read_text(encoding="utf-8") if told.exists() else ""
     if text.startswith(_LEFT):
         return int(text.removeprefix(_LEFT))
@@ -109,15 +109,20 @@ def _wait(process: subprocess.Popen[bytes]) -> bool:
 
 
 @contextmanager
-def _terminating(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Hand a request to terminate on to the child, which would otherwise be left running."""
+def _terminating(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Hand a request to terminate on to the child, which would otherwise be left running.
+
+    Gives the requests that there were.
+    """
+    asked: list[int] = []
 
     def hand_on(number: int, _: FrameType | None) -> None:
+        asked.append(number)
         process.send_signal(number)
 
     before = signal.signal(signal.SIGTERM, hand_on)
     try:
-        yield
+        yield asked
     finally:
         signal.signal(signal.SIGTERM, before)
 

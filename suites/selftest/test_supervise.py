@@ -63,6 +63,19 @@ def test_no_hook_sets_the_exit_code(tmp_path: Path, hook: str, code: int, match:
     assert len(err.splitlines()) == bool(match)
 
 
+def test_a_request_to_terminate_reaches_the_process_that_runs(tmp_path: Path) -> None:
+    hook = "import os, time\nopen('at', 'w').write(str(os.getpid()))\ntime.sleep(50)"
+    process = start(tmp_path, hook)
+    while not (tmp_path / "at").exists() or not (tmp_path / "at").read_text():
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.terminate()
+    process.communicate(timeout=10)
+    assert process.returncode == 3
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "at").read_text()), 0)
+
+
 @pytest.mark.parametrize("everyone", [True, False], ids=["terminal", "parent-alone"])
 def test_an_interrupt_is_no_verdict(tmp_path: Path, everyone: bool) -> None:
     process = start(tmp_path, "open('loading', 'w').close()\nimport time\ntime.sleep(50)")
