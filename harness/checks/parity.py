@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from torch import Tensor
+
 from harness.cases import Direction
 from harness.checks.finding import Finding, Grade, Tier
 from harness.checks.speaking import (
@@ -17,6 +19,7 @@ from harness.checks.speaking import (
 from harness.checks.wording import number
 from harness.measure.distance import Distance, Part, in_words
 from harness.measure.observation import Noise, Observation
+from harness.measure.planes import halves, planes
 
 _PARITY = Speaker("parity", Tier.RECOMMENDED)
 _BATCH = Speaker("batch_items", Tier.RECOMMENDED)
@@ -27,6 +30,10 @@ WORST_RATIO = 8.0
 """Likewise for the worst element: of a million normal errors, the worst is 5 times the rms."""
 CLOSE_PSNR = 40.0
 """dB; above it a difference without structure is not seen."""
+LIKENESS = 0.5
+"""Correlation with the truth below which a picture has nothing to do with it."""
+FLATNESS = 1e-6
+"""Spread, as a share of the values or of the truth's spread, below which all is a constant."""
 _MISSING = 4
 """Pixels that are zero in every channel: fewer might be chance."""
 
@@ -47,7 +54,7 @@ def grade_of(observation: Observation) -> Grade:
         return Grade.LOSSLESS
     if measured.psnr >= CLOSE_PSNR and not seams_of(observation).seam:
         return Grade.CLOSE
-    return Grade.DEGRADED
+    return Grade.BROKEN if _likeness(observation) < LIKENESS else Grade.DEGRADED
 
 
 def _broken(observation: Observation) -> str:
@@ -66,13 +73,42 @@ def _broken(observation: Observation) -> str:
     return ""
 
 
+def _likeness(observation: Observation) -> float:
+    """Pearson correlation of a comparable, finite output with the truth.
+
+    Of moments, the lesser of those of mean and log-variance, which have different ranges. 0 for a
+    constant; 1 where the truth is one, since there is no structure to find again.
+    """
+    known = observation.memo.get("likeness")
+    if isinstance(known, float):
+        return known
+    assert observation.output is not None
+    ours, truth = planes(observation.output), planes(observation.baseline.truth)
+    parts = halves(truth.shape[1], observation.case.direction)
+    found = min(_correlation(ours[:, part], truth[:, part]) for part in parts)
+    observation.memo["likeness"] = found
+    return found
+
+
+def _correlation(ours: Tensor, truth: Tensor) -> float:
+    ours, truth = ours.double(), truth.double()
+    level = float(truth.abs().max())
+    ours, truth = ours - ours.mean(), truth - truth.mean()
+    spread, true_spread = float(ours.square().mean().sqrt()), float(truth.square().mean().sqrt())
+    if true_spread <= FLATNESS * level:
+        return 1.0
+    if not spread > FLATNESS * true_spread:
+        return 0.0
+    return float((ours * truth).mean()) / (spread * true_spread)
+
+
 def judge_parity(speaker: Speaker, observation: Observation, saying: str = "") -> Finding:
     """Grade an output and compare with the promise; ``saying`` says what it means if it fails."""
     why = incomparable(observation)
     if why is not None or observation.output is None:
         return speaker.not_judged(why or "", grade=Grade.BROKEN)
     measured, grade, bar = distance_of(observation), grade_of(observation), promised(observation)
-    numbers = _numbers(measured)
+    numbers = _numbers(measured, _likeness(observation))
     if grade.meets(bar):
         return speaker.passed(numbers, grade=grade)
     got = f"{saying + ': ' if saying else ''}grade {grade} ({_described(observation, grade)})"
@@ -92,7 +128,7 @@ def check_parity(observation: Observation) -> Finding:
     return judge_parity(_PARITY, observation)
 
 
-def _numbers(measured: Distance) -> Metrics:
+def _numbers(measured: Distance, likeness: float) -> Metrics:
     place = measured.worst_at
     return {
         "error_rms": measured.error.rms,
@@ -101,6 +137,7 @@ def _numbers(measured: Distance) -> Metrics:
         "floor_worst": measured.floor.worst,
         "ratio": measured.ratio,
         "psnr": measured.psnr,
+        "correlation": likeness,
         "level_change": measured.level_change if measured.level_change is not None else "none",
         "differing": measured.differing,
         "worst_at": " ".join(f"{name}={value}" for name, value in place._asdict().items()),
@@ -111,7 +148,8 @@ def _numbers(measured: Distance) -> Metrics:
 def _described(observation: Observation, grade: Grade) -> str:
     measured = distance_of(observation)
     if grade is Grade.BROKEN:
-        return _broken(observation)
+        unlike = f"a correlation of {_likeness(observation):.2f} with the untiled result"
+        return _broken(observation) or unlike
     said = [
         f"rms error {number(measured.error.rms)}, {number(measured.ratio)} x floor",
         f"worst {number(measured.error.worst)}",
@@ -136,7 +174,8 @@ def _bound(bar: Grade, measured: Distance, observation: Observation) -> str:
     return {
         Grade.LOSSLESS: "no 8-bit level moves by more than one",
         Grade.CLOSE: f"PSNR at least {CLOSE_PSNR:g} dB and no seam",
-        Grade.DEGRADED: "right shape, dtype and device, finite, no pixel missing",
+        Grade.DEGRADED: f"right shape, dtype and device, finite, no pixel missing, "
+        f"correlation at least {LIKENESS:g}",
     }.get(bar, "anything")
 
 

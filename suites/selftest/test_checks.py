@@ -350,6 +350,41 @@ def test_grades(change: Callable[[Tensor], Tensor], grade: Grade):
     assert grade_of(an_observation(change=change)) is grade
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda y: y * 0 + 7,
+        lambda y: y * 0 + 0.1,
+        lambda y: y.flip(-1),
+        lambda y: -y,
+        lambda y: y + 4 * torch.randn(y.shape, generator=torch.Generator().manual_seed(1)),
+    ],
+    ids=["seven", "grey", "mirrored", "negative", "noise"],
+)
+def test_a_picture_of_something_else_is_broken(change: Callable[[Tensor], Tensor]):
+    found = check("parity", an_observation(change=change, grade="degraded"))
+    assert found.grade is Grade.BROKEN
+    assert found.status is Status.FAILED
+    assert "correlation" in found.message
+
+
+def test_constant_moments_are_broken_half_by_half():
+    case = a_case(direction=Direction.ENCODE)
+    channels = case.facts.latent_channels
+
+    def flat(output: Tensor) -> Tensor:
+        output[:, channels:] = 0.5
+        return output
+
+    assert grade_of(an_observation(case, change=flat)) is Grade.BROKEN
+
+
+def test_a_truth_without_structure_has_no_correlation_to_miss():
+    truth = torch.full(CASE.image_shape, 0.25, dtype=torch.float64)
+    seen = an_observation(baseline=a_baseline(truth=truth), change=plus(0.2))
+    assert grade_of(seen) is Grade.DEGRADED
+
+
 def test_moments_are_never_lossless():
     case = a_case(direction=Direction.ENCODE)
     assert grade_of(an_observation(case, change=plus(1e-5))) is Grade.CLOSE
