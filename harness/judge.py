@@ -170,6 +170,8 @@ def gate(
         idle = _never_ran(records)
         if idle:
             return Verdict(ExitCode.FAILS, f"{', '.join(idle)} completed none of its cases")
+        if not any(record.status == Outcome.PASSED for record in records):
+            return Verdict(ExitCode.FAILS, "nothing passed, so nothing was shown")
         return Verdict(ExitCode.HOLDS)
     words = {
         Outcome.FAILED: "failed",

@@ -47,6 +47,7 @@ a quarter of the CPU time of a run. Read at the start of a process, so by the wo
 def _set_environment(device: str) -> None:
     for name, value in ALLOCATOR.items():
         os.environ.setdefault(name, value)
+    os.environ.pop("PYTEST_ADDOPTS", None)  # an adopter's, for tests of their own
     if device != "cuda":  # the simulated accelerator must not hide a real one: there is none then
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

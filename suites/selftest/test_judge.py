@@ -88,6 +88,7 @@ def record(status: str = "passed", check: str = "parity", **case: Any) -> Record
     [
         (["passed"], ExitCode.HOLDS),
         (["passed", "xfailed", "skipped"], ExitCode.HOLDS),
+        (["xfailed", "skipped"], ExitCode.FAILS),
         (["passed", "failed"], ExitCode.FAILS),
         (["passed", "error"], ExitCode.FAILS),
         (["passed", "xpassed"], ExitCode.FAILS),
