@@ -25,11 +25,11 @@ GRADES: Mapping[Grade, str] = {
     Grade.CLOSE: "PSNR of at least 40 dB against the untiled result, and no seam.",
     Grade.DEGRADED: (
         "Right shape and finite, visibly different, but still the same picture: its correlation"
-        " with the truth is at least 0.5."
+        " with the truth is at least 0.25."
     ),
     Grade.BROKEN: (
         "No usable picture: an exception, a wrong shape, dtype or device, NaN, missing pixels,"
-        " or one that has nothing to do with the truth (correlation below 0.5)."
+        " or one that has nothing to do with the truth (correlation below 0.25)."
     ),
 }
 
