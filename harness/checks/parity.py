@@ -31,8 +31,8 @@ WORST_RATIO = 8.0
 CLOSE_PSNR = 40.0
 """dB; above it a difference without structure is not seen."""
 LIKENESS = 0.25
-"""Correlation with the truth below which a picture has nothing to do with it. Blended tiles of seeded
-nets, in which attention and statistics differ most, come down to 0.51."""
+"""Correlation with the truth below which a picture has nothing to do with it. Blended tiles of
+seeded nets, in which attention and statistics differ most, come down to 0.51."""
 FLATNESS = 1e-6
 """Spread, as a share of the values or of the truth's spread, below which all is a constant."""
 _MISSING = 4
