@@ -19,15 +19,12 @@ from harness.launch import load_subject
 from harness.plugin import Fixtures
 from harness.session import Run, RunOptions
 
-NARROWED = os.environ.get("VAE_COMPAT_BENCH", "")
-"""Options that narrow the run, for a quick look: ``--families sd --scale mock``."""
-
 
 def _run(workers: int, *more: str) -> tuple[float, float]:
     """Wall and CPU seconds of a run in fresh processes."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
-    command = [sys.executable, "-m", "harness.cli", "run", "-n", str(workers), *NARROWED.split()]
+    command = [sys.executable, "-m", "harness.cli", "run", "-n", str(workers)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([*command, *more], capture_output=True, env=environment, check=False)
     wall = time.perf_counter() - start
