@@ -53,9 +53,16 @@ class Mechanism(StrEnum):
     CHANNELS = "channels"
 
 
+class Scenario(StrEnum):
+    """Several calls of one hook, for what a single call does not show."""
+
+    CLIP = "clip"
+    """A clip through the bare coder, chunk by chunk, with the feature cache under watch."""
+
+
 @dataclass(frozen=True)
 class Case:
-    """One run of a hook.
+    """One run of a hook, or one scenario of several.
 
     ``height``, ``width`` and ``tile`` are in latent pixels, ``frames`` in latent frames. In encode
     direction the image is ``ratio`` times as large and has ``1 + (frames - 1) * temporal_ratio``
@@ -75,10 +82,13 @@ class Case:
     dtype: str = "float32"
     device: str = "sim"
     mechanism: Mechanism | None = None
+    scenario: Scenario | None = None
 
     def __post_init__(self) -> None:
         if (self.scale is Scale.PROBE) != (self.mechanism is not None):
             raise ValueError("a mechanism belongs to scale 'probe', and to no other")
+        if self.mechanism is not None and self.scenario is not None:
+            raise ValueError("a probe is called once: it takes no part in a scenario")
 
     @property
     def facts(self) -> Family:
@@ -87,8 +97,13 @@ class Case:
 
     @property
     def id(self) -> str:
-        """Readable and unique: ``sd-mock-ldm-decode-exact-40x40t16-b1-f1-float32-sim``."""
-        scale = self.scale if self.mechanism is None else f"{self.scale}.{self.mechanism}"
+        """Readable and unique: ``sd-mock-ldm-decode-exact-40x40t16-b1-f1-float32-sim``.
+
+        A probe's mechanism and a scenario stand behind the scale: ``sd-probe.halo-``,
+        ``qwen-mock.clip-``.
+        """
+        part = self.mechanism or self.scenario
+        scale = self.scale if part is None else f"{self.scale}.{part}"
         return (
             f"{self.family}-{scale}-{self.layout}-{self.direction}-{self.mode}-"
             f"{self.height}x{self.width}t{self.tile}-b{self.batch}-f{self.frames}-"
@@ -98,12 +113,13 @@ class Case:
     @property
     def baseline_id(self) -> str:
         """Cases with the same baseline id have the same untiled result."""
-        return replace(self, mode=Mode.EXACT, tile=1).id
+        return replace(self, mode=Mode.EXACT, tile=1, scenario=None).id
 
     @property
     def truth_id(self) -> str:
         """Cases with the same truth id have the same float64 truth, whatever their layout."""
-        on_host = replace(self, mode=Mode.EXACT, tile=1, layout=Layout.DIFFUSERS)
+        alone = replace(self, mode=Mode.EXACT, tile=1, scenario=None)
+        on_host = replace(alone, layout=Layout.DIFFUSERS)
         return on_host.id if self.device == "cuda" else replace(on_host, device="cpu").id
 
     @property

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from importlib import resources
 
 from harness.caseid import parse_case_id
-from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale
+from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
 from harness.checks.finding import Grade
 from harness.errors import UsageError
 from harness.families import FAMILIES, Family
@@ -106,24 +106,24 @@ def parse_case(text: str) -> Case:
         value = getattr(parts, field)
         if value not in list(known):
             raise UsageError(f"'{value}' in '{text}' is no {field}{closest(value, known)}")
-    if parts.mechanism is not None and parts.mechanism not in list(Mechanism):
-        hint = closest(parts.mechanism, Mechanism)
-        raise UsageError(f"'{parts.mechanism}' in '{text}' is no mechanism{hint}")
-    if (parts.scale == Scale.PROBE) != (parts.mechanism is not None):
+    probe = parts.scale == Scale.PROBE
+    if probe and parts.part is None:
         raise UsageError(
-            f"'{text}' is no case id: a mechanism belongs to scale probe and to no other,"
-            " as in sd-probe.halo-ldm-decode-..."
+            f"'{text}' is no case id: a probe has a mechanism, as in sd-probe.halo-ldm-decode-..."
         )
+    kind, words = ("mechanism", Mechanism) if probe else ("scenario", Scenario)
+    if parts.part is not None and parts.part not in list(words):
+        raise UsageError(f"'{parts.part}' in '{text}' is no {kind}{closest(parts.part, words)}")
     if 0 in (parts.height, parts.width, parts.tile, parts.batch, parts.frames):
         raise UsageError(f"'{text}' is no case id: sizes, batch and frames start at 1")
     return Case(
         **{
-            **parts._asdict(),
+            **{name: value for name, value in parts._asdict().items() if name != "part"},
             "scale": Scale(parts.scale),
             "layout": Layout(parts.layout),
             "direction": Direction(parts.direction),
             "mode": Mode(parts.mode),
-            "mechanism": Mechanism(parts.mechanism) if parts.mechanism else None,
+            kind: None if parts.part is None else words(parts.part),
         }
     )
 
@@ -157,10 +157,11 @@ def _case(text: str) -> str:
     case = parse_case(text)
     facts = case.facts
     size = f"{case.height} x {case.width} latent pixels ({_pixels(case)} image pixels)"
-    mechanism = f", probe of {case.mechanism}" if case.mechanism else ""
+    part = f", probe of {case.mechanism}" if case.mechanism else ""
+    part += f", scenario {case.scenario}" if case.scenario else ""
     lines = {
         "family": f"{case.family}: {facts.title}",
-        "scale": f"{case.scale}{mechanism}",
+        "scale": f"{case.scale}{part}",
         "layout": f"{case.layout}",
         "does": f"{case.direction} in mode {case.mode}",
         "plane": size,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
-from harness.cases import Mechanism
+from harness.cases import Mechanism, Scale
 from harness.checks.finding import NOT_JUDGED, Finding, Grade, Status
 from harness.families import FAMILIES
 from harness.mechanisms import CAUSES, EXPLANATION
@@ -273,9 +273,11 @@ def _placed(record: Record) -> tuple[_Place, Mechanism | None] | None:
     if len(parts) < 5:
         return None
     family, scale, layout, direction, mode = parts[:5]
-    name = scale.partition(".")[2]
+    scale, _, part = scale.partition(".")
+    if part and scale != Scale.PROBE:
+        return None  # a scenario: it tells what goes wrong, no probe tells why
     place = _Place(record.hook, family, layout, direction, mode)
-    return place, Mechanism(name) if name else None
+    return place, Mechanism(part) if part else None
 
 
 def _probes_of(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Protocol
 
-from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale
+from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
 from harness.families import FAMILIES, Family
 
 
@@ -59,6 +59,10 @@ REAL_FULL_SIZE = Geometry(32, 32, 8)
 PROBE_SIZE = Geometry(10, 40)
 STUB_SIZE = Geometry(20, 40)
 """Stubs are cut along both axes, for what blends corners wrongly; one is enough for the rest."""
+
+CLIP_SIZE = Geometry(10, 40)
+CLIP_FRAMES = (1, 2, 5, 9, 17)
+"""Latent frames: no cache, the sentinel, and then ever more chunks with all slots filled."""
 
 REAL_DEFAULT = ("sd", "flux2", "qwen")
 """Families that a selection runs at real scale: SD with quant convolutions (SDXL, SD3 and Flux
@@ -131,6 +135,7 @@ def generate(
     cases |= dict.fromkeys(span.mock(claimed, full))
     cases |= dict.fromkeys(span.real(claimed, full))
     cases |= dict.fromkeys(span.probes(claimed, full))
+    cases |= dict.fromkeys(span.scenarios(claimed, full))
     cases |= dict.fromkeys(span.case(cell, SIZES["ragged"]) for cell in refusals)
     return tuple(cases)
 
@@ -174,6 +179,7 @@ class _Span:
         frames: int = 1,
         dtype: str = "float32",
         mechanism: Mechanism | None = None,
+        scenario: Scenario | None = None,
     ) -> Case:
         family, direction, mode = cell
         return Case(
@@ -190,6 +196,7 @@ class _Span:
             dtype=dtype,
             device=self.device,
             mechanism=mechanism,
+            scenario=scenario,
         )
 
     def mock(self, cells: Sequence[_Cell], full: bool) -> Iterator[Case]:
@@ -247,6 +254,15 @@ class _Span:
             if full or (family in REAL_DEFAULT and first[family, direction] is mode):
                 yield self.case(cell, REAL_SIZE, scale=Scale.REAL)
 
+    def scenarios(self, cells: Sequence[_Cell], full: bool) -> Iterator[Case]:
+        """Several calls each, in the first claimed mode or in every mode."""
+        first = {(family, direction): mode for family, direction, mode in reversed(cells)}
+        for cell in cells:
+            family, direction, mode = cell
+            if full or first[family, direction] is mode:
+                for scenario, size, variation in _scenarios(FAMILIES[family]):
+                    yield self.case(cell, size, scenario=scenario, **variation)
+
     def probes(self, cells: Sequence[_Cell], full: bool) -> Iterator[Case]:
         """One mechanism each, on one family per build, or on every family."""
         builds: dict[tuple[str, bool, int], str] = {}
@@ -267,6 +283,13 @@ class _Span:
 
 
 _SMALL = frozenset({"plus_one", "small"})
+
+
+def _scenarios(family: Family) -> Iterator[tuple[Scenario, Geometry, dict[str, Any]]]:
+    """The scenarios of a family's coders, each with its plane and its variation."""
+    if family.causal:
+        for frames in CLIP_FRAMES:
+            yield Scenario.CLIP, CLIP_SIZE, {"frames": frames}
 
 
 def applies(family: Family, mechanism: Mechanism, direction: Direction) -> bool:

@@ -25,7 +25,7 @@ from harness.errors import UsageError
 from harness.families import Family
 from harness.judge import ExitCode, Outcome, Record, diagnose, gate, tell
 from harness.launch import load_subject
-from harness.measure.observation import LayoutVAE, Observation
+from harness.measure.observation import LayoutVAE, Observed
 from harness.scheduling import BaselineScheduling
 from harness.session import Item, Run, RunOptions
 from harness.subject.profile import Profile, profile_from_flags
@@ -165,13 +165,13 @@ def _whose(item: pytest.Item) -> tuple[str, Case]:
 
 
 @pytest.fixture
-def observation(request: pytest.FixtureRequest) -> Observation:
+def observation(request: pytest.FixtureRequest) -> Observed:
     """What the hook's one run of this case produced."""
     return request.config.stash[RUN].observe(request.param)
 
 
 @pytest.fixture
-def report(request: pytest.FixtureRequest, observation: Observation) -> Callable[[Finding], None]:
+def report(request: pytest.FixtureRequest, observation: Observed) -> Callable[[Finding], None]:
     """Takes a check's finding into the record, and fails the test where it did not pass."""
     run = request.config.stash[RUN]
     item = request.node.stash[ITEM]

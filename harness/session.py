@@ -23,7 +23,7 @@ from harness.device import open_device
 from harness.errors import UsageError
 from harness.judge import ROOTS, Record, judge
 from harness.matrix import Selection, cost, generate
-from harness.measure.observation import Observation
+from harness.measure.observation import Observed
 from harness.measure.workbench import Subject, Supplies, Workbench
 from harness.subject.loading import load_hook
 from harness.subject.profile import KnownFailure, Profile
@@ -254,12 +254,12 @@ class Run:
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
-    def observe(self, item: Item) -> Observation:
+    def observe(self, item: Item) -> Observed:
         """What the hook's one run of the item's case produced."""
         every_way = (item.subject, item.case) in self.called_in_every_way
         return self.workbench.observation(item.subject, item.case, every_way=every_way)
 
-    def record(self, item: Item, observation: Observation, finding: Finding) -> Record:
+    def record(self, item: Item, observation: Observed, finding: Finding) -> Record:
         """The record of a finding, judged by what the profile knows.
 
         What hangs on a failure of the same case that the profile knows is skipped with it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from harness.cases import Case, Direction, Scale
 from harness.checks.contract import check_call_contract, check_completes
@@ -25,7 +26,7 @@ from harness.checks.output import (
 from harness.checks.parity import check_batch_items, check_parity
 from harness.checks.picture import check_colour_shift, check_seams, check_value_range
 from harness.checks.tiles import check_single_tile, check_tiles_ran, wants_single_tile
-from harness.measure.observation import Observation, Promise
+from harness.measure.observation import Promise
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,18 @@ class Check:
 
     name: str
     tier: Tier
-    function: Callable[[Observation], Finding]
+    function: Callable[[Any], Finding]
+    """Takes what its cases have observed: an ``Observation``, or that of a scenario."""
     applies: Callable[[Case, Promise], bool]
 
 
-def _claimed(_case: Case, promise: Promise) -> bool:
-    return promise.claimed
+def _claimed(case: Case, promise: Promise) -> bool:
+    return promise.claimed and case.scenario is None
 
 
 def _whole(case: Case, promise: Promise) -> bool:
     """Claimed, and a whole VAE: values, cost and manners of probes are not the family's."""
-    return promise.claimed and case.scale is not Scale.PROBE
+    return _claimed(case, promise) and case.scale is not Scale.PROBE
 
 
 def _whole_decode(case: Case, promise: Promise) -> bool:
@@ -70,7 +72,7 @@ def _simulated(case: Case, promise: Promise) -> bool:
 
 
 def _no_probe(case: Case, _promise: Promise) -> bool:
-    return case.scale is not Scale.PROBE
+    return case.scale is not Scale.PROBE and case.scenario is None
 
 
 def _probe(case: Case, promise: Promise) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from harness.checks.finding import NOT_JUDGED, Finding, Grade, Status, Tier
 from harness.checks.wording import deviation, shape
 from harness.measure.distance import Distance, distance
-from harness.measure.observation import Observation
+from harness.measure.observation import Observation, Observed
 from harness.measure.seams import Seams, find_seams
 
 Metrics = Mapping[str, float | int | str | None]
@@ -27,7 +27,7 @@ class Speaker:
 
     def failed(
         self,
-        observation: Observation,
+        observation: Observed,
         got: str,
         should: str,
         where: str = "",
@@ -92,6 +92,6 @@ def seams_of(observation: Observation) -> Seams:
     return found
 
 
-def promised(observation: Observation) -> Grade:
+def promised(observation: Observed) -> Grade:
     """The grade that the profile promises for the case."""
     return Grade(observation.promise.grade)

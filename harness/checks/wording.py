@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from harness.measure.observation import Observation
+from harness.measure.observation import Observed
 
 
-def deviation(observation: Observation, got: str, should: str, where: str = "") -> str:
+def deviation(observation: Observed, got: str, should: str, where: str = "") -> str:
     """``decode got ...; should be ...; at ...; repeat: ...``."""
     parts = [f"{observation.case.direction} got {got}", f"should be {should}"]
     if where:
@@ -13,7 +13,7 @@ def deviation(observation: Observation, got: str, should: str, where: str = "") 
     return "; ".join([*parts, *repeat(observation)])
 
 
-def repeat(observation: Observation) -> list[str]:
+def repeat(observation: Observed) -> list[str]:
     """The command that repeats the case, where one is known."""
     return [f"repeat: {observation.repeat}"] if observation.repeat else []
 

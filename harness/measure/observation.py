@@ -111,12 +111,23 @@ class Promise:
     kind: str = "forward"
 
 
-@dataclass(frozen=True)
-class Observation:
-    """Everything the checks of a case look at. One run of the hook fills it."""
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """What the checks of every case look at; scenarios add what they have seen."""
 
     case: Case
     promise: Promise
+    failure: Failure | None = None
+    repeat: str | None = None
+    """Command that repeats this case."""
+    memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What checks have worked out from this observation, so that the next need not again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation(Observed):
+    """Everything the checks of a case of one run look at. One run of the hook fills it."""
+
     baseline: Baseline
     output: Tensor | None
     """On the plain CPU; ``None`` where the hook raised or returned no tensor."""
@@ -125,7 +136,6 @@ class Observation:
     output_device: torch.device | None = None
     """Where the hook left its result."""
     input_device: torch.device | None = None
-    failure: Failure | None = None
     reading: Reading = field(default_factory=Reading)
     calls: tuple[CoderCall, ...] = ()
     residue: tuple[str, ...] = ()
@@ -134,12 +144,8 @@ class Observation:
     """What of it could not be undone: the VAE must be built anew."""
     input_changed: bool = False
     """Whether the hook wrote into the tensor that it was given."""
-    repeat: str | None = None
-    """Command that repeats this case."""
     conventions: tuple[ConventionResult, ...] | None = None
     """Filled for the one case per family, layout and direction that is called in every way."""
-    memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    """What checks have worked out from this observation, so that the next need not again."""
 
 
 @dataclass(frozen=True)

@@ -53,10 +53,11 @@ class Subject(Protocol):
 
 
 @dataclass
-class _Trial:
+class Trial:
     """What one guarded stretch with the hook on left in our hands."""
 
     result: Any = None
+    """Whatever ``act`` returned; ``None`` where something raised."""
     failure: Failure | None = None
     reading: Reading = field(default_factory=Reading)
     calls: tuple[CoderCall, ...] = ()
@@ -85,7 +86,7 @@ def observe(
     with torch.no_grad(), device, placed(view, device):
         given = device.put(x)
         place = given.device
-        trial = _attempt(
+        trial = attempt(
             case, hook, view, device, seconds, baseline, lambda run: run(case.direction, given)
         )
         returned = returned_kind(trial.result)
@@ -148,7 +149,7 @@ def _convention(
     untiled = convention.call(coder(), given)
     expected = tuple(untiled.shape)
     del untiled
-    trial = _attempt(
+    trial = attempt(
         case, hook, view, device, seconds, None, lambda _: convention.call(coder(), given)
     )
     output, _ = _kept(trial, device)
@@ -165,7 +166,7 @@ def _convention(
     )
 
 
-def _attempt(
+def attempt(
     case: Case,
     hook: Subject,
     view: LayoutVAE,
@@ -173,9 +174,9 @@ def _attempt(
     seconds: float,
     baseline: Baseline | None,
     act: Callable[[Any], Any],
-) -> _Trial:
+) -> Trial:
     """Put the hook on, act and take it off, with the process put back as it was."""
-    trial = _Trial()
+    trial = Trial()
     fitting: Fitting | None = None
     expected = tuple(Change(*leaves) for leaves in baseline.leaves) if baseline else ()
     whole = snapshot(view.vae, encoder=view.encoder, decoder=view.decoder)
@@ -219,7 +220,7 @@ _TENSORS = (Tensor, nn.Parameter, SimTensor)
 """Tensors that are what they say. A subclass could still compute when it is read, unmetered."""
 
 
-def _kept(trial: _Trial, device: Device) -> tuple[Tensor | None, torch.device | None]:
+def _kept(trial: Trial, device: Device) -> tuple[Tensor | None, torch.device | None]:
     """The output on the plain CPU, and where it was; reading it may be what fails."""
     kind = type(trial.result)  # not `isinstance`: it asks the object, which may lie
     if not issubclass(kind, Tensor):

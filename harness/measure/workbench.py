@@ -27,8 +27,10 @@ from harness.measure.observation import (
     Failure,
     LayoutVAE,
     Observation,
+    Observed,
 )
 from harness.measure.run import observe, observe_conventions
+from harness.measure.scenarios import SCENARIOS, Stage
 from harness.measure.store import BaselineStore
 from harness.subject.hook import Hook
 from harness.subject.profile import Profile
@@ -104,12 +106,12 @@ class Workbench:
     processes: int = 1
     """How many processes share the machine in this run."""
     _vaes: OrderedDict[tuple[str, ...], nn.Module] = field(default_factory=OrderedDict)
-    _last: tuple[str, Case, Observation] | None = None
+    _last: tuple[str, Case, Observed] | None = None
 
     def __post_init__(self) -> None:
         self._store = BaselineStore(self.folder / "baselines", self.fingerprint)
 
-    def observation(self, name: str, case: Case, *, every_way: bool) -> Observation:
+    def observation(self, name: str, case: Case, *, every_way: bool) -> Observed:
         """Run a case, or return its observation if it is the one that ran last.
 
         A case that took the process down when it was tried before is not tried again, and neither
@@ -140,11 +142,13 @@ class Workbench:
         self._last = (name, case, observation)
         return observation
 
-    def _observe(self, name: str, case: Case, every_way: bool) -> Observation:
+    def _observe(self, name: str, case: Case, every_way: bool) -> Observed:
+        if case.scenario is not None:
+            return self._play(name, case)
         subject = self.subjects[name]
-        view = self._view(case)
-        x = self.supplies.make_input(case)
-        baseline = self._baseline(case, view, x)
+        view = self.view(case)
+        x = self.make_input(case)
+        baseline = self.baseline(case)
         seconds = self.seconds * (10 if case.scale is Scale.REAL else 1)
         trace = self._trace(name, case)
         with limited_memory(self.processes), watched(4 * seconds + 5, trace):
@@ -167,12 +171,31 @@ class Workbench:
                 ways = self._ways(subject, case)
         return replace(observation, conventions=ways, repeat=subject.repeat(case))
 
+    def _play(self, name: str, case: Case) -> Observed:
+        """Run a scenario. What it has broken in the VAE for good is not kept."""
+        assert case.scenario is not None
+        subject = self.subjects[name]
+        stage = Stage(
+            case,
+            subject.profile.promise(case),
+            subject.hook,
+            self,
+            open_device(case.device),
+            self.seconds,
+        )
+        trace = self._trace(name, case)
+        with limited_memory(self.processes), watched(40 * self.seconds + 5, trace):
+            observed = SCENARIOS[case.scenario](stage)
+        if observed.failure is not None:
+            self._vaes.pop(_key(case), None)
+        return replace(observed, repeat=subject.repeat(case))
+
     def _ways(self, subject: Subject, case: Case) -> tuple[ConventionResult, ...]:
         """Call the coder in every way of the field, on a plane as small as tells anything."""
         small = replace(case, height=12, width=12, tile=4, batch=1, frames=2)
         if not case.facts.causal:
             small = replace(small, frames=1)
-        x = self.supplies.make_input(small)
+        x = self.make_input(small)
         views = self.supplies.views(self._vae(case), case.layout, case.facts)
         return tuple(
             result
@@ -182,20 +205,32 @@ class Workbench:
             )
         )
 
-    def _baseline(self, case: Case, view: LayoutVAE, x: Tensor) -> Baseline:
+    def make_input(self, case: Case) -> Tensor:
+        """What the direction of a case is given, on the plain CPU."""
+        return self.supplies.make_input(case)
+
+    def baseline(self, case: Case) -> Baseline:
+        """The untiled result of a case, from the store where it is known."""
+
         def truth() -> Tensor:
             twin = self.supplies.truth(self._vae(case))
             seen = self.supplies.views(twin, Layout.DIFFUSERS, case.facts)[0]
-            return measure_truth(case, seen, x, open_device(case.device))
+            return measure_truth(case, seen, self.make_input(case), open_device(case.device))
 
         def baseline() -> Baseline:
             known = self._store.truth(case, truth)
-            return measure_baseline(case, view, known, x, open_device(case.device))
+            x, device = self.make_input(case), open_device(case.device)
+            return measure_baseline(case, self.view(case), known, x, device)
 
         return self._store.get(case, baseline)
 
-    def _view(self, case: Case) -> LayoutVAE:
+    def view(self, case: Case) -> LayoutVAE:
+        """The VAE of a case in its layout, on the plain CPU."""
         return self.supplies.views(self._vae(case), case.layout, case.facts)[0]
+
+    def twin(self, case: Case) -> LayoutVAE:
+        """Its float64 twin in the same layout."""
+        return self.supplies.views(self.supplies.truth(self._vae(case)), case.layout, case.facts)[0]
 
     def _vae(self, case: Case) -> nn.Module:
         key = _key(case)
@@ -234,16 +269,18 @@ class Workbench:
             return []
         return [mark for mark in folder.iterdir() if mark.suffix or not _runs(mark)]
 
-    def _untried(self, name: str, case: Case, failure: Failure) -> Observation:
+    def _untried(self, name: str, case: Case, failure: Failure) -> Observed:
         subject = self.subjects[name]
-        baseline = self._baseline(case, self._view(case), self.supplies.make_input(case))
+        promise, repeat = subject.profile.promise(case), subject.repeat(case)
+        if case.scenario is not None:
+            return Observed(case=case, promise=promise, failure=failure, repeat=repeat)
         return Observation(
             case=case,
-            promise=subject.profile.promise(case),
-            baseline=baseline,
+            promise=promise,
+            baseline=self.baseline(case),
             output=None,
             failure=failure,
-            repeat=subject.repeat(case),
+            repeat=repeat,
         )
 
 

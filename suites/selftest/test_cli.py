@@ -410,8 +410,8 @@ def test_a_case_id_read_back_is_the_case() -> None:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (("mock", "probe"), "mechanism belongs to scale probe"),
-        (("mock", "mock.halo"), "mechanism belongs to scale probe"),
+        (("mock", "probe"), "a probe has a mechanism"),
+        (("mock", "mock.halo"), "is no scenario"),
         (("mock", "probe.hallo"), "did you mean 'halo'"),
         (("40x40", "0x48"), "start at 1"),
         (("float32", "float33"), "no dtype"),

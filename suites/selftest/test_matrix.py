@@ -10,7 +10,7 @@ from itertools import product
 import pytest
 
 from harness.caseid import parse_case_id
-from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale
+from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
 from harness.families import FAMILIES
 from harness.launch import load_subject, subject_folders
 from harness.matrix import SIZES, Selection, applies, cost, generate, is_claimed
@@ -47,8 +47,8 @@ def mocks(found: Iterable[Case], family: str, direction: Direction, mode: Mode) 
     return [
         case
         for case in found
-        if (case.scale, case.family, case.direction, case.mode)
-        == (Scale.MOCK, family, direction, mode)
+        if (case.scale, case.family, case.direction, case.mode, case.scenario)
+        == (Scale.MOCK, family, direction, mode, None)
     ]
 
 
@@ -211,7 +211,8 @@ def test_ids_are_unique_and_tell_the_case(full: bool) -> None:
                 frames=parts.frames,
                 dtype=parts.dtype,
                 device=parts.device,
-                mechanism=None if parts.mechanism is None else Mechanism(parts.mechanism),
+                mechanism=case.mechanism and Mechanism(parts.part or ""),
+                scenario=case.scenario and Scenario(parts.part or ""),
             ) == case  # fmt: skip
 
 
