@@ -19,7 +19,7 @@ def install(session: nox.Session, *extra: str) -> None:
 
 @nox.session
 def compat(session: nox.Session) -> None:
-    """Judge the embedded default subjects, or what follows ``--``."""
+    """Judge the hook that ships here, or what follows ``--``."""
     install(session)
     session.run("vae-compat", "run", *session.posargs)
 

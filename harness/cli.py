@@ -21,7 +21,7 @@ MOST_SECONDS = 1_000_000
 DEVICES = ("sim", "cuda", "cpu")
 TIERS = ("minimum", "recommended", "advanced")
 DEFAULT_TIERS = ("minimum", "recommended")
-DEFAULT_PROFILES = ("diffusers", "as-reported")
+DEFAULT_PROFILES = ("reference",)
 
 
 class _Parser(argparse.ArgumentParser):

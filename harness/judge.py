@@ -132,33 +132,13 @@ def _settle(
     return (Outcome.XPASSED if finding.status is Status.PASSED else Outcome.XFAILED), failure
 
 
-def unmatched(known: Iterable[KnownFailure], ids: Iterable[str]) -> tuple[KnownFailure, ...]:
-    """Known failures that are about none of these record ids: typing errors, or outdated.
-
-    Give the ids (``check[case]``) of the whole matrix, not those of a narrowed run.
-    """
-    records = list(ids)
-    return tuple(entry for entry in known if not any(map(entry.matches, records)))
-
-
-def gate(
-    records: Sequence[Record],
-    unmatched_ids: Sequence[KnownFailure] = (),
-    *,
-    harness_failure: str | None = None,
-) -> Verdict:
+def gate(records: Sequence[Record], *, harness_failure: str | None = None) -> Verdict:
     """The verdict of a run.
 
-    A run without records shows nothing, so it is wrong use and never a pass; a known failure that
-    is about no case is wrong use too.
+    A run without records shows nothing, so it is wrong use and never a pass.
     """
     if harness_failure is not None:
         return Verdict(ExitCode.HARNESS, harness_failure)
-    if unmatched_ids:
-        names = ", ".join(repr(entry.id) for entry in unmatched_ids)
-        return Verdict(
-            ExitCode.USAGE, f"known failures that match no check of any case: {names}; remove them"
-        )
     if not records:
         return Verdict(ExitCode.USAGE, "no case was selected: widen the selection")
     counts = {

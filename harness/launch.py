@@ -91,7 +91,7 @@ def check_selection(options: argparse.Namespace) -> None:
 
 
 def profiles(options: argparse.Namespace) -> list[Profile]:
-    """The hooks under test that the options name, or the embedded default subjects."""
+    """The hooks under test that the options name, or the embedded default subject."""
     from harness.subject.profile import profile_from_flags
 
     flags = {name: getattr(options, name) for name in ("kind", "layout", "host")}

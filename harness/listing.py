@@ -53,7 +53,6 @@ def cases_of(profile: Profile, options: argparse.Namespace, *, full: bool) -> tu
 def selection_of(options: argparse.Namespace) -> Selection:
     """The filters of the options, which ``check_selection`` has found right."""
     return Selection(
-        full=options.full,
         scales=frozenset(Scale(name) for name in options.scale or Scale),
         families=frozenset(options.families or ()),
         directions=frozenset(Direction(name) for name in options.directions or ()),

@@ -78,14 +78,13 @@ cache, the second the ``Rep`` sentinel (Wan2.1, wan/modules/vae.py)."""
 class Selection:
     """What of the matrix to run; ``None`` and empty mean all."""
 
-    full: bool = False
     scales: frozenset[Scale] = frozenset(Scale)
     families: frozenset[str] = frozenset()
     directions: frozenset[Direction] = frozenset()
     modes: frozenset[Mode] = frozenset()
 
     def admits(self, case: Case) -> bool:
-        """Whether a case passes the filters (``full`` is no filter)."""
+        """Whether a case passes the filters."""
         return (
             case.scale in self.scales
             and (not self.families or case.family in self.families)
@@ -124,11 +123,7 @@ def generate(
         for family, direction, mode in product(FAMILIES, Direction, Mode)
         if mode is not Mode.COLOR_FIX or direction is Direction.ENCODE
     ]
-    claimed = [
-        (family, direction, mode)
-        for family, direction, mode in cells
-        if family in claims.families and direction in claims.directions and mode in claims.modes
-    ]
+    claimed = [cell for cell in cells if _claims(claims, *cell)]
     asked = {Mode(mode) for mode in claims.modes} | set(unclaimed_modes) or {Mode.EXACT}
     refusals = [cell for cell in cells if cell not in claimed and cell[2] in asked]
     cases: dict[Case, None] = {}
@@ -142,11 +137,11 @@ def generate(
 
 def is_claimed(claims: Claims, case: Case) -> bool:
     """Whether the profile promises anything of this case."""
-    return (
-        case.family in claims.families
-        and case.direction in claims.directions
-        and case.mode in claims.modes
-    )
+    return _claims(claims, case.family, case.direction, case.mode)
+
+
+def _claims(claims: Claims, family: str, direction: Direction, mode: Mode) -> bool:
+    return family in claims.families and direction in claims.directions and mode in claims.modes
 
 
 def cost(case: Case) -> float:

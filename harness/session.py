@@ -81,7 +81,6 @@ class RunOptions:
         """The filters. Raises ``UsageError`` for a word that is none."""
         try:
             return Selection(
-                full=self.full,
                 scales=frozenset(map(Scale, self.scales)) or frozenset(Scale),
                 families=frozenset(self.families),
                 directions=frozenset(map(Direction, self.directions)),

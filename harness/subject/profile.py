@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from harness.cases import Case, Direction, Layout, Mode
 from harness.errors import UsageError
 from harness.families import FAMILIES
+from harness.matrix import is_claimed
 
 if TYPE_CHECKING:
     from harness.checks.finding import Grade
@@ -69,20 +70,18 @@ class Claims:
     modes: tuple[Mode, ...] = ()
     cache: Cache = Cache.NONE
     grade: Mapping[Mode, Grade] = field(default_factory=dict)
+    family_grade: Mapping[str, Mapping[Mode, Grade]] = field(default_factory=dict)
+    """Of families for which a mode promises another grade than for the others."""
 
     def promise(self, case: Case) -> Promise:
         """What is promised of a case (as a hook of kind ``forward``; see ``Profile.promise``)."""
         from harness.measure.observation import Promise  # imports torch
 
-        claimed = (
-            case.family in self.families
-            and case.direction in self.directions
-            and case.mode in self.modes
-        )
         default = "degraded" if case.mode in ESTIMATING else "exact"
-        grade = self.grade.get(case.mode, default)
+        grades = {**self.grade, **self.family_grade.get(case.family, {})}
+        grade = grades.get(case.mode, default)
         cache = self.cache if case.facts.causal else Cache.NONE
-        return Promise(claimed=claimed, grade=str(grade), cache=str(cache))
+        return Promise(claimed=is_claimed(self, case), grade=str(grade), cache=str(cache))
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ class _Claims(_Table):
     modes: list[_Mode] = Field(default_factory=list)
     cache: Literal["none", "fallback", "split"] = "none"
     grade: dict[_Mode, _Grade] = Field(default_factory=dict)
+    family_grade: dict[str, dict[_Mode, _Grade]] = Field(default_factory=dict)
 
 
 class _KnownFailure(_Table):
@@ -96,12 +97,7 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
         raise UsageError(_sentence(problem, source)) from None
     for family in parsed.claims.families:
         _one_of(family, FAMILIES, "claims.families", source)
-    for mode in parsed.claims.grade:
-        if mode not in parsed.claims.modes:
-            raise UsageError(
-                f"claims.grade in {source} grades mode {mode!r}, which claims.modes does not "
-                f"list; claim the mode or drop its grade."
-            )
+    _check_grades(parsed.claims, source)
     if parsed.hook.host is not None:
         _one_of(parsed.hook.host, HOSTS, "hook.host", source)
     return Profile(
@@ -117,7 +113,8 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
             directions=tuple(dict.fromkeys(Direction(d) for d in parsed.claims.directions)),
             modes=tuple(dict.fromkeys(Mode(m) for m in parsed.claims.modes)),
             cache=Cache(parsed.claims.cache),
-            grade={Mode(m): Grade(g) for m, g in parsed.claims.grade.items()},
+            grade=_graded(parsed.claims.grade),
+            family_grade={f: _graded(g) for f, g in parsed.claims.family_grade.items()},
         ),
         known_failures=tuple(
             KnownFailure(known.id, known.reason, known.link) for known in parsed.known_failures
@@ -125,6 +122,30 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
         folder=folder,
         source=source,
     )
+
+
+def _check_grades(claims: _Claims, source: str) -> None:
+    """Only what is claimed has a grade."""
+    tables = {"claims.grade": claims.grade}
+    for family, grades in claims.family_grade.items():
+        _one_of(family, FAMILIES, "claims.family_grade", source)
+        if family not in claims.families:
+            raise UsageError(
+                f"claims.family_grade in {source} grades family {family!r}, which "
+                f"claims.families does not list; claim the family or drop its grades."
+            )
+        tables[f"claims.family_grade.{family}"] = grades
+    for table, grades in tables.items():
+        for mode in grades:
+            if mode not in claims.modes:
+                raise UsageError(
+                    f"{table} in {source} grades mode {mode!r}, which claims.modes does not "
+                    f"list; claim the mode or drop its grade."
+                )
+
+
+def _graded(grades: Mapping[_Mode, _Grade]) -> dict[Mode, Grade]:
+    return {Mode(mode): Grade(grade) for mode, grade in grades.items()}
 
 
 def _one_of(value: str, allowed: Iterable[str], key: str, source: str) -> None:
@@ -155,7 +176,7 @@ def _sentence(problem: Any, source: str) -> str:
             f"{key} in {source} is {got!r}, and names the hook in test ids: use only letters "
             f"without accents, digits, and the signs . _ + -."
         )
-    if kind == "literal_error" and got == "broken" and names[:2] == ["claims", "grade"]:
+    if kind == "literal_error" and got == "broken" and "grade" in names[1]:
         return (
             f"{key} in {source} promises 'broken', which every output meets; promise "
             f"{_choice(_literals(problem))}, or do not claim the mode."

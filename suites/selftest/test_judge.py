@@ -10,7 +10,7 @@ import pytest
 
 from harness.cases import Mechanism, Scale
 from harness.checks.finding import Finding, Grade, Status, Tier
-from harness.judge import ExitCode, Outcome, Record, diagnose, gate, judge, tell, unmatched
+from harness.judge import ExitCode, Outcome, Record, diagnose, gate, judge, tell
 from harness.subject.profile import KnownFailure
 from suites.selftest.measure_fakes import a_case
 
@@ -74,11 +74,6 @@ def test_what_hangs_on_a_known_root_is_skipped():
     assert statuses(findings) == ["failed", "error", "error", "passed"]
 
 
-def test_unmatched_ids_are_found():
-    entries = [known("parity[sd-*]"), known("parity[sdd-*]")]
-    assert unmatched(entries, [f"parity[{CASE}]"]) == (entries[1],)
-
-
 def record(status: str = "passed", check: str = "parity", **case: Any) -> Record:
     return Record(a_case(**case).id, check, "recommended", status, hook="mine")
 
@@ -108,12 +103,6 @@ def test_a_hook_that_is_known_to_fail_everywhere_shows_nothing():
     verdict = gate([*known_everywhere, record("passed", "left_behind")])
     assert (verdict.code, verdict.reason) == (1, "mine completed none of its cases")
     assert gate([*known_everywhere, record("passed", "completes", batch=2)]).holds
-
-
-def test_an_id_that_matches_nothing_is_wrong_use():
-    verdict = gate([record()], [known("parity[sdd-*]")])
-    assert verdict.code == 2
-    assert "parity[sdd-*]" in verdict.reason
 
 
 def test_a_failure_of_the_harness_outranks_all():

@@ -258,10 +258,9 @@ def test_every_case_of_an_embedded_hook_is_in_the_layout_it_expects(name: str) -
             assert case.layout is (Layout.WAN if case.facts.causal else Layout.LDM)
 
 
-def test_a_selection_filters_and_full_does_not() -> None:
+def test_a_selection_filters() -> None:
     found = cases()
     narrow = Selection(
-        full=True,
         scales=frozenset({Scale.MOCK}),
         families=frozenset({"qwen"}),
         directions=frozenset({Direction.ENCODE}),

@@ -40,6 +40,8 @@ modes = ["exact", "fast"]
 cache = "split"
 [claims.grade]
 fast = "close"
+[claims.family_grade.qwen]
+fast = "lossless"
 [[known_failures]]
 id = "parity[qwen-*-decode-*]"
 reason = "the frame axis is dropped"
@@ -98,6 +100,8 @@ def test_a_promise_carries_grade_cache_and_kind(tmp_path: Path) -> None:
     profile = load_profile(write(tmp_path, FULL.replace('"forward"', '"vae"')))
     assert profile.promise(case(mode="fast")).grade == "close"
     assert profile.promise(case(mode="exact")).grade == "exact"
+    assert profile.promise(case("qwen", mode="fast")).grade == "lossless"
+    assert profile.promise(case("qwen", mode="exact")).grade == "exact"
     assert profile.promise(case("qwen")).cache == "split"
     assert profile.promise(case("sd")).cache == "none"
     assert profile.promise(case("sd")).kind == "vae"
@@ -120,6 +124,13 @@ def test_a_promise_carries_grade_cache_and_kind(tmp_path: Path) -> None:
         ('fast = "close"', 'fats = "close"', ["claims.grade", "'fats'", "no mode"]),
         ('fast = "close"', 'fast = "good"', ["claims.grade.fast", "'good'", "lossless"]),
         ('fast = "close"', 'quadtree = "close"', ["'quadtree'", "claims.modes"]),
+        ("family_grade.qwen", "family_grade.quen", ["'quen'", "did you mean 'qwen'"]),
+        ("family_grade.qwen", "family_grade.flux", ["'flux'", "claims.families"]),
+        ('fast = "lossless"', 'exact = "good"', ["claims.family_grade.qwen.exact", "'good'"]),
+        ('fast = "lossless"', 'fast = "broken"', ["every output", "close"]),
+        ('fast = "lossless"', 'quadtree = "exact"', ["claims.family_grade.qwen", "'quadtree'"]),
+        ('fast = "lossless"', 'fats = "exact"', ["claims.family_grade.qwen", "'fats'", "no mode"]),
+        ("[claims.family_grade.qwen]\nfast", "[claims.family_grade]\nqwen", ["a table"]),
         ('"comfyui"', '"comfy"', ["hook.host", "'comfy'", "did you mean 'comfyui'"]),
         ('"tiled_vae.py:VAEHook"', '" "', ["hook.entry", "empty"]),
         ('"tiled_vae.py:VAEHook"', "3", ["hook.entry", "3", "text in quotes"]),
