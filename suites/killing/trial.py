@@ -1,0 +1,102 @@
+"""Puts hooks on trial: the checks of a run, in this process, on chosen cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from fixtures.specimens import Specimen
+from harness.cases import Case, Scale
+from harness.checks.registry import CHECKS
+from harness.judge import Outcome, Record
+from harness.launch import load_subject
+from harness.matrix import cost
+from harness.measure.observation import Observed
+from harness.measure.workbench import Subject
+from harness.plugin import Fixtures
+from harness.session import Item, Run, RunOptions
+from harness.subject.profile import Profile, profile_from_flags
+
+SCALES = ("mock", "probe")
+"""Real nets say the same of a hook, a hundred times as slowly."""
+WRONG = frozenset({Outcome.FAILED, Outcome.ERROR})
+"""How the record of a defect stands in a run."""
+
+
+def profile_of(specimen: Specimen) -> Profile:
+    """What the registry says of a specimen, as a profile would."""
+    return profile_from_flags(
+        specimen.entry,
+        specimen.kind,
+        specimen.layout,
+        name=specimen.name,
+        families=specimen.families,
+        directions=specimen.directions,
+        modes=specimen.modes,
+        cache=specimen.cache,
+        grade=specimen.grade,
+    )
+
+
+def reference() -> Profile:
+    """The profile of the hook that ships here."""
+    return load_subject("reference")
+
+
+def prepared(profiles: Iterable[Profile], folder: Path, *, timeout: float = 60.0) -> Run:
+    """A run of these hooks over their default matrix. ``folder`` may hold baselines already."""
+    options = RunOptions(scales=SCALES, timeout=timeout)
+    named = [(profile.hook.name, profile) for profile in profiles]
+    return Run.prepare(options, named, Fixtures(options), folder)
+
+
+def joined(run: Run, subjects: Mapping[str, Subject], cases: Sequence[Case]) -> Run:
+    """Other hooks, on these cases, over the same baselines."""
+    chosen = dict.fromkeys(subjects, tuple(cases))
+    return Run(run.options, subjects, chosen, run.folder, run.supplies)
+
+
+def narrowed(cases: Iterable[Case]) -> list[Case]:
+    """The cases of one claimed family a build, cheapest first and probes before all.
+
+    Families of one build differ in numbers of channels. Probes are only made for the first claimed
+    one of each, so that one it is; what is not claimed comes last, one family a build as well.
+    """
+    found = list(cases)
+    chosen: dict[tuple[object, ...], str] = {}
+    for case in sorted(found, key=lambda case: case.scale is not Scale.PROBE):
+        chosen.setdefault(_build(case), case.family)
+    kept = (case for case in found if chosen[_build(case)] == case.family)
+    return sorted(kept, key=lambda case: (case.scale is not Scale.PROBE, cost(case), case.id))
+
+
+def _build(case: Case) -> tuple[object, ...]:
+    return case.facts.build
+
+
+def judged(run: Run, name: str, case: Case) -> tuple[list[Record], Observed | None]:
+    """All records of one case, and what they are about; ``None`` where no check is for the case."""
+    promise = run.subjects[name].profile.promise(case)
+    records, observed = [], None
+    for check in CHECKS:
+        if check.applies(case, promise):
+            item = Item(name, case, check.name, known=None)
+            observed = run.observe(item)
+            records.append(run.record(item, observed, check.function(observed)))
+    return records, observed
+
+
+def records_of(
+    run: Run, name: str, cases: Iterable[Case], enough: Callable[[Record], bool] | None = None
+) -> Iterator[Record]:
+    """Records of one hook, case after case, until one is ``enough``."""
+    for case in cases:
+        records, _ = judged(run, name, case)
+        yield from records
+        if enough is not None and any(map(enough, records)):
+            return
+
+
+def is_wrong(record: Record) -> bool:
+    """Whether a record accuses the hook."""
+    return record.status in WRONG
