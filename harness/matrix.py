@@ -56,9 +56,8 @@ REAL_SIZE = Geometry(16, 40, 8)
 8, in 64-pixel tiles."""
 REAL_FULL_SIZE = Geometry(32, 32, 8)
 """256 x 256 pixels at ratio 8, 64-pixel tiles: the setting of the published figures."""
-PROBE_SIZE = Geometry(10, 40)
-STUB_SIZE = Geometry(20, 40)
-"""Stubs are cut along both axes, for what blends corners wrongly; one is enough for the rest."""
+PROBE_SIZE = Geometry(20, 40)
+"""Cut along both axes: for what blends corners wrongly, and since a hook may cut along one alone."""
 
 CLIP_SIZE = Geometry(10, 40)
 CLIP_FRAMES = (1, 2, 5, 9, 17)
@@ -270,10 +269,8 @@ class _Span:
             for mechanism in Mechanism:
                 if applies(FAMILIES[family], mechanism, direction):
                     frames = SEVERAL_FRAMES if mechanism is Mechanism.CAUSAL_CACHE else 1
-                    stub = mechanism in (Mechanism.STUB, Mechanism.CHANNELS)
-                    size = STUB_SIZE if stub else PROBE_SIZE
                     yield self.case(
-                        cell, size, scale=Scale.PROBE, mechanism=mechanism, frames=frames
+                        cell, PROBE_SIZE, scale=Scale.PROBE, mechanism=mechanism, frames=frames
                     )
 
 
