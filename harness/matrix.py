@@ -57,7 +57,7 @@ REAL_SIZE = Geometry(16, 40, 8)
 REAL_FULL_SIZE = Geometry(32, 32, 8)
 """256 x 256 pixels at ratio 8, 64-pixel tiles: the setting of the published figures."""
 PROBE_SIZE = Geometry(20, 40)
-"""Cut along both axes: for what blends corners wrongly, and since a hook may cut along one alone."""
+"""Cut along both axes: for what blends corners wrongly, and for hooks that cut along one alone."""
 
 CLIP_SIZE = Geometry(10, 40)
 CLIP_FRAMES = (1, 2, 5, 9, 17)
