@@ -149,6 +149,33 @@ class Observation(Observed):
 
 
 @dataclass(frozen=True)
+class Chunk:
+    """Some frames of a clip on their way through a causal coder."""
+
+    frames: Tensor
+    """``B C t H W``."""
+    first: bool
+    last: bool
+
+
+@dataclass(frozen=True)
+class Chunked:
+    """How a convention sends a clip through a causal coder, chunk by chunk.
+
+    One cache list of ``slots(coder)`` entries, all ``None`` at first, serves all chunks of a clip;
+    every chunk gets a fresh index list ``[0]``.
+    """
+
+    slots: Callable[[nn.Module], int]
+    cut: Callable[[Tensor], tuple[Chunk, ...]]
+    """The chunks of a clip ``B C T H W``, in order."""
+    call: Callable[[nn.Module, Chunk, list[Any], list[int]], Any]
+    """Coder, chunk, cache, index -> tensor, list of tensors, or ``None`` for a deferred chunk."""
+    split: str
+    """Conventions of a view with the same word cut a clip alike and fill the same slots."""
+
+
+@dataclass(frozen=True)
 class Convention:
     """One way in which the field calls a coder of a layout.
 
@@ -158,6 +185,8 @@ class Convention:
 
     name: str
     call: Callable[[nn.Module, Tensor], Tensor]
+    chunked: Chunked | None = None
+    """The same calls one by one; ``None`` where there is no cache."""
 
 
 @dataclass(frozen=True)

@@ -216,7 +216,7 @@ def _file_of(hook: Subject) -> str:
     return str(getattr(getattr(hook, "source", None), "file", None) or "")
 
 
-_TENSORS = (Tensor, nn.Parameter, SimTensor)
+PLAIN_TENSORS = (Tensor, nn.Parameter, SimTensor)
 """Tensors that are what they say. A subclass could still compute when it is read, unmetered."""
 
 
@@ -225,7 +225,7 @@ def _kept(trial: Trial, device: Device) -> tuple[Tensor | None, torch.device | N
     kind = type(trial.result)  # not `isinstance`: it asks the object, which may lie
     if not issubclass(kind, Tensor):
         return None, None
-    if kind not in _TENSORS:
+    if kind not in PLAIN_TENSORS:
         told = (
             f"returned a {kind.__name__}, a subclass of torch.Tensor that may run code when it is "
             f"read: return a plain torch.Tensor"
@@ -234,7 +234,7 @@ def _kept(trial: Trial, device: Device) -> tuple[Tensor | None, torch.device | N
         return None, None
     try:
         output = _host(device, trial.result)
-        if type(output) not in _TENSORS:
+        if type(output) not in PLAIN_TENSORS:
             raise TypeError(f"the tensor returned holds a {type(output).__name__}")
         return output, trial.result.device
     except Exception as error:

@@ -1,63 +1,16 @@
-"""Scenarios: what they are given to work with, and the list of all of them."""
+"""The list of all scenarios."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from types import MappingProxyType
 
-from torch import Tensor
+from harness.cases import Scenario
+from harness.measure.clip import observe_clip
+from harness.measure.observation import Observed
+from harness.measure.stage import Stage
 
-from harness.cases import Case, Scenario
-from harness.device import Device
-from harness.measure.observation import Baseline, LayoutVAE, Observed, Promise
-from harness.measure.run import Subject, Trial, attempt
-
-
-class Bench(Protocol):
-    """The part of a workbench that makes what a case needs."""
-
-    def view(self, case: Case) -> LayoutVAE:
-        """The VAE of a case in its layout, on the plain CPU."""
-        ...
-
-    def twin(self, case: Case) -> LayoutVAE:
-        """Its float64 twin in the same layout."""
-        ...
-
-    def make_input(self, case: Case) -> Tensor:
-        """What the direction of the case is given, on the plain CPU."""
-        ...
-
-    def baseline(self, case: Case) -> Baseline:
-        """The untiled result of a case, of another one than that of the scenario as well."""
-        ...
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Everything a scenario works with."""
-
-    case: Case
-    promise: Promise
-    hook: Subject
-    bench: Bench
-    device: Device
-    """Not entered yet."""
-    seconds: float
-    """What the hook may take for each attempt."""
-
-    def attempt(
-        self, view: LayoutVAE, act: Callable[[Any], Any], *, case: Case | None = None
-    ) -> Trial:
-        """Put the hook on, ``act`` and take it off, with everything put back as it was.
-
-        To be called with the device entered and the view placed. ``act`` is given ``run(direction,
-        x)``, for the whole VAE; the coders of the view are under the hook as well. ``case`` is
-        another case whose tile size, direction and mode the hook is built for.
-        """
-        return attempt(case or self.case, self.hook, view, self.device, self.seconds, None, act)
-
-
-SCENARIOS: Mapping[Scenario, Callable[[Stage], Observed]] = {}
+SCENARIOS: Mapping[Scenario, Callable[[Stage], Observed]] = MappingProxyType(
+    {Scenario.CLIP: observe_clip}
+)
 """How each scenario is run. Nothing that the hook does comes out as an exception."""

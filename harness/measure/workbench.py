@@ -30,7 +30,8 @@ from harness.measure.observation import (
     Observed,
 )
 from harness.measure.run import observe, observe_conventions
-from harness.measure.scenarios import SCENARIOS, Stage
+from harness.measure.scenarios import SCENARIOS
+from harness.measure.stage import Stage
 from harness.measure.store import BaselineStore
 from harness.subject.hook import Hook
 from harness.subject.profile import Profile
@@ -226,11 +227,19 @@ class Workbench:
 
     def view(self, case: Case) -> LayoutVAE:
         """The VAE of a case in its layout, on the plain CPU."""
-        return self.supplies.views(self._vae(case), case.layout, case.facts)[0]
+        return self.views(case)[0]
 
     def twin(self, case: Case) -> LayoutVAE:
         """Its float64 twin in the same layout."""
-        return self.supplies.views(self.supplies.truth(self._vae(case)), case.layout, case.facts)[0]
+        return self.twins(case)[0]
+
+    def views(self, case: Case) -> tuple[LayoutVAE, ...]:
+        """The VAE of a case in every variant of its layout."""
+        return self.supplies.views(self._vae(case), case.layout, case.facts)
+
+    def twins(self, case: Case) -> tuple[LayoutVAE, ...]:
+        """The float64 twins of ``views``."""
+        return self.supplies.views(self.supplies.truth(self._vae(case)), case.layout, case.facts)
 
     def _vae(self, case: Case) -> nn.Module:
         key = _key(case)

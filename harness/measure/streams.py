@@ -1,0 +1,143 @@
+"""A clip on its way through a bare coder, one chunk at a time."""
+
+from __future__ import annotations
+
+import gc
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.device import Device
+from harness.device.meter import Reading
+from harness.measure.caches import Access, CacheList, Slot, materialised, sharing
+from harness.measure.failing import returned_kind
+from harness.measure.observation import Chunked
+from harness.measure.placing import live_bytes
+from harness.measure.run import PLAIN_TENSORS
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What one chunk left in our hands. Tensors are on the plain CPU."""
+
+    number: int
+    """Of the chunk, from 0."""
+    frames: int
+    """Given to the coder."""
+    returned: str
+    """In words: ``Tensor``, ``list of 2 Tensor``, ``None``."""
+    parts: tuple[Tensor, ...]
+    """The frames that came out, ``B C t H W`` each; none where the chunk was deferred."""
+    index: int | None
+    """Where ``feat_idx`` ended; ``None`` where it is no index any more."""
+    slots: tuple[Slot, ...]
+    """The cache list afterwards."""
+    shared: frozenset[tuple[int | str, int | str]]
+    """Slots that share memory, with each other, the ``input`` or the ``output``."""
+    accesses: tuple[Access, ...]
+    """Since the chunk before."""
+    peak_bytes: int | None
+    """Highest live bytes on the device, beyond what was live before the clip."""
+    live_bytes: int | None
+    """Live bytes after the output was dropped, beyond what was live before the clip."""
+
+
+class Stream:
+    """A clip and its feature cache.
+
+    Sends to whatever is the coder's forward at the time of each call, so a hook may be put on and
+    taken off between chunks.
+    """
+
+    def __init__(
+        self, coder: nn.Module, chunked: Chunked, x: Tensor, device: Device | None = None
+    ) -> None:
+        """``x`` is what the chunks are cut from (``LayoutVAE.coder_input``), on ``device``.
+
+        Without a device, on the plain CPU, and memory is not measured.
+        """
+        self.coder = coder
+        self.chunked = chunked
+        self.device = device
+        self.cache = CacheList([None] * chunked.slots(coder))
+        self.left = list(chunked.cut(x))
+        self.sent: list[Sent] = []
+        self._held = 0
+
+    def send(self) -> Sent:
+        """Send the next chunk. Raises whatever the coder, or the hook on it, raises."""
+        chunk, index = self.left.pop(0), [0]
+        noted = len(self.cache.log)
+        self.cache.chunk = len(self.sent)
+        try:
+            with self._metered() as reading:
+                result = self.chunked.call(self.coder, chunk, self.cache, index)
+        finally:
+            self.cache.chunk = None
+        accesses = tuple(self.cache.log[noted:])
+        outputs = _plain_tensors(result)
+        entries = list.copy(self.cache)
+        seen: dict[str, Any] = {
+            "number": len(self.sent),
+            "frames": chunk.frames.shape[2],
+            "returned": returned_kind(result),
+            "parts": tuple(self._host(part) for part in outputs),
+            "index": index[0] if len(index) == 1 and type(index[0]) is int else None,
+            "slots": tuple(materialised(entry, self.device) for entry in entries),
+            "shared": sharing(entries, {"input": chunk.frames, **_named(outputs)}),
+            "accesses": accesses,
+        }
+        del result, outputs, entries
+        peak, live = self._memory(reading)
+        self.sent.append(Sent(**seen, peak_bytes=peak, live_bytes=live))
+        return self.sent[-1]
+
+    def run(self) -> tuple[Sent, ...]:
+        """Send all that is left."""
+        while self.left:
+            self.send()
+        return tuple(self.sent)
+
+    @property
+    def output(self) -> Tensor | None:
+        """All that came out so far, ``B C T H W``; ``None`` where nothing did."""
+        parts = [part for sent in self.sent for part in sent.parts]
+        return torch.cat(parts, dim=2) if parts else None
+
+    def _metered(self) -> AbstractContextManager[Reading]:
+        return nullcontext(Reading()) if self.device is None else self.device.metered()
+
+    def _host(self, tensor: Tensor) -> Tensor:
+        copied = tensor if self.device is None else self.device.host(tensor)
+        return copied.detach().clone()
+
+    def _memory(self, reading: Reading) -> tuple[int | None, int | None]:
+        """Peak during a chunk and live bytes after it, with the outputs dropped.
+
+        Cycles are collected where more is live than before, and only there: collecting takes
+        longer than a chunk, and what is live no longer grows after the first few.
+        """
+        before, peak = reading.live_before, reading.peak_bytes
+        if self.device is None or before is None or peak is None:
+            return None, None
+        peak += self._held - before
+        after = live_bytes(self.device)
+        if after is not None and after > before:
+            gc.collect()
+            after = live_bytes(self.device)
+        assert after is not None
+        self._held += after - before
+        return peak, self._held
+
+
+def _plain_tensors(result: Any) -> list[Tensor]:
+    """What a coder returned, as a list; without what is no plain tensor."""
+    several = result if type(result) in (list, tuple) else [result]
+    return [part for part in several if type(part) in PLAIN_TENSORS]
+
+
+def _named(outputs: list[Tensor]) -> dict[str, Tensor]:
+    return {f"output {number}": part for number, part in enumerate(outputs)}
