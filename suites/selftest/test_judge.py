@@ -139,6 +139,22 @@ def test_the_first_mechanism_that_explains_is_named(broken: list[Mechanism], nam
     assert (found.family, found.layout, found.direction) == ("sd", "ldm", "decode")
 
 
+@pytest.mark.parametrize(
+    ("psnr", "statistics", "named"),
+    [
+        (103.0, "failed", Mechanism.GROUP_NORM),
+        (30.0, "failed", Mechanism.ATTENTION),
+        (103.0, "passed", Mechanism.ATTENTION),
+    ],
+)
+def test_what_wrong_statistics_leak_into_other_probes_explains_nothing(
+    psnr: float, statistics: str, named: Mechanism
+):
+    attention = replace(probe(Mechanism.ATTENTION, "failed"), metrics={"psnr": psnr})
+    (found,) = diagnose([degraded(), attention, probe(Mechanism.GROUP_NORM, statistics)])
+    assert found.mechanism is named
+
+
 def test_what_is_exact_needs_no_diagnosis():
     assert diagnose([record(), probe(Mechanism.HALO, "failed")]) == []
     crashed = replace(record("error"), message="not judged: the hook raised")

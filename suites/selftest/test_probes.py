@@ -15,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from fixtures import probes
+from fixtures.inputs import make_input
 from fixtures.layouts import view
 from fixtures.vaes import build, truth
-from harness.cases import Direction, Mechanism
+from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale
 from harness.families import FAMILIES, Family
 from harness.matrix import applies
 from harness.mechanisms import CAUSES
+from harness.tiled_vae import VAEHook
 
 HEIGHT, WIDTH = 8, 8
 
@@ -102,6 +104,28 @@ def test_merging_the_statistics_of_tiles_stays_within_the_noise(
     finally:
         for norm in norms:
             del norm.__dict__["forward"]
+
+
+@pytest.mark.parametrize("direction", Direction)
+@pytest.mark.parametrize("mechanism", [Mechanism.STUB, Mechanism.ATTENTION])
+def test_statistics_guessed_from_a_small_copy_stay_within_the_noise(
+    mechanism: Mechanism, direction: Direction
+) -> None:
+    """Also on an input with outliers, which are what attention picks."""
+    case = Case(
+        "sd", Scale.PROBE, Layout.LDM, direction, Mode.FAST, 10, 40, 16, mechanism=mechanism
+    )
+    x = make_input(case)
+    probe = probes.build("sd", mechanism)
+    seen, exact = (view(vae, "ldm", FAMILIES["sd"]) for vae in (probe, truth(probe)))
+    net, decoding = getattr(seen, f"{direction}r"), direction is Direction.DECODE
+    with torch.no_grad():
+        true, untiled = exact.run(direction, x.double()), seen.run(direction, x)
+        net.original_forward = net.forward
+        net.forward = VAEHook(net, case.tile_size, decoding, fast_decoder=True, fast_encoder=True)
+        guessed = seen.run(direction, x)
+    assert not torch.equal(guessed, untiled)
+    assert rms(guessed - true) < 1.5 * rms(untiled - true)
 
 
 @pytest.mark.parametrize("fault", [m for m in CAUSES if m is not Mechanism.STUB])
