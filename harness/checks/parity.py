@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-from torch import Tensor
-
 from harness.cases import Direction
 from harness.checks.finding import Finding, Grade, Tier
 from harness.checks.speaking import (
@@ -17,7 +15,7 @@ from harness.checks.speaking import (
     seams_of,
 )
 from harness.checks.wording import number
-from harness.measure.distance import Distance, Part, in_words
+from harness.measure.distance import Distance, Part, correlation, in_words
 from harness.measure.observation import Noise, Observation
 from harness.measure.planes import halves, planes
 
@@ -33,8 +31,6 @@ CLOSE_PSNR = 40.0
 LIKENESS = 0.25
 """Correlation with the truth below which a picture has nothing to do with it. Blended tiles of
 seeded nets, in which attention and statistics differ most, come down to 0.51."""
-FLATNESS = 1e-6
-"""Spread, as a share of the values or of the truth's spread, below which all is a constant."""
 _MISSING = 4
 """Pixels that are zero in every channel: fewer might be chance."""
 
@@ -86,21 +82,9 @@ def _likeness(observation: Observation) -> float:
     assert observation.output is not None
     ours, truth = planes(observation.output), planes(observation.baseline.truth)
     parts = halves(truth.shape[1], observation.case.direction)
-    found = min(_correlation(ours[:, part], truth[:, part]) for part in parts)
+    found = min(correlation(ours[:, part], truth[:, part]) for part in parts)
     observation.memo["likeness"] = found
     return found
-
-
-def _correlation(ours: Tensor, truth: Tensor) -> float:
-    ours, truth = ours.double(), truth.double()
-    level = float(truth.abs().max())
-    ours, truth = ours - ours.mean(), truth - truth.mean()
-    spread, true_spread = float(ours.square().mean().sqrt()), float(truth.square().mean().sqrt())
-    if true_spread <= FLATNESS * level:
-        return 1.0
-    if not spread > FLATNESS * true_spread:
-        return 0.0
-    return float((ours * truth).mean()) / (spread * true_spread)
 
 
 def judge_parity(speaker: Speaker, observation: Observation, saying: str = "") -> Finding:

@@ -41,9 +41,8 @@ class CacheList(list[Any]):
         self.listener: Callable[[Access], None] | None = None
 
     def _note(self, key: SupportsIndex | slice, writes: bool) -> None:
-        spread = isinstance(key, slice)
-        at = range(len(self))[key] if spread else (range(len(self))[key],)  # type: ignore[index]
-        for slot in at:  # type: ignore[union-attr]
+        slots = range(len(self))
+        for slot in slots[key] if isinstance(key, slice) else (slots[key],):
             access = Access(slot, writes, self.chunk)
             self.log.append(access)
             if self.listener is not None:

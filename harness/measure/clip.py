@@ -2,51 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from harness.measure.caches import Access
-from harness.measure.observation import Baseline, Failure, Noise, Observation, Observed
+from harness.device import Device, open_device
+from harness.measure.observation import (
+    Baseline,
+    Chunked,
+    Convention,
+    Failure,
+    LayoutVAE,
+    Observation,
+    Observed,
+)
+from harness.measure.placing import placed
+from harness.measure.run import attempt, observe
 from harness.measure.stage import Stage
+from harness.measure.streams import Stream
+from harness.measure.tracks import ChunkSeen, SlotSeen, Track, coder_of, follow, joined
 
+__all__ = ["ChunkSeen", "ClipObserved", "SlotSeen", "Way", "observe_clip"]
 
-@dataclass(frozen=True)
-class SlotSeen:
-    """A slot after a chunk, the hook's beside the untiled one. Without their frames."""
-
-    number: int
-    name: str
-    """Module path of the causal convolution: ``decoder.up_blocks.0.resnets.1.conv2``."""
-    ours: str
-    """What it holds, in words (``Slot.told``)."""
-    untiled: str
-    alike: bool
-    """Whether both hold the same kind of thing: the same word, or frames of one shape and dtype."""
-    error: Noise | None = None
-    """Distance of the frames from those of float64; ``None`` where there is nothing to compare."""
-    floor: Noise | None = None
-    correlation: float | None = None
-
-
-@dataclass(frozen=True)
-class ChunkSeen:
-    """A chunk with the hook on, beside the same chunk untiled."""
-
-    number: int
-    frames: int
-    returned: tuple[str, str]
-    """What came out, in words: the hook's, and untiled."""
-    index: tuple[int | None, int | None]
-    """Where ``feat_idx`` ended."""
-    slots: tuple[SlotSeen, ...]
-    lengths: tuple[int, int]
-    """Of the cache list."""
-    shared: frozenset[tuple[int | str, int | str]]
-    """Slots that share memory, and don't untiled."""
-    accesses: tuple[Access, ...]
-    peak_bytes: tuple[int | None, int | None]
-    live_bytes: tuple[int | None, int | None]
+SHORT = 5
+"""Latent frames up to which a clip is sent in every convention. A longer one is sent once for each
+way of cutting it: how arguments are named makes no difference to a chunk far along."""
 
 
 @dataclass(frozen=True)
@@ -76,4 +58,75 @@ class ClipObserved(Observed):
 
 def observe_clip(stage: Stage) -> ClipObserved:
     """Play a clip in every way of the field."""
-    raise NotImplementedError
+    case, bench = stage.case, stage.bench
+    whole = observe(
+        case,
+        stage.promise,
+        stage.hook,
+        bench.view(case),
+        bench.make_input(case),
+        bench.baseline(case),
+        stage.device,
+        seconds=stage.seconds,
+    )
+    hung = whole.failure is not None and whole.failure.kind == "TimeoutError"
+    ways = () if hung or getattr(stage.hook, "kind", "forward") != "forward" else _ways(stage)
+    failures = (way.failure for way in ways if way.failure is not None)
+    return ClipObserved(
+        case=case,
+        promise=stage.promise,
+        failure=whole.failure or next(failures, None),
+        whole=whole,
+        ways=ways,
+    )
+
+
+def _ways(stage: Stage) -> tuple[Way, ...]:
+    """Every variant of the layout, in every convention that has a cache."""
+    case, ways = stage.case, []
+    x = stage.bench.make_input(case)
+    views = stage.bench.views(case)
+    for view, twin in zip(views, stage.bench.twins(case), strict=True):
+        label = f"{getattr(view, 'variant', view.layout)}, " if len(views) > 1 else ""
+        for alike in cut_alike(view.conventions(case.direction)):
+            with torch.no_grad(), open_device(case.device) as device, placed(view, device):
+                track = follow(view, twin, case.direction, alike[0][1], x, device)
+                for name, chunked in alike[: None if case.frames <= SHORT else 1]:
+                    given = view.coder_input(case.direction, device.put(x))
+                    ways.append(_way(stage, view, label + name, chunked, given, track, device))
+    return tuple(ways)
+
+
+def cut_alike(conventions: Iterable[Convention]) -> list[list[tuple[str, Chunked]]]:
+    """Conventions with a cache, those together that share what a clip does untiled."""
+    groups: dict[str, list[tuple[str, Chunked]]] = {}
+    for convention in conventions:
+        if convention.chunked is not None:
+            named = (convention.name, convention.chunked)
+            groups.setdefault(convention.chunked.split, []).append(named)
+    return list(groups.values())
+
+
+def _way(
+    stage: Stage,
+    view: LayoutVAE,
+    name: str,
+    chunked: Chunked,
+    given: Tensor,
+    track: Track,
+    device: Device,
+) -> Way:
+    coder = coder_of(view, stage.case.direction)
+    stream = Stream(coder, chunked, given, device, track.untiled)
+    trial = attempt(
+        stage.case, stage.hook, view, device, stage.seconds, None, lambda _: stream.run()
+    )
+    came = tuple(stream.sent)
+    return Way(
+        convention=name,
+        chunks=tuple(track.beside(sent) for sent in came),
+        baseline=track.baseline(),
+        output=None if trial.failure is not None else joined(came),
+        borders=track.borders,
+        failure=trial.failure,
+    )

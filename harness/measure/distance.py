@@ -14,6 +14,9 @@ from harness.cases import Case, Direction
 from harness.measure.observation import Baseline, Noise
 from harness.measure.planes import halves, level_sizes, output_tile, planes, spans
 
+FLATNESS = 1e-6
+"""Spread, as a share of the values or of the truth's spread, below which all is a constant."""
+
 
 class Place(NamedTuple):
     """Index of an element, in pixels of the result; frame 0 where there is no frame axis."""
@@ -274,6 +277,19 @@ def noise(output: Tensor, truth: Tensor) -> Noise:
             square += float(error.square_().sum())
             count += error.numel()
     return Noise(math.sqrt(square / max(count, 1)), worst)
+
+
+def correlation(ours: Tensor, truth: Tensor) -> float:
+    """Pearson's; 0 where ours alone is a constant, 1 where the truth is one."""
+    ours, truth = ours.double(), truth.double()
+    level = float(truth.abs().max())
+    ours, truth = ours - ours.mean(), truth - truth.mean()
+    spread, true_spread = float(ours.square().mean().sqrt()), float(truth.square().mean().sqrt())
+    if true_spread <= FLATNESS * level:
+        return 1.0
+    if not spread > FLATNESS * true_spread:
+        return 0.0
+    return float((ours * truth).mean()) / (spread * true_spread)
 
 
 def in_words(place: Place, case: Case, shape: tuple[int, ...]) -> str:

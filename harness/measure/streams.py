@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from harness.device import Device
@@ -53,11 +53,18 @@ class Stream:
     """
 
     def __init__(
-        self, coder: nn.Module, chunked: Chunked, x: Tensor, device: Device | None = None
+        self,
+        coder: nn.Module,
+        chunked: Chunked,
+        x: Tensor,
+        device: Device | None = None,
+        untiled: Sequence[Sent] = (),
     ) -> None:
         """``x`` is what the chunks are cut from (``LayoutVAE.coder_input``), on ``device``.
 
-        Without a device, on the plain CPU, and memory is not measured.
+        Without a device, on the plain CPU, and memory is not measured. ``untiled`` is the same
+        clip sent without a hook: where a hook leaves more than half as much live, cycles are
+        collected before the bytes are read, which takes longer than a chunk.
         """
         self.coder = coder
         self.chunked = chunked
@@ -65,19 +72,21 @@ class Stream:
         self.cache = CacheList([None] * chunked.slots(coder))
         self.left = list(chunked.cut(x))
         self.sent: list[Sent] = []
+        self._untiled = untiled
         self._held = 0
+        self._noted = 0
 
     def send(self) -> Sent:
         """Send the next chunk. Raises whatever the coder, or the hook on it, raises."""
         chunk, index = self.left.pop(0), [0]
-        noted = len(self.cache.log)
         self.cache.chunk = len(self.sent)
         try:
             with self._metered() as reading:
                 result = self.chunked.call(self.coder, chunk, self.cache, index)
         finally:
             self.cache.chunk = None
-        accesses = tuple(self.cache.log[noted:])
+        accesses = tuple(self.cache.log[self._noted :])
+        self._noted = len(self.cache.log)
         outputs = _plain_tensors(result)
         entries = list.copy(self.cache)
         seen: dict[str, Any] = {
@@ -101,12 +110,6 @@ class Stream:
             self.send()
         return tuple(self.sent)
 
-    @property
-    def output(self) -> Tensor | None:
-        """All that came out so far, ``B C T H W``; ``None`` where nothing did."""
-        parts = [part for sent in self.sent for part in sent.parts]
-        return torch.cat(parts, dim=2) if parts else None
-
     def _metered(self) -> AbstractContextManager[Reading]:
         return nullcontext(Reading()) if self.device is None else self.device.metered()
 
@@ -115,21 +118,17 @@ class Stream:
         return copied.detach().clone()
 
     def _memory(self, reading: Reading) -> tuple[int | None, int | None]:
-        """Peak during a chunk and live bytes after it, with the outputs dropped.
-
-        Cycles are collected where more is live than before, and only there: collecting takes
-        longer than a chunk, and what is live no longer grows after the first few.
-        """
+        """Peak during a chunk and live bytes after it, with the outputs dropped."""
         before, peak = reading.live_before, reading.peak_bytes
         if self.device is None or before is None or peak is None:
             return None, None
-        peak += self._held - before
-        after = live_bytes(self.device)
-        if after is not None and after > before:
+        held, peak = self._held - before, peak + self._held - before
+        after = live_bytes(self.device) or 0
+        usual = self._untiled[len(self.sent)].live_bytes if self._untiled else None
+        if usual is not None and held + after > usual / 2:
             gc.collect()
-            after = live_bytes(self.device)
-        assert after is not None
-        self._held += after - before
+            after = live_bytes(self.device) or 0
+        self._held = held + after
         return peak, self._held
 
 

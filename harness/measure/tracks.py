@@ -1,0 +1,229 @@
+"""A clip through the bare coder without any hook: what every hooked run of it is held against."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.cases import Direction
+from harness.device import Device
+from harness.device.meter import Reading
+from harness.measure.caches import Access, CacheList, Holds, Slot
+from harness.measure.distance import correlation, noise
+from harness.measure.observation import Baseline, Chunked, LayoutVAE, Noise
+from harness.measure.streams import Sent, Stream
+
+
+@dataclass(frozen=True)
+class SlotSeen:
+    """A slot after a chunk, the hook's beside the untiled one. Without their frames."""
+
+    number: int
+    name: str
+    """Module path of the causal convolution: ``decoder.up_blocks.0.resnets.1.conv2``."""
+    ours: str
+    """What it holds, in words (``Slot.told``)."""
+    untiled: str
+    holds: tuple[Holds, Holds]
+    writes: tuple[int, int] = (0, 0)
+    """How often the slot was written during the call."""
+    error: Noise | None = None
+    """Distance of the frames from those of float64; ``None`` where they cannot be compared."""
+    floor: Noise | None = None
+    correlation: float | None = None
+
+    @property
+    def same_kind(self) -> bool:
+        """Whether both hold nothing, the same word, or frames of the same shape and dtype."""
+        ours, untiled = self.holds
+        return ours is untiled is not Holds.FOREIGN and self.ours == self.untiled
+
+
+@dataclass(frozen=True)
+class ChunkSeen:
+    """A chunk with the hook on, beside the same chunk untiled."""
+
+    number: int
+    frames: int
+    returned: tuple[str, str]
+    """What came out, in words: the hook's, and untiled."""
+    index: tuple[int | None, int | None]
+    """Where ``feat_idx`` ended."""
+    slots: tuple[SlotSeen, ...]
+    lengths: tuple[int, int]
+    """Of the cache list."""
+    shared: frozenset[tuple[int | str, int | str]]
+    """Slots that share memory, and don't untiled."""
+    written_between: tuple[int, ...]
+    """Slots written since the call for the chunk before returned, and before this one began."""
+    peak_bytes: tuple[int | None, int | None]
+    live_bytes: tuple[int | None, int | None]
+
+
+@dataclass(frozen=True)
+class Track:
+    """A clip, untiled and in float64."""
+
+    untiled: tuple[Sent, ...]
+    truth: tuple[Sent, ...]
+    names: Mapping[int, str]
+    """Module path of the causal convolution behind each slot."""
+
+    def beside(self, ours: Sent) -> ChunkSeen:
+        """Hold a chunk against the same chunk untiled, and its slots against the truth."""
+        untiled, truth = self.untiled[ours.number], self.truth[ours.number]
+        nothing = Slot(Holds.NOTHING)
+        slots = zip_longest(ours.slots, untiled.slots, truth.slots, fillvalue=nothing)
+        written = _writes(ours), _writes(untiled)
+        seen = tuple(
+            SlotSeen(
+                number=number,
+                name=self.names.get(number, "of no convolution"),
+                ours=mine.told,
+                untiled=bare.told,
+                holds=(mine.holds, bare.holds),
+                writes=(written[0][number], written[1][number]),
+                **_distances(mine, bare, right),
+            )
+            for number, (mine, bare, right) in enumerate(slots)
+        )
+        return ChunkSeen(
+            number=ours.number,
+            frames=ours.frames,
+            returned=(ours.returned, untiled.returned),
+            index=(ours.index, untiled.index),
+            slots=seen,
+            lengths=(len(ours.slots), len(untiled.slots)),
+            shared=ours.shared - untiled.shared,
+            written_between=tuple(
+                access.slot for access in ours.accesses if access.writes and access.chunk is None
+            ),
+            peak_bytes=(ours.peak_bytes, untiled.peak_bytes),
+            live_bytes=(ours.live_bytes, untiled.live_bytes),
+        )
+
+    @property
+    def borders(self) -> tuple[int, ...]:
+        """Frames of the output with which a chunk begins, but for the first."""
+        starts, frames = [], 0
+        for sent in self.untiled:
+            starts.append(frames)
+            frames += sum(part.shape[2] for part in sent.parts)
+        return tuple(dict.fromkeys(start for start in starts if 0 < start < frames))
+
+    def baseline(self) -> Baseline:
+        """The output of the bare coder, as the baseline of a case has it; without its costs."""
+        output, truth = joined(self.untiled), joined(self.truth)
+        assert output is not None
+        assert truth is not None
+        return Baseline(output, truth, noise(output, truth), Reading(), 0, 0)
+
+
+def joined(sent: tuple[Sent, ...]) -> Tensor | None:
+    """All that came out, ``B C T H W``; ``None`` where nothing did."""
+    parts = [part for each in sent for part in each.parts]
+    return torch.cat(parts, dim=2) if parts else None
+
+
+def coder_of(view: LayoutVAE, direction: Direction) -> nn.Module:
+    """The bare coder of a direction."""
+    return view.decoder if direction is Direction.DECODE else view.encoder
+
+
+def follow(
+    view: LayoutVAE,
+    twin: LayoutVAE,
+    direction: Direction,
+    chunked: Chunked,
+    x: Tensor,
+    device: Device,
+) -> Track:
+    """Send a clip through the bare coder untiled and in float64, without any hook.
+
+    ``x`` is what the whole VAE would be given, on the plain CPU. To be called with ``device``
+    entered and ``view`` placed on it; ``twin`` is the float64 twin, on the plain CPU.
+    """
+    with torch.no_grad():
+        exact = twin.coder_input(direction, x.double())
+        coder = coder_of(twin, direction)
+        truth = Stream(coder, chunked, exact)
+        with naming(coder, f"{direction}r", truth.cache) as names:
+            truth.run()
+        given = view.coder_input(direction, device.put(x))
+        untiled = Stream(coder_of(view, direction), chunked, given, device).run()
+    return Track(untiled, tuple(truth.sent), names)
+
+
+@contextmanager
+def naming(coder: nn.Module, name: str, cache: CacheList) -> Iterator[Mapping[int, str]]:
+    """Find out which causal convolution each slot belongs to, while chunks are sent.
+
+    That is the one that ran last within the module that writes the slot, or, where none ran (a
+    temporal resampling that meets the first frame), that module itself.
+    """
+    names: dict[int, str] = {}
+    inside, last = [name], ""
+
+    def enter(path: str) -> Callable[..., None]:
+        return lambda *_: inside.append(path)
+
+    def leave(path: str, convolution: bool) -> Callable[..., None]:
+        def left(*_: object) -> None:
+            nonlocal last
+            inside.pop()
+            last = path if convolution else last
+
+        return left
+
+    def hear(access: Access) -> None:
+        if access.writes:
+            names[access.slot] = last if last.startswith(f"{inside[-1]}.") else inside[-1]
+
+    handles: list[Any] = []
+    for path, module in coder.named_modules(prefix=name):
+        if module is not coder:
+            convolution = type(module).__name__.endswith("CausalConv3d")
+            handles.append(module.register_forward_pre_hook(enter(path)))
+            handles.append(module.register_forward_hook(leave(path, convolution)))
+    cache.listener = hear
+    try:
+        yield names
+    finally:
+        cache.listener = None
+        for handle in handles:
+            handle.remove()
+
+
+def _writes(sent: Sent) -> Counter[int]:
+    return Counter(a.slot for a in sent.accesses if a.writes and a.chunk is not None)
+
+
+def _distances(ours: Slot, untiled: Slot, truth: Slot) -> dict[str, Any]:
+    """Of the hook's frames from float64, and of the untiled ones; nothing where shapes differ."""
+    if ours.frames is None or untiled.frames is None or truth.frames is None:
+        return {}
+    if ours.told != untiled.told:
+        return {}
+    error, floor = _noise(ours.frames, truth.frames), _noise(untiled.frames, truth.frames)
+    eps = torch.finfo(untiled.frames.dtype).eps
+    floor = Noise(
+        max(floor.rms, eps / 4 * float(truth.frames.square().mean().sqrt())),
+        max(floor.worst, eps / 2 * float(truth.frames.abs().max())),
+    )
+    return {
+        "error": error,
+        "floor": floor,
+        "correlation": correlation(ours.frames, truth.frames),
+    }
+
+
+def _noise(ours: Tensor, truth: Tensor) -> Noise:
+    error = (ours.double() - truth).abs_()
+    return Noise(float(error.square().mean().sqrt()), float(error.max()))
