@@ -6,7 +6,7 @@ import re
 from typing import Any, NamedTuple
 
 _CASE = re.compile(
-    r"(?P<family>[a-z0-9]+)-(?P<scale>[a-z]+)(?:\.(?P<part>[a-z_]+))?-(?P<layout>[a-z0-9]+)-"
+    r"(?P<family>[a-z0-9]+)-(?P<scale>[a-z]+)(?:\.(?P<part>[a-z_.]+))?-(?P<layout>[a-z0-9]+)-"
     r"(?P<direction>encode|decode)-(?P<mode>[a-z_]+)-"
     r"(?P<height>\d+)x(?P<width>\d+)t(?P<tile>\d+)-b(?P<batch>\d+)-f(?P<frames>\d+)-"
     r"(?P<dtype>[a-z0-9]+)-(?P<device>[a-z0-9]+)"
@@ -20,7 +20,7 @@ class CaseId(NamedTuple):
     family: str
     scale: str
     part: str | None
-    """Mechanism of a probe, or scenario."""
+    """Mechanism of a probe, scenario, or both: ``causal_cache.clip``."""
     layout: str
     direction: str
     mode: str

@@ -87,8 +87,6 @@ class Case:
     def __post_init__(self) -> None:
         if (self.scale is Scale.PROBE) != (self.mechanism is not None):
             raise ValueError("a mechanism belongs to scale 'probe', and to no other")
-        if self.mechanism is not None and self.scenario is not None:
-            raise ValueError("a probe is called once: it takes no part in a scenario")
 
     @property
     def facts(self) -> Family:
@@ -100,10 +98,9 @@ class Case:
         """Readable and unique: ``sd-mock-ldm-decode-exact-40x40t16-b1-f1-float32-sim``.
 
         A probe's mechanism and a scenario stand behind the scale: ``sd-probe.halo-``,
-        ``qwen-mock.clip-``.
+        ``qwen-mock.clip-``, ``qwen-probe.causal_cache.clip-``.
         """
-        part = self.mechanism or self.scenario
-        scale = self.scale if part is None else f"{self.scale}.{part}"
+        scale = ".".join(filter(None, (self.scale, self.mechanism, self.scenario)))
         return (
             f"{self.family}-{scale}-{self.layout}-{self.direction}-{self.mode}-"
             f"{self.height}x{self.width}t{self.tile}-b{self.batch}-f{self.frames}-"

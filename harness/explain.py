@@ -111,9 +111,13 @@ def parse_case(text: str) -> Case:
         raise UsageError(
             f"'{text}' is no case id: a probe has a mechanism, as in sd-probe.halo-ldm-decode-..."
         )
-    kind, words = ("mechanism", Mechanism) if probe else ("scenario", Scenario)
-    if parts.part is not None and parts.part not in list(words):
-        raise UsageError(f"'{parts.part}' in '{text}' is no {kind}{closest(parts.part, words)}")
+    mechanism, _, scenario = (parts.part or "").partition(".") if probe else ("", "", parts.part)
+    for word, kind, words in (
+        (mechanism, "mechanism", Mechanism),
+        (scenario, "scenario", Scenario),
+    ):
+        if word and word not in list(words):
+            raise UsageError(f"'{word}' in '{text}' is no {kind}{closest(word, words)}")
     if 0 in (parts.height, parts.width, parts.tile, parts.batch, parts.frames):
         raise UsageError(f"'{text}' is no case id: sizes, batch and frames start at 1")
     return Case(
@@ -123,7 +127,8 @@ def parse_case(text: str) -> Case:
             "layout": Layout(parts.layout),
             "direction": Direction(parts.direction),
             "mode": Mode(parts.mode),
-            kind: None if parts.part is None else words(parts.part),
+            "mechanism": Mechanism(mechanism) if mechanism else None,
+            "scenario": Scenario(scenario) if scenario else None,
         }
     )
 

@@ -14,7 +14,7 @@ from harness.families import FAMILIES
 from harness.mechanisms import CAUSES, EXPLANATION
 from harness.subject.profile import KnownFailure
 
-ROOTS = frozenset({"call_contract", "completes", "output_shape", "finite"})
+ROOTS = frozenset({"call_contract", "completes", "clip_completes", "output_shape", "finite"})
 """Checks whose failure leaves the others of the same case nothing to judge."""
 
 
@@ -264,7 +264,7 @@ def _placed(record: Record) -> tuple[_Place, Mechanism | None] | None:
         return None
     family, scale, layout, direction, mode = parts[:5]
     scale, _, part = scale.partition(".")
-    if part and scale != Scale.PROBE:
+    if part and (scale != Scale.PROBE or "." in part):
         return None  # a scenario: it tells what goes wrong, no probe tells why
     place = _Place(record.hook, family, layout, direction, mode)
     return place, Mechanism(part) if part else None

@@ -59,9 +59,16 @@ REAL_FULL_SIZE = Geometry(32, 32, 8)
 PROBE_SIZE = Geometry(20, 40)
 """Cut along both axes: for what blends corners wrongly, and for hooks that cut along one alone."""
 
-CLIP_SIZE = Geometry(10, 40)
-CLIP_FRAMES = (1, 2, 5, 9, 17)
-"""Latent frames: no cache, the sentinel, and then ever more chunks with all slots filled."""
+CLIPS = (
+    (1, Geometry(12, 32, 8)),
+    (2, Geometry(12, 32, 8)),
+    (5, Geometry(12, 32, 8)),
+    (9, Geometry(4, 32, 8)),
+    (17, Geometry(4, 32, 8)),
+)
+"""Latent frames, and the plane: no cache, the sentinel, and then ever more chunks with all slots
+filled. The short ones are cut along both axes; what happens late in a clip shows on one as well."""
+CLIP_PROBE = (5, Geometry(12, 32, 8))
 
 REAL_DEFAULT = ("sd", "flux2", "qwen")
 """Families that a selection runs at real scale: SD with quant convolutions (SDXL, SD3 and Flux
@@ -256,6 +263,15 @@ class _Span:
             if full or first[family, direction] is mode:
                 for scenario, size, variation in _scenarios(FAMILIES[family]):
                     yield self.case(cell, size, scenario=scenario, **variation)
+                if FAMILIES[family].causal:
+                    yield self.case(
+                        cell,
+                        CLIP_PROBE[1],
+                        scale=Scale.PROBE,
+                        mechanism=Mechanism.CAUSAL_CACHE,
+                        frames=CLIP_PROBE[0],
+                        scenario=Scenario.CLIP,
+                    )
 
     def probes(self, cells: Sequence[_Cell], full: bool) -> Iterator[Case]:
         """One mechanism each, on one family per build, or on every family."""
@@ -280,8 +296,8 @@ _SMALL = frozenset({"plus_one", "small"})
 def _scenarios(family: Family) -> Iterator[tuple[Scenario, Geometry, dict[str, Any]]]:
     """The scenarios of a family's coders, each with its plane and its variation."""
     if family.causal:
-        for frames in CLIP_FRAMES:
-            yield Scenario.CLIP, CLIP_SIZE, {"frames": frames}
+        for frames, size in CLIPS:
+            yield Scenario.CLIP, size, {"frames": frames}
 
 
 def applies(family: Family, mechanism: Mechanism, direction: Direction) -> bool:

@@ -6,10 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from harness.cases import Case, Direction, Scale
+from harness.cases import Case, Direction, Scale, Scenario
+from harness.checks.caches import (
+    check_cache_aliases,
+    check_cache_index,
+    check_cache_sentinels,
+    check_cache_slots,
+)
+from harness.checks.clips import check_clip_completes, check_flicker, check_video_parity
 from harness.checks.contract import check_call_contract, check_completes
 from harness.checks.cost import check_peak_vram, check_transfers, check_work
-from harness.checks.finding import Finding, Tier
+from harness.checks.finding import Finding, Grade, Tier
 from harness.checks.manners import (
     check_input_untouched,
     check_left_behind,
@@ -24,8 +31,10 @@ from harness.checks.output import (
     check_output_shape,
 )
 from harness.checks.parity import check_batch_items, check_parity
+from harness.checks.phases import check_cache_parked, check_cache_phase, check_memory_growth
 from harness.checks.picture import check_colour_shift, check_seams, check_value_range
 from harness.checks.tiles import check_single_tile, check_tiles_ran, wants_single_tile
+from harness.measure.clip import SHORT
 from harness.measure.observation import Promise
 
 
@@ -76,7 +85,34 @@ def _no_probe(case: Case, _promise: Promise) -> bool:
 
 
 def _probe(case: Case, promise: Promise) -> bool:
-    return promise.claimed and case.scale is Scale.PROBE
+    return _claimed(case, promise) and case.scale is Scale.PROBE
+
+
+def _clip(case: Case, promise: Promise) -> bool:
+    return promise.claimed and case.scenario is Scenario.CLIP
+
+
+def _jumping_clip(case: Case, promise: Promise) -> bool:
+    """Of moments every frame is a chunk: where they are not exact, nothing tells a jump apart."""
+    told = promise.grade == Grade.EXACT or case.direction is Direction.DECODE
+    return _clip(case, promise) and told and case.frames > 1
+
+
+def _bare_clip(case: Case, promise: Promise) -> bool:
+    """The cache list is seen where the hook takes the place of a coder's forward."""
+    return _clip(case, promise) and promise.kind == "forward"
+
+
+def _metered_clip(case: Case, promise: Promise) -> bool:
+    return _bare_clip(case, promise) and case.device != "cpu"
+
+
+def _long_clip(case: Case, promise: Promise) -> bool:
+    return _metered_clip(case, promise) and case.frames > SHORT and case.scale is not Scale.PROBE
+
+
+def _whole_clip(case: Case, promise: Promise) -> bool:
+    return _clip(case, promise) and case.device != "cpu" and case.scale is not Scale.PROBE
 
 
 def _unclaimed(case: Case, promise: Promise) -> bool:
@@ -105,5 +141,15 @@ CHECKS: tuple[Check, ...] = (
     Check("input_untouched", Tier.RECOMMENDED, check_input_untouched, _no_probe),
     Check("refusal", Tier.RECOMMENDED, check_refusal, _unclaimed),
     Check("mechanism", Tier.RECOMMENDED, check_mechanism, _probe),
+    Check("clip_completes", Tier.ADVANCED, check_clip_completes, _clip),
+    Check("video_parity", Tier.ADVANCED, check_video_parity, _clip),
+    Check("flicker", Tier.ADVANCED, check_flicker, _jumping_clip),
+    Check("cache_slots", Tier.ADVANCED, check_cache_slots, _bare_clip),
+    Check("cache_sentinels", Tier.ADVANCED, check_cache_sentinels, _bare_clip),
+    Check("cache_index", Tier.ADVANCED, check_cache_index, _bare_clip),
+    Check("cache_aliases", Tier.ADVANCED, check_cache_aliases, _bare_clip),
+    Check("cache_parked", Tier.ADVANCED, check_cache_parked, _metered_clip),
+    Check("cache_phase", Tier.ADVANCED, check_cache_phase, _whole_clip),
+    Check("memory_growth", Tier.ADVANCED, check_memory_growth, _long_clip),
 )
 """In the order in which they are told: runs, shape, dtype, place, values, cost, manners."""

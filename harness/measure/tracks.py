@@ -34,6 +34,8 @@ class SlotSeen:
     holds: tuple[Holds, Holds]
     writes: tuple[int, int] = (0, 0)
     """How often the slot was written during the call."""
+    on_device: bool = False
+    """Whether the hook's frames rest on the device."""
     error: Noise | None = None
     """Distance of the frames from those of float64; ``None`` where they cannot be compared."""
     floor: Noise | None = None
@@ -90,6 +92,7 @@ class Track:
                 untiled=bare.told,
                 holds=(mine.holds, bare.holds),
                 writes=(written[0][number], written[1][number]),
+                on_device=mine.device is not None and mine.device.type != "cpu",
                 **_distances(mine, bare, right),
             )
             for number, (mine, bare, right) in enumerate(slots)

@@ -1,0 +1,161 @@
+"""Advanced: after each chunk the caller's feature cache is what untiled would have left there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from harness.checks.finding import Finding, Grade, Tier
+from harness.checks.parity import LIKENESS, is_exact
+from harness.checks.speaking import Speaker, promised
+from harness.checks.wording import number
+from harness.measure.caches import Holds
+from harness.measure.clip import ChunkSeen, ClipObserved, SlotSeen, Way
+
+_SLOTS = Speaker("cache_slots", Tier.ADVANCED)
+_SENTINELS = Speaker("cache_sentinels", Tier.ADVANCED)
+_INDEX = Speaker("cache_index", Tier.ADVANCED)
+_ALIASES = Speaker("cache_aliases", Tier.ADVANCED)
+
+_WORDS = (Holds.WORD, Holds.NOTHING)
+
+
+def check_cache_slots(observed: ClipObserved) -> Finding:
+    """The frames in every slot are those of untiled, within the noise of the VAE.
+
+    Where less than ``exact`` is promised, they need only be like them. Nothing else may be in
+    a slot: a coder without the hook must be able to go on from there.
+    """
+
+    def wrong(chunk: ChunkSeen) -> tuple[str, str] | None:
+        if chunk.lengths[0] != chunk.lengths[1]:
+            ours, untiled = chunk.lengths
+            return f"{ours} slots after chunk {chunk.number}", f"{untiled}, as untiled"
+        for written in chunk.written_between:
+            return (
+                f"{_named(written, chunk)} that was written after the call for chunk "
+                f"{chunk.number - 1} had returned",
+                "left alone between calls",
+            )
+        for slot in chunk.slots:
+            if (told := _frames(slot, promised(observed))) is not None:
+                return f"{place(slot, chunk)}: {told}{_mechanism(slot)}", f"{slot.untiled}"
+        return None
+
+    return _judged(_SLOTS, observed, wrong)
+
+
+def check_cache_sentinels(observed: ClipObserved) -> Finding:
+    """Slots that untiled leaves empty or with a word (``Rep``) are left so, and no others."""
+
+    def wrong(chunk: ChunkSeen) -> tuple[str, str] | None:
+        for slot in chunk.slots:
+            if any(kind in _WORDS for kind in slot.holds) and not slot.same_kind:
+                return f"{place(slot, chunk)}: {slot.ours}{_mechanism(slot)}", slot.untiled
+        return None
+
+    return _judged(_SENTINELS, observed, wrong)
+
+
+def check_cache_index(observed: ClipObserved) -> Finding:
+    """``feat_idx`` ends where untiled leaves it: once past each slot, however many tiles ran."""
+
+    def wrong(chunk: ChunkSeen) -> tuple[str, str] | None:
+        ours, untiled = chunk.index
+        if ours == untiled:
+            return None
+        slots = {slot.number: f" (slot {slot.number}, {slot.name})" for slot in chunk.slots}
+        told = "no index at all" if ours is None else f"{ours}{slots.get(ours, '')}"
+        return (
+            f"feat_idx at {told} after chunk {chunk.number}",
+            f"{untiled}, past the last slot that the coder used",
+        )
+
+    return _judged(_INDEX, observed, wrong)
+
+
+def check_cache_aliases(observed: ClipObserved) -> Finding:
+    """No two slots share memory, nor a slot and the input or output, unless they do untiled."""
+
+    def wrong(chunk: ChunkSeen) -> tuple[str, str] | None:
+        for one, other in sorted(chunk.shared, key=str):
+            pair = " and ".join(_named(each, chunk) for each in (one, other))
+            return (
+                f"{pair} in the same memory after chunk {chunk.number}",
+                "apart: what is written into one would change the other",
+            )
+        return None
+
+    return _judged(_ALIASES, observed, wrong)
+
+
+def place(slot: SlotSeen, chunk: ChunkSeen) -> str:
+    """``slot 7 (decoder.up_blocks.0.resnets.1.conv2) after chunk 2``."""
+    return f"slot {slot.number} ({slot.name}) after chunk {chunk.number}"
+
+
+def coherent(observed: ClipObserved) -> bool:
+    """Whether the caches of all chunks that came are those of untiled."""
+    checks = (check_cache_slots, check_cache_sentinels, check_cache_index)
+    return not observed.ways or all(check(observed).status == "passed" for check in checks)
+
+
+def _judged(
+    speaker: Speaker,
+    observed: ClipObserved,
+    wrong: Callable[[ChunkSeen], tuple[str, str] | None],
+) -> Finding:
+    """Say what is wrong with the first chunk where something is.
+
+    A cache in which nothing was kept shows nothing: no verdict then.
+    """
+    for way, chunk in _chunks(observed):
+        if (told := wrong(chunk)) is not None:
+            return speaker.failed(observed, told[0], told[1], f"convention {way.convention}")
+    if observed.failure is not None:
+        kind = observed.failure.kind
+        return speaker.not_judged(f"the hook raised {kind} (see clip_completes)")
+    kept = sum(
+        slot.holds[1] is Holds.FRAMES for _, chunk in _chunks(observed) for slot in chunk.slots
+    )
+    if not kept:
+        return speaker.not_judged("no chunk left frames in the cache, so nothing was compared")
+    return speaker.passed({"slots_compared": kept, "conventions": len(observed.ways)})
+
+
+def _chunks(observed: ClipObserved) -> Iterator[tuple[Way, ChunkSeen]]:
+    for way in observed.ways:
+        for chunk in way.chunks:
+            yield way, chunk
+
+
+def _frames(slot: SlotSeen, bar: Grade) -> str | None:
+    """What is wrong with the frames in a slot; ``None`` where nothing is."""
+    ours, untiled = slot.holds
+    if ours is Holds.FOREIGN:
+        return f"{slot.ours}, which no coder can read"
+    if ours is not Holds.FRAMES or untiled is not Holds.FRAMES:
+        return None  # see cache_sentinels
+    if slot.error is None or slot.floor is None:
+        return slot.ours
+    if is_exact(slot.error, slot.floor):
+        return None
+    if bar is not Grade.EXACT and (slot.correlation or 0.0) >= LIKENESS:
+        return None
+    return (
+        f"frames with rms error {number(slot.error.rms)} and worst {number(slot.error.worst)}, "
+        f"where untiled has {number(slot.floor.rms)} and {number(slot.floor.worst)}"
+    )
+
+
+def _mechanism(slot: SlotSeen) -> str:
+    """What the recorder saw, where it explains something."""
+    ours, untiled = slot.writes
+    if ours == untiled:
+        return ""
+    if not ours:
+        return " (never written during the call: it is what the chunk before left)"
+    return f" (written {ours} times during the call, untiled {untiled})"
+
+
+def _named(which: int | str, chunk: ChunkSeen) -> str:
+    return which if isinstance(which, str) else f"slot {which} ({chunk.slots[which].name})"

@@ -1,0 +1,188 @@
+"""Advanced: a clip is right from its first frame to its last, and does not flicker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from harness.cases import Direction
+from harness.checks.finding import Finding, Grade, Tier
+from harness.checks.parity import FLOOR_RATIO, LIKENESS, grade_of, is_exact
+from harness.checks.speaking import Metrics, Speaker, distance_of, incomparable, promised
+from harness.checks.wording import number
+from harness.measure.clip import ClipObserved, Way
+from harness.measure.distance import correlation
+from harness.measure.observation import Noise, Observation
+
+_COMPLETES = Speaker("clip_completes", Tier.ADVANCED)
+_PARITY = Speaker("video_parity", Tier.ADVANCED)
+_FLICKER = Speaker("flicker", Tier.ADVANCED)
+
+STANDS_OUT = 2.0
+"""A jump at a chunk border this many times the largest within the chunks is seen as a beat."""
+LEVEL = 2 / 255
+"""One 8-bit level of a decoded picture."""
+
+
+def check_clip_completes(observed: ClipObserved) -> Finding:
+    """The whole VAE and the bare coder take every chunk and return what they return untiled."""
+    for name, failure, came in [
+        ("the whole VAE", observed.whole.failure, None),
+        *((way.convention, way.failure, len(way.chunks)) for way in observed.ways),
+    ]:
+        if failure is not None:
+            place = "" if came is None else f" at chunk {came}"
+            return _COMPLETES.failed(
+                observed,
+                f"{failure.kind}: {failure.message or '(no message)'}{place} ({name})",
+                "a result for every chunk",
+                failure.where,
+            )
+    for way in observed.ways:
+        for chunk in way.chunks:
+            if chunk.returned[0] != chunk.returned[1]:
+                return _COMPLETES.failed(
+                    observed,
+                    f"{chunk.returned[0]} for chunk {chunk.number} ({way.convention})",
+                    f"{chunk.returned[1]}, as untiled",
+                )
+    return _COMPLETES.passed({"conventions": len(observed.ways)})
+
+
+def check_video_parity(observed: ClipObserved) -> Finding:
+    """Every frame reaches the promised grade: an average over the clip would hide a bad second."""
+    numbers: Metrics = {}
+    for name, run in runs(observed):
+        if (why := incomparable(run)) is not None:
+            return _PARITY.not_judged(f"{why} ({name})", grade=Grade.BROKEN)
+        frames = distance_of(run).frames
+        worst = max(frames, key=lambda part: part.ratio)
+        if worst.ratio >= float(numbers.get("frame_ratio") or 0):
+            numbers = {"frame_ratio": worst.ratio, "worst_frame": worst.frame or 0, "run": name}
+        for part in frames:
+            frame = part.frame or 0
+            if is_exact(part.error, part.floor) or _meets(observed, run, frame):
+                continue
+            return _PARITY.failed(
+                observed,
+                f"frame {frame} with rms error {number(part.error.rms)}, {number(part.ratio)} x "
+                f"its floor, {part.differing:.1%} of its pixels differ ({name})",
+                f"{promised(observed)} by itself (rms error at most twice its floor "
+                f"{number(part.floor.rms)} to be exact)",
+                f"chunk {_chunk(observed, name, frame)}",
+                metrics=numbers,
+            )
+    return _PARITY.passed(numbers)
+
+
+def check_flicker(observed: ClipObserved) -> Finding:
+    """What the hook changes does not jump from one frame to the next.
+
+    Where ``exact`` is promised, the change from frame to frame is as right as that of untiled.
+    Otherwise no chunk border may stand out: there the difference from untiled jumps by more than
+    an 8-bit level, and by more than twice as much as anywhere within the chunks.
+    """
+    numbers: Metrics = {}
+    for name, run in runs(observed):
+        if (why := incomparable(run)) is not None or run.output is None:
+            return _FLICKER.not_judged(f"{why} ({name})")
+        borders = _borders(observed, name)
+        frame, jump, bound = _jump(run, borders, exact=promised(observed) is Grade.EXACT)
+        if jump >= float(numbers.get("jump") or 0):
+            numbers = {"jump": jump, "run": name}
+        if frame is not None:
+            chunk = f", where chunk {borders.index(frame) + 1} begins" if frame in borders else ""
+            return _FLICKER.failed(
+                observed,
+                f"a difference from untiled that jumps by {number(jump)} between frames "
+                f"{frame - 1} and {frame}{chunk} ({name})",
+                f"at most {number(bound)}",
+                metrics=numbers,
+            )
+    return _FLICKER.passed(numbers)
+
+
+def runs(observed: ClipObserved) -> Iterator[tuple[str, Observation]]:
+    """The whole VAE, and each way through the bare coder, as observations of one run."""
+    yield "whole VAE", observed.whole
+    for way in observed.ways:
+        key = f"run {way.convention}"
+        if key not in observed.memo:
+            observed.memo[key] = replace(
+                observed.whole,
+                baseline=way.baseline,
+                output=way.output,
+                failure=way.failure,
+                returned="no tensors",
+                memo={},
+            )
+        yield way.convention, observed.memo[key]
+
+
+def _meets(observed: ClipObserved, run: Observation, frame: int) -> bool:
+    """Whether one frame alone reaches the promised grade, where that is not ``exact``.
+
+    What comes out of a bare coder need not be a picture: any likeness will do there.
+    """
+    bar = promised(observed)
+    if bar is Grade.EXACT or run.output is None:
+        return False
+    here = slice(frame, frame + 1)
+    base, output = run.baseline, run.output[:, :, here]
+    truth = base.truth[:, :, here]
+    if run is not observed.whole:
+        return correlation(output, truth) >= LIKENESS
+    alone = replace(base, output=base.output[:, :, here], truth=truth)
+    return grade_of(replace(run, output=output, baseline=alone, memo={})).meets(bar)
+
+
+def _way(observed: ClipObserved, name: str) -> Way | None:
+    return next((way for way in observed.ways if way.convention == name), None)
+
+
+def _borders(observed: ClipObserved, name: str) -> tuple[int, ...]:
+    """Frames with which a chunk begins. A layout's own VAE cuts as its first convention does."""
+    way = _way(observed, name)
+    if way is not None:
+        return way.borders
+    ratio = observed.case.facts.temporal_ratio
+    step = ratio if observed.case.direction is Direction.DECODE else 1
+    return tuple(range(1, observed.whole.baseline.truth.shape[2], step))
+
+
+def _chunk(observed: ClipObserved, name: str, frame: int) -> int:
+    return sum(border <= frame for border in _borders(observed, name))
+
+
+def _jump(
+    run: Observation, borders: tuple[int, ...], *, exact: bool
+) -> tuple[int | None, float, float]:
+    """The frame of the first jump that is too large, if any, with its size and the bound."""
+    assert run.output is not None
+    truth, untiled = run.baseline.truth, run.baseline.output.double()
+    if truth.shape[2] == 1:
+        return None, 0.0, 0.0
+    if exact:
+        errors, floors = _changes(run.output - truth), _changes(untiled - truth)
+        eps = torch.finfo(run.output.dtype).eps * float(truth.abs().max())
+        for frame, (error, floor) in enumerate(zip(errors, floors, strict=True), 1):
+            least = Noise(max(floor.rms, eps / 4), max(floor.worst, eps / 2))
+            if not is_exact(error, least):
+                return frame, error.rms, FLOOR_RATIO * least.rms
+        return None, max(error.rms for error in errors), 0.0
+    jumps = [noise.rms for noise in _changes(run.output.double() - untiled)]
+    inside = [jump for frame, jump in enumerate(jumps, 1) if frame not in borders]
+    bound = max(LEVEL, STANDS_OUT * max(inside, default=0.0))
+    worst_at = max(borders, key=lambda frame: jumps[frame - 1])
+    worst_jump = jumps[worst_at - 1]
+    return (worst_at if not worst_jump <= bound else None), worst_jump, bound
+
+
+def _changes(difference: Tensor) -> list[Noise]:
+    """From each frame to the next, ``B C T H W``."""
+    change = difference.double().diff(dim=2).transpose(0, 2).flatten(1)
+    rms, worst = change.square().mean(1).sqrt(), change.abs().amax(1)
+    return [Noise(*map(float, pair)) for pair in zip(rms, worst, strict=True)]

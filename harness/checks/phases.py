@@ -1,0 +1,176 @@
+"""Advanced: how far a hook has come with causal caches, and what a clip takes while it runs."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from harness.checks.caches import coherent
+from harness.checks.clips import check_clip_completes, check_video_parity
+from harness.checks.finding import Finding, Status, Tier
+from harness.checks.speaking import Metrics, Speaker
+from harness.checks.wording import mebibytes
+from harness.measure.clip import ChunkSeen, ClipObserved, Way
+
+_PHASE = Speaker("cache_phase", Tier.ADVANCED)
+_PARKED = Speaker("cache_parked", Tier.ADVANCED)
+_GROWTH = Speaker("memory_growth", Tier.ADVANCED)
+
+
+class Phase(StrEnum):
+    """How far a hook has come, worst first."""
+
+    CRASHES = "crashes"
+    INCOHERENT = "breaks coherence"
+    """Takes the cache, and gives wrong frames or leaves wrong slots."""
+    FALLBACK = "falls back"
+    """Right, and as large as untiled."""
+    SPLIT = "splits"
+    """Right, and smaller."""
+
+    def reaches(self, other: Phase) -> bool:
+        """Whether this is as far as the other, or farther."""
+        order = list(Phase)
+        return order.index(self) >= order.index(other)
+
+
+SAVES = 0.9
+"""Share of the untiled peak up to which a clip counts as smaller."""
+PARKED = 0.5
+"""Share of what untiled leaves on the device between chunks that a split cache may leave there.
+
+Untiled keeps the whole cache on the device, two frames of every activation: a hook that splits
+the work and leaves that where it is takes memory by the size of the picture, not of the tile. Some
+must stay: the untiled coders don't fetch what temporal downsamplings remember from the host.
+"""
+SETTLED = 2
+"""The first chunk finds an empty cache, the second its first frames: from the third on, chunks are
+alike."""
+
+
+def check_cache_phase(observed: ClipObserved) -> Finding:
+    """The hook comes as far with causal caches as its profile claims.
+
+    ``split`` must save; ``fallback`` must be right; with ``none`` nothing is said of caches, but
+    the family is claimed, so its clips must be right as well.
+    """
+    ratio = clip_ratio(observed)
+    phase = _phase(observed, ratio)
+    numbers: Metrics = {"phase": None if phase is None else str(phase), "clip_vram_ratio": ratio}
+    if phase is None:
+        return _PHASE.not_judged(
+            "peak memory was not measured, which tells a split from a fallback", metrics=numbers
+        )
+    wanted = Phase.SPLIT if observed.promise.cache == "split" else Phase.FALLBACK
+    if phase.reaches(wanted):
+        return _PHASE.passed(numbers)
+    size = "" if ratio is None else f", {ratio:.2f} x the peak of untiled"
+    return _PHASE.failed(
+        observed,
+        f"a hook that {phase}{size}",
+        f"one that {wanted}, as cache = {observed.promise.cache!r} claims",
+        metrics=numbers,
+    )
+
+
+def clip_ratio(observed: ClipObserved) -> float | None:
+    """Peak of the clip over that of untiled, both over the weights: the worst of all runs.
+
+    ``None`` where no run was measured.
+    """
+    whole = observed.whole
+    peak, untiled = whole.reading.peak_bytes, whole.baseline.reading.peak_bytes
+    weights = whole.baseline.weight_bytes
+    ratios = []
+    if whole.output is not None and peak is not None and untiled is not None and untiled > weights:
+        ratios.append((peak - weights) / (untiled - weights))
+    for way in observed.ways:
+        peaks = _series(way, "peak_bytes")
+        if peaks is not None and way.failure is None and max(peaks[1]):
+            ratios.append(max(peaks[0]) / max(peaks[1]))
+    return max(ratios, default=None)
+
+
+def _phase(observed: ClipObserved, ratio: float | None) -> Phase | None:
+    if check_clip_completes(observed).status is not Status.PASSED:
+        return Phase.CRASHES
+    if not coherent(observed) or check_video_parity(observed).status is not Status.PASSED:
+        return Phase.INCOHERENT
+    if ratio is None:
+        return None
+    return Phase.SPLIT if ratio <= SAVES else Phase.FALLBACK
+
+
+def check_cache_parked(observed: ClipObserved) -> Finding:
+    """Between chunks nothing is on the device that untiled would not leave there.
+
+    A hook that claims ``split`` parks the cache: at most half of what untiled leaves may stay.
+    """
+    split = observed.promise.cache == "split"
+    for way in observed.ways:
+        lives = _series(way, "live_bytes")
+        if lives is None:
+            return _PARKED.not_judged(f"live bytes were not measured ({way.convention})")
+        for chunk, (ours, untiled) in enumerate(zip(*lives, strict=True)):
+            bound = int(PARKED * untiled) if split else untiled
+            if ours > bound:
+                return _PARKED.failed(
+                    observed,
+                    f"{mebibytes(ours)} left on the device after chunk {chunk}"
+                    f"{_resting(way.chunks[chunk])} ({way.convention})",
+                    f"at most {mebibytes(bound)}: untiled leaves {mebibytes(untiled)}"
+                    + (", and a split cache rests elsewhere" if split else ""),
+                )
+    if not any(way.chunks for way in observed.ways):
+        return _PARKED.not_judged("no chunk came through (see clip_completes)")
+    return _PARKED.passed()
+
+
+def _resting(chunk: ChunkSeen) -> str:
+    """Slots that rest on the device, in words."""
+    found = [slot for slot in chunk.slots if slot.on_device]
+    if not found:
+        return ", none of it in a slot"
+    return f", with {len(found)} slots, the first slot {found[0].number} ({found[0].name})"
+
+
+def check_memory_growth(observed: ClipObserved) -> Finding:
+    """Peak and live bytes do not grow with the number of chunks by more than untiled's.
+
+    Two settled chunks early in the clip are held against its last two.
+    """
+    if not observed.ways or observed.failure is not None:
+        return _GROWTH.not_judged("the clip did not come through (see clip_completes)")
+    numbers: Metrics = {}
+    for way in observed.ways:
+        for name in ("peak_bytes", "live_bytes"):
+            series = _series(way, name)
+            if series is None:
+                return _GROWTH.not_judged(f"{name} were not measured ({way.convention})")
+            if not numbers.get(name):
+                numbers = {
+                    **numbers,
+                    name: " ".join(map(str, series[0])),
+                    f"untiled_{name}": " ".join(map(str, series[1])),
+                }
+            ours, untiled = (_growth(each) for each in series)
+            if ours > max(untiled, 0):
+                return _GROWTH.failed(
+                    observed,
+                    f"{name.replace('_bytes', '')} memory that grows by {mebibytes(ours)} from "
+                    f"chunk {SETTLED} to chunk {len(series[0]) - 1} ({way.convention})",
+                    f"at most {mebibytes(max(untiled, 0))}, as untiled",
+                    metrics=numbers,
+                )
+    return _GROWTH.passed(numbers)
+
+
+def _series(way: Way, name: str) -> tuple[list[int], list[int]] | None:
+    """A number of each chunk, the hook's and untiled; ``None`` where it was not measured."""
+    pairs = [getattr(chunk, name) for chunk in way.chunks]
+    if any(value is None for pair in pairs for value in pair):
+        return None
+    return [ours for ours, _ in pairs], [untiled for _, untiled in pairs]
+
+
+def _growth(series: list[int]) -> int:
+    return max(series[-2:]) - max(series[SETTLED : SETTLED + 2])
