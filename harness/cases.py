@@ -58,6 +58,20 @@ class Scenario(StrEnum):
 
     CLIP = "clip"
     """A clip through the bare coder, chunk by chunk, with the feature cache under watch."""
+    TILE_SIZE = "tile_size"
+    """One input in tiles of two sizes."""
+    OVERSIZE = "oversize"
+    """A plane that untiled cannot run, for want of memory."""
+    PARTITION = "partition"
+    """One input in a grid and in a quadtree."""
+    BATCH_SPLIT = "batch_split"
+    """A batch in one call, and each of its items by itself."""
+    REPEAT = "repeat"
+    """A call again, and after one with another input."""
+    POISON = "poison"
+    """Memory that was not written to holds NaN."""
+    SHIFT = "shift"
+    """A picture moved by a latent pixel, through the family's local probes."""
 
 
 @dataclass(frozen=True)

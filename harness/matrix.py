@@ -70,6 +70,10 @@ CLIPS = (
 filled. The short ones are cut along both axes; what happens late in a clip shows on one as well."""
 CLIP_PROBE = (5, Geometry(12, 32, 8))
 
+RELATION_SIZE = Geometry(20, 48)
+OVERSIZE_SIZE = Geometry(32, 64)
+"""Cut along both axes by tiles of 16 and along one by tiles of 24, beyond any padding."""
+
 REAL_DEFAULT = ("sd", "flux2", "qwen")
 """Families that a selection runs at real scale: SD with quant convolutions (SDXL, SD3 and Flux
 share its coders but for the latent channels), Flux2 with its own decoder widths, and Qwen (Wan 2.1
@@ -137,6 +141,7 @@ def generate(
     cases |= dict.fromkeys(span.real(claimed, full))
     cases |= dict.fromkeys(span.probes(claimed, full))
     cases |= dict.fromkeys(span.scenarios(claimed, full))
+    cases |= dict.fromkeys(span.relations(claimed, full))
     cases |= dict.fromkeys(span.case(cell, SIZES["ragged"]) for cell in refusals)
     return tuple(cases)
 
@@ -273,14 +278,28 @@ class _Span:
                         scenario=Scenario.CLIP,
                     )
 
+    def relations(self, cells: Sequence[_Cell], full: bool) -> Iterator[Case]:
+        """Runs held against each other, on one family per build, or on every family.
+
+        In the first claimed mode or in every mode. They need the simulated accelerator, whose
+        memory can be poisoned and limited, and which computes the same twice.
+        """
+        first = {(family, direction): mode for family, direction, mode in reversed(cells)}
+        for cell in cells if self.device == "sim" else ():
+            family, direction, mode = cell
+            if not full and family not in _representatives(cells):
+                continue
+            if mode is Mode.QUADTREE and (family, direction, Mode.EXACT) in cells:
+                yield self.case(cell, RELATION_SIZE, scenario=Scenario.PARTITION)
+            if full or first[family, direction] is mode:
+                for scenario, size, variation in _RELATIONS:
+                    yield self.case(cell, size, scenario=scenario, **variation)
+
     def probes(self, cells: Sequence[_Cell], full: bool) -> Iterator[Case]:
         """One mechanism each, on one family per build, or on every family."""
-        builds: dict[tuple[str, bool, int], str] = {}
-        for family, _, _ in cells:
-            builds.setdefault(FAMILIES[family].build, family)
         for cell in cells:
             family, direction, _ = cell
-            if not full and family not in builds.values():
+            if not full and family not in _representatives(cells):
                 continue
             for mechanism in Mechanism:
                 if applies(FAMILIES[family], mechanism, direction):
@@ -291,6 +310,22 @@ class _Span:
 
 
 _SMALL = frozenset({"plus_one", "small"})
+_RELATIONS: tuple[tuple[Scenario, Geometry, dict[str, Any]], ...] = (
+    (Scenario.TILE_SIZE, RELATION_SIZE, {}),
+    (Scenario.OVERSIZE, OVERSIZE_SIZE, {}),
+    (Scenario.BATCH_SPLIT, PROBE_SIZE, {"batch": 2}),
+    (Scenario.REPEAT, PROBE_SIZE, {}),
+    (Scenario.POISON, RELATION_SIZE, {}),
+    (Scenario.SHIFT, RELATION_SIZE, {}),
+)
+
+
+def _representatives(cells: Sequence[_Cell]) -> frozenset[str]:
+    """One family per build: the first that is claimed."""
+    builds: dict[tuple[str, bool, int], str] = {}
+    for family, _, _ in cells:
+        builds.setdefault(FAMILIES[family].build, family)
+    return frozenset(builds.values())
 
 
 def _scenarios(family: Family) -> Iterator[tuple[Scenario, Geometry, dict[str, Any]]]:

@@ -33,7 +33,21 @@ from harness.checks.output import (
 from harness.checks.parity import check_batch_items, check_parity
 from harness.checks.phases import check_cache_parked, check_cache_phase, check_memory_growth
 from harness.checks.picture import check_colour_shift, check_seams, check_value_range
-from harness.checks.tiles import check_single_tile, check_tiles_ran, wants_single_tile
+from harness.checks.relations import (
+    check_batch_split,
+    check_oversize,
+    check_partition,
+    check_poison,
+    check_repeat,
+    check_shift,
+    check_tile_size,
+)
+from harness.checks.tiles import (
+    check_single_tile,
+    check_tiles_ran,
+    may_run_untiled,
+    wants_single_tile,
+)
 from harness.measure.clip import SHORT
 from harness.measure.observation import Promise
 
@@ -119,6 +133,20 @@ def _unclaimed(case: Case, promise: Promise) -> bool:
     return not promise.claimed and case.scale is not Scale.PROBE
 
 
+def _plays(scenario: Scenario) -> Callable[[Case, Promise], bool]:
+    """Claimed cases of a scenario."""
+    return lambda case, promise: promise.claimed and case.scenario is scenario
+
+
+def _plays_exactly(scenario: Scenario) -> Callable[[Case, Promise], bool]:
+    """Who promises less admits a dependence on tiles; who falls back has none."""
+    return lambda case, promise: (
+        _plays(scenario)(case, promise)
+        and promise.grade == Grade.EXACT
+        and not may_run_untiled(case, promise)
+    )
+
+
 CHECKS: tuple[Check, ...] = (
     Check("call_contract", Tier.MINIMUM, check_call_contract, _claimed),
     Check("completes", Tier.MINIMUM, check_completes, _claimed),
@@ -151,5 +179,12 @@ CHECKS: tuple[Check, ...] = (
     Check("cache_parked", Tier.ADVANCED, check_cache_parked, _metered_clip),
     Check("cache_phase", Tier.ADVANCED, check_cache_phase, _whole_clip),
     Check("memory_growth", Tier.ADVANCED, check_memory_growth, _long_clip),
+    Check("tile_size", Tier.ADVANCED, check_tile_size, _plays_exactly(Scenario.TILE_SIZE)),
+    Check("oversize", Tier.ADVANCED, check_oversize, _plays_exactly(Scenario.OVERSIZE)),
+    Check("partition", Tier.ADVANCED, check_partition, _plays_exactly(Scenario.PARTITION)),
+    Check("shift", Tier.ADVANCED, check_shift, _plays_exactly(Scenario.SHIFT)),
+    Check("batch_split", Tier.ADVANCED, check_batch_split, _plays(Scenario.BATCH_SPLIT)),
+    Check("repeat", Tier.ADVANCED, check_repeat, _plays(Scenario.REPEAT)),
+    Check("poison", Tier.ADVANCED, check_poison, _plays(Scenario.POISON)),
 )
 """In the order in which they are told: runs, shape, dtype, place, values, cost, manners."""

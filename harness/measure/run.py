@@ -90,7 +90,7 @@ def observe(
             case, hook, view, device, seconds, baseline, lambda run: run(case.direction, given)
         )
         returned = returned_kind(trial.result)
-        output, where = _kept(trial, device)
+        output, where = kept(trial, device)
         trial.result = None
         changed = not _same(_host(device, given), x)
         _settle_live_bytes(device, trial.reading)
@@ -152,7 +152,7 @@ def _convention(
     trial = attempt(
         case, hook, view, device, seconds, None, lambda _: convention.call(coder(), given)
     )
-    output, _ = _kept(trial, device)
+    output, _ = kept(trial, device)
     failure = trial.failure
     if failure is None and output is None:
         kind = returned_kind(trial.result)
@@ -220,7 +220,7 @@ PLAIN_TENSORS = (Tensor, nn.Parameter, SimTensor)
 """Tensors that are what they say. A subclass could still compute when it is read, unmetered."""
 
 
-def _kept(trial: Trial, device: Device) -> tuple[Tensor | None, torch.device | None]:
+def kept(trial: Trial, device: Device) -> tuple[Tensor | None, torch.device | None]:
     """The output on the plain CPU, and where it was; reading it may be what fails."""
     kind = type(trial.result)  # not `isinstance`: it asks the object, which may lie
     if not issubclass(kind, Tensor):

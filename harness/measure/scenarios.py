@@ -8,9 +8,10 @@ from types import MappingProxyType
 from harness.cases import Scenario
 from harness.measure.clip import observe_clip
 from harness.measure.observation import Observed
+from harness.measure.relations import RELATIONS
 from harness.measure.stage import Stage
 
 SCENARIOS: Mapping[Scenario, Callable[[Stage], Observed]] = MappingProxyType(
-    {Scenario.CLIP: observe_clip}
+    {Scenario.CLIP: observe_clip, **RELATIONS}
 )
 """How each scenario is run. Nothing that the hook does comes out as an exception."""
