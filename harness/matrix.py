@@ -70,6 +70,9 @@ CLIPS = (
 filled. The short ones are cut along both axes; what happens late in a clip shows on one as well."""
 CLIP_PROBE = (5, Geometry(12, 32, 8))
 
+SEQUENCE_SIZE = Geometry(4, 32, 8)
+"""As small as must be tiled: what one call leaves to the next does not depend on the plane."""
+
 RELATION_SIZE = Geometry(20, 48)
 OVERSIZE_SIZE = Geometry(32, 64)
 """Cut along both axes by tiles of 16 and along one by tiles of 24, beyond any padding."""
@@ -268,6 +271,10 @@ class _Span:
             if full or first[family, direction] is mode:
                 for scenario, size, variation in _scenarios(FAMILIES[family]):
                     yield self.case(cell, size, scenario=scenario, **variation)
+                both = all((family, way, mode) in cells for way in Direction)
+                for scenario in _sequences(FAMILIES[family], direction, both):
+                    frames = SEVERAL_FRAMES if FAMILIES[family].causal else 1
+                    yield self.case(cell, SEQUENCE_SIZE, scenario=scenario, frames=frames)
                 if FAMILIES[family].causal:
                     yield self.case(
                         cell,
@@ -326,6 +333,15 @@ def _representatives(cells: Sequence[_Cell]) -> frozenset[str]:
     for family, _, _ in cells:
         builds.setdefault(FAMILIES[family].build, family)
     return frozenset(builds.values())
+
+
+def _sequences(family: Family, direction: Direction, both: bool) -> Iterator[Scenario]:
+    """The sequences of calls of a coder; ``both``: the other direction is claimed as well."""
+    yield from (Scenario.TWICE, Scenario.SIZES, Scenario.TAKEN_OFF, Scenario.INTERRUPTED)
+    if family.causal:
+        yield from (Scenario.STREAMS, Scenario.CLEARED, Scenario.TURNS)
+    if both and direction is Direction.DECODE:
+        yield Scenario.BOTH_WAYS
 
 
 def _scenarios(family: Family) -> Iterator[tuple[Scenario, Geometry, dict[str, Any]]]:

@@ -42,6 +42,7 @@ from harness.checks.relations import (
     check_shift,
     check_tile_size,
 )
+from harness.checks.sequences import check_sequence
 from harness.checks.tiles import (
     check_single_tile,
     check_tiles_ran,
@@ -50,6 +51,7 @@ from harness.checks.tiles import (
 )
 from harness.measure.clip import SHORT
 from harness.measure.observation import Promise
+from harness.measure.sequences import SEQUENCES
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,12 @@ def _plays(scenario: Scenario) -> Callable[[Case, Promise], bool]:
     return lambda case, promise: promise.claimed and case.scenario is scenario
 
 
+def _sequence(case: Case, promise: Promise) -> bool:
+    """Claimed, and within reach of a hook of its kind."""
+    sequence = None if case.scenario is None else SEQUENCES.get(case.scenario)
+    return promise.claimed and sequence is not None and sequence.applies(case, promise)
+
+
 def _plays_exactly(scenario: Scenario) -> Callable[[Case, Promise], bool]:
     """Who promises less admits a dependence on tiles; who falls back has none."""
     return lambda case, promise: (
@@ -179,6 +187,7 @@ CHECKS: tuple[Check, ...] = (
     Check("cache_parked", Tier.ADVANCED, check_cache_parked, _metered_clip),
     Check("cache_phase", Tier.ADVANCED, check_cache_phase, _whole_clip),
     Check("memory_growth", Tier.ADVANCED, check_memory_growth, _long_clip),
+    Check("sequence", Tier.ADVANCED, check_sequence, _sequence),
     Check("tile_size", Tier.ADVANCED, check_tile_size, _plays_exactly(Scenario.TILE_SIZE)),
     Check("oversize", Tier.ADVANCED, check_oversize, _plays_exactly(Scenario.OVERSIZE)),
     Check("partition", Tier.ADVANCED, check_partition, _plays_exactly(Scenario.PARTITION)),

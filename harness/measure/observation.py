@@ -118,6 +118,8 @@ class Observed:
     case: Case
     promise: Promise
     failure: Failure | None = None
+    beyond_repair: tuple[str, ...] = ()
+    """What the hook left in the VAE that could not be undone: it must be built anew."""
     repeat: str | None = None
     """Command that repeats this case."""
     memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -140,8 +142,6 @@ class Observation(Observed):
     calls: tuple[CoderCall, ...] = ()
     residue: tuple[str, ...] = ()
     """What differs in the VAE and in the process after the hook was taken off, in words."""
-    beyond_repair: tuple[str, ...] = ()
-    """What of it could not be undone: the VAE must be built anew."""
     input_changed: bool = False
     """Whether the hook wrote into the tensor that it was given."""
     conventions: tuple[ConventionResult, ...] | None = None

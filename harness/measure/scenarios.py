@@ -9,9 +9,14 @@ from harness.cases import Scenario
 from harness.measure.clip import observe_clip
 from harness.measure.observation import Observed
 from harness.measure.relations import RELATIONS
+from harness.measure.sequences import SEQUENCES, observe_sequence
 from harness.measure.stage import Stage
 
 SCENARIOS: Mapping[Scenario, Callable[[Stage], Observed]] = MappingProxyType(
-    {Scenario.CLIP: observe_clip, **RELATIONS}
+    {
+        Scenario.CLIP: observe_clip,
+        **dict.fromkeys(SEQUENCES, observe_sequence),
+        **RELATIONS,
+    }
 )
 """How each scenario is run. Nothing that the hook does comes out as an exception."""

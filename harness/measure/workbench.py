@@ -187,7 +187,7 @@ class Workbench:
         trace = self._trace(name, case)
         with limited_memory(self.processes), watched(40 * self.seconds + 5, trace):
             observed = SCENARIOS[case.scenario](stage)
-        if observed.failure is not None:
+        if observed.failure is not None or observed.beyond_repair:
             self._vaes.pop(_key(case), None)
         return replace(observed, repeat=subject.repeat(case))
 

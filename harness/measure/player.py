@@ -1,0 +1,241 @@
+"""Plays sequences of calls with a hook, and knows what each of the calls should give.
+
+The VAE itself remembers nothing but what is in a feature cache. So every call of a sequence has a
+right result of its own, that of the same call in an undisturbed run, untiled and in float64: other
+sizes, other streams and interrupted calls before it change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.cases import Case
+from harness.device.meter import Convolution
+from harness.measure.distance import correlation, noise
+from harness.measure.failing import failure_of, returned_kind
+from harness.measure.observation import Chunked, Failure, LayoutVAE, Noise
+from harness.measure.run import PLAIN_TENSORS
+from harness.measure.stage import Stage
+from harness.measure.streams import Sent, Stream
+from harness.measure.tracks import coder_of, follow
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of a sequence, and how far its result is from the right one."""
+
+    name: str
+    """``chunk 2 of clip A, untiled``."""
+    got: str
+    """Shape and dtype of the result, or what else was returned."""
+    should: str
+    """Shape and dtype of the right one."""
+    against: str
+    """What the right one is, in words."""
+    strict: bool
+    """Whether the result must be within the noise of the VAE; otherwise a likeness will do."""
+    floor: Noise
+    """Distance of the untiled result of this call from float64; the rounding of it at least."""
+    error: Noise | None = None
+    """``None`` where the result cannot be compared."""
+    correlation: float | None = None
+
+
+@dataclass(frozen=True)
+class Right:
+    """What a call should give, on the plain CPU."""
+
+    untiled: Tensor
+    truth: Tensor
+    alone: Tensor | None = None
+    """What the hook itself gives with no call before, where it promises less than exact."""
+
+    def step(self, name: str, returned: str, output: Tensor | None, exact: bool) -> Step:
+        """Hold a result against this one."""
+        against = "untiled and float64" if self.alone is None else "the hook's own, by itself"
+        floor = noise(self.untiled, self.truth)
+        eps = torch.finfo(self.untiled.dtype).eps
+        step = Step(
+            name=name,
+            got=returned if output is None else _told(output),
+            should=_told(self.untiled),
+            against=against,
+            strict=exact or self.alone is not None,
+            floor=Noise(
+                max(floor.rms, eps / 4 * float(self.truth.square().mean().sqrt())),
+                max(floor.worst, eps / 2 * float(self.truth.abs().max())),
+            ),
+        )
+        if output is None or step.got != step.should:
+            return step
+        right = self.truth if self.alone is None else self.alone.double()
+        return replace(
+            step, error=noise(output, right), correlation=correlation(output, self.truth)
+        )
+
+
+@dataclass(frozen=True)
+class Call:
+    """The whole VAE on one input."""
+
+    case: Case
+    x: Tensor
+    """On the plain CPU."""
+    right: Right
+    plane: int
+    """Area of the largest plane that a convolution writes, untiled."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip for the bare coder."""
+
+    case: Case
+    name: str
+    chunked: Chunked
+    x: Tensor
+    """What the chunks are cut from, on the device."""
+    right: tuple[Right, ...]
+    """Chunk by chunk."""
+
+
+class Stopped(Exception):  # noqa: N818 (a fact about a hook, not a fault of the run)
+    """The hook failed, so the sequence ends here."""
+
+
+@dataclass
+class Player:
+    """Plays a sequence, on a device that is entered and with the view placed on it."""
+
+    stage: Stage
+    view: LayoutVAE
+    taken: list[tuple[str, str, Tensor | None, Right]] = field(default_factory=list)
+    """Calls that came back: name, what was returned, as a tensor on the plain CPU, the right one.
+    """
+    doing: str = ""
+    """The call under way."""
+    failure: Failure | None = None
+    plane: int = 0
+    """Area of the largest plane that a convolution wrote while the hook was on."""
+    untiled_plane: int = 0
+    empty: str = ""
+    """Why the sequence shows nothing; empty where it does."""
+    beyond_repair: tuple[str, ...] = ()
+
+    @property
+    def exact(self) -> bool:
+        """Whether the hook promises to equal the VAE."""
+        return self.stage.promise.grade == "exact"
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """All calls that came back, held against the right results."""
+        return tuple(
+            right.step(name, returned, output, self.exact)
+            for name, returned, output, right in self.taken
+        )
+
+    def hooked(self, act: Callable[[Any], Any], case: Case | None = None) -> Any:
+        """The result of ``act`` with the hook on. Raises `Stopped` where the hook fails."""
+        trial = self.stage.attempt(self.view, act, case=case)
+        self.beyond_repair += trial.beyond_repair
+        self.failure = self.failure or trial.failure
+        self.plane = max(self.plane, largest_plane(trial.reading.convolutions))
+        if self.failure is not None:
+            raise Stopped
+        return trial.result
+
+    def bare(self, act: Callable[[Any], Any]) -> None:
+        """``act`` with the hook off; what it raises comes of what the hook has left."""
+        try:
+            act(self.view.run)
+        except Exception as error:
+            self.failure = failure_of(error, "run", self.stage.seconds)
+            raise Stopped from None
+
+    def call(self, name: str, run: Any, call: Call) -> None:
+        """Run the whole VAE."""
+        self.doing = name
+        result = run(call.case.direction, self.stage.device.put(call.x))
+        self.taken.append((name, returned_kind(result), self._host(result), call.right))
+
+    def stream(self, clip: Clip) -> Stream:
+        """The clip from its first chunk on, with an empty cache."""
+        coder = coder_of(self.view, clip.case.direction)
+        return Stream(coder, clip.chunked, clip.x, self.stage.device)
+
+    def send(self, clip: Clip, stream: Stream, also: str = "") -> None:
+        """Send the next chunk of a clip."""
+        number = len(stream.sent)
+        self.doing = f"chunk {number} of {clip.name}{also}"
+        sent = stream.send()
+        self.taken.append((self.doing, sent.returned, joined(sent), clip.right[number]))
+
+    def prepared(self, call: Call) -> Call:
+        """A call, with what else it takes to judge it."""
+        self.untiled_plane = max(self.untiled_plane, call.plane)
+        if self.exact:
+            return call
+
+        def act(run: Any) -> Tensor | None:
+            return self._host(run(call.case.direction, self.stage.device.put(call.x)))
+
+        self.doing = f"{call.case.direction} by itself"
+        alone = self.hooked(act, call.case)
+        return replace(call, right=replace(call.right, alone=alone))
+
+    def clip(self, name: str, case: Case | None = None, *, mixed: bool = False) -> Clip:
+        """A clip, with what every chunk of it should give; those of two names differ.
+
+        ``mixed``: some chunks run untiled, after which an inexact hook rightly gives something
+        else than by itself.
+        """
+        case, bench, device = case or self.stage.case, self.stage.bench, self.stage.device
+        chunked = next(c.chunked for c in self.view.conventions(case.direction) if c.chunked)
+        x = bench.make_input(case)
+        x = x if name == CLIP_A else x.flip(-1)
+        with device.metered() as reading:
+            track = follow(self.view, bench.twin(case), case.direction, chunked, x, device)
+        self.untiled_plane = max(self.untiled_plane, largest_plane(reading.convolutions))
+        pairs = zip(track.untiled, track.truth, strict=True)
+        right = [Right(_all(untiled), _all(truth)) for untiled, truth in pairs]
+        given = self.view.coder_input(case.direction, device.put(x))
+        clip = Clip(case, name, chunked, given, tuple(right))
+        if self.exact or mixed:
+            return clip
+        self.doing = f"{name} by itself"
+        sent = self.hooked(lambda _: self.stream(clip).run(), case)
+        alone = zip(right, map(joined, sent), strict=True)
+        return replace(clip, right=tuple(replace(each, alone=part) for each, part in alone))
+
+    def _host(self, result: Any) -> Tensor | None:
+        if type(result) not in PLAIN_TENSORS:
+            return None
+        return self.stage.device.host(result).detach().clone()
+
+
+CLIP_A, CLIP_B = "clip A", "clip B"
+
+
+def joined(sent: Sent) -> Tensor | None:
+    """The frames that came out for one chunk; ``None`` where none did."""
+    return torch.cat(sent.parts, dim=2) if sent.parts else None
+
+
+def _all(sent: Sent) -> Tensor:
+    return torch.cat(sent.parts, dim=2)
+
+
+def largest_plane(convolutions: Mapping[Convolution, int]) -> int:
+    """Area of the largest plane that any of them wrote."""
+    return max((ran.plane[0] * ran.plane[1] for ran in convolutions), default=0)
+
+
+def _told(tensor: Tensor) -> str:
+    size = "x".join(map(str, tensor.shape))
+    return f"{size} {str(tensor.dtype).removeprefix('torch.')}"

@@ -1,0 +1,7 @@
+"""Calls in a row: what came before shows in none of them."""
+
+from harness.checks.sequences import check_sequence
+
+
+def test_sequence(observation, report):
+    report(check_sequence(observation))
