@@ -97,6 +97,8 @@ class Accelerator(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def make_rule(accelerator: Accelerator, func: Any) -> Rule:
     """The rule for an operation, from its schema."""
     schema = func._schema
+    if func.namespace == "prim":  # what a tensor without data is asked about itself
+        return lambda args, kwargs: func(*args, **kwargs)
     takes_device = any(argument.name == "device" for argument in schema.arguments)
     if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), COMPOSITE):
         return _composed(accelerator, func, takes_device)
@@ -197,7 +199,7 @@ def _fresh(accelerator: Accelerator, func: Any) -> Rule:
     count = counter_of(func)
 
     def finish(out: Any, sim: SimTensor) -> Any:
-        if type(out) is Tensor:
+        if isinstance(out, Tensor):
             if is_alias_of(out, sim._inner):
                 return wrap(out, sim._block)
             return wrap(out, ledger.allocate(out.nbytes))

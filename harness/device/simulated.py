@@ -31,6 +31,9 @@ class SimulatedDevice:
     happens inside a kernel; each allocation takes a multiple of 512 bytes
     (``harness.device.ledger``).
 
+    Opened inside of a ``FakeTensorMode`` it counts without computing: tensors have shapes and no
+    data, and every counter shows what it would show for real ones, however large they are.
+
     Gradients are not recorded while the device is open. In a process there can be one open
     device at a time, and each is entered once.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
 import torch
@@ -48,7 +49,7 @@ class SimTensor(Tensor):
         inner = self._inner
         ledger = self._block.ledger
         plain, moved, _ = plain_key(key)
-        with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
+        with _undispatched(inner), torch._C.DisableTorchFunction():
             out = inner[plain]
         if is_alias_of(out, inner):
             return wrap(out, self._block)
@@ -65,7 +66,7 @@ class SimTensor(Tensor):
             if advanced and value.dim():
                 raise mixed_devices(self, value)
             tally.host_to_device += value.numel() * self.element_size()
-        with torch._C._DisableTorchDispatch():
+        with _undispatched(self._inner):
             self._inner[plain] = value
         tally.host_to_device += moved
         if block.source is not None:
@@ -263,6 +264,11 @@ def plain_key(key: Any) -> tuple[Any, int, bool]:
             plain = list(parts)
         plain[i] = part
     return parts if plain is None else tuple(plain), moved, advanced
+
+
+def _undispatched(inner: Tensor) -> AbstractContextManager[Any]:
+    """Leave out what would only come back here. A tensor without data needs its own dispatch."""
+    return torch._C._DisableTorchDispatch() if type(inner) is Tensor else nullcontext()
 
 
 def _plain_bound(bound: Any) -> Any:

@@ -235,11 +235,25 @@ def make_attention() -> Callable[..., Any]:
             if sim is None:
                 return whole(*given, **options)
             mask = _additive(attn_mask, query)
-            if torch._fused_sdp_choice(*inner, **options) != FLASH:
+            if _kernel(inner, options) != FLASH:
                 return math(query, key, value, mask, dropout_p, is_causal, None, **options)[0]
             return fused(query, key, value, dropout_p, is_causal, attn_mask=mask, scale=scale)[0]
 
     return scaled_dot_product_attention
+
+
+def _kernel(inner: list[Any], options: dict[str, Any]) -> int:
+    """The choice of the CPU; for tensors without data, that for plain ones laid out alike."""
+    if type(inner[0]) is Tensor:
+        return torch._fused_sdp_choice(*inner, **options)
+    with torch._C._DisableTorchDispatch():
+        alike: list[Any] = [
+            torch.empty_strided(part.shape, part.stride(), dtype=part.dtype)
+            if isinstance(part, Tensor)
+            else part
+            for part in inner
+        ]
+        return torch._fused_sdp_choice(*alike, **options)
 
 
 def _additive(mask: Tensor | None, query: Tensor) -> Tensor | None:

@@ -1,0 +1,58 @@
+"""Counting without computing: the simulated accelerator on tensors that have no data."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+
+from fixtures.layouts import view
+from fixtures.vaes.building import unseeded
+from harness.cases import Case, Direction, Layout, Mode, Scale
+from harness.device import open_device
+from harness.measure.placing import placed
+from harness.tiled_vae import tiled
+
+
+def counted(case, under, tile):
+    """Counters of one run, under a mode; tiled where there is a tile size."""
+    facts = case.facts
+    with torch.no_grad(), under:
+        seen = view(unseeded(facts, facts.mock), case.layout, facts)
+        shape = case.latent_shape if case.direction is Direction.DECODE else case.image_shape
+        with open_device("sim") as device, placed(seen, device):
+            given = device.put(torch.zeros(shape))
+            over_tiles = nullcontext() if tile is None else tiled(seen.vae, tile)
+            with over_tiles, device.metered() as reading:
+                seen.run(case.direction, given)
+    return reading
+
+
+@pytest.mark.parametrize("tile", [None, 64])
+@pytest.mark.parametrize("direction", Direction)
+@pytest.mark.parametrize("family", ["sd", "qwen"])
+def test_shapes_alone_give_every_counter_that_real_numbers_give(family, direction, tile):
+    layout = Layout.DIFFUSERS
+    case = Case(family, Scale.MOCK, layout, direction, Mode.EXACT, 12, 12, 8)
+    real = counted(case, nullcontext(), tile)
+    alone = counted(case, FakeTensorMode(), tile)
+    assert real.flops
+    assert real.peak_bytes > real.live_before
+    for counter in ("peak_bytes", "flops", "host_to_device", "device_to_host", "convolutions"):
+        assert getattr(alone, counter) == getattr(real, counter), counter
+
+
+def test_indexing_and_writing_without_data_count_alike():
+    def moved(under):
+        with under, open_device("sim") as device, device.metered() as reading:
+            x = torch.zeros(3, 5, device="cuda")
+            x[:, 1:3] = torch.ones(3, 2)
+            y = x[torch.tensor([0, 2])].cpu()
+            assert (y.shape, str(x[0].device)) == ((2, 5), "cuda:0")
+            del x, y
+        return reading
+
+    real, alone = moved(nullcontext()), moved(FakeTensorMode())
+    assert real.host_to_device
+    assert (alone.peak_bytes, alone.host_to_device) == (real.peak_bytes, real.host_to_device)
+    assert alone.device_to_host == real.device_to_host
