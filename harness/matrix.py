@@ -68,7 +68,8 @@ CLIPS = (
 )
 """Latent frames, and the plane: no cache, the sentinel, and then ever more chunks with all slots
 filled. The short ones are cut along both axes; what happens late in a clip shows on one as well."""
-CLIP_PROBE = (5, Geometry(12, 32, 8))
+CLIPS_OF_KIN = (2, 9)
+"""Lengths that a family runs by default whose coders another family runs at every length."""
 
 SEQUENCE_SIZE = Geometry(4, 32, 8)
 """As small as must be tiled: what one call leaves to the next does not depend on the plane."""
@@ -269,21 +270,28 @@ class _Span:
         for cell in cells:
             family, direction, mode = cell
             if full or first[family, direction] is mode:
-                for scenario, size, variation in _scenarios(FAMILIES[family]):
-                    yield self.case(cell, size, scenario=scenario, **variation)
+                yield from self._clips(cell, full or family in _representatives(cells))
                 both = all((family, way, mode) in cells for way in Direction)
                 for scenario in _sequences(FAMILIES[family], direction, both):
                     frames = SEVERAL_FRAMES if FAMILIES[family].causal else 1
                     yield self.case(cell, SEQUENCE_SIZE, scenario=scenario, frames=frames)
-                if FAMILIES[family].causal:
-                    yield self.case(
-                        cell,
-                        CLIP_PROBE[1],
-                        scale=Scale.PROBE,
-                        mechanism=Mechanism.CAUSAL_CACHE,
-                        frames=CLIP_PROBE[0],
-                        scenario=Scenario.CLIP,
-                    )
+
+    def _clips(self, cell: _Cell, every: bool) -> Iterator[Case]:
+        """Clips of every length, or of some; one as a probe, whose caches alone can go wrong."""
+        if not FAMILIES[cell[0]].causal:
+            return
+        for frames, size in CLIPS:
+            if every or frames in CLIPS_OF_KIN:
+                yield self.case(cell, size, frames=frames, scenario=Scenario.CLIP)
+        if every:
+            yield self.case(
+                cell,
+                CLIPS[0][1],
+                scale=Scale.PROBE,
+                mechanism=Mechanism.CAUSAL_CACHE,
+                frames=SEVERAL_FRAMES,
+                scenario=Scenario.CLIP,
+            )
 
     def relations(self, cells: Sequence[_Cell], full: bool) -> Iterator[Case]:
         """Runs held against each other, on one family per build, or on every family.
@@ -342,13 +350,6 @@ def _sequences(family: Family, direction: Direction, both: bool) -> Iterator[Sce
         yield from (Scenario.STREAMS, Scenario.CLEARED, Scenario.TURNS)
     if both and direction is Direction.DECODE:
         yield Scenario.BOTH_WAYS
-
-
-def _scenarios(family: Family) -> Iterator[tuple[Scenario, Geometry, dict[str, Any]]]:
-    """The scenarios of a family's coders, each with its plane and its variation."""
-    if family.causal:
-        for frames, size in CLIPS:
-            yield Scenario.CLIP, size, {"frames": frames}
 
 
 def applies(family: Family, mechanism: Mechanism, direction: Direction) -> bool:

@@ -45,6 +45,8 @@ must stay: the untiled coders don't fetch what temporal downsamplings remember f
 SETTLED = 2
 """The first chunk finds an empty cache, the second its first frames: from the third on, chunks are
 alike."""
+LONG = 9
+"""Latent frames of a clip that has settled chunks both early and late, two frames a chunk."""
 
 
 def check_cache_phase(observed: ClipObserved) -> Finding:

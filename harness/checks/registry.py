@@ -31,7 +31,12 @@ from harness.checks.output import (
     check_output_shape,
 )
 from harness.checks.parity import check_batch_items, check_parity
-from harness.checks.phases import check_cache_parked, check_cache_phase, check_memory_growth
+from harness.checks.phases import (
+    LONG,
+    check_cache_parked,
+    check_cache_phase,
+    check_memory_growth,
+)
 from harness.checks.picture import check_colour_shift, check_seams, check_value_range
 from harness.checks.relations import (
     check_batch_split,
@@ -49,7 +54,6 @@ from harness.checks.tiles import (
     may_run_untiled,
     wants_single_tile,
 )
-from harness.measure.clip import SHORT
 from harness.measure.observation import Promise
 from harness.measure.sequences import SEQUENCES
 
@@ -124,7 +128,7 @@ def _metered_clip(case: Case, promise: Promise) -> bool:
 
 
 def _long_clip(case: Case, promise: Promise) -> bool:
-    return _metered_clip(case, promise) and case.frames > SHORT and case.scale is not Scale.PROBE
+    return _metered_clip(case, promise) and case.frames >= LONG and case.scale is not Scale.PROBE
 
 
 def _whole_clip(case: Case, promise: Promise) -> bool:

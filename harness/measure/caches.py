@@ -169,7 +169,9 @@ def _meet(one: Tensor, other: Tensor) -> bool:
     ours, theirs = _elements(one), _elements(other)
     if ours.max() < theirs.min() or theirs.max() < ours.min():
         return False
-    return bool(np.intersect1d(ours, theirs).size)
+    touched = np.zeros(max(ours.max(), theirs.max()) + 1, dtype=bool)
+    touched[ours] = True
+    return bool(touched[theirs].any())
 
 
 def _elements(view: Tensor) -> np.ndarray[Any, Any]:
