@@ -75,8 +75,9 @@ SEQUENCE_SIZE = Geometry(4, 32, 8)
 """As small as must be tiled: what one call leaves to the next does not depend on the plane."""
 
 RELATION_SIZE = Geometry(20, 48)
-OVERSIZE_SIZE = Geometry(32, 64)
-"""Cut along both axes by tiles of 16 and along one by tiles of 24, beyond any padding."""
+OVERSIZE_SIZE = Geometry(32, 48)
+"""Cut along both axes by tiles of 16, and by tiles of 24, beyond any padding."""
+SHIFT_SIZE = Geometry(10, 32, 8)
 
 REAL_DEFAULT = ("sd", "flux2", "qwen")
 """Families that a selection runs at real scale: SD with quant convolutions (SDXL, SD3 and Flux
@@ -212,9 +213,9 @@ class _Span:
     def mock(self, cells: Sequence[_Cell], full: bool) -> Iterator[Case]:
         """Every cell at mock scale: all combinations, or a covering selection.
 
-        The selection gives every family and direction all sizes and all variations, dealt out over
-        the sizes, another deal for each, so that every size meets several. Mode exact (or
-        what a profile claims first) runs all of it, each further mode every second size. The deal
+        The selection gives every family and direction all sizes, with variations dealt out over
+        them, another deal for each, so that every size meets several. Mode exact (or what a
+        profile claims first) runs all of it, each further mode every second variation. The deal
         does not depend on the hook: modes and hooks meet on the same baselines.
         """
         first = {(family, direction): mode for family, direction, mode in reversed(cells)}
@@ -223,10 +224,9 @@ class _Span:
             if full:
                 yield from self._all(cell)
                 continue
-            deal = 2 * list(FAMILIES).index(family) + list(Direction).index(direction)
-            for place, (size, variation) in enumerate(self._dealt(family, deal)):
-                whole = first[family, direction] is mode
-                if whole or (place + deal + list(Mode).index(mode)) % 2:
+            deal = list(FAMILIES).index(family) + list(Direction).index(direction)
+            for size, turn, variation in self._dealt(family, deal):
+                if first[family, direction] is mode or turn % 2:
                     yield self.case(cell, SIZES[size], **variation)
 
     def _all(self, cell: _Cell) -> Iterator[Case]:
@@ -235,24 +235,31 @@ class _Span:
             if dtype != "float16" or self.device == "cuda" or size in _SMALL:
                 yield self.case(cell, SIZES[size], batch=batch, frames=count, dtype=dtype)
 
-    def _dealt(self, family: str, deal: int) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Each size with one variation."""
-        large: list[dict[str, Any]] = [{}, {"batch": 2}]
-        if FAMILIES[family].causal:
-            large.append({"frames": SEVERAL_FRAMES})
-        small: list[dict[str, Any]] = [{}]
-        for dtype in self.dtypes[1:]:
-            # A CPU has no float16 arithmetic and emulates it up to a hundred times slower than
-            # float32: there the dtype is for the two small planes.
-            (small if dtype == "float16" else large).append({"dtype": dtype})
-        if len(small) == 1:
-            small.append({"batch": 2})
+    def _dealt(self, family: str, deal: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
+        """Each size with one variation and its turn.
+
+        Over the large sizes every two of a batch, a clip and a half dtype meet: defects hide where
+        two come together. They also each come up in the odd turns alone.
+        """
+        half, clip = self._half(small=False), {"frames": SEVERAL_FRAMES}
+        clip = clip if FAMILIES[family].causal else {}
+        large = [{}, {"batch": 2} | clip, {"batch": 2} | half, clip | half]
+        small = [{}, self._half(small=True) or {"batch": 2}]
         turns = {False: deal, True: deal}
         for size in SIZES:
             hand = small if size in _SMALL else large
-            turn = turns[size in _SMALL]
+            turn = turns[size in _SMALL] % len(hand)
             turns[size in _SMALL] += 1
-            yield size, hand[turn % len(hand)]
+            yield size, turn, hand[turn]
+
+    def _half(self, *, small: bool) -> dict[str, Any]:
+        """The half dtype of a plane; empty where the device has none.
+
+        A CPU has no float16 arithmetic and emulates it up to a hundred times slower than float32:
+        there the dtype is for the two small planes.
+        """
+        dtype = "float16" if small else "bfloat16"
+        return {"dtype": dtype} if dtype in self.dtypes else {}
 
     def real(self, cells: Sequence[_Cell], full: bool) -> Iterator[Case]:
         """Published configurations in the first claimed mode, or in every mode."""
@@ -331,7 +338,7 @@ _RELATIONS: tuple[tuple[Scenario, Geometry, dict[str, Any]], ...] = (
     (Scenario.BATCH_SPLIT, PROBE_SIZE, {"batch": 2}),
     (Scenario.REPEAT, PROBE_SIZE, {}),
     (Scenario.POISON, RELATION_SIZE, {}),
-    (Scenario.SHIFT, RELATION_SIZE, {}),
+    (Scenario.SHIFT, SHIFT_SIZE, {}),
 )
 
 

@@ -68,6 +68,36 @@ def test_the_selection_covers_every_factor_of_every_family_and_direction(
     assert half < SMALL
 
 
+@pytest.mark.parametrize("direction", Direction)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_two_of_a_batch_a_clip_and_a_half_dtype_meet_and_no_mode_lacks_one(
+    family: str, direction: Direction
+) -> None:
+    found = cases()
+    frames = (1, 3) if FAMILIES[family].causal else (1,)
+    exact = [case for case in mocks(found, family, direction, Mode.EXACT) if case.must_tile]
+    assert {(case.batch, case.frames) for case in exact} == set(product((1, 2), frames))
+    for dtype in ("float32", "bfloat16"):
+        alike = [case for case in exact if case.dtype == dtype]
+        assert {case.batch for case in alike} == {1, 2}
+        assert {case.frames for case in alike} == set(frames)
+    for mode in (Mode.FAST, Mode.COLOR_FIX, Mode.QUADTREE):
+        some = mocks(found, family, direction, mode)
+        if mode is Mode.COLOR_FIX and direction is Direction.DECODE:
+            continue
+        assert max(case.batch for case in some) == 2
+        assert max(case.frames for case in some) == max(frames)
+        assert {case.dtype for case in some} == set(DTYPES)
+
+
+def test_every_mode_meets_every_size_in_some_family() -> None:
+    found = cases()
+    for mode, direction in product(Mode, Direction):
+        some = [case for family in FAMILIES for case in mocks(found, family, direction, mode)]
+        sizes = {(case.height, case.width) for case in some}
+        assert not some or len(sizes) == len(SIZES)
+
+
 def test_the_sizes_are_those_that_tilings_get_wrong() -> None:
     def holds(name: str, *sides: bool) -> bool:
         return all(sides) and (max(SIZES[name].height, SIZES[name].width) > 38) is (
