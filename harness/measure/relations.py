@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.cases import Case, Direction, Mechanism, Mode, Scale, Scenario
 from harness.device import Device, Reading, open_device
-from harness.matrix import SEVERAL_FRAMES, applies
+from harness.families import Family
 from harness.measure.observation import Failure, LayoutVAE, Observed
 from harness.measure.placing import placed
 from harness.measure.run import Trial, attempt, kept
@@ -37,14 +37,9 @@ LEAK = 1e-4
 """What GroupNorm that is kept blind to the picture still lets through (``fixtures.probes``)."""
 ROOM = 1.1
 """Memory of an accelerator on which the hook must run, over what it took at the same size."""
-REACH = {
-    Mechanism.STUB: 0,
-    Mechanism.CAUSAL_CACHE: 0,
-    Mechanism.UPSAMPLE: 4,
-    Mechanism.DOWNSAMPLE: 4,
-    Mechanism.HALO: 24,
-}
-"""Probes whose pixels depend on pixels near by, and how far in latent pixels at most."""
+REACH = {Mechanism.STUB: 0, Mechanism.HALO: 20}
+"""Probes whose pixels depend on pixels near by, and how far in latent pixels at most: 18 in the
+decoders of SD and Wan."""
 
 
 @dataclass(frozen=True)
@@ -273,20 +268,16 @@ def poison(runs: Runs) -> Related:
 def shift(runs: Runs) -> Related:
     """Probes that are local: a picture moved by one latent pixel gives one moved as much."""
     comparisons, empty = [], ""
-    for mechanism, reach in REACH.items():
-        if not is_local(runs.case, mechanism):
+    for mechanism in REACH:
+        if not is_local(runs.case.facts, mechanism):
             continue
-        case = _probe(runs.case, mechanism, reach)
-        (here, there), untiled = _moved(runs, case), functools.partial(runs.untiled, case=case)
+        case = moving(runs.case, mechanism)
+        here, there = moved(case, runs.x)
         first, second = runs.run(here, case=case), runs.run(there, case=case)
-        plain = untiled(here)
-        rooted = runs.bound if case.facts.norm == "rms" else max(LEAK, runs.bound)
+        bound = runs.bound if case.facts.norm == "rms" else max(LEAK, runs.bound)
         what = f"the {mechanism} probe and the same moved by one latent pixel"
-        comparisons.append(compared(what, *_common(case, first, second), rooted))
-        moves = compared(what, *_common(case, plain, untiled(there)), rooted)
-        if not moves.apart <= moves.bound:
-            empty = f"untiled itself does not move with the picture ({mechanism} probe)"
-        elif not _largest(first.reading) < _largest(plain.reading):
+        comparisons.append(compared(what, *in_common(case, first.output, second.output), bound))
+        if _largest(first.reading) >= _largest(runs.untiled(here, case=case).reading):
             empty = f"tiles did not run ({mechanism} probe)"
     return runs.related(*comparisons, empty=empty)
 
@@ -305,13 +296,12 @@ RELATIONS: Mapping[Scenario, Callable[[Stage], Related]] = MappingProxyType(
 """How each relation is observed."""
 
 
-def is_local(case: Case, mechanism: Mechanism) -> bool:
+def is_local(family: Family, mechanism: Mechanism) -> bool:
     """Whether the probe of a family depends on pixels near by only.
 
-    That of the halo is not where there are GroupNorms: what they let through adds up.
+    That of the halo does not where there are GroupNorms: what they let through adds up.
     """
-    spread = mechanism is Mechanism.HALO and case.facts.norm != "rms"
-    return mechanism in REACH and applies(case.facts, mechanism, case.direction) and not spread
+    return mechanism in REACH and (mechanism is Mechanism.STUB or family.norm == "rms")
 
 
 @contextmanager
@@ -382,32 +372,26 @@ def _tiles(*cases: Case) -> str:
     return " and ".join(f"tiles of {case.tile}" for case in cases) + " latent pixels"
 
 
-def _probe(case: Case, mechanism: Mechanism, reach: int) -> Case:
-    """A probe of the family on a plane with room for two tiles beyond its reach."""
-    return replace(
-        case,
-        scale=Scale.PROBE,
-        mechanism=mechanism,
-        scenario=None,
-        width=case.width + 2 * reach,
-        frames=SEVERAL_FRAMES if mechanism is Mechanism.CAUSAL_CACHE else 1,
-    )
+def moving(case: Case, mechanism: Mechanism) -> Case:
+    """A probe of the family on a plane as large as that of the case beyond its reach."""
+    width = case.width + 2 * max(REACH[mechanism] - case.tile, 0)
+    return replace(case, scale=Scale.PROBE, mechanism=mechanism, scenario=None, width=width)
 
 
-def _moved(runs: Runs, case: Case) -> tuple[Tensor, Tensor]:
+def moved(case: Case, make_input: Callable[[Case], Tensor]) -> tuple[Tensor, Tensor]:
     """Two parts of one picture, the second a latent pixel further right, and down as well."""
     unit = case.facts.ratio if case.direction is Direction.ENCODE else 1
     rows, cols = _steps(case)
-    larger = runs.x(replace(case, height=case.height + rows, width=case.width + cols))
-    here, there = _overlapping(larger, larger, rows * unit, cols * unit)
-    return there.contiguous(), here.contiguous()
+    larger = make_input(replace(case, height=case.height + rows, width=case.width + cols))
+    there, here = _overlapping(larger, larger, rows * unit, cols * unit)
+    return here.contiguous(), there.contiguous()
 
 
-def _common(case: Case, first: Ran, second: Ran) -> tuple[Tensor, Tensor]:
+def in_common(case: Case, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """What two results have in common, without what feels the border of one of the planes."""
     unit = 1 if case.direction is Direction.ENCODE else case.facts.ratio
     rows, cols = (step * unit for step in _steps(case))
-    here, there = _overlapping(first.output, second.output, rows, cols)
+    here, there = _overlapping(first, second, rows, cols)
     assert case.mechanism is not None
     reach = REACH[case.mechanism] * unit
     inner = slice(reach, -reach or None)
