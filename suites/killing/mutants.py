@@ -1,0 +1,209 @@
+"""Random faults in sound hooks, each judged by the harness until something accuses it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from harness.cases import Case, Mode
+from harness.judge import Record
+from harness.matrix import cost
+from harness.measure.observation import Observation, Observed
+from harness.session import Run
+from reports.kill_matrix import Mutant
+from suites.killing.faults import Fault, Planted, Seen, Target, Watch, value_faults
+from suites.killing.rewriting import source_faults
+from suites.killing.spreading import spread
+from suites.killing.trial import is_wrong, joined, judged, narrowed, prepared
+
+LEVELS = ("tile", "halo", "statistics", "cache", "merge", "install")
+EXACT = (Mode.EXACT, Mode.QUADTREE)
+"""Modes in which a right hook gives the VAE's result. In the others a picture is promised, so a
+wrong estimate is as good as a right one."""
+PIECE = 8
+"""Faults, or cases, that share a process."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many faults are drawn for a target."""
+
+    target: Target
+    values: Mapping[str, int]
+    """Wrong values, by level."""
+    lines: int
+    """Wrong lines of source."""
+
+
+class Digest(NamedTuple):
+    """Two hashes of what a case shows."""
+
+    output: str
+    """To the bit."""
+    numbers: str
+    """Counters, and whatever the checks have measured."""
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What the target without a fault does."""
+
+    seen: Seen
+    digests: Mapping[str, Digest]
+    """What each case shows."""
+
+
+def cases_for(target: Target, run: Run) -> list[Case]:
+    """The claimed single calls of a target's default matrix, what costs least first.
+
+    Without float16, which a CPU emulates a hundred times as slowly as it computes float32, and that
+    shows no fault that bfloat16 does not.
+    """
+    found = [
+        case
+        for case in narrowed(run.cases[target.profile.hook.name])
+        if case.mode in EXACT and case.dtype != "float16" and target.profile.promise(case).claimed
+    ]
+    return sorted(found, key=lambda c: (c.mode is not Mode.EXACT, not c.must_tile, cost(c), c.id))
+
+
+def on_trial(plan: Plan, folder: Path, seed: int, processes: int) -> list[Mutant]:
+    """Draw faults of a target and judge each. ``folder`` may hold baselines already."""
+    target = plan.target
+    run = prepared([target.profile], folder, timeout=20)
+    cases = cases_for(target, run)
+    sound = watched(target, run, cases, processes)
+    faults: list[Fault] = [
+        *value_faults(target, sound.seen, seed, plan.values),
+        *source_faults(target, sound.seen, seed, plan.lines),
+    ]
+    named = {f"{target.profile.hook.name}-{n:03}": fault for n, fault in enumerate(faults)}
+    chunks = [dict(some) for some in pieces(list(named.items()))]
+    work = functools.partial(_tried, target, run, cases, sound)
+    done = spread(work, chunks, _room(folder, target, "mutants"), processes)
+    return [mutant for some in done for mutant in some]
+
+
+def watched(target: Target, run: Run, cases: Sequence[Case], processes: int) -> Sound:
+    """What the target does in each case, without a fault."""
+    seen, digests = Seen(), {}
+    work = functools.partial(_watched, target, run)
+    room = _room(run.folder, target, "watch")
+    for some_seen, some_digests in spread(work, pieces(cases), room, processes):
+        seen.add(some_seen)
+        digests |= some_digests
+    return Sound(seen, digests)
+
+
+def pieces(items: Sequence[Any]) -> list[Sequence[Any]]:
+    """Parts of a list, each for one process."""
+    return [items[start : start + PIECE] for start in range(0, len(items), PIECE)]
+
+
+def _room(folder: Path, target: Target, name: str) -> Path:
+    room = folder / f"{name}-{target.profile.hook.name}"
+    room.mkdir()
+    return room
+
+
+def _watched(target: Target, run: Run, cases: Sequence[Case]) -> tuple[Seen, dict[str, Digest]]:
+    watch, digests = Watch(target), {}
+    run = joined(run, {"watch": target.subject("watch", watch)}, cases)
+    for case in cases:
+        watch.case = case.id
+        records, observed = judged(run, "watch", case)
+        if wrong := next(filter(is_wrong, records), None):
+            raise RuntimeError(f"the sound hook is accused: {wrong.id}: {wrong.message}")
+        digests[case.id] = digest(observed, records)
+    return watch.seen, digests
+
+
+def _tried(
+    target: Target, run: Run, cases: Sequence[Case], sound: Sound, faults: Mapping[str, Fault]
+) -> list[Mutant]:
+    """Case after case, so that its VAE and its baseline are there for all faults left alive."""
+    planted = {name: Planted(fault) for name, fault in faults.items()}
+    subjects: dict[str, Any] = {}
+    found = {name: _unharmed(target, name, fault) for name, fault in faults.items()}
+    for name, source in planted.items():
+        try:
+            subjects[name] = target.subject(name, source)
+        except Exception as error:  # it cannot even be loaded: a crash
+            found[name] = replace(found[name], check="load", crash=True, message=repr(error))
+    run = joined(run, subjects, cases)
+    reaching = {
+        name: sound.seen.reaching(fault.function, fault.which) for name, fault in faults.items()
+    }
+    for case in cases:
+        for name in _alive(found):
+            if case.id in reaching[name]:
+                found[name] = _met(run, name, case, found[name], sound.digests[case.id])
+                if found[name].check:
+                    planted[name].forget()
+    return [replace(found[name], acted=faults[name].acted) for name in faults]
+
+
+def _alive(found: Mapping[str, Mutant]) -> Iterator[str]:
+    return (name for name, mutant in list(found.items()) if not mutant.check)
+
+
+def _unharmed(target: Target, name: str, fault: Fault) -> Mutant:
+    return Mutant(
+        name=name,
+        hook=target.profile.hook.name,
+        level=fault.level,
+        operator=fault.operator,
+        place=fault.place,
+    )
+
+
+def _met(run: Run, name: str, case: Case, mutant: Mutant, expected: Digest) -> Mutant:
+    """What is known of a mutant after one more case."""
+    records, observed = judged(run, name, case)
+    mutant = replace(mutant, cases=mutant.cases + 1)
+    wrong = list(filter(is_wrong, records))
+    if wrong:
+        first = first_cause(wrong)
+        return replace(
+            mutant,
+            check=first.check,
+            checks=tuple(record.check for record in wrong if is_cause(record)),
+            case=case.id,
+            crash=observed is not None and observed.failure is not None,
+            message=first.message,
+        )
+    got = digest(observed, records)
+    return replace(
+        mutant,
+        other_output=mutant.other_output + (got.output != expected.output),
+        other_numbers=mutant.other_numbers + (got.numbers != expected.numbers),
+    )
+
+
+def is_cause(record: Record) -> bool:
+    """Whether a wrong record says something, and does not only hang on another one."""
+    return "(see " not in record.message
+
+
+def first_cause(wrong: Collection[Record]) -> Record:
+    """The record that says what is wrong."""
+    return next(filter(is_cause, wrong), next(iter(wrong)))
+
+
+def digest(observed: Observed | None, records: Sequence[Record]) -> Digest:
+    """What a case shows, to be held against what another hook shows in it."""
+    output, numbers = hashlib.sha256(), hashlib.sha256()
+    if isinstance(observed, Observation) and observed.output is not None:
+        values = observed.output.contiguous()
+        output.update(f"{values.shape} {values.dtype}".encode())
+        output.update(values.view(torch.uint8).numpy().tobytes())
+        numbers.update(repr(observed.reading).encode())
+    for record in records:
+        numbers.update(f"{record.id} {record.status} {sorted(record.metrics.items())}".encode())
+    return Digest(output.hexdigest(), numbers.hexdigest())

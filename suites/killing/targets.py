@@ -1,0 +1,66 @@
+"""The sound hooks that faults are planted in, and what a fault in which function is a fault of."""
+
+from __future__ import annotations
+
+from fixtures.specimens import SPECIMENS
+from suites.killing.faults import Target
+from suites.killing.trial import profile_of, reference
+
+_REFERENCE = (
+    ("push.push", "tile"),
+    ("push.advance", "tile"),
+    ("push.*", "halo"),
+    ("window.*", "halo"),
+    ("layers.normalised", "statistics"),
+    ("layers.group_normalised", "statistics"),
+    ("layers.over_time", "cache"),
+    ("layers.*", "halo"),
+    ("statistics.*", "statistics"),
+    ("attention.*", "statistics"),
+    ("interpose.*", "statistics"),
+    ("job.Job.moments", "statistics"),
+    ("caches.*", "cache"),
+    ("conversation.*", "cache"),
+    ("job.Job.time_*", "cache"),
+    ("job.Job.remember", "cache"),
+    ("job.Job.kept", "cache"),
+    ("planes.*", "merge"),
+    ("job.*", "merge"),
+    ("hook.VAEHook.item", "merge"),
+    ("hook.VAEHook.tiled", "merge"),
+    ("hook.VAEHook.layout", "tile"),
+    ("hook.VAEHook.side", "tile"),
+    ("tiles.*", "tile"),
+    ("plan.*", "tile"),
+    ("pull.*", "tile"),
+    ("run.*", "tile"),
+    ("segments.*", "tile"),
+    ("hook.*", "install"),
+    ("translate.*", "install"),
+    ("causal.*", "install"),
+    ("planar.*", "install"),
+    ("builder.*", "install"),
+    ("modules.*", "install"),
+    ("steps.*", "install"),
+)
+_RESTING = (
+    ("resting.grid", "tile"),
+    ("resting.Box.*", "tile"),
+    ("resting.RestingTiler.sides", "tile"),
+    ("resting.RestingTiler.convolve", "tile"),
+    ("resting.RestingTiler._tiled", "merge"),
+    ("resting.RestingTiler.window", "halo"),
+    ("resting.RestingTiler.normalise", "statistics"),
+    ("resting.RestingTiler.attend", "statistics"),
+    ("resting.RestingTiler.__*", "install"),
+    ("resting.RestingTiler._*", "merge"),
+)
+
+
+def targets() -> dict[str, Target]:
+    """By short names."""
+    resting = profile_of(SPECIMENS["resting"])
+    return {
+        "reference": Target(reference(), "harness.tiled_vae", "hook:VAEHook", _REFERENCE),
+        "resting": Target(resting, "fixtures.specimens", "resting:RestingTiler", _RESTING),
+    }
