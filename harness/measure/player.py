@@ -54,8 +54,10 @@ class Right:
     truth: Tensor
     alone: Tensor | None = None
     """What the hook itself gives with no call before, where it promises less than exact."""
+    mixed: bool = False
+    """Whether that depends on inexact chunks before it, so that a likeness must do."""
 
-    def step(self, name: str, returned: str, output: Tensor | None, exact: bool) -> Step:
+    def step(self, name: str, returned: str, output: Tensor | None) -> Step:
         """Hold a result against this one."""
         against = "untiled and float64" if self.alone is None else "the hook's own, by itself"
         floor = noise(self.untiled, self.truth)
@@ -65,7 +67,7 @@ class Right:
             got=returned if output is None else _told(output),
             should=_told(self.untiled),
             against=against,
-            strict=exact or self.alone is not None,
+            strict=not self.mixed,
             floor=Noise(
                 max(floor.rms, eps / 4 * float(self.truth.square().mean().sqrt())),
                 max(floor.worst, eps / 2 * float(self.truth.abs().max())),
@@ -136,8 +138,7 @@ class Player:
     def steps(self) -> tuple[Step, ...]:
         """All calls that came back, held against the right results."""
         return tuple(
-            right.step(name, returned, output, self.exact)
-            for name, returned, output, right in self.taken
+            right.step(name, returned, output) for name, returned, output, right in self.taken
         )
 
     def hooked(self, act: Callable[[Any], Any], case: Case | None = None) -> Any:
@@ -203,7 +204,8 @@ class Player:
             track = follow(self.view, bench.twin(case), case.direction, chunked, x, device)
         self.untiled_plane = max(self.untiled_plane, largest_plane(reading.convolutions))
         pairs = zip(track.untiled, track.truth, strict=True)
-        right = [Right(_all(untiled), _all(truth)) for untiled, truth in pairs]
+        loose = mixed and not self.exact
+        right = [Right(_all(untiled), _all(truth), mixed=loose) for untiled, truth in pairs]
         given = self.view.coder_input(case.direction, device.put(x))
         clip = Clip(case, name, chunked, given, tuple(right))
         if self.exact or mixed:

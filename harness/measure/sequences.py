@@ -128,7 +128,8 @@ def _sizes(player: Player, call: Call, other: Call) -> None:
 
 def _off_and_on(player: Player, call: Call) -> None:
     player.hooked(lambda run: player.call("call 1", run, call))
-    player.bare(lambda run: player.call("call 2, with the hook taken off", run, call))
+    bare = replace(call, right=replace(call.right, alone=None))
+    player.bare(lambda run: player.call("call 2, with the hook taken off", run, bare))
     player.hooked(lambda run: player.call("call 3, with the hook on again", run, call))
 
 
