@@ -267,8 +267,12 @@ class Run:
         known = subject.profile.known_failures
         findings = [finding]
         if finding.message.startswith(NOT_JUDGED):
-            roots = (check for check in CHECKS if check.name in ROOTS and check.name != item.check)
-            findings += [check.function(observation) for check in roots]
+            findings += [
+                check.function(observation)
+                for check in CHECKS
+                if check.name in ROOTS - {item.check}
+                and check.applies(item.case, observation.promise)
+            ]
         return judge(
             item.case.id,
             findings,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from harness.checks.finding import Finding, Tier
+from harness.cases import Mechanism
+from harness.checks.finding import Finding, Grade, Tier
 from harness.checks.parity import judge_parity
 from harness.checks.speaking import Speaker
 from harness.measure.observation import Observation
@@ -10,10 +11,18 @@ from harness.mechanisms import EXPLANATION
 
 _MECHANISM = Speaker("mechanism", Tier.RECOMMENDED)
 
+EXACTLY_TILEABLE = frozenset({Mechanism.STUB, Mechanism.CHANNELS})
+"""Probes in which no output pixel depends on anything outside of its tile."""
+
 
 def check_mechanism(observation: Observation) -> Finding:
-    """A net with one mechanism alone keeps its result under the hook."""
+    """A net with one mechanism alone keeps its result under the hook.
+
+    Who promises less than ``close`` is excused by statistics, attention or halos. A stub has none
+    of them, so there the worst promise is ``close``.
+    """
     mechanism = observation.case.mechanism
     if mechanism is None:
         return _MECHANISM.not_judged("the case is no probe")
-    return judge_parity(_MECHANISM, observation, EXPLANATION[mechanism])
+    least = Grade.CLOSE if mechanism in EXACTLY_TILEABLE else Grade.BROKEN
+    return judge_parity(_MECHANISM, observation, EXPLANATION[mechanism], least=least)

@@ -87,12 +87,18 @@ def _likeness(observation: Observation) -> float:
     return found
 
 
-def judge_parity(speaker: Speaker, observation: Observation, saying: str = "") -> Finding:
-    """Grade an output and compare with the promise; ``saying`` says what it means if it fails."""
+def judge_parity(
+    speaker: Speaker, observation: Observation, saying: str = "", *, least: Grade = Grade.BROKEN
+) -> Finding:
+    """Grade an output and compare with the promise; ``saying`` says what it means if it fails.
+
+    Where less than ``least`` is promised, that is what the output is held to.
+    """
     why = incomparable(observation)
     if why is not None or observation.output is None:
         return speaker.not_judged(why or "", grade=Grade.BROKEN)
     measured, grade, bar = distance_of(observation), grade_of(observation), promised(observation)
+    bar = bar if bar.meets(least) else least
     numbers = _numbers(measured, _likeness(observation))
     if grade.meets(bar):
         return speaker.passed(numbers, grade=grade)

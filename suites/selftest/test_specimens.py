@@ -17,7 +17,9 @@ from torch import Tensor
 from fixtures import probes
 from fixtures.layouts import view
 from fixtures.specimens import SOUND, SPECIMENS
-from fixtures.specimens.whole import blending, leaves_hook_on, untiled_function
+from fixtures.specimens.pieces import untiled_function
+from fixtures.specimens.switches import leaves_hook_on
+from fixtures.specimens.whole import blending
 from fixtures.vaes import build, truth
 from harness.cases import Direction, Mechanism
 from harness.checks.finding import Grade
