@@ -74,9 +74,10 @@ CLIPS_OF_KIN = (2, 9)
 SEQUENCE_SIZE = Geometry(4, 32, 8)
 """As small as must be tiled: what one call leaves to the next does not depend on the plane."""
 
-RELATION_SIZE = Geometry(20, 48)
-OVERSIZE_SIZE = Geometry(32, 48)
-"""Cut along both axes by tiles of 16, and by tiles of 24, beyond any padding."""
+TWO_TILES_SIZE = Geometry(20, 40, 8)
+"""Cut by tiles of twice the size as well."""
+OVERSIZE_SIZE = Geometry(16, 72, 8)
+"""So large that tiles take less memory than the plane, cut along one axis or with full halos."""
 SHIFT_SIZE = Geometry(10, 32, 8)
 
 REAL_DEFAULT = ("sd", "flux2", "qwen")
@@ -312,7 +313,7 @@ class _Span:
             if not full and family not in _representatives(cells):
                 continue
             if mode is Mode.QUADTREE and (family, direction, Mode.EXACT) in cells:
-                yield self.case(cell, RELATION_SIZE, scenario=Scenario.PARTITION)
+                yield self.case(cell, PROBE_SIZE, scenario=Scenario.PARTITION)
             if full or first[family, direction] is mode:
                 for scenario, size, variation in _RELATIONS:
                     yield self.case(cell, size, scenario=scenario, **variation)
@@ -333,11 +334,11 @@ class _Span:
 
 _SMALL = frozenset({"plus_one", "small"})
 _RELATIONS: tuple[tuple[Scenario, Geometry, dict[str, Any]], ...] = (
-    (Scenario.TILE_SIZE, RELATION_SIZE, {}),
+    (Scenario.TILE_SIZE, TWO_TILES_SIZE, {}),
     (Scenario.OVERSIZE, OVERSIZE_SIZE, {}),
     (Scenario.BATCH_SPLIT, PROBE_SIZE, {"batch": 2}),
     (Scenario.REPEAT, PROBE_SIZE, {}),
-    (Scenario.POISON, RELATION_SIZE, {}),
+    (Scenario.POISON, PROBE_SIZE, {}),
     (Scenario.SHIFT, SHIFT_SIZE, {}),
 )
 

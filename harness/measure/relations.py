@@ -47,7 +47,7 @@ class Comparison:
     """Two results that should be one."""
 
     what: str
-    """Whose they are: ``tiles of 16 and of 24 latent pixels``."""
+    """Whose they are: ``tiles of 8 and tiles of 16 latent pixels``."""
     apart: float
     """Largest difference over the rms of the first; infinite where they cannot be compared."""
     where: str
@@ -200,8 +200,7 @@ def oversize(runs: Runs) -> Related:
     case, x = runs.case, runs.x()
     others = _with_tiles(case)
     first, second = runs.run(x), runs.run(x, case=others)
-    peaks = [ran.reading.peak_bytes or 0 for ran in (first, second)]
-    capacity = int(ROOM * max(peaks))
+    capacity = int(ROOM * (first.reading.peak_bytes or 0))
     try:
         runs.untiled(x, capacity=capacity)
         empty = f"untiled runs in the {capacity} bytes that the hook takes as well"
@@ -364,8 +363,8 @@ def _output(trial: Trial, result: Any, device: Device) -> Tensor:
 
 
 def _with_tiles(case: Case) -> Case:
-    """The same with tiles half as large again, whose borders lie elsewhere."""
-    return replace(case, tile=case.tile * 3 // 2)
+    """The same with tiles twice as large."""
+    return replace(case, tile=2 * case.tile)
 
 
 def _tiles(*cases: Case) -> str:
