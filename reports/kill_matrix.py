@@ -2,7 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A specimen, and what each check said of it."""
+
+    name: str
+    killed_by: str | None
+    """The check named for its defect; ``None`` for a sound hook."""
+    tier: str = ""
+    """Of that check."""
+    judged: Mapping[str, int] = field(default_factory=dict)
+    """Records of each check."""
+    wrong: Mapping[str, int] = field(default_factory=dict)
+    """Those of them that accuse the hook."""
+    causes: frozenset[str] = frozenset()
+    """Checks that accuse it on their own account, and not because another has nothing to judge."""
+    message: str = ""
+    """The first of the check named, or of any that accuses a sound hook."""
+    mechanism: str | None = None
+    """The one that it breaks."""
+    diagnosed: str | None = None
+    """The one that was named."""
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing may accuse it."""
+        return self.killed_by is None
+
+    @property
+    def as_should_be(self) -> bool:
+        """Killed by the check named for it, or let go where it is sound."""
+        return not any(self.wrong.values()) if self.sound else self.killed_by in self.wrong
 
 
 @dataclass(frozen=True)
@@ -32,8 +66,176 @@ class Mutant:
     """Cases, passed, in which the output is not to the bit that of the sound hook."""
     other_numbers: int = 0
     """Cases, passed, in which bytes, work, calls or distances are not those of the sound hook."""
+    reviewed: str = ""
+    """Why a survivor is as sound as the hook it was made from, as found by reading."""
 
     @property
-    def equivalent(self) -> bool:
-        """Whether no case of the default matrix tells it from the sound hook."""
-        return not self.check and not self.other_output and not self.other_numbers
+    def equivalent(self) -> str:
+        """Why it is no fault; empty where it is one, as far as is known."""
+        if self.check:
+            return ""
+        if not self.acted:
+            return "changes no value in any case"
+        if not self.other_output and not self.other_numbers:
+            return "output to the bit, bytes, work and calls are those of the sound hook everywhere"
+        return self.reviewed
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Everything that was tried."""
+
+    checks: Sequence[str]
+    trials: Sequence[Trial]
+    mutants: Sequence[Mutant]
+    seed: int
+
+    @property
+    def broken(self) -> list[Trial]:
+        """Specimens with a defect."""
+        return [trial for trial in self.trials if not trial.sound]
+
+    @property
+    def killed(self) -> list[Trial]:
+        """Those caught by the check named for them."""
+        return [trial for trial in self.broken if trial.as_should_be]
+
+    @property
+    def false_alarms(self) -> list[Trial]:
+        """Sound hooks that something accuses."""
+        return [trial for trial in self.trials if trial.sound and not trial.as_should_be]
+
+    @property
+    def faults(self) -> list[Mutant]:
+        """Mutants that are not equivalent."""
+        return [mutant for mutant in self.mutants if not mutant.equivalent]
+
+    @property
+    def survivors(self) -> list[Mutant]:
+        """Those of them that nothing accused."""
+        return [mutant for mutant in self.faults if not mutant.check]
+
+    @property
+    def kill_rate(self) -> float:
+        """Of mutants that are not equivalent."""
+        return 1 - len(self.survivors) / len(self.faults) if self.faults else 0.0
+
+    @property
+    def diagnosed(self) -> list[Trial]:
+        """Specimens with a single mechanism."""
+        return [trial for trial in self.broken if trial.mechanism is not None]
+
+    @property
+    def rightly_diagnosed(self) -> list[Trial]:
+        """Those of them whose mechanism was named."""
+        return [trial for trial in self.diagnosed if trial.diagnosed == trial.mechanism]
+
+    @property
+    def never_failed(self) -> list[str]:
+        """Checks that nothing has made fail on their own account."""
+        failed = {check for trial in self.broken for check in trial.causes}
+        failed |= {check for mutant in self.mutants for check in mutant.checks}
+        return [check for check in self.checks if check not in failed]
+
+
+def to_text(matrix: Matrix) -> str:
+    """The figures, a line each."""
+    crashed = sum(mutant.crash for mutant in matrix.faults)
+    judged = len(matrix.faults) - len(matrix.survivors) - crashed
+    sound = len(matrix.trials) - len(matrix.broken)
+    lines = [
+        f"Specimens killed by the check named for them: {len(matrix.killed)} of "
+        f"{len(matrix.broken)}",
+        f"False alarms: {len(matrix.false_alarms)} of {sound} sound hooks",
+        f"Random mutants killed: {len(matrix.faults) - len(matrix.survivors)} of "
+        f"{len(matrix.faults)} ({matrix.kill_rate:.1%}), {judged} of them by what a check "
+        f"measured and {crashed} by a crash; {len(matrix.mutants) - len(matrix.faults)} more are "
+        f"equivalent",
+        f"Mechanism named rightly: {len(matrix.rightly_diagnosed)} of {len(matrix.diagnosed)}",
+        f"Checks that nothing made fail: {', '.join(matrix.never_failed) or 'none'}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def to_markdown(matrix: Matrix) -> str:
+    """Figures, specimens against checks, mutants by level and operator, survivors one by one."""
+    return "\n".join(_parts(matrix)) + "\n"
+
+
+def _parts(matrix: Matrix) -> Iterator[str]:
+    yield "# Kill matrix\n"
+    yield from (f"- {line}" for line in to_text(matrix).splitlines())
+    yield "\n## Specimens\n"
+    yield "`K` the check named for the defect fails, `x` another one does, `.` passes.\n"
+    used = [check for check in matrix.checks if any(check in t.judged for t in matrix.trials)]
+    rows = [[t.name, *(_mark(t, check) for check in used)] for t in matrix.trials]
+    yield _table(["specimen", *used], rows)
+    for trial in matrix.trials:
+        if not trial.as_should_be:
+            wanted = f"`{trial.killed_by}` does not fail" if trial.killed_by else "accused"
+            yield f"- **{trial.name}**: {wanted}. {_line(trial.message)}"
+    wrongly = [trial for trial in matrix.diagnosed if trial not in matrix.rightly_diagnosed]
+    for trial in wrongly:
+        yield f"- **{trial.name}**: breaks {trial.mechanism}, named was {trial.diagnosed}"
+    yield f"\n## Random mutants (seed {matrix.seed})\n"
+    for name, key in (("level", _level), ("operator", _operator), ("first check to fail", _check)):
+        yield _counted(matrix.mutants, name, key)
+    yield "### Survivors\n"
+    rows = [[f"`{m.name}`", m.level, m.operator, _line(m.place)] for m in matrix.survivors]
+    yield _table(["mutant", "level", "operator", "place"], rows) if rows else "None.\n"
+    yield "### Equivalent\n"
+    rows = [
+        [f"`{m.name}`", m.operator, _line(m.place), str(m.cases), m.equivalent]
+        for m in matrix.mutants
+        if m.equivalent
+    ]
+    yield _table(["mutant", "operator", "place", "cases", "why"], rows) if rows else "None.\n"
+
+
+def _mark(trial: Trial, check: str) -> str:
+    if check not in trial.judged:
+        return ""
+    if check not in trial.wrong:
+        return "."
+    return "K" if check == trial.killed_by else "x"
+
+
+def _level(mutant: Mutant) -> str:
+    return mutant.level
+
+
+def _operator(mutant: Mutant) -> str:
+    return mutant.operator
+
+
+def _check(mutant: Mutant) -> str:
+    return mutant.check or "none"
+
+
+def _counted(mutants: Iterable[Mutant], name: str, key: Callable[[Mutant], str]) -> str:
+    groups: dict[str, list[Mutant]] = {}
+    for mutant in mutants:
+        groups.setdefault(key(mutant), []).append(mutant)
+    rows = [
+        [
+            group,
+            str(len(some)),
+            str(sum(bool(m.check) and not m.crash for m in some)),
+            str(sum(m.crash for m in some)),
+            str(sum(bool(m.equivalent) for m in some)),
+            str(sum(not m.check and not m.equivalent for m in some)),
+        ]
+        for group, some in sorted(groups.items())
+    ]
+    head = [name, "drawn", "killed by a check", "killed by a crash", "equivalent", "survived"]
+    return _table(head, rows)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _line(text: str) -> str:
+    """Text as one cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|")

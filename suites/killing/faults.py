@@ -240,7 +240,7 @@ class Seen:
         return {case for case, count in self.calls.get(function, {}).items() if count >= which}
 
 
-ENOUGH = 16
+ENOUGH = 8
 """Calls of a function, in one case, that are looked at closely."""
 
 
@@ -252,6 +252,8 @@ class Watch:
     seen: Seen = field(default_factory=Seen)
     case: str = ""
     """Id of the case that runs."""
+    lines: bool = True
+    """Whether to note the lines that run in it, which takes its time."""
     _copy: Copy | None = None
     _traced: dict[CodeType, int] = field(default_factory=dict)
 
@@ -265,7 +267,8 @@ class Watch:
                 self._copy.replace(name, functools.partial(self._watched, name))
         self._traced.clear()
         before = sys.gettrace()
-        sys.settrace(self._trace)
+        if self.lines:
+            sys.settrace(self._trace)
         try:
             yield self._copy.attribute
         finally:

@@ -100,3 +100,8 @@ def records_of(
 def is_wrong(record: Record) -> bool:
     """Whether a record accuses the hook."""
     return record.status in WRONG
+
+
+def is_cause(record: Record) -> bool:
+    """Whether a wrong record says something, and does not only hang on another one."""
+    return "(see " not in record.message
