@@ -32,6 +32,22 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def mutations(session: nox.Session) -> None:
+    """Plant defects in the hook that ships here, one at a time: each turns its run red."""
+    install(session)
+    environment = ALLOCATOR | {"OMP_NUM_THREADS": "1"}
+    session.run("pytest", "-n", "auto", "suites/mutations", *session.posargs, env=environment)
+
+
+@nox.session
+def selftest(session: nox.Session) -> None:
+    """Try the harness on specimens and on random faults in sound hooks: the kill matrix."""
+    install(session)
+    environment = ALLOCATOR | {"OMP_NUM_THREADS": "1"}
+    session.run("python", "-m", "suites.killing", *session.posargs, env=environment)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure time, memory and the harness' own overhead; informs, never fails on a number."""
     install(session)
