@@ -267,8 +267,8 @@ def test_hooks_meet_on_the_same_baselines_whatever_else_they_claim() -> None:
                 {
                     case.baseline_id
                     for case in found
-                    if (case.family, case.direction, case.scale)
-                    == (family, Direction.DECODE, scale)
+                    if (case.family, case.direction, case.scale, case.scenario)
+                    == (family, Direction.DECODE, scale, None)
                 }
                 for found in (alone, wide)
             )
