@@ -348,6 +348,17 @@ def test_list_marks_what_is_not_claimed(command: Command, tmp_path: Path) -> Non
     assert not any("not claimed" in line for line in decodes)
 
 
+def test_list_names_what_a_hook_offers_and_does_not_claim(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "hook.py").write_text("def enable(vae, use_quadtree=False): ...\n")
+    file = tmp_path / "vae-compat.toml"
+    file.write_text(PROFILE.replace("harness.subject.diffusers_tiling", "hook.py"))
+    narrowed = ("--families=sd", "--directions=decode", "--modes=quadtree")
+    _, out, _ = command("list", "--profile", str(file), *narrowed)
+    _, line = out.splitlines()
+    assert "-quadtree-" in line
+    assert "not claimed" in line
+
+
 def test_list_names_families_and_hooks(command: Command) -> None:
     _, out, _ = command("list", "families")
     assert [line.split()[0] for line in out.splitlines()] == list(FAMILIES)
