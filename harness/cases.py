@@ -88,6 +88,16 @@ class Scenario(StrEnum):
     """Memory that was not written to holds NaN."""
     SHIFT = "shift"
     """A picture moved by a latent pixel, through the family's local probes."""
+    SETTINGS = "settings"
+    """A hook built with its own defaults, before and after one with other settings."""
+    SWITCHES = "switches"
+    """What is not switched on: the other direction, and both once the hook is off."""
+    TINY_TILES = "tiny_tiles"
+    """Tiles from a pixel up to the whole plane."""
+    OUT_OF_MEMORY = "out_of_memory"
+    """Memory that runs out once, in the middle of a call."""
+    ON_HOST = "on_host"
+    """A VAE on the CPU of a machine with a GPU."""
 
 
 @dataclass(frozen=True)

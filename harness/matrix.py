@@ -79,6 +79,9 @@ TWO_TILES_SIZE = Geometry(20, 40, 8)
 OVERSIZE_SIZE = Geometry(16, 72, 8)
 """So large that tiles take less memory than the plane, cut along one axis or with full halos."""
 SHIFT_SIZE = Geometry(10, 32, 8)
+USAGE_SIZE = Geometry(6, 32, 8)
+TINY_SIZE = Geometry(9, 13, 16)
+"""One tile of sixteen, though not one step from tile to tile; slivers in tiles of eight."""
 
 REAL_DEFAULT = ("sd", "flux2", "qwen")
 """Families that a selection runs at real scale: SD with quant convolutions (SDXL, SD3 and Flux
@@ -148,6 +151,7 @@ def generate(
     cases |= dict.fromkeys(span.probes(claimed, full))
     cases |= dict.fromkeys(span.scenarios(claimed, full))
     cases |= dict.fromkeys(span.relations(claimed, full))
+    cases |= dict.fromkeys(span.usages(claimed, full))
     cases |= dict.fromkeys(span.case(cell, SIZES["ragged"]) for cell in refusals)
     return tuple(cases)
 
@@ -318,6 +322,16 @@ class _Span:
                 for scenario, size, variation in _RELATIONS:
                     yield self.case(cell, size, scenario=scenario, **variation)
 
+    def usages(self, cells: Sequence[_Cell], full: bool) -> Iterator[Case]:
+        """How programs use a hook, on one family per build, or on every family."""
+        first = {(family, direction): mode for family, direction, mode in reversed(cells)}
+        for cell in cells if self.device == "sim" else ():
+            family, direction, mode = cell
+            if first[family, direction] is mode and (full or family in _representatives(cells)):
+                for scenario, size, dtype in _USAGES:
+                    if dtype in self.dtypes:
+                        yield self.case(cell, size, scenario=scenario, dtype=dtype)
+
     def probes(self, cells: Sequence[_Cell], full: bool) -> Iterator[Case]:
         """One mechanism each, on one family per build, or on every family."""
         for cell in cells:
@@ -340,6 +354,15 @@ _RELATIONS: tuple[tuple[Scenario, Geometry, dict[str, Any]], ...] = (
     (Scenario.REPEAT, PROBE_SIZE, {}),
     (Scenario.POISON, PROBE_SIZE, {}),
     (Scenario.SHIFT, SHIFT_SIZE, {}),
+)
+
+_USAGES = (
+    (Scenario.SETTINGS, USAGE_SIZE, "float32"),
+    (Scenario.SWITCHES, USAGE_SIZE, "float32"),
+    (Scenario.TINY_TILES, TINY_SIZE, "float32"),
+    (Scenario.TINY_TILES, TINY_SIZE, "bfloat16"),
+    (Scenario.OUT_OF_MEMORY, PROBE_SIZE, "float32"),
+    (Scenario.ON_HOST, USAGE_SIZE, "float32"),
 )
 
 

@@ -54,6 +54,13 @@ from harness.checks.tiles import (
     may_run_untiled,
     wants_single_tile,
 )
+from harness.checks.usage import (
+    check_on_host,
+    check_out_of_memory,
+    check_settings,
+    check_switches,
+    check_tiny_tiles,
+)
 from harness.measure.observation import Promise
 from harness.measure.sequences import SEQUENCES
 
@@ -181,6 +188,11 @@ CHECKS: tuple[Check, ...] = (
     Check("input_untouched", Tier.RECOMMENDED, check_input_untouched, _no_probe),
     Check("refusal", Tier.RECOMMENDED, check_refusal, _unclaimed),
     Check("mechanism", Tier.RECOMMENDED, check_mechanism, _probe),
+    Check("settings", Tier.RECOMMENDED, check_settings, _plays(Scenario.SETTINGS)),
+    Check("switches", Tier.RECOMMENDED, check_switches, _plays(Scenario.SWITCHES)),
+    Check("tiny_tiles", Tier.RECOMMENDED, check_tiny_tiles, _plays(Scenario.TINY_TILES)),
+    Check("out_of_memory", Tier.RECOMMENDED, check_out_of_memory, _plays(Scenario.OUT_OF_MEMORY)),
+    Check("on_host", Tier.RECOMMENDED, check_on_host, _plays(Scenario.ON_HOST)),
     Check("clip_completes", Tier.ADVANCED, check_clip_completes, _clip),
     Check("video_parity", Tier.ADVANCED, check_video_parity, _clip),
     Check("flicker", Tier.ADVANCED, check_flicker, _jumping_clip),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -42,6 +42,10 @@ class Hook:
     spec: HookSpec
     signature: Signature
     source: Loadable
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Settings whose values do not come from the case."""
+    taken_off: Callable[[], None] | None = None
+    """Called each time the hook has taken itself off, before the VAE is put back as it was."""
 
     @classmethod
     def of(cls, spec: HookSpec, source: Loadable, entry: Any) -> Hook:
@@ -73,6 +77,17 @@ class Hook:
         directions[Mode.COLOR_FIX] = (Direction.ENCODE,)
         return tuple(m for m in Mode if any(self.offers(m, d) for d in directions[m]))
 
+    def by_default(self) -> Hook:
+        """The same, built with its own defaults wherever it has any."""
+        left = self.accepted_settings - self.signature.own_defaults.keys()
+        return replace(self, signature=replace(self.signature, accepted=left))
+
+    @contextmanager
+    def kept(self, case: Case) -> Iterator[Hook]:
+        """The same, loaded once for all that is done inside, with whatever its module keeps."""
+        with self.source.loaded(*_place(case)) as entry:
+            yield replace(self, source=_Kept(entry))
+
     def put_on(
         self, view: LayoutVAE, case: Case, *, expected: Collection[Change] | None = None
     ) -> Fitting:
@@ -84,7 +99,18 @@ class Hook:
         where the hook has no keyword for the mode of the case.
         """
         settings = settings_for(self.spec, self.signature, case, view.ratio, None)
-        return Fitting(self, view, case, settings, expected)
+        return Fitting(self, view, case, settings | dict(self.fixed), expected)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """An entry that is loaded already."""
+
+    entry: Any
+
+    def loaded(self, *_place: Any) -> AbstractContextManager[Any]:
+        """The entry."""
+        return nullcontext(self.entry)
 
 
 class Fitting:
@@ -139,6 +165,8 @@ class Fitting:
             self.phase = "put_on"
             before = snapshot_of(self._view)
             stack.callback(self._compare_and_restore, before)
+            if self._hook.taken_off is not None:
+                stack.callback(self._hook.taken_off)
             put_on = {
                 Kind.FORWARD: self._forward,
                 Kind.VAE: self._whole_vae,
