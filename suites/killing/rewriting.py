@@ -122,9 +122,12 @@ def _inside(node: ast.AST, function: str) -> Iterator[tuple[str, ast.AST, str]]:
         if isinstance(child, ast.FunctionDef | ast.ClassDef):
             inner = f"{function}.{child.name}" if function else child.name
             if isinstance(child, ast.FunctionDef):
+                known = {each.id for each in ast.walk(child) if isinstance(each, ast.Name)}
+                known |= {each.arg for each in ast.walk(child) if isinstance(each, ast.arg)}
                 for statement in child.body:
-                    yield from _operators(statement, inner)
-                    yield from _inside(statement, inner)
+                    for found in (*_operators(statement, inner), *_inside(statement, inner)):
+                        if not isinstance(found[1], ast.Name) or _NAMES[found[1].id] in known:
+                            yield found
             else:
                 yield from _inside(child, inner)
         elif function and not isinstance(

@@ -1,0 +1,182 @@
+"""Random faults are drawn, planted and watched as they should be, and the original stays whole."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fixtures.specimens.resting import Box
+from harness.tiled_vae.statistics import Moments
+from reports.kill_matrix import Matrix, Mutant, Trial, to_markdown, to_text
+from suites.killing.copies import Copy, copied
+from suites.killing.faults import RESULT, Planted, Seen, Site, Target, ValueFault, value_faults
+from suites.killing.rewriting import source_faults
+from suites.killing.spreading import spread
+from suites.killing.targets import targets
+from suites.killing.values import KINDS, at, differs, kind_of, parts, put
+
+CPU = torch.device("cpu")
+SAMPLES: dict[str, Any] = {
+    "tensor": torch.arange(24.0).reshape(1, 2, 3, 4) / 7,
+    "integer": 5,
+    "real": 0.5,
+    "switch": True,
+    "span": Box(1, 5, 2, 8),
+    "sequence": [1.0, 2.0, 3.0],
+    "device": CPU,
+}
+
+
+@pytest.fixture
+def target() -> Target:
+    return targets()["resting"]
+
+
+def seen(target: Target) -> Seen:
+    """What a run of a few functions would have shown."""
+    functions = [name for name, _ in target.copy().functions()]
+    sites = {Site(f, RESULT, (), kind) for f in functions for kind in ("tensor", "span")}
+    lines = {("resting", number) for number in range(400)}
+    return Seen(sites, {function: {"a": 9, "b": 1} for function in functions}, lines)
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_every_operator_changes_a_value(kind: str) -> None:
+    value = SAMPLES[kind]
+    assert kind_of(value) == kind
+    old = {"tensor": torch.ones(1, 2, 3, 4), "span": Box(0, 1, 0, 1), "sequence": [0.0, 0.0, 0.0]}
+    for name, operator in KINDS[kind].items():
+        if name != "wrong device" and (name != "stale" or kind in old):
+            assert differs(value, operator(value, old.get(kind))), name
+
+
+def test_parts_are_found_and_replaced_in_a_copy() -> None:
+    value = (Box(1, 2, 3, 4), [torch.zeros(1, 2, 3), torch.ones(1, 2, 3)])
+    places = [path for path, _ in parts(value)]
+    assert {(), (0,), (1,), (1, 0), (1, 1)} <= set(places)
+    changed = put(value, (1, 1), torch.full((1, 2, 3), 7.0))
+    assert at(changed, (1, 1)).max() == 7
+    assert at(value, (1, 1)).max() == 1
+
+
+def test_copy_is_another_one_and_leaves_nothing_behind() -> None:
+    before = set(sys.modules)
+    copy = copied("harness.tiled_vae", "hook:VAEHook")
+    theirs = copy.modules()["statistics"].Moments
+    copy.replace("statistics.Moments.add", lambda function: lambda self, tile: None)
+    assert theirs is not Moments
+    moments, numb = Moments(1), theirs(1)
+    for each in (moments, numb):
+        each.add(torch.ones(1, 1, 2, 2))
+    assert (moments.count, numb.count) == (4, 0)
+    copy.forget()
+    assert set(sys.modules) == before
+
+
+def test_function_is_replaced_wherever_it_is_named() -> None:
+    copy = copied("harness.tiled_vae", "hook:VAEHook")
+    copy.replace("tiles.grid", lambda function: lambda *args: "replaced")
+    assert copy.modules()["plan"].grid() == "replaced"
+    copy.forget()
+
+
+def test_fault_acts_on_the_call_it_is_for_and_anew_in_each_case(target: Target) -> None:
+    site = Site("resting.Box.of", RESULT, (), "tensor")
+    fault = ValueFault(target, site, "drop", "once", 2)
+    planted = Planted(fault)
+    for _ in range(2):
+        with planted.loaded(CPU) as hook:
+            box = sys.modules[hook.__module__].Box(0, 1, 0, 2)
+            sums = [float(box.of(torch.ones(1, 2)).sum()) for _ in range(3)]
+        assert sums == [2, 0, 2]
+    assert fault.acted
+    planted.forget()
+
+
+def test_same_seed_draws_the_same_faults_and_another_seed_others(target: Target) -> None:
+    shown = seen(target)
+    counts = dict.fromkeys(("tile", "halo", "statistics", "merge"), 6)
+
+    def drawn(seed: int) -> list[str]:
+        values = value_faults(target, shown, seed, counts)
+        lines = source_faults(target, shown, seed, 10)
+        return [f"{fault.level} {fault.operator} {fault.place}" for fault in (*values, *lines)]
+
+    assert drawn(1) == drawn(1)
+    assert len(set(drawn(1))) == len(drawn(1)) == 34
+    assert set(drawn(1)) != set(drawn(2))
+
+
+def test_wrong_line_runs_in_the_copy_alone(target: Target) -> None:
+    def whole(copy: Copy) -> list[Any]:
+        return list(copy.modules()["resting"].grid(8, 8, 4, 4))
+
+    sound = whole(target.copy())
+    wrong = []
+    for fault in source_faults(target, seen(target), 3, 60):
+        if fault.function == "resting.grid":
+            try:
+                wrong.append(whole(fault.plant()) != sound)
+            except (ValueError, TypeError, NameError, ZeroDivisionError):
+                wrong.append(True)
+    assert any(wrong)
+    assert whole(target.copy()) == sound
+
+
+def test_job_whose_process_dies_is_started_again(tmp_path: Path) -> None:
+    def work(name: str) -> str:
+        mark = tmp_path / name
+        if name == "dies" and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), 9)
+        return name.upper()
+
+    assert spread(work, ["lives", "dies"], tmp_path, 2) == ["LIVES", "DIES"]
+
+
+def test_job_that_always_dies_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="dies ended with -9"):
+        spread(lambda _: os.kill(os.getpid(), 9), ["dies"], tmp_path, 1)
+
+
+def mutant(**more: Any) -> Mutant:
+    return Mutant("m", "resting", "tile", "drop", "f(x)", **{"acted": True, "cases": 3} | more)
+
+
+def test_matrix_counts_what_is_killed_equivalent_and_accused() -> None:
+    trials = (
+        Trial("sound", None, judged={"parity": 3}),
+        Trial("accused", None, judged={"parity": 3}, wrong={"parity": 1}, message="p[c]: why"),
+        Trial(
+            "caught", "parity", "recommended", {"parity": 3}, {"parity": 1}, frozenset({"parity"})
+        ),
+        Trial("missed", "seams", "recommended", {"seams": 3}, {"parity": 1}),
+    )
+    mutants = (
+        mutant(check="finite", checks=("finite",)),
+        mutant(check="completes", checks=("completes",), crash=True),
+        mutant(),
+        mutant(acted=False),
+        mutant(other_output=1),
+        mutant(other_numbers=1, reviewed="as good"),
+    )
+    matrix = Matrix(("completes", "finite", "parity", "seams"), trials, mutants, seed=1)
+    assert [t.name for t in matrix.killed] == ["caught"]
+    assert [t.name for t in matrix.false_alarms] == ["accused"]
+    assert matrix.kill_rate == pytest.approx(2 / 3)
+    assert matrix.never_failed == ["seams"]
+    assert "1 of 2" in to_text(matrix)
+    text = to_markdown(matrix)
+    assert "| caught | K |" in text
+    assert "**missed**: `seams` does not fail" in text
+    assert "**accused**: accused. p[c]: why" in text
+
+
+def test_dtype_of_no_floating_point_is_no_place_for_a_tensor_fault() -> None:
+    assert kind_of(Tensor([1.0])) is None
