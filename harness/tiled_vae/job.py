@@ -156,5 +156,9 @@ class Job:
             return tail
         if held == REPEAT if isinstance(held, str) else False:
             return torch.cat([torch.zeros_like(tail), tail], dim=2)
-        past = self.caches.past(slot, rows, cols, self.device)
-        return tail if past is None else torch.cat([past[:, :, -1:], tail], dim=2)
+        # Joined where it will rest: what is parked there need not come to the device for it.
+        parking = self.caches.caches.parking
+        past = self.caches.past(slot, rows, cols, parking)
+        if past is None:
+            return tail
+        return torch.cat([past[:, :, -1:], tail.to(parking)], dim=2)

@@ -6,26 +6,9 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from fixtures.layouts import view
-from fixtures.vaes.building import unseeded
 from harness.cases import Case, Direction, Layout, Mode, Scale
 from harness.device import open_device
-from harness.measure.placing import placed
-from harness.tiled_vae import tiled
-
-
-def counted(case, under, tile):
-    """Counters of one run, under a mode; tiled where there is a tile size."""
-    facts = case.facts
-    with torch.no_grad(), under:
-        seen = view(unseeded(facts, facts.mock), case.layout, facts)
-        shape = case.latent_shape if case.direction is Direction.DECODE else case.image_shape
-        with open_device("sim") as device, placed(seen, device):
-            given = device.put(torch.zeros(shape))
-            over_tiles = nullcontext() if tile is None else tiled(seen.vae, tile)
-            with over_tiles, device.metered() as reading:
-                seen.run(case.direction, given)
-    return reading
+from suites.selftest.shapes import counted
 
 
 @pytest.mark.parametrize("tile", [None, 64])
@@ -34,8 +17,8 @@ def counted(case, under, tile):
 def test_shapes_alone_give_every_counter_that_real_numbers_give(family, direction, tile):
     layout = Layout.DIFFUSERS
     case = Case(family, Scale.MOCK, layout, direction, Mode.EXACT, 12, 12, 8)
-    real = counted(case, nullcontext(), tile)
-    alone = counted(case, FakeTensorMode(), tile)
+    real = counted(case, tile, nullcontext())
+    alone = counted(case, tile)
     assert real.flops
     assert real.peak_bytes > real.live_before
     for counter in ("peak_bytes", "flops", "host_to_device", "device_to_host", "convolutions"):

@@ -1,0 +1,187 @@
+"""Runs contenders beside the untiled VAE, in turns, on one simulated accelerator."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+
+from fixtures.layouts import view
+from fixtures.vaes.building import unseeded
+from harness.cases import Case, Direction, Layout
+from harness.checks.parity import grade_of
+from harness.checks.speaking import distance_of
+from harness.device import Reading, open_device
+from harness.measure.baseline import measure_truth
+from harness.measure.distance import noise
+from harness.measure.observation import Baseline, Observation, Promise
+from harness.measure.placing import live_bytes
+from harness.measure.workbench import Workbench
+from harness.subject.hook import Hook
+from harness.subject.loading import load_hook
+from harness.subject.profile import Profile
+
+UNTILED = "untiled"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one contender took, against untiled."""
+
+    peak: float
+    flops: float
+    moved: int
+    """Bytes from host to device."""
+    time: float | None
+    """CPU time of one thread; the median of some rounds, ``None`` where nothing was computed."""
+    error: float | None
+    """In floors; ``None`` where there is no truth."""
+    grade: str | None
+
+
+@dataclass
+class Series:
+    """What one contender did, round by round."""
+
+    hook: Hook | None
+    layout: Layout
+    seconds: list[float] = field(default_factory=list)
+    reading: Reading = field(default_factory=Reading)
+    output: Tensor | None = None
+    failure: str | None = None
+
+    @property
+    def median(self) -> float:
+        """CPU seconds."""
+        return statistics.median(self.seconds)
+
+
+def compare(
+    bench: Workbench, case: Case, contenders: Mapping[str, Profile], *, rounds: int, truth: bool
+) -> dict[str, Figures | str]:
+    """Figures of each contender, or in words why there are none.
+
+    One round runs the untiled VAE and every contender once, so that all of them meet the same
+    moments of a busy machine.
+    """
+    x = bench.make_input(case)
+    right = measure_truth(case, bench.twin(case), x, open_device("cpu")) if truth else None
+    runs = {UNTILED: Series(None, case.layout)}
+    for name, profile in contenders.items():
+        own = profile.hook.layout == Layout.DIFFUSERS
+        layout = Layout.DIFFUSERS if own else Layout(case.facts.coder_layout)
+        runs[name] = Series(load_hook(profile), layout)
+    views = {run.layout: bench.view(replace(case, layout=run.layout)) for run in runs.values()}
+    weights = _run(case, runs, views, x, rounds)
+    untiled = runs.pop(UNTILED)
+    baseline = None
+    if right is not None and untiled.output is not None:
+        floor, taken = noise(untiled.output, right), x.numel() * x.element_size()
+        baseline = Baseline(untiled.output, right, floor, untiled.reading, weights, taken)
+    return {name: _figures(case, run, untiled, baseline, weights) for name, run in runs.items()}
+
+
+def count(case: Case, contenders: Mapping[str, Profile]) -> dict[str, Figures | str]:
+    """What can be counted, on shapes alone: seconds instead of minutes, and the same numbers.
+
+    All contenders see the layout of diffusers; hooks that know another one alone are left out.
+    """
+    runs = {UNTILED: Series(None, Layout.DIFFUSERS)}
+    for name, profile in contenders.items():
+        runs[name] = Series(load_hook(profile), Layout.DIFFUSERS)
+    with FakeTensorMode():
+        seen = view(unseeded(case.facts, case.facts.real), Layout.DIFFUSERS, case.facts)
+        decodes = case.direction is Direction.DECODE
+        x = torch.zeros(case.latent_shape if decodes else case.image_shape)
+        weights = _run(case, runs, {Layout.DIFFUSERS: seen}, x, rounds=1)
+    untiled = runs.pop(UNTILED)
+    return {
+        name: replace(found, time=None) if isinstance(found, Figures) else found
+        for name, run in runs.items()
+        for found in [_figures(case, run, untiled, None, weights)]
+    }
+
+
+def _run(case: Case, runs: Mapping[str, Series], views: Any, x: Tensor, rounds: int) -> int:
+    """Let all of them run in turns; returns the bytes of the weights."""
+    with torch.no_grad(), open_device("sim") as device:
+        device.place(
+            nn.ModuleList([m for v in views.values() for m in (v.vae, v.encoder, v.decoder)])
+        )
+        weights = live_bytes(device)
+        assert weights is not None
+        given = device.put(x)
+        for _ in range(rounds):
+            for run in runs.values():
+                if run.failure is None:
+                    _once(run, replace(case, layout=run.layout), views[run.layout], device, given)
+    return weights
+
+
+def _once(run: Series, case: Case, seen: Any, device: Any, given: Tensor) -> None:
+    """Run a contender once more, and keep what it gave the first time."""
+
+    def act(forward: Callable[..., Tensor]) -> Tensor:
+        start = time.process_time()
+        result = forward(case.direction, given)
+        run.seconds.append(time.process_time() - start)
+        return result
+
+    try:
+        with contextlib.ExitStack() as stack:
+            reading = stack.enter_context(device.metered())
+            forward = seen.run
+            if run.hook is not None:
+                forward = stack.enter_context(run.hook.put_on(seen, case, expected=()))
+            result = act(forward)
+    except Exception as error:
+        if run.hook is None:
+            raise
+        run.failure = f"{type(error).__name__}: {error}"
+        return
+    if run.output is None:
+        run.reading, run.output = reading, device.host(result)
+
+
+def _figures(
+    case: Case, run: Series, untiled: Series, baseline: Baseline | None, weights: int
+) -> Figures | str:
+    if run.failure is not None:
+        return run.failure
+    error = grade = None
+    if baseline is not None:
+        seen = Observation(case=case, promise=Promise(), baseline=baseline, output=run.output)
+        error, grade = distance_of(seen).ratio, str(grade_of(seen))
+    ours, theirs = run.reading, untiled.reading
+    return Figures(
+        peak=(ours.peak_bytes - weights) / (theirs.peak_bytes - weights),
+        flops=ours.flops / theirs.flops,
+        moved=ours.host_to_device,
+        time=run.median / untiled.median,
+        error=error,
+        grade=grade,
+    )
+
+
+def parked_bytes(case: Case) -> int:
+    """Bytes that the chunks of a clip find in their feature caches, all chunks together.
+
+    So much has to come back to the device where caches are parked on the host. Counted on shapes.
+    """
+    with torch.no_grad(), FakeTensorMode():
+        seen = view(unseeded(case.facts, case.facts.real), case.layout, case.facts)
+        coder = seen.decoder
+        chunked = seen.conventions(case.direction)[0].chunked
+        cache: list[Any] = [None] * chunked.slots(coder)
+        found = 0
+        for chunk in chunked.cut(seen.coder_input(case.direction, torch.empty(case.latent_shape))):
+            found += sum(slot.nbytes for slot in cache if isinstance(slot, Tensor))
+            chunked.call(coder, chunk, cache, [0])
+    return found

@@ -1,0 +1,10 @@
+"""The hook that ships here with activations at rest after each convolution, whatever the coder."""
+
+from torch import nn
+
+from harness.tiled_vae import VAEHook
+
+
+def hook(net: nn.Module, tile_size: int, is_decoder: bool) -> VAEHook:
+    """With the published constructor's first arguments."""
+    return VAEHook(net, tile_size, is_decoder, method="rest")

@@ -1,0 +1,43 @@
+"""What a run takes, counted on tensors that have shapes and no data."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch._subclasses import FakeTensorMode
+
+from fixtures.layouts import view
+from fixtures.vaes.building import unseeded
+from harness.cases import Case, Direction, Scale
+from harness.device import Reading, open_device
+from harness.measure.placing import placed
+from harness.tiled_vae import tiled
+
+
+def counted(
+    case: Case, tile: int | None, under: AbstractContextManager[Any] | None = None
+) -> Reading:
+    """Counters of one run, with the reference hook where there are tiles of so many image pixels.
+
+    ``under`` is a mode to run under; without one, tensors have no data.
+    """
+    facts = case.facts
+    config = facts.real if case.scale is Scale.REAL else facts.mock
+    with torch.no_grad(), under or FakeTensorMode():
+        seen = view(unseeded(facts, config), case.layout, facts)
+        shape = case.latent_shape if case.direction is Direction.DECODE else case.image_shape
+        with open_device("sim") as device, placed(seen, device):
+            given = device.put(torch.zeros(shape))
+            over_tiles = nullcontext() if tile is None else tiled(seen.vae, tile)
+            with over_tiles, device.metered() as reading:
+                seen.run(case.direction, given)
+    return reading
+
+
+def over_weights(reading: Reading) -> int:
+    """Peak bytes over what was live before: weights and input."""
+    assert reading.peak_bytes is not None
+    assert reading.live_before is not None
+    return reading.peak_bytes - reading.live_before

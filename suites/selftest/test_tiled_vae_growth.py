@@ -1,0 +1,25 @@
+"""The memory that the reference hook takes is set by its tiles, not by the picture."""
+
+from dataclasses import replace
+
+import pytest
+
+from harness.cases import Case, Direction, Layout, Mode, Scale
+from suites.selftest.shapes import counted, over_weights
+
+BOUND = 0.05
+
+
+@pytest.mark.parametrize(("family", "small", "large"), [("sd", 64, 96), ("qwen", 32, 64)])
+def test_at_fixed_tiles_the_peak_grows_by_a_small_part_of_what_untiled_grows_by(
+    family, small, large
+):
+    """Real configs, of shapes alone: a mock's pictures are large beside its activations."""
+    case = Case(family, Scale.REAL, Layout.DIFFUSERS, Direction.DECODE, Mode.EXACT, 1, 1, 16)
+
+    def grown(tile):
+        sizes = (replace(case, height=side, width=side) for side in (small, large))
+        first, last = (over_weights(counted(sized, tile)) for sized in sizes)
+        return last - first
+
+    assert grown(128) <= BOUND * grown(None)
