@@ -190,6 +190,14 @@ class Player:
         alone = self.hooked(act, call.case)
         return replace(call, right=replace(call.right, alone=alone))
 
+    def mirrored(self, call: Call) -> Call:
+        """The same call on the mirrored input: of the same size, and with other contents."""
+        x, direction = call.x.flip(-1), call.case.direction
+        untiled = self._host(self.view.run(direction, self.stage.device.put(x)))
+        truth = self.stage.bench.twin(call.case).run(direction, x.double())
+        assert untiled is not None
+        return self.prepared(replace(call, x=x, right=Right(untiled, truth)))
+
     def clip(self, name: str, case: Case | None = None, *, mixed: bool = False) -> Clip:
         """A clip, with what every chunk of it should give; those of two names differ.
 

@@ -134,6 +134,8 @@ def _off_and_on(player: Player, call: Call) -> None:
 
 
 def _interrupted(player: Player, call: Call) -> None:
+    other = player.mirrored(call)
+
     def act(run: Any) -> None:
         with Interrupting() as counted:
             player.call("call 1", run, call)
@@ -145,7 +147,7 @@ def _interrupted(player: Player, call: Call) -> None:
                     raise
         if not interrupting.done:
             player.empty = "call 2 ended before it could be interrupted"
-        player.call("call 3, after the interruption", run, call)
+        player.call("call 3, another input after the interruption", run, other)
 
     player.hooked(act)
 
