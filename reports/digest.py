@@ -9,12 +9,16 @@ from typing import NamedTuple
 
 from harness.caseid import parse_case_id
 from harness.cases import Direction, Mode
-from harness.checks.finding import NOT_JUDGED, Grade, Tier
+from harness.checks.finding import NOT_JUDGED, Grade, Phase, Tier
 from harness.families import FAMILIES
 from harness.judge import ROOTS, Record
 
 VRAM_RATIO = "vram_ratio"
 """Metric: peak over weights of the hook, divided by that of the untiled VAE."""
+PHASE = "phase"
+"""Metric: how far the hook came with causal caches, a value of `Phase`."""
+CLIP_RATIO = "clip_vram_ratio"
+"""Metric: peak of a clip, divided by that of untiled."""
 
 # Worst first. A known failure that passed fails the run, and so does an unknown status: nothing
 # that this list has not heard of may look like a pass.
@@ -74,6 +78,28 @@ class Cell:
         if self.vram_ratio is not None:
             return f"{self.vram_ratio:.2f}"
         return "" if self.measured else "n/m"
+
+
+def phases(records: Iterable[Record]) -> dict[str, dict[str, str]]:
+    """For each family with a cache, by direction, what its clips show: ``splits 0.21``.
+
+    The worst of all clips, with the highest peak as a fraction of untiled.
+    """
+    found: dict[tuple[str, str], list[tuple[Phase, float | None]]] = {}
+    for record in records:
+        case, phase = parse_case_id(record.case), record.metrics.get(PHASE)
+        if case is not None and phase in list(Phase):
+            ratio = record.metrics.get(CLIP_RATIO)
+            measured = float(ratio) if isinstance(ratio, int | float) else None
+            found.setdefault((case.family, case.direction), []).append((Phase(phase), measured))
+    made: dict[str, dict[str, str]] = {}
+    for family, direction in sorted(found, key=lambda place: _rank(place[1], Direction)):
+        seen = found[family, direction]
+        worst = min((phase for phase, _ in seen), key=list(Phase).index)
+        ratios = [ratio for _, ratio in seen if ratio is not None]
+        shown = f" {max(ratios):.2f}" if ratios and worst is not Phase.CRASHES else ""
+        made.setdefault(family, {})[direction] = f"{worst}{shown}"
+    return dict(sorted(made.items(), key=lambda row: (_rank(row[0], FAMILIES), row[0])))
 
 
 def hook_names(records: Iterable[Record]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from harness.judge import Record
 
 from . import digest
 from .digest import Cell, Group, Key
+from .plot import write_plot
 from .results import DEFAULT_FOLDER, Results, write_text
 from .table import LEGEND
 
@@ -19,12 +20,16 @@ FILE_NAME = "summary.md"
 
 
 def write_summary(results: Results, folder: Path = DEFAULT_FOLDER) -> Path:
-    """Write ``folder/summary.md`` and return its path."""
-    return write_text(folder / FILE_NAME, to_markdown(results))
+    """Write ``folder/summary.md``, with the plot that belongs to it, and return its path."""
+    plot = write_plot(results.records, folder)
+    return write_text(folder / FILE_NAME, to_markdown(results, plot and plot.name))
 
 
-def to_markdown(results: Results) -> str:
-    """Header, table, diagnosis, failures, known failures, worst parity, what was not measured."""
+def to_markdown(results: Results, plot: str | None = None) -> str:
+    """Header, table, diagnosis, failures, known failures, worst parity, what was not measured.
+
+    ``plot`` is the file name of the plot of memory over time, where there is one.
+    """
     environment = Environment(
         loader=PackageLoader("reports", "."),
         undefined=StrictUndefined,
@@ -56,6 +61,7 @@ def to_markdown(results: Results) -> str:
             for name in hooks
             for family, record in digest.worst_grades(_of(results, name))
         ],
+        plot=plot,
         not_measured=digest.not_measured(results.records),
     )
 
@@ -75,6 +81,19 @@ def _table(hook: str, results: Results) -> dict[str, Any]:
         "hook": hook,
         "head": ["family", *(" ".join(column) for column in columns)],
         "rows": rows,
+        **_phases(hook, results),
+    }
+
+
+def _phases(hook: str, results: Results) -> dict[str, Any]:
+    made = digest.phases(_of(results, hook))
+    directions = list(dict.fromkeys(direction for row in made.values() for direction in row))
+    return {
+        "phase_head": ["cache", *directions],
+        "phases": [
+            (family, *(row.get(direction, "") for direction in directions))
+            for family, row in made.items()
+        ],
     }
 
 

@@ -33,7 +33,8 @@ _STYLES = {
 }
 LEGEND = (
     "cell: outcome, worst grade, highest VRAM as a fraction of untiled (n/m: not measured); "
-    "known: fails as listed in known_failures; -: not claimed; blank: not run"
+    "known: fails as listed in known_failures; -: not claimed; blank: not run; cache: what clips "
+    "show, worst of all, and their highest VRAM"
 )
 
 
@@ -65,6 +66,7 @@ def renderables(results: Results, width: int) -> Iterable[RenderableType]:
         own = [record for record in results.records if record.hook == name]
         yield from hook_tables(own, width)
         yield Text()
+        yield from phase_table(own)
     if names:
         yield Text(LEGEND, style="dim")
         yield Text()
@@ -107,6 +109,20 @@ def hook_tables(records: Sequence[Record], width: int) -> Sequence[RenderableTyp
         if all(_fits(table, width) for table in tables):
             break
     return [part for table in tables for part in (table, Text())][:-1]
+
+
+def phase_table(records: Sequence[Record]) -> Sequence[RenderableType]:
+    """What the hook does with the caches of each family that has some; nothing without clips."""
+    made = digest.phases(records)
+    if not made:
+        return []
+    table = Table(box=_BOX, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    directions = dict.fromkeys(direction for row in made.values() for direction in row)
+    for head in ("cache", *directions):
+        table.add_column(head, no_wrap=True)
+    for family, row in made.items():
+        table.add_row(family, *(row.get(direction, "") for direction in directions))
+    return [table, Text()]
 
 
 def gate_line(results: Results) -> Text:

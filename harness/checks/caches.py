@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from harness.checks.finding import Finding, Grade, Tier
+from harness.checks.finding import Finding, Grade, Status, Tier
 from harness.checks.parity import LIKENESS, is_exact
 from harness.checks.speaking import Speaker, promised
 from harness.checks.wording import number
@@ -96,7 +96,7 @@ def place(slot: SlotSeen, chunk: ChunkSeen) -> str:
 def coherent(observed: ClipObserved) -> bool:
     """Whether the caches of all chunks that came are those of untiled."""
     checks = (check_cache_slots, check_cache_sentinels, check_cache_index)
-    return not observed.ways or all(check(observed).status == "passed" for check in checks)
+    return not observed.ways or all(check(observed).status is Status.PASSED for check in checks)
 
 
 def _judged(
@@ -111,19 +111,19 @@ def _judged(
     for way, chunk in _chunks(observed):
         if (told := wrong(chunk)) is not None:
             return speaker.failed(observed, told[0], told[1], f"convention {way.convention}")
-    if observed.failure is not None:
-        kind = observed.failure.kind
-        return speaker.not_judged(f"the hook raised {kind} (see clip_completes)")
+    raised = [way.failure for way in observed.shown if way.failure is not None]
+    if raised:
+        return speaker.not_judged(f"the hook raised {raised[0].kind} (see clip_completes)")
     kept = sum(
         slot.holds[1] is Holds.FRAMES for _, chunk in _chunks(observed) for slot in chunk.slots
     )
     if not kept:
         return speaker.not_judged("no chunk left frames in the cache, so nothing was compared")
-    return speaker.passed({"slots_compared": kept, "conventions": len(observed.ways)})
+    return speaker.passed({"slots_compared": kept, "conventions": len(observed.shown)})
 
 
 def _chunks(observed: ClipObserved) -> Iterator[tuple[Way, ChunkSeen]]:
-    for way in observed.ways:
+    for way in observed.shown:
         for chunk in way.chunks:
             yield way, chunk
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -29,27 +29,26 @@ LEVEL = 2 / 255
 
 def check_clip_completes(observed: ClipObserved) -> Finding:
     """The whole VAE and the bare coder take every chunk and return what they return untiled."""
-    for name, failure, came in [
-        ("the whole VAE", observed.whole.failure, None),
-        *((way.convention, way.failure, len(way.chunks)) for way in observed.ways),
-    ]:
+    told = incomplete(observed, observed.ways)
+    if told is not None:
+        return _COMPLETES.failed(observed, *told)
+    return _COMPLETES.passed({"conventions": len(observed.ways)})
+
+
+def incomplete(observed: ClipObserved, ways: Sequence[Way]) -> tuple[str, str, str] | None:
+    """What came of a clip that did not come through, what should have, and where it broke."""
+    raised = [("the whole VAE", observed.whole.failure, "")]
+    raised += [(way.convention, way.failure, f" at chunk {len(way.chunks)}") for way in ways]
+    for name, failure, place in raised:
         if failure is not None:
-            place = "" if came is None else f" at chunk {came}"
-            return _COMPLETES.failed(
-                observed,
-                f"{failure.kind}: {failure.message or '(no message)'}{place} ({name})",
-                "a result for every chunk",
-                failure.where,
-            )
-    for way in observed.ways:
+            message = f"{failure.kind}: {failure.message or '(no message)'}{place} ({name})"
+            return message, "a result for every chunk", failure.where
+    for way in ways:
         for chunk in way.chunks:
             if chunk.returned[0] != chunk.returned[1]:
-                return _COMPLETES.failed(
-                    observed,
-                    f"{chunk.returned[0]} for chunk {chunk.number} ({way.convention})",
-                    f"{chunk.returned[1]}, as untiled",
-                )
-    return _COMPLETES.passed({"conventions": len(observed.ways)})
+                got = f"{chunk.returned[0]} for chunk {chunk.number} ({way.convention})"
+                return got, f"{chunk.returned[1]}, as untiled", ""
+    return None
 
 
 def check_video_parity(observed: ClipObserved) -> Finding:
@@ -108,7 +107,7 @@ def check_flicker(observed: ClipObserved) -> Finding:
 def runs(observed: ClipObserved) -> Iterator[tuple[str, Observation]]:
     """The whole VAE, and each way through the bare coder, as observations of one run."""
     yield "whole VAE", observed.whole
-    for way in observed.ways:
+    for way in observed.shown:
         key = f"run {way.convention}"
         if key not in observed.memo:
             observed.memo[key] = replace(

@@ -41,6 +41,23 @@ class Grade(StrEnum):
         return order.index(self) <= order.index(promised)
 
 
+class Phase(StrEnum):
+    """How far a hook has come with causal caches, worst first."""
+
+    CRASHES = "crashes"
+    INCOHERENT = "breaks coherence"
+    """Takes the cache, and gives wrong frames or leaves wrong slots."""
+    FALLBACK = "falls back"
+    """Right, and as large as untiled."""
+    SPLIT = "splits"
+    """Right, and smaller."""
+
+    def reaches(self, other: Phase) -> bool:
+        """Whether this is as far as the other, or farther."""
+        order = list(Phase)
+        return order.index(self) >= order.index(other)
+
+
 @dataclass(frozen=True)
 class Finding:
     """One check's verdict on one observation."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 from harness.checks.caches import coherent
-from harness.checks.clips import check_clip_completes, check_video_parity
-from harness.checks.finding import Finding, Status, Tier
+from harness.checks.clips import check_video_parity, incomplete
+from harness.checks.finding import Finding, Phase, Status, Tier
 from harness.checks.speaking import Metrics, Speaker
 from harness.checks.wording import mebibytes
 from harness.measure.clip import ChunkSeen, ClipObserved, Way
@@ -14,23 +12,6 @@ from harness.measure.clip import ChunkSeen, ClipObserved, Way
 _PHASE = Speaker("cache_phase", Tier.ADVANCED)
 _PARKED = Speaker("cache_parked", Tier.ADVANCED)
 _GROWTH = Speaker("memory_growth", Tier.ADVANCED)
-
-
-class Phase(StrEnum):
-    """How far a hook has come, worst first."""
-
-    CRASHES = "crashes"
-    INCOHERENT = "breaks coherence"
-    """Takes the cache, and gives wrong frames or leaves wrong slots."""
-    FALLBACK = "falls back"
-    """Right, and as large as untiled."""
-    SPLIT = "splits"
-    """Right, and smaller."""
-
-    def reaches(self, other: Phase) -> bool:
-        """Whether this is as far as the other, or farther."""
-        order = list(Phase)
-        return order.index(self) >= order.index(other)
 
 
 SAVES = 0.9
@@ -50,7 +31,7 @@ LONG = 9
 
 
 def check_cache_phase(observed: ClipObserved) -> Finding:
-    """The hook comes as far with causal caches as its profile claims.
+    """The hook comes as far with causal caches as its profile claims, called as VAEs call it.
 
     ``split`` must save; ``fallback`` must be right; with ``none`` nothing is said of caches, but
     the family is claimed, so its clips must be right as well.
@@ -65,7 +46,8 @@ def check_cache_phase(observed: ClipObserved) -> Finding:
     wanted = Phase.SPLIT if observed.promise.cache == "split" else Phase.FALLBACK
     if phase.reaches(wanted):
         return _PHASE.passed(numbers)
-    size = "" if ratio is None else f", {ratio:.2f} x the peak of untiled"
+    unsized = ratio is None or phase is Phase.CRASHES
+    size = "" if unsized else f", {ratio:.2f} x the peak of untiled"
     return _PHASE.failed(
         observed,
         f"a hook that {phase}{size}",
@@ -85,7 +67,7 @@ def clip_ratio(observed: ClipObserved) -> float | None:
     ratios = []
     if whole.output is not None and peak is not None and untiled is not None and untiled > weights:
         ratios.append((peak - weights) / (untiled - weights))
-    for way in observed.ways:
+    for way in observed.shown:
         peaks = _series(way, "peak_bytes")
         if peaks is not None and way.failure is None and max(peaks[1]):
             ratios.append(max(peaks[0]) / max(peaks[1]))
@@ -93,7 +75,7 @@ def clip_ratio(observed: ClipObserved) -> float | None:
 
 
 def _phase(observed: ClipObserved, ratio: float | None) -> Phase | None:
-    if check_clip_completes(observed).status is not Status.PASSED:
+    if incomplete(observed, [way for way in observed.ways if way.own]) is not None:
         return Phase.CRASHES
     if not coherent(observed) or check_video_parity(observed).status is not Status.PASSED:
         return Phase.INCOHERENT
@@ -108,7 +90,7 @@ def check_cache_parked(observed: ClipObserved) -> Finding:
     A hook that claims ``split`` parks the cache: at most half of what untiled leaves may stay.
     """
     split = observed.promise.cache == "split"
-    for way in observed.ways:
+    for way in observed.shown:
         lives = _series(way, "live_bytes")
         if lives is None:
             return _PARKED.not_judged(f"live bytes were not measured ({way.convention})")
@@ -140,10 +122,10 @@ def check_memory_growth(observed: ClipObserved) -> Finding:
 
     Two settled chunks early in the clip are held against its last two.
     """
-    if not observed.ways or observed.failure is not None:
+    if not observed.ways or any(way.failure is not None for way in observed.shown):
         return _GROWTH.not_judged("the clip did not come through (see clip_completes)")
     numbers: Metrics = {}
-    for way in observed.ways:
+    for way in observed.shown:
         for name in ("peak_bytes", "live_bytes"):
             series = _series(way, name)
             if series is None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,6 +39,8 @@ class Way:
     """One clip through the bare coder in one convention."""
 
     convention: str
+    own: bool
+    """Whether a VAE of the layout calls its coder so: the other ways name arguments differently."""
     chunks: tuple[ChunkSeen, ...]
     """As far as the hook came."""
     baseline: Baseline
@@ -56,6 +59,11 @@ class ClipObserved(Observed):
     whole: Observation
     """The whole ``vae.encode`` or ``vae.decode``."""
     ways: tuple[Way, ...] = ()
+
+    @property
+    def shown(self) -> tuple[Way, ...]:
+        """The ways that there is something to see of: a call that is refused shows no caches."""
+        return tuple(way for way in self.ways if way.own or way.failure is None)
 
 
 def observe_clip(stage: Stage) -> ClipObserved:
@@ -96,7 +104,8 @@ def _ways(stage: Stage) -> tuple[Way, ...]:
                 track = follow(view, twin, case.direction, alike[0][1], x, device)
                 for name, chunked in alike[: None if case.frames <= SHORT else 1]:
                     given = view.coder_input(case.direction, device.put(x))
-                    ways.append(_way(stage, view, label + name, chunked, given, track, device))
+                    way = _way(stage, view, label + name, chunked, given, track, device)
+                    ways.append(replace(way, own=name == alike[0][0]))
     return tuple(ways)
 
 
@@ -121,12 +130,17 @@ def _way(
 ) -> Way:
     coder = coder_of(view, stage.case.direction)
     stream = Stream(coder, chunked, given, device, track.untiled)
-    trial = attempt(
-        stage.case, stage.hook, view, device, stage.seconds, None, lambda _: stream.run()
-    )
+    gc.freeze()  # what was there before the clip need not be searched for cycles after each chunk
+    try:
+        trial = attempt(
+            stage.case, stage.hook, view, device, stage.seconds, None, lambda _: stream.run()
+        )
+    finally:
+        gc.unfreeze()
     came = tuple(stream.sent)
     return Way(
         convention=name,
+        own=False,
         chunks=tuple(track.beside(sent) for sent in came),
         baseline=track.baseline(),
         output=None if trial.failure is not None else joined(came),

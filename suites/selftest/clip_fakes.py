@@ -1,0 +1,70 @@
+"""Clips through a mock VAE, with hooks that do one thing wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from harness.cases import Case, Direction, Layout, Mode, Scale, Scenario
+from harness.checks.finding import Finding
+from harness.device import open_device
+from harness.measure.clip import ClipObserved, observe_clip
+from harness.measure.observation import Promise
+from harness.measure.stage import Stage
+from harness.measure.workbench import Workbench
+from suites.selftest.measure_fakes import FakeHook
+
+CLIP = Case(
+    "qwen",
+    Scale.MOCK,
+    Layout.DIFFUSERS,
+    Direction.DECODE,
+    Mode.EXACT,
+    4,
+    6,
+    16,
+    frames=3,
+    scenario=Scenario.CLIP,
+)
+
+Change = Callable[[Any, Any, Any, int], Any]
+"""Result, cache list, index list and the number of the call -> another result, or ``None``."""
+
+
+def after(change: Change) -> FakeHook:
+    """A hook that calls the original and then changes something."""
+    count = 0
+
+    def hook(original: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        names = ("feat_cache", "feat_idx")
+        given = dict(zip(names, args, strict=False)) | kwargs
+        cache = given.get("feat_cache")
+        count = 0 if cache is None or all(slot is None for slot in list(cache)) else count + 1
+        result = original(x, *args, **kwargs)
+        other = change(result, cache, given.get("feat_idx"), count)
+        return result if other is None else other
+
+    return FakeHook(hook)
+
+
+def plain() -> FakeHook:
+    """A hook that falls back: calls the original and nothing else."""
+    return after(lambda *_: None)
+
+
+def played(
+    bench: Workbench, hook: FakeHook, *, cache: str = "fallback", grade: str = "exact", **case: Any
+) -> ClipObserved:
+    """What a clip shows of a hook."""
+    clip = replace(CLIP, **case)
+    promise = Promise(cache=cache, grade=grade)
+    stage = Stage(clip, promise, hook, bench, open_device("sim"), seconds=60)
+    return observe_clip(stage)
+
+
+def told(finding: Finding) -> str:
+    """The message of a failed finding."""
+    assert finding.status == "failed", finding
+    return finding.message
