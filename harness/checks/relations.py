@@ -57,11 +57,12 @@ def _judged(speaker: Speaker, related: Related, saying: str) -> Finding:
     if failure is not None:
         got = f"{failure.kind}: {failure.message}"
         return speaker.failed(related, got, "a result", failure.where)
-    if related.empty or not related.comparisons:
+    wrong = [found for found in related.comparisons if not found.apart <= found.bound]
+    if not wrong and (related.empty or not related.comparisons):
         return speaker.not_judged(related.empty or "nothing was compared")
-    worst = max(related.comparisons, key=lambda found: found.apart - found.bound)
+    worst = max(wrong or related.comparisons, key=lambda found: found.apart)
     numbers: Metrics = {"apart": worst.apart, "bound": worst.bound, "dtype": related.dtype}
-    if all(found.apart <= found.bound for found in related.comparisons):
+    if not wrong:
         return speaker.passed(numbers)
     return speaker.failed(
         related,

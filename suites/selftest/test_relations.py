@@ -243,6 +243,13 @@ def test_a_hook_without_results_fails(hook: Hook, told: str, scenario: Scenario)
     assert told in found.message
 
 
+def test_a_difference_counts_also_where_the_rest_shows_nothing() -> None:
+    found = compared("it", torch.ones(2), torch.zeros(2), SHARP)
+    related = Related(case=a_case(), promise=Promise(), comparisons=(found,), empty="no tiles")
+    assert CHECK["shift"].function(related).status is Status.FAILED
+    assert CHECK["shift"].function(replace(related, comparisons=())).status is Status.ERROR
+
+
 def test_poison_reaches_host_and_device_and_ends_with_the_context() -> None:
     with torch.no_grad(), open_device("sim") as device, uninitialised(filled=True):
         places = {"cpu": torch.empty(64), "cuda": torch.empty(64, device="cuda")}
