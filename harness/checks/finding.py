@@ -48,7 +48,9 @@ class Phase(StrEnum):
     INCOHERENT = "breaks coherence"
     """Takes the cache, and gives wrong frames or leaves wrong slots."""
     FALLBACK = "falls back"
-    """Right, and as large as untiled."""
+    """Right, and as large as untiled, whose planes it computes whole."""
+    UNSAVING = "tiles, saves nothing"
+    """Right, and as large as untiled or larger, although its planes are smaller."""
     SPLIT = "splits"
     """Right, and smaller."""
 

@@ -6,8 +6,10 @@ from harness.checks.caches import coherent
 from harness.checks.clips import check_video_parity, incomplete
 from harness.checks.finding import Finding, Phase, Status, Tier
 from harness.checks.speaking import Metrics, Speaker
+from harness.checks.tiles import largest_plane
 from harness.checks.wording import mebibytes
 from harness.measure.clip import ChunkSeen, ClipObserved, Way
+from harness.measure.observation import Observation
 
 _PHASE = Speaker("cache_phase", Tier.ADVANCED)
 _PARKED = Speaker("cache_parked", Tier.ADVANCED)
@@ -81,7 +83,15 @@ def _phase(observed: ClipObserved, ratio: float | None) -> Phase | None:
         return Phase.INCOHERENT
     if ratio is None:
         return None
-    return Phase.SPLIT if ratio <= SAVES else Phase.FALLBACK
+    if ratio <= SAVES:
+        return Phase.SPLIT
+    return Phase.UNSAVING if _tiled(observed.whole) else Phase.FALLBACK
+
+
+def _tiled(whole: Observation) -> bool:
+    """Whether no convolution wrote a plane as large as untiled."""
+    ours, untiled = whole.reading.convolutions, whole.baseline.reading.convolutions
+    return bool(ours and untiled) and largest_plane(ours) != largest_plane(untiled)
 
 
 def check_cache_parked(observed: ClipObserved) -> Finding:

@@ -28,8 +28,8 @@ def check_tiles_ran(observation: Observation) -> Finding:
     untiled = observation.baseline.reading.convolutions
     if not ours or not untiled:
         return _TILES.not_judged("no convolution was counted, so nothing shows that tiles ran")
-    area, calls = _largest(ours), sum(ours.values())
-    whole, once = _largest(untiled), sum(untiled.values())
+    area, calls = largest_plane(ours), sum(ours.values())
+    whole, once = largest_plane(untiled), sum(untiled.values())
     smaller = area[0] * area[1] < whole[0] * whole[1]
     numbers: Metrics = {
         "largest_plane": f"{area[0]}x{area[1]}",
@@ -112,5 +112,6 @@ def _areas(convolutions: Mapping[Convolution, int]) -> dict[tuple[int, ...], int
     return areas
 
 
-def _largest(convolutions: Mapping[Convolution, int]) -> tuple[int, int]:
+def largest_plane(convolutions: Mapping[Convolution, int]) -> tuple[int, int]:
+    """Height and width of the largest plane that a convolution wrote."""
     return max((ran.plane for ran in convolutions), key=lambda plane: plane[0] * plane[1])

@@ -23,6 +23,7 @@ from harness.checks.phases import (
     clip_ratio,
 )
 from harness.checks.registry import CHECKS
+from harness.device.meter import Convolution
 from harness.measure.observation import Promise
 from harness.measure.scenarios import SCENARIOS
 from harness.measure.workbench import Workbench
@@ -339,6 +340,14 @@ def test_a_fallback_passes_unless_splitting_is_claimed(bench, sound, claim, stat
     assert finding.metrics["phase"] == Phase.FALLBACK
     assert finding.status == status
     assert clip_ratio(seen) == pytest.approx(1, abs=0.05)
+
+
+def test_tiles_that_save_nothing_are_no_fallback(bench, sound):
+    planes = {Convolution((4, 4, 3, 3), (9, 9)): 8}
+    whole = replace(sound.whole, reading=replace(sound.whole.reading, convolutions=planes))
+    finding = check_cache_phase(replace(sound, whole=whole, memo={}))
+    assert finding.metrics["phase"] == Phase.UNSAVING
+    assert finding.status == "passed"
 
 
 def test_hooks_on_a_whole_vae_are_judged_by_what_comes_out(bench):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from harness.caseid import parse_case_id
-from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale
+from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
 from harness.checks.finding import NOT_JUDGED
 from harness.errors import UsageError
 from harness.families import FAMILIES
@@ -91,10 +91,13 @@ def test_case_ids_are_taken_apart_into_what_made_them() -> None:
         frames=3,
         dtype="bfloat16",
         mechanism=Mechanism.CAUSAL_CACHE,
+        scenario=Scenario.CLIP,
     )
     parts = parse_case_id(f"parity[{case.id}]")
     assert parts is not None
-    assert parts._asdict() == dataclasses.asdict(case)
+    told = dataclasses.asdict(case)
+    assert f"{told.pop('mechanism')}.{told.pop('scenario')}" == "causal_cache.clip"
+    assert parts._asdict() == told | {"part": "causal_cache.clip"}
 
 
 # Storing
