@@ -46,10 +46,11 @@ SIZES = {
     "tall": Geometry(44, 20),
     "plus_one": Geometry(17, 17),
     "small": Geometry(10, 10),
+    "narrow": Geometry(44, 12),
 }
 """Planes that tilings get wrong: a multiple of the tile, no multiple, odd, not square, one pixel
-over a tile, smaller than a tile. All but the last two are too large for any hook to pass on in one
-piece (``Case.must_tile``)."""
+over a tile, smaller than a tile, no wider than one and three high. All but ``plus_one`` and
+``small`` are too large for any hook to pass on in one piece (``Case.must_tile``)."""
 
 REAL_SIZE = Geometry(16, 40, 8)
 """Small, and still large enough that every published hook has to tile: 128 x 320 pixels at ratio
