@@ -224,7 +224,7 @@ class Seen:
 
     sites: set[Site] = field(default_factory=set)
     calls: dict[str, dict[str, int]] = field(default_factory=dict)
-    """How often a function was called, by the ids of the cases."""
+    """How often a function was called after one loading of the hook, by the ids of the cases."""
     lines: set[tuple[str, int]] = field(default_factory=set)
     """Module and line."""
 
@@ -235,9 +235,9 @@ class Seen:
         for function, counts in other.calls.items():
             self.calls.setdefault(function, {}).update(counts)
 
-    def reaching(self, function: str, which: int) -> set[str]:
-        """Cases in which a function is called so often: in all others a fault cannot act."""
-        return {case for case, count in self.calls.get(function, {}).items() if count >= which}
+    def reaches(self, case: str, function: str, which: int) -> bool:
+        """Whether a case calls a function so often; one that is not watched may be called."""
+        return function not in self.calls or self.calls[function].get(case, 0) >= which
 
 
 ENOUGH = 8
@@ -256,6 +256,7 @@ class Watch:
     """Whether to note the lines that run in it, which takes its time."""
     _copy: Copy | None = None
     _traced: dict[CodeType, int] = field(default_factory=dict)
+    _counts: dict[str, int] = field(default_factory=dict)
 
     @contextmanager
     def loaded(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Iterator[Any]:
@@ -266,6 +267,7 @@ class Watch:
             for name, _ in list(self._copy.functions()):
                 self._copy.replace(name, functools.partial(self._watched, name))
         self._traced.clear()
+        self._counts.clear()
         before = sys.gettrace()
         if self.lines:
             sys.settrace(self._trace)
@@ -279,8 +281,9 @@ class Watch:
 
         @functools.wraps(function)
         def watching(*args: Any, **kwargs: Any) -> Any:
-            counts = self.seen.calls.setdefault(name, {})
-            counts[self.case] = calls = counts.get(self.case, 0) + 1
+            self._counts[name] = calls = self._counts.get(name, 0) + 1
+            most = self.seen.calls.setdefault(name, {})
+            most[self.case] = max(most.get(self.case, 0), calls)
             if calls > ENOUGH:
                 return function(*args, **kwargs)
             given = signature.bind(*args, **kwargs)
@@ -338,6 +341,8 @@ def value_faults(
             operator = chance.choice(list(KINDS[site.kind]))
             several = [calls for calls in seen.calls[function].values() if calls > 1]
             times = chance.choice(TIMES if several else TIMES[:1])
+            if operator == "stale" and times not in ("later", "once"):
+                continue  # nothing has gone by before
             which = {"once": chance.randint(2, min(several, default=2)), "later": 2}.get(times, 1)
             if (key := (site, operator, times)) not in known:
                 known.add(key)

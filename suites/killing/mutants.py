@@ -18,6 +18,7 @@ from harness.measure.observation import Observation, Observed
 from harness.session import Run
 from reports.kill_matrix import Mutant
 from suites.killing.faults import Fault, Planted, Seen, Target, Watch, value_faults
+from suites.killing.reviewed import why_sound
 from suites.killing.rewriting import source_faults
 from suites.killing.spreading import spread
 from suites.killing.trial import is_cause, is_wrong, joined, judged, narrowed, prepared
@@ -125,7 +126,8 @@ def on_trial(plan: Plan, folder: Path, seed: int, processes: int) -> list[Mutant
 def watched(target: Target, run: Run, cases: Sequence[Case], processes: int) -> Sound:
     """What the target does in each case, without a fault."""
     seen, digests = Seen(), {}
-    work = functools.partial(_watched, target, run)
+    # Of all cases, so that the one that is called in every way is the same one for every hook.
+    work = functools.partial(_watched, target, run, cases)
     room = _room(run.folder, target, "watch")
     for some_seen, some_digests in spread(work, pieces(cases), room, processes):
         seen.add(some_seen)
@@ -144,10 +146,12 @@ def _room(folder: Path, target: Target, name: str) -> Path:
     return room
 
 
-def _watched(target: Target, run: Run, cases: Sequence[Case]) -> tuple[Seen, dict[str, Digest]]:
+def _watched(
+    target: Target, run: Run, every: Sequence[Case], some: Sequence[Case]
+) -> tuple[Seen, dict[str, Digest]]:
     watch, digests = Watch(target), {}
-    run = joined(run, {"watch": target.subject("watch", watch)}, cases)
-    for case in cases:
+    run = joined(run, {"watch": target.subject("watch", watch)}, every)
+    for case in some:
         watch.case, watch.lines = case.id, case.scale is Scale.MOCK and case.must_tile
         records, observed = judged(run, "watch", case)
         if wrong := next(filter(is_wrong, records), None):
@@ -169,16 +173,16 @@ def _tried(
         except Exception as error:  # it cannot even be loaded: a crash
             found[name] = replace(found[name], check="load", crash=True, message=repr(error))
     run = joined(run, subjects, cases)
-    reaching = {
-        name: sound.seen.reaching(fault.function, fault.which) for name, fault in faults.items()
-    }
     for case in cases:
         for name in _alive(found):
-            if case.id in reaching[name]:
+            if sound.seen.reaches(case.id, faults[name].function, faults[name].which):
                 found[name] = _met(run, name, case, found[name], sound.digests[case.id])
                 if found[name].check:
                     planted[name].forget()
-    return [replace(found[name], acted=faults[name].acted) for name in faults]
+    return [
+        replace(found[name], acted=faults[name].acted, reviewed=why_sound(found[name]))
+        for name in faults
+    ]
 
 
 def _alive(found: Mapping[str, Mutant]) -> Iterator[str]:
