@@ -179,7 +179,7 @@ def _apply(tree: ast.AST, node: ast.AST, operator: str) -> None:
         case "condition", ast.BoolOp():
             node.op = _OPPOSITE[type(node.op)]()  # type: ignore[assignment]
         case "shortened", ast.BoolOp():
-            node.values.pop()
+            node.values[-1] = node.values[0]
         case "constant", ast.Constant():
             node.value = not node.value if isinstance(node.value, bool) else node.value + 1
         case "negated", ast.If() | ast.IfExp() | ast.While():
