@@ -1,0 +1,101 @@
+"""What programs do with hooks beside calling them: each misuse is told, no sound hook accused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from fixtures.specimens import SPECIMENS
+from harness.cases import Case, Direction, Layout, Mode, Scale, Scenario
+from harness.checks.finding import Finding, Status
+from harness.checks.registry import CHECKS
+from harness.checks.usage import check_out_of_memory, check_settings
+from harness.measure.observation import Promise
+from harness.measure.usage import Memory, Pair, UsageObserved
+from suites.killing.trial import joined, prepared, profile_of
+
+USAGE = {
+    "settings": ("sticky-settings", "blending", "its own defaults"),
+    "switches": ("encode-reads-decode-flag", "one-direction", "encode, with the hook on to decode"),
+    "on_host": ("vae-on-cpu", "resting", "torch.cuda.FloatTensor"),
+    "tiny_tiles": ("div0-tile-le-overlap", "blending", "ZeroDivisionError"),
+    "out_of_memory": ("fallback-exception-refs", "retries-smaller", "still live"),
+}
+"""Check: who is failed by it, who passes it in the same case, and what is said."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("baselines")
+
+
+def found(name: str, check: str, case_id: str, folder: Path) -> Finding:
+    """What a check says of a specimen in one case of its matrix."""
+    run = prepared([profile_of(SPECIMENS[name])], folder)
+    case = next(case for case in run.cases[name] if case.id == case_id)
+    observed = joined(run, run.subjects, [case]).workbench.observation(name, case, every_way=False)
+    return next(each for each in CHECKS if each.name == check).function(observed)
+
+
+@pytest.mark.parametrize("check", USAGE)
+def test_misuse_is_told_and_a_sound_hook_is_not(check: str, folder: Path) -> None:
+    broken, sound, told = USAGE[check]
+    case = SPECIMENS[broken].shows_on
+    finding = found(broken, check, case, folder)
+    assert finding.status is Status.FAILED
+    assert told in finding.message
+    passed = found(sound, check, case, folder)
+    assert (passed.status, passed.message) == (Status.PASSED, "")
+
+
+def test_switch_that_nobody_looks_at_is_told(folder: Path) -> None:
+    specimen = SPECIMENS["always-on"]
+    finding = found(specimen.name, "switches", specimen.shows_on, folder)
+    assert finding.status is Status.FAILED
+    assert "after the hook was taken off" in finding.message
+
+
+def observed(scenario: Scenario, **more: object) -> UsageObserved:
+    case = Case(
+        "sd", Scale.MOCK, Layout.LDM, Direction.DECODE, Mode.EXACT, 6, 32, 8, scenario=scenario
+    )
+    return UsageObserved(case=case, promise=Promise(), **more)  # type: ignore[arg-type]
+
+
+def pair(**more: object) -> Pair:
+    return Pair("a call", torch.ones(2), torch.ones(2), **more)  # type: ignore[arg-type]
+
+
+def test_nothing_run_is_no_pass() -> None:
+    assert check_settings(observed(Scenario.SETTINGS)).status is Status.ERROR
+
+
+def test_same_result_by_other_work_is_no_same() -> None:
+    differing = pair(work=({}, {None: 1}))
+    assert check_settings(observed(Scenario.SETTINGS, pairs=(pair(),))).status is Status.PASSED
+    finding = check_settings(observed(Scenario.SETTINGS, pairs=(differing,)))
+    assert finding.status is Status.FAILED
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({}, Status.PASSED),
+        ({"after": None}, Status.PASSED),
+        ({"after": 151}, Status.FAILED),
+        ({"left": 51}, Status.FAILED),
+    ],
+)
+def test_memory_of_a_failed_attempt(change: dict[str, int | None], status: Status) -> None:
+    memory = replace(Memory(first=100, most=300, after=150, left=50, held=50), **change)
+    seen = observed(Scenario.OUT_OF_MEMORY, pairs=(pair(),), memory=memory)
+    assert check_out_of_memory(seen).status is status
+
+
+def test_memory_that_never_ran_out_is_no_pass() -> None:
+    memory = Memory(first=100, most=300, after=None, left=0, held=50)
+    seen = observed(Scenario.OUT_OF_MEMORY, pairs=(pair(),), memory=memory, empty="not so far")
+    assert check_out_of_memory(seen).status is Status.ERROR
