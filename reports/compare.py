@@ -73,7 +73,7 @@ def compare(
     old = {_key(record): record for record in before.records}
     new = {_key(record): record for record in after.records}
     common = [key for key in old if key in new]
-    found = [one for key in common for one in _worse(old[key], new[key], allowed_percent)]
+    found = [one for key in common for one in worse(old[key], new[key], allowed_percent)]
     gone = [key for key in old if key not in new]
     notes = list(_notes(before, after))
     if before.header.selection == after.header.selection or not common:
@@ -113,7 +113,11 @@ def _id(record: Record) -> str:
     return f"{record.check}[{record.case}]"
 
 
-def _worse(old: Record, new: Record, allowed_percent: float) -> Iterator[Regression]:
+def worse(
+    old: Record, new: Record, allowed_percent: float = ALLOWED_PERCENT
+) -> Iterator[Regression]:
+    """What the earlier of two records of one case and check did better."""
+
     def regression(what: str, before: object, after: object) -> Regression:
         return Regression(new.hook, _id(new), what, str(before), str(after))
 

@@ -66,19 +66,24 @@ class Mutant:
     """Cases, passed, in which the output is not to the bit that of the sound hook."""
     other_numbers: int = 0
     """Cases, passed, in which bytes, work, calls or distances are not those of the sound hook."""
+    worse: str = ""
+    """The first counter that grew by more than `reports.compare` lets pass."""
     reviewed: str = ""
     """Why a survivor is as sound as the hook it was made from, as found by reading."""
 
     @property
     def equivalent(self) -> str:
         """Why it is no fault; empty where it is one, as far as is known."""
-        if self.check:
+        if self.check or self.worse:
             return ""
         if not self.acted:
             return "changes no value in any case"
-        if not self.other_output and not self.other_numbers:
-            return "output to the bit, bytes, work and calls are those of the sound hook everywhere"
-        return self.reviewed
+        if self.other_output:
+            return self.reviewed
+        same = "the same output to the bit in every case, and "
+        return same + (
+            "no counter worse" if self.other_numbers else "the same bytes, work and calls"
+        )
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,12 @@ class Matrix:
     @property
     def survivors(self) -> list[Mutant]:
         """Those of them that nothing accused."""
-        return [mutant for mutant in self.faults if not mutant.check]
+        return [mutant for mutant in self.faults if not mutant.check and not mutant.worse]
+
+    @property
+    def costly(self) -> list[Mutant]:
+        """Those that are right, and that only a comparison with an earlier run accuses."""
+        return [mutant for mutant in self.faults if not mutant.check and mutant.worse]
 
     @property
     def kill_rate(self) -> float:
@@ -141,7 +151,8 @@ class Matrix:
 def to_text(matrix: Matrix) -> str:
     """The figures, a line each."""
     crashed = sum(mutant.crash for mutant in matrix.faults)
-    judged = len(matrix.faults) - len(matrix.survivors) - crashed
+    costly = len(matrix.costly)
+    judged = len(matrix.faults) - len(matrix.survivors) - crashed - costly
     sound = len(matrix.trials) - len(matrix.broken)
     lines = [
         f"Specimens killed by the check named for them: {len(matrix.killed)} of "
@@ -149,8 +160,8 @@ def to_text(matrix: Matrix) -> str:
         f"False alarms: {len(matrix.false_alarms)} of {sound} sound hooks",
         f"Random mutants killed: {len(matrix.faults) - len(matrix.survivors)} of "
         f"{len(matrix.faults)} ({matrix.kill_rate:.1%}), {judged} of them by what a check "
-        f"measured and {crashed} by a crash; {len(matrix.mutants) - len(matrix.faults)} more are "
-        f"equivalent",
+        f"measured, {crashed} by a crash and {costly} by comparing with an earlier run (right, and "
+        f"dearer); {len(matrix.mutants) - len(matrix.faults)} more are equivalent",
         f"Mechanism named rightly: {len(matrix.rightly_diagnosed)} of {len(matrix.diagnosed)}",
         f"Checks that nothing made fail: {', '.join(matrix.never_failed) or 'none'}",
     ]
@@ -183,6 +194,9 @@ def _parts(matrix: Matrix) -> Iterator[str]:
     yield "### Survivors\n"
     rows = [[f"`{m.name}`", m.level, m.operator, _line(m.place)] for m in matrix.survivors]
     yield _table(["mutant", "level", "operator", "place"], rows) if rows else "None.\n"
+    yield "### Right, and dearer\n"
+    rows = [[f"`{m.name}`", m.operator, _line(m.place), _line(m.worse)] for m in matrix.costly]
+    yield _table(["mutant", "operator", "place", "first"], rows) if rows else "None.\n"
     yield "### Equivalent\n"
     rows = [
         [f"`{m.name}`", m.operator, _line(m.place), str(m.cases), m.equivalent]
@@ -209,7 +223,7 @@ def _operator(mutant: Mutant) -> str:
 
 
 def _check(mutant: Mutant) -> str:
-    return mutant.check or "none"
+    return mutant.check or ("comparison" if mutant.worse else "none")
 
 
 def _counted(mutants: Iterable[Mutant], name: str, key: Callable[[Mutant], str]) -> str:
@@ -222,12 +236,13 @@ def _counted(mutants: Iterable[Mutant], name: str, key: Callable[[Mutant], str])
             str(len(some)),
             str(sum(bool(m.check) and not m.crash for m in some)),
             str(sum(m.crash for m in some)),
+            str(sum(not m.check and bool(m.worse) for m in some)),
             str(sum(bool(m.equivalent) for m in some)),
-            str(sum(not m.check and not m.equivalent for m in some)),
+            str(sum(not m.check and not m.worse and not m.equivalent for m in some)),
         ]
         for group, some in sorted(groups.items())
     ]
-    head = [name, "drawn", "killed by a check", "killed by a crash", "equivalent", "survived"]
+    head = [name, "drawn", "by a check", "by a crash", "by comparison", "equivalent", "survived"]
     return _table(head, rows)
 
 

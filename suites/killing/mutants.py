@@ -16,6 +16,7 @@ from harness.judge import Record
 from harness.matrix import cost
 from harness.measure.observation import Observation, Observed
 from harness.session import Run
+from reports.compare import worse
 from reports.kill_matrix import Mutant
 from suites.killing.faults import Fault, Planted, Seen, Target, Watch, value_faults
 from suites.killing.reviewed import why_sound
@@ -44,13 +45,14 @@ class Plan:
     """Wrong lines of source."""
 
 
-class Digest(NamedTuple):
-    """Two hashes of what a case shows."""
+class Shown(NamedTuple):
+    """What a case shows of a hook, to be held against what it shows of another."""
 
     output: str
-    """To the bit."""
+    """A hash, to the bit."""
     numbers: str
-    """Counters, and whatever the checks have measured."""
+    """A hash of counters, and of whatever the checks have measured."""
+    records: tuple[Record, ...]
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ class Sound:
     """What the target without a fault does."""
 
     seen: Seen
-    digests: Mapping[str, Digest]
-    """What each case shows."""
+    shows: Mapping[str, Shown]
+    """By the ids of the cases."""
 
 
 def cases_for(target: Target, run: Run) -> list[Case]:
@@ -125,14 +127,14 @@ def on_trial(plan: Plan, folder: Path, seed: int, processes: int) -> list[Mutant
 
 def watched(target: Target, run: Run, cases: Sequence[Case], processes: int) -> Sound:
     """What the target does in each case, without a fault."""
-    seen, digests = Seen(), {}
+    seen, shows = Seen(), {}
     # Of all cases, so that the one that is called in every way is the same one for every hook.
     work = functools.partial(_watched, target, run, cases)
     room = _room(run.folder, target, "watch")
-    for some_seen, some_digests in spread(work, pieces(cases), room, processes):
+    for some_seen, some_shows in spread(work, pieces(cases), room, processes):
         seen.add(some_seen)
-        digests |= some_digests
-    return Sound(seen, digests)
+        shows |= some_shows
+    return Sound(seen, shows)
 
 
 def pieces(items: Sequence[Any]) -> list[Sequence[Any]]:
@@ -148,16 +150,16 @@ def _room(folder: Path, target: Target, name: str) -> Path:
 
 def _watched(
     target: Target, run: Run, every: Sequence[Case], some: Sequence[Case]
-) -> tuple[Seen, dict[str, Digest]]:
-    watch, digests = Watch(target), {}
+) -> tuple[Seen, dict[str, Shown]]:
+    watch, shows = Watch(target), {}
     run = joined(run, {"watch": target.subject("watch", watch)}, every)
     for case in some:
         watch.case, watch.lines = case.id, case.scale is Scale.MOCK and case.must_tile
         records, observed = judged(run, "watch", case)
         if wrong := next(filter(is_wrong, records), None):
             raise RuntimeError(f"the sound hook is accused: {wrong.id}: {wrong.message}")
-        digests[case.id] = digest(observed, records)
-    return watch.seen, digests
+        shows[case.id] = shown(observed, records)
+    return watch.seen, shows
 
 
 def _tried(
@@ -176,7 +178,7 @@ def _tried(
     for case in cases:
         for name in _alive(found):
             if sound.seen.reaches(case.id, faults[name].function, faults[name].which):
-                found[name] = _met(run, name, case, found[name], sound.digests[case.id])
+                found[name] = _met(run, name, case, found[name], sound.shows[case.id])
                 if found[name].check:
                     planted[name].forget()
     return [
@@ -199,7 +201,7 @@ def _unharmed(target: Target, name: str, fault: Fault) -> Mutant:
     )
 
 
-def _met(run: Run, name: str, case: Case, mutant: Mutant, expected: Digest) -> Mutant:
+def _met(run: Run, name: str, case: Case, mutant: Mutant, sound: Shown) -> Mutant:
     """What is known of a mutant after one more case."""
     records, observed = judged(run, name, case)
     mutant = replace(mutant, cases=mutant.cases + 1)
@@ -214,11 +216,17 @@ def _met(run: Run, name: str, case: Case, mutant: Mutant, expected: Digest) -> M
             crash=observed is not None and observed.failure is not None,
             message=first.message,
         )
-    got = digest(observed, records)
+    got = shown(observed, records)
+    costs = (
+        f"{case.id}: {regression.what} was {regression.before}, is {regression.after}"
+        for old, new in zip(sound.records, records, strict=True)
+        for regression in worse(old, new)
+    )
     return replace(
         mutant,
-        other_output=mutant.other_output + (got.output != expected.output),
-        other_numbers=mutant.other_numbers + (got.numbers != expected.numbers),
+        other_output=mutant.other_output + (got.output != sound.output),
+        other_numbers=mutant.other_numbers + (got.numbers != sound.numbers),
+        worse=mutant.worse or next(costs, ""),
     )
 
 
@@ -227,8 +235,8 @@ def first_cause(wrong: Collection[Record]) -> Record:
     return next(filter(is_cause, wrong), next(iter(wrong)))
 
 
-def digest(observed: Observed | None, records: Sequence[Record]) -> Digest:
-    """What a case shows, to be held against what another hook shows in it."""
+def shown(observed: Observed | None, records: Sequence[Record]) -> Shown:
+    """What a case shows of a hook."""
     output, numbers = hashlib.sha256(), hashlib.sha256()
     if isinstance(observed, Observation) and observed.output is not None:
         values = observed.output.contiguous()
@@ -237,4 +245,4 @@ def digest(observed: Observed | None, records: Sequence[Record]) -> Digest:
         numbers.update(repr(observed.reading).encode())
     for record in records:
         numbers.update(f"{record.id} {record.status} {sorted(record.metrics.items())}".encode())
-    return Digest(output.hexdigest(), numbers.hexdigest())
+    return Shown(output.hexdigest(), numbers.hexdigest(), tuple(records))

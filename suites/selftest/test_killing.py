@@ -164,12 +164,14 @@ def test_matrix_counts_what_is_killed_equivalent_and_accused() -> None:
         mutant(),
         mutant(acted=False),
         mutant(other_output=1),
-        mutant(other_numbers=1, reviewed="as good"),
+        mutant(other_output=1, reviewed="as good"),
+        mutant(other_numbers=1),
+        mutant(other_numbers=1, worse="c: peak_bytes was 1, is 2"),
     )
     matrix = Matrix(("completes", "finite", "parity", "seams"), trials, mutants, seed=1)
     assert [t.name for t in matrix.killed] == ["caught"]
     assert [t.name for t in matrix.false_alarms] == ["accused"]
-    assert matrix.kill_rate == pytest.approx(2 / 3)
+    assert matrix.kill_rate == pytest.approx(3 / 4)
     assert matrix.never_failed == ["seams"]
     assert "1 of 2" in to_text(matrix)
     text = to_markdown(matrix)
