@@ -108,6 +108,9 @@ class Workbench:
     """How many processes share the machine in this run."""
     _vaes: OrderedDict[tuple[str, ...], nn.Module] = field(default_factory=OrderedDict)
     _last: tuple[str, Case, Observed] | None = None
+    _plain: dict[tuple[str, ...], nn.Module] = field(default_factory=dict)
+    """The float64 twin of a scenario's VAE, taken while that is on the plain CPU: during a scenario
+    it may be on a device, and its copies would be."""
 
     def __post_init__(self) -> None:
         self._store = BaselineStore(self.folder / "baselines", self.fingerprint)
@@ -185,6 +188,7 @@ class Workbench:
             self.seconds,
         )
         trace = self._trace(name, case)
+        self._plain = {_key(case): self.supplies.truth(self._vae(case))}
         with limited_memory(self.processes), watched(40 * self.seconds + 5, trace):
             observed = SCENARIOS[case.scenario](stage)
         if observed.failure is not None or observed.beyond_repair:
@@ -239,7 +243,8 @@ class Workbench:
 
     def twins(self, case: Case) -> tuple[LayoutVAE, ...]:
         """The float64 twins of ``views``."""
-        return self.supplies.views(self.supplies.truth(self._vae(case)), case.layout, case.facts)
+        source = self._plain.get(_key(case)) or self._vae(case)
+        return self.supplies.views(self.supplies.truth(source), case.layout, case.facts)
 
     def _vae(self, case: Case) -> nn.Module:
         key = _key(case)
