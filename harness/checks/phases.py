@@ -61,19 +61,19 @@ def check_cache_phase(observed: ClipObserved) -> Finding:
 def clip_ratio(observed: ClipObserved) -> float | None:
     """Peak of the clip over that of untiled, both over the weights: the worst of all runs.
 
+    Of the bare coder where the hook is on it: in the whole VAE the frames that are done rest on
+    the device, which no hook of a coder can help and which outweighs all else in a long clip.
     ``None`` where no run was measured.
     """
-    whole = observed.whole
-    peak, untiled = whole.reading.peak_bytes, whole.baseline.reading.peak_bytes
-    weights = whole.baseline.weight_bytes
-    ratios = []
-    if whole.output is not None and peak is not None and untiled is not None and untiled > weights:
-        ratios.append((peak - weights) / (untiled - weights))
-    for way in observed.shown:
-        peaks = _series(way, "peak_bytes")
-        if peaks is not None and way.failure is None and max(peaks[1]):
-            ratios.append(max(peaks[0]) / max(peaks[1]))
-    return max(ratios, default=None)
+    measured = [_series(way, "peak_bytes") for way in observed.shown if way.failure is None]
+    peaks = [series for series in measured if series is not None and max(series[1])]
+    if peaks:
+        return max(max(ours) / max(untiled) for ours, untiled in peaks)
+    whole, weights = observed.whole, observed.whole.baseline.weight_bytes
+    peak, untiled_peak = whole.reading.peak_bytes, whole.baseline.reading.peak_bytes
+    if whole.output is None or peak is None or untiled_peak is None or untiled_peak <= weights:
+        return None
+    return (peak - weights) / (untiled_peak - weights)
 
 
 def _phase(observed: ClipObserved, ratio: float | None) -> Phase | None:
