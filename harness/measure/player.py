@@ -116,6 +116,8 @@ class Player:
 
     stage: Stage
     view: LayoutVAE
+    twin: LayoutVAE | None = None
+    """The float64 twin on the plain CPU, for clips."""
     taken: list[tuple[str, str, Tensor | None, Right]] = field(default_factory=list)
     """Calls that came back: name, what was returned, as a tensor on the plain CPU, the right one.
     """
@@ -190,26 +192,19 @@ class Player:
         alone = self.hooked(act, call.case)
         return replace(call, right=replace(call.right, alone=alone))
 
-    def mirrored(self, call: Call) -> Call:
-        """The same call on the mirrored input: of the same size, and with other contents."""
-        x, direction = call.x.flip(-1), call.case.direction
-        untiled = self._host(self.view.run(direction, self.stage.device.put(x)))
-        truth = self.stage.bench.twin(call.case).run(direction, x.double())
-        assert untiled is not None
-        return self.prepared(replace(call, x=x, right=Right(untiled, truth)))
-
     def clip(self, name: str, case: Case | None = None, *, mixed: bool = False) -> Clip:
         """A clip, with what every chunk of it should give; those of two names differ.
 
         ``mixed``: some chunks run untiled, after which an inexact hook rightly gives something
         else than by itself.
         """
-        case, bench, device = case or self.stage.case, self.stage.bench, self.stage.device
+        assert self.twin is not None
+        case, device = case or self.stage.case, self.stage.device
         chunked = next(c.chunked for c in self.view.conventions(case.direction) if c.chunked)
-        x = bench.make_input(case)
+        x = self.stage.bench.make_input(case)
         x = x if name == CLIP_A else x.flip(-1)
         with device.metered() as reading:
-            track = follow(self.view, bench.twin(case), case.direction, chunked, x, device)
+            track = follow(self.view, self.twin, case.direction, chunked, x, device)
         self.untiled_plane = max(self.untiled_plane, largest_plane(reading.convolutions))
         pairs = zip(track.untiled, track.truth, strict=True)
         loose = mixed and not self.exact

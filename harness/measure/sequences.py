@@ -10,10 +10,13 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.cases import Case, Direction, Scenario
-from harness.measure.observation import Observed, Promise
+from harness.device import open_device
+from harness.measure.baseline import measure_baseline, measure_truth
+from harness.measure.observation import Baseline, Observed, Promise
 from harness.measure.placing import placed
 from harness.measure.player import (
     CLIP_A,
@@ -55,6 +58,8 @@ class Sequence:
     """Taken where hook and family allow it: there is a cache to get wrong."""
     cases: Callable[[Case], tuple[Case, ...]] = lambda case: (case,)
     """Those that the calls are made for."""
+    mirrored: bool = False
+    """Whether one more call is made, on the mirrored input of the first."""
 
     def applies(self, case: Case, promise: Promise) -> bool:
         """Whether there is a way to play it."""
@@ -71,9 +76,9 @@ def observe_sequence(stage: Stage) -> SequenceObserved:
     assert case.scenario is not None
     sequence = SEQUENCES[case.scenario]
     by_chunks = sequence.by_chunks(case, stage.promise)
-    calls = [] if by_chunks else [_call(stage, each) for each in sequence.cases(case)]
+    calls = [] if by_chunks else _calls(stage, sequence)
     view = bench.view(case)
-    player = Player(stage, view)
+    player = Player(stage, view, bench.twin(case) if by_chunks else None)
     with torch.no_grad(), stage.device, placed(view, stage.device):
         try:
             if by_chunks:
@@ -97,11 +102,23 @@ def observe_sequence(stage: Stage) -> SequenceObserved:
     )
 
 
-def _call(stage: Stage, case: Case) -> Call:
-    case = replace(case, scenario=None)
-    base = stage.bench.baseline(case)
+def _calls(stage: Stage, sequence: Sequence) -> list[Call]:
+    """To be called before the view is placed on the device."""
+    bench, calls = stage.bench, []
+    for case in sequence.cases(stage.case):
+        case = replace(case, scenario=None)
+        calls.append(_call(case, bench.make_input(case), bench.baseline(case)))
+    if sequence.mirrored:
+        case, x = calls[0].case, calls[0].x.flip(-1)
+        truth = measure_truth(case, bench.twin(case), x, open_device(case.device))
+        base = measure_baseline(case, bench.view(case), truth, x, open_device(case.device))
+        calls.append(_call(case, x, base))
+    return calls
+
+
+def _call(case: Case, x: Tensor, base: Baseline) -> Call:
     plane = largest_plane(base.reading.convolutions)
-    return Call(case, stage.bench.make_input(case), Right(base.output, base.truth), plane)
+    return Call(case, x, Right(base.output, base.truth), plane)
 
 
 # Whole VAEs --------------------------------------------------------------------------------------
@@ -133,9 +150,7 @@ def _off_and_on(player: Player, call: Call) -> None:
     player.hooked(lambda run: player.call("call 3, with the hook on again", run, call))
 
 
-def _interrupted(player: Player, call: Call) -> None:
-    other = player.mirrored(call)
-
+def _interrupted(player: Player, call: Call, other: Call) -> None:
     def act(run: Any) -> None:
         with Interrupting() as counted:
             player.call("call 1", run, call)
@@ -286,7 +301,7 @@ SEQUENCES: Mapping[Scenario, Sequence] = MappingProxyType(
         Scenario.CLEARED: Sequence(chunks=_cleared),
         Scenario.TURNS: Sequence(chunks=_turns),
         Scenario.TAKEN_OFF: Sequence(_off_and_on, _off_midway),
-        Scenario.INTERRUPTED: Sequence(_interrupted),
+        Scenario.INTERRUPTED: Sequence(_interrupted, mirrored=True),
         Scenario.BOTH_WAYS: Sequence(_both_calls, _both_chunks, _directions),
     }
 )

@@ -1,0 +1,86 @@
+"""Plays scenarios with hooks of the registry, or of a test, on planes as small as tell anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fixtures.specimens import SPECIMENS
+from harness.cases import Case, Direction, Layout, Mode, Scale, Scenario
+from harness.checks.finding import Finding
+from harness.checks.registry import CHECKS
+from harness.measure.observation import Observed
+from harness.plugin import Fixtures
+from harness.session import Run, RunOptions
+from harness.subject.profile import Profile, profile_from_flags
+
+TILE = 4
+
+
+class Stand:
+    """Hooks under test over one folder of baselines."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._runs: dict[str, Run] = {}
+
+    def observed(self, name: str, scenario: str, **changes: Any) -> Observed:
+        """What a specimen, or a hook that was added, does in a scenario."""
+        run = self._runs.get(name) or self.add(_profile(name))
+        case = small_case(run.subjects[name].profile, scenario, **changes)
+        return run.workbench.observation(name, case, every_way=False)
+
+    def findings(self, name: str, scenario: str, **changes: Any) -> dict[str, Finding]:
+        """What every check for the scenario says."""
+        observed = self.observed(name, scenario, **changes)
+        return {
+            check.name: check.function(observed)
+            for check in CHECKS
+            if check.applies(observed.case, observed.promise)
+        }
+
+    def add(self, profile: Profile) -> Run:
+        """Make a hook known that is in no registry."""
+        options = RunOptions(scales=("mock",), timeout=60)
+        named = [(profile.hook.name, profile)]
+        run = Run.prepare(options, named, Fixtures(options), self._folder)
+        self._runs[profile.hook.name] = run
+        return run
+
+
+def _profile(name: str) -> Profile:
+    specimen = SPECIMENS[name]
+    return profile_from_flags(
+        specimen.entry,
+        specimen.kind,
+        specimen.layout,
+        name=name,
+        families=specimen.families,
+        directions=specimen.directions,
+        modes=specimen.modes,
+        cache=specimen.cache,
+        grade=specimen.grade,
+    )
+
+
+def small_case(profile: Profile, scenario: str, **changes: Any) -> Case:
+    """Two by three tiles and three latent frames, unless told otherwise."""
+    family = changes.pop("family", profile.claims.families[0])
+    causal = family in ("qwen", "wan21", "wan22")
+    given: dict[str, Any] = {
+        "direction": Direction.DECODE,
+        "height": 6,
+        "width": 11,
+        "tile": TILE,
+        "frames": 3 if causal else 1,
+        "layout": Layout.WAN if causal and profile.hook.layout != "diffusers" else Layout.LDM,
+    }
+    if profile.hook.layout == "diffusers":
+        given["layout"] = Layout.DIFFUSERS
+    return Case(
+        family=family,
+        scale=Scale.MOCK,
+        mode=Mode.EXACT,
+        scenario=Scenario(scenario),
+        **given | changes,
+    )

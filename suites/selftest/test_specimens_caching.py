@@ -1,0 +1,120 @@
+"""The sound base for causal caches keeps them, and each hook on it loses them in its own way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from fixtures.layouts import VARIANTS, view
+from fixtures.specimens import SPECIMENS
+from fixtures.specimens.caching import CachingTiler
+from fixtures.vaes import build
+from harness.cases import Direction
+from harness.checks.finding import Status
+from harness.device import open_device
+from harness.families import FAMILIES
+from harness.measure.placing import placed
+from harness.measure.streams import Sent, Stream
+from harness.measure.tracks import coder_of
+from suites.selftest.playing import TILE, Stand
+
+TOLD = {
+    "index-stays": "feat_idx at 0 (slot 0, decoder.conv1) after chunk 0",
+    "index-per-tile": "feat_idx at 144 after chunk 0; should be 24",
+    "crossed-tiles": "slot 0 (decoder.conv1) after chunk 1",
+    "shared-cache": "slot 0 (decoder.conv1) after chunk 0",
+    "no-halo-in-cache": "slot 1 (decoder.middle.0.residual.2) after chunk 1",
+    "loses-sentinel": "slot 9 (decoder.upsamples.2.time_conv) after chunk 0: nothing",
+    "first-chunk-always": "must match the size",
+    "first-chunk-never": "must match the size",
+    "own-state": "slot 0 (decoder.conv1) after chunk 0: nothing",
+    "replaces-entries": "slot 0 (decoder.conv1) that was written after the call for chunk 0",
+    "drops-last-chunk": "None for chunk 2",
+    "stays-on-device": "left on the device after chunk 0",
+    "own-dtype": "slot 0 (decoder.conv1) after chunk 0: 1x16x1x6x11 float16",
+}
+
+
+@pytest.fixture(scope="module")
+def stand(tmp_path_factory: pytest.TempPathFactory) -> Stand:
+    return Stand(tmp_path_factory.mktemp("stand"))
+
+
+def same(ours: Sent, untiled: Sent) -> bool:
+    """Whether a chunk left the same: returned, index, and the contents of slots."""
+    if (ours.returned, ours.index) != (untiled.returned, untiled.index):
+        return False
+    frames = [(a.frames, b.frames) for a, b in zip(ours.slots, untiled.slots, strict=True)]
+    frames += zip(ours.parts, untiled.parts, strict=True)
+    return [slot.told for slot in ours.slots] == [slot.told for slot in untiled.slots] and all(
+        one is other or torch.allclose(one, other, atol=1e-4)
+        for one, other in frames
+        if one is not None
+    )
+
+
+@pytest.mark.parametrize("direction", Direction)
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("family", ["qwen", "wan22"])
+@torch.no_grad()
+def test_sound_base_keeps_every_slot_in_every_way_of_the_field(
+    family: str, variant: str, direction: Direction
+) -> None:
+    facts = FAMILIES[family]
+    seen: Any = view(build(family, "mock"), "wan", facts, variant=variant)
+    net, decoding = coder_of(seen, direction), direction is Direction.DECODE
+    shape = (1, facts.latent_channels, 4, 4, 5)
+    if not decoding:
+        shape = (1, 3, 13, 4 * facts.ratio, 5 * facts.ratio)
+    x = seen.coder_input(direction, torch.rand(shape, generator=torch.Generator().manual_seed(1)))
+    ways = {c.chunked.split: c.chunked for c in seen.conventions(direction) if c.chunked}
+    for split, chunked in ways.items():
+        untiled = Stream(net, chunked, x).run()
+        net.original_forward = net.forward
+        net.forward = CachingTiler(net, 3 if decoding else 3 * facts.ratio, decoding)
+        try:
+            ours = Stream(net, chunked, x).run()
+        finally:
+            del net.forward, net.original_forward
+        assert len(ours) == len(untiled) > 2
+        assert all(map(same, ours, untiled)), split
+
+
+@torch.no_grad()
+def test_sound_base_parks_its_caches_and_cuts_the_plane() -> None:
+    seen: Any = view(build("wan21", "mock"), "wan", FAMILIES["wan21"])
+    with open_device("sim") as device, placed(seen, device):
+        x = device.put(torch.zeros(1, 16, 2, 6, 11))
+        chunked = seen.conventions(Direction.DECODE)[0].chunked
+        with device.metered() as untiled:
+            Stream(seen.decoder, chunked, x).run()
+        seen.decoder.original_forward = seen.decoder.forward
+        seen.decoder.forward = CachingTiler(seen.decoder, TILE, True)
+        with device.metered() as tiled:
+            sent = Stream(seen.decoder, chunked, x).run()
+        del seen.decoder.forward, seen.decoder.original_forward
+    assert {slot.device.type for slot in sent[-1].slots if slot.device} == {"cpu"}
+    largest = [max(ran.plane for ran in reading.convolutions) for reading in (tiled, untiled)]
+    assert largest == [(32, 32), (48, 88)]
+
+
+@pytest.mark.parametrize("direction", Direction)
+def test_sound_base_passes_every_check_of_a_clip(stand: Stand, direction: Direction) -> None:
+    findings = stand.findings("caching", "clip", direction=direction)
+    assert len(findings) > 7
+    assert {f.check: f.message for f in findings.values() if f.status != Status.PASSED} == {}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_lost_cache_is_told_by_its_check(stand: Stand, name: str) -> None:
+    direction = Direction.ENCODE if name == "drops-last-chunk" else Direction.DECODE
+    findings = stand.findings(name, "clip", direction=direction, frames=2)
+    finding = findings[SPECIMENS[name].killed_by or ""]
+    assert finding.status == Status.FAILED
+    assert TOLD[name] in finding.message
+
+
+def test_every_lost_cache_is_tried() -> None:
+    assert {n for n, s in SPECIMENS.items() if ".caches:" in s.entry} == TOLD.keys()
