@@ -249,8 +249,8 @@ def _both_chunks(player: Player) -> None:
 
 
 def _with_both(player: Player, act: Callable[[Any], Any], other: Case) -> None:
-    """``act`` with both directions hooked: the kinds for a whole VAE always have both."""
-    if player.stage.promise.kind == "forward":
+    """``act`` with both directions hooked: some hooks are put on for each."""
+    if getattr(player.stage.hook, "apart", player.stage.promise.kind == "forward"):
         player.hooked(lambda _: player.hooked(act, other))
     else:
         player.hooked(act)

@@ -187,7 +187,7 @@ def switches(play: Play) -> UsageObserved:
     def act(run: Any) -> Any:
         return run(other.direction, device.put(play.x(other))) if apart else None
 
-    apart = switches_apart(hook)
+    apart = getattr(hook, "apart", False)
     watched = replace(hook, taken_off=run_bare) if isinstance(hook, Hook) else hook
     trial = play.attempt(act, hook=watched)
     if apart:
@@ -199,13 +199,6 @@ def switches(play: Play) -> UsageObserved:
         what = f"{each.direction}, after the hook was taken off"
         pairs.append(Pair(what, output, right[each.direction], trial.failure))
     return play.observed(pairs=tuple(pairs))
-
-
-def switches_apart(hook: Any) -> bool:
-    """Whether the hook can be on for one direction alone."""
-    return getattr(hook, "kind", "forward") == "forward" or (
-        hook.kind == "vae" and "is_decoder" in hook.accepted_settings
-    )
 
 
 def tiny_tiles(play: Play) -> UsageObserved:

@@ -67,6 +67,15 @@ class Hook:
         """Those keywords of the contract that it takes."""
         return self.signature.accepted
 
+    @property
+    def apart(self) -> bool:
+        """Whether it is put on for one direction alone; else it is always on for both.
+
+        A hook of kind ``vae`` says so by taking ``is_decoder``.
+        """
+        switch = self.kind is Kind.VAE and "is_decoder" in self.accepted_settings
+        return self.kind is Kind.FORWARD or switch
+
     def offers(self, mode: Mode, direction: Direction) -> bool:
         """Whether it has the keywords that switch a mode on."""
         return self.accepted_settings.issuperset(needed_keywords(mode, direction))
