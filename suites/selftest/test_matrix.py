@@ -10,7 +10,8 @@ from itertools import product
 import pytest
 
 from harness.caseid import parse_case_id
-from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
+from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale
+from harness.explain import parse_case
 from harness.families import FAMILIES
 from harness.launch import load_subject, subject_folders
 from harness.matrix import SIZES, Selection, applies, cost, generate, is_claimed
@@ -225,25 +226,7 @@ def test_ids_are_unique_and_tell_the_case(full: bool) -> None:
     found = cases(full=full)
     assert len({case.id for case in found}) == len(found)
     for case in found:
-        for text in (case.id, f"parity[{case.id}]"):
-            parts = parse_case_id(text)
-            assert parts is not None
-            assert Case(
-                family=parts.family,
-                scale=Scale(parts.scale),
-                layout=Layout(parts.layout),
-                direction=Direction(parts.direction),
-                mode=Mode(parts.mode),
-                height=parts.height,
-                width=parts.width,
-                tile=parts.tile,
-                batch=parts.batch,
-                frames=parts.frames,
-                dtype=parts.dtype,
-                device=parts.device,
-                mechanism=case.mechanism and Mechanism(parts.part or ""),
-                scenario=case.scenario and Scenario(parts.part or ""),
-            ) == case  # fmt: skip
+        assert parse_case(case.id) == parse_case(f"parity[{case.id}]") == case
 
 
 @pytest.mark.parametrize(
