@@ -50,7 +50,7 @@ def test_sound_causal_hook_passes(stand: Stand, scenario: Scenario) -> None:
     assert found.metrics["steps"] >= 2
 
 
-@pytest.mark.parametrize("scenario", SEQUENCES.keys() - CHUNKWISE)
+@pytest.mark.parametrize("scenario", [name for name in SEQUENCES if name not in CHUNKWISE])
 @pytest.mark.parametrize("name", ["resting", "blending"])
 def test_sound_hook_of_pictures_passes(stand: Stand, name: str, scenario: Scenario) -> None:
     found = judged(stand, name, scenario)
