@@ -7,71 +7,18 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import harness
+from suites.mutations.listed import Mutation, Selection, mutations
 
 ENGINE = Path(next(iter(harness.__path__)))
 HOOK = ENGINE / "tiled_vae"
 PROFILE = ENGINE / "subject" / "profiles" / "reference.toml"
 PACKAGE = Path("lifted", "out")
 SECONDS = 600
-
-
-@dataclass(frozen=True)
-class Selection:
-    """A part of the default matrix: there is nothing here that could ask for more."""
-
-    families: tuple[str, ...] = ()
-    directions: tuple[str, ...] = ()
-    modes: tuple[str, ...] = ()
-    scale: tuple[str, ...] = ()
-
-    @property
-    def options(self) -> list[str]:
-        return [
-            word
-            for name, values in vars(self).items()
-            if values
-            for word in (f"--{name}", ",".join(values))
-        ]
-
-    def __str__(self) -> str:
-        return "-".join("+".join(values) for values in vars(self).values() if values)
-
-
-@dataclass(frozen=True)
-class Mutation:
-    """A patch, where its defect is looked for, and the checks that fail there."""
-
-    name: str
-    file: str
-    old: str
-    new: str
-    fails: tuple[str, ...]
-    selection: Selection
-
-    def plant(self, package: Path) -> None:
-        """Raises ``ValueError`` where the source has moved on."""
-        file = package / self.file
-        source = file.read_text()
-        if (count := source.count(self.old)) != 1:
-            raise ValueError(f"{self.name}: {self.file} has its old text {count} times, not once")
-        file.write_text(source.replace(self.old, self.new))
-
-
-def mutations() -> list[Mutation]:
-    text = Path(__file__).with_name("mutations.toml").read_text()
-    found = []
-    for table in tomllib.loads(text)["mutation"]:
-        narrowed = {name: tuple(table.pop(name, ())) for name in Selection.__dataclass_fields__}
-        fails = tuple(table.pop("fails"))
-        found.append(Mutation(**table, fails=fails, selection=Selection(**narrowed)))
-    return found
 
 
 MUTATIONS = mutations()
@@ -127,17 +74,3 @@ def test_the_hook_without_a_defect_is_green(selection: Selection, tmp_path: Path
     code, records, told = judged(copy_of_the_hook(tmp_path), selection)
     assert code == 0, told
     assert records
-
-
-def test_every_defect_is_another_one() -> None:
-    assert len(MUTATIONS) >= 20
-    for distinct in ("name", "new"):
-        assert len({getattr(mutation, distinct) for mutation in MUTATIONS}) >= len(MUTATIONS) - 1
-
-
-def test_a_patch_that_no_longer_fits_fails_loudly(tmp_path: Path) -> None:
-    copy_of_the_hook(tmp_path)
-    for old in ("no such line", "import"):
-        stale = Mutation("stale", "hook.py", old, "", ("parity",), Selection())
-        with pytest.raises(ValueError, match=r"stale: hook\.py has its old text \d+ times"):
-            stale.plant(tmp_path / PACKAGE)
