@@ -29,7 +29,7 @@ def main() -> int:
     """0 where the matrix holds, 1 where it does not."""
     parser = argparse.ArgumentParser(prog="python -m suites.killing", description=__doc__)
     parser.add_argument("--seed", type=int, default=20, help="draws the random faults")
-    parser.add_argument("--mutants", type=int, default=240, help="about how many")
+    parser.add_argument("--mutants", type=int, default=220, help="about how many")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=DEFAULT_FOLDER)
     options = parser.parse_args()

@@ -175,9 +175,10 @@ def _tried(
         except Exception as error:  # it cannot even be loaded: a crash
             found[name] = replace(found[name], check="load", crash=True, message=repr(error))
     run = joined(run, subjects, cases)
+    meets = {name: meeting(sound.seen, fault, cases) for name, fault in faults.items()}
     for case in cases:
         for name in _alive(found):
-            if sound.seen.reaches(case.id, faults[name].function, faults[name].which):
+            if case.id in meets[name]:
                 found[name] = _met(run, name, case, found[name], sound.shows[case.id])
                 if found[name].check:
                     planted[name].forget()
@@ -185,6 +186,17 @@ def _tried(
         replace(found[name], acted=faults[name].acted, reviewed=why_sound(found[name]))
         for name in faults
     ]
+
+
+def meeting(seen: Seen, fault: Fault, cases: Sequence[Case]) -> set[str]:
+    """Cases in which a fault can act: of coders with causal caches, and of those without, each in
+    the cheapest family whose coder runs the function at all.
+    """
+    reached = [case for case in cases if seen.reaches(case.id, fault.function, fault.which)]
+    family: dict[bool, str] = {}
+    for case in sorted(reached, key=cost):
+        family.setdefault(case.facts.causal, case.family)
+    return {case.id for case in reached if family[case.facts.causal] == case.family}
 
 
 def _alive(found: Mapping[str, Mutant]) -> Iterator[str]:
