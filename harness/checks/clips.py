@@ -115,7 +115,7 @@ def runs(observed: ClipObserved) -> Iterator[tuple[str, Observation]]:
                 baseline=way.baseline,
                 output=way.output,
                 failure=way.failure,
-                returned="no tensors",
+                returned="no tensors that fit together",
                 memo={},
             )
         yield way.convention, observed.memo[key]
@@ -166,7 +166,7 @@ def _jump(
         return None, 0.0, 0.0
     if exact:
         errors, floors = _changes(run.output - truth), _changes(untiled - truth)
-        eps = torch.finfo(run.output.dtype).eps * float(truth.abs().max())
+        eps = torch.finfo(run.baseline.output.dtype).eps * float(truth.abs().max())
         for frame, (error, floor) in enumerate(zip(errors, floors, strict=True), 1):
             least = Noise(max(floor.rms, eps / 4), max(floor.worst, eps / 2))
             if not is_exact(error, least):

@@ -17,12 +17,12 @@ from torch import Tensor
 from harness.cases import Case
 from harness.device.meter import Convolution
 from harness.measure.distance import correlation, noise
-from harness.measure.failing import failure_of, returned_kind
+from harness.measure.failing import Interrupted, failure_of, limited, returned_kind
 from harness.measure.observation import Chunked, Failure, LayoutVAE, Noise
 from harness.measure.run import PLAIN_TENSORS
 from harness.measure.stage import Stage
 from harness.measure.streams import Sent, Stream
-from harness.measure.tracks import coder_of, follow
+from harness.measure.tracks import coder_of, follow, joined
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,9 @@ class Right:
         )
         if output is None or step.got != step.should:
             return step
-        right = self.truth if self.alone is None else self.alone.double()
+        alone = self.alone
+        alone = self.truth if self.alone is None else self.alone
+        right = alone.double() if alone.shape == self.truth.shape else self.truth
         return replace(
             step, error=noise(output, right), correlation=correlation(output, self.truth)
         )
@@ -154,10 +156,16 @@ class Player:
         return trial.result
 
     def bare(self, act: Callable[[Any], Any]) -> None:
-        """``act`` with the hook off; what it raises comes of what the hook has left."""
+        """``act`` with the hook off; what it raises comes of what the hook has left.
+
+        That may be an object of its own in a slot of the cache, which can do anything when read.
+        """
         try:
-            act(self.view.run)
-        except Exception as error:
+            with limited(self.stage.seconds):
+                act(self.view.run)
+        except Interrupted:
+            raise KeyboardInterrupt from None
+        except BaseException as error:
             self.failure = failure_of(error, "run", self.stage.seconds)
             raise Stopped from None
 
@@ -177,7 +185,7 @@ class Player:
         number = len(stream.sent)
         self.doing = f"chunk {number} of {clip.name}{also}"
         sent = stream.send()
-        self.taken.append((self.doing, sent.returned, joined(sent), clip.right[number]))
+        self.taken.append((self.doing, sent.returned, joined((sent,)), clip.right[number]))
 
     def prepared(self, call: Call) -> Call:
         """A call, with what else it takes to judge it."""
@@ -215,7 +223,7 @@ class Player:
             return clip
         self.doing = f"{name} by itself"
         sent = self.hooked(lambda _: self.stream(clip).run(), case)
-        alone = zip(right, map(joined, sent), strict=True)
+        alone = zip(right, (joined((each,)) for each in sent), strict=True)
         return replace(clip, right=tuple(replace(each, alone=part) for each, part in alone))
 
     def _host(self, result: Any) -> Tensor | None:
@@ -225,11 +233,6 @@ class Player:
 
 
 CLIP_A, CLIP_B = "clip A", "clip B"
-
-
-def joined(sent: Sent) -> Tensor | None:
-    """The frames that came out for one chunk; ``None`` where none did."""
-    return torch.cat(sent.parts, dim=2) if sent.parts else None
 
 
 def _all(sent: Sent) -> Tensor:

@@ -278,7 +278,7 @@ class Interrupting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @property
     def done(self) -> bool:
         """Whether it came so far."""
-        return self.at is not None and self.count >= self.at
+        return self.at is not None and 0 < self.at <= self.count
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

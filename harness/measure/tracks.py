@@ -130,9 +130,11 @@ class Track:
 
 
 def joined(sent: tuple[Sent, ...]) -> Tensor | None:
-    """All that came out, ``B C T H W``; ``None`` where nothing did."""
+    """All that came out, ``B C T H W``; ``None`` where nothing did, or nothing that fits."""
     parts = [part for each in sent for part in each.parts]
-    return torch.cat(parts, dim=2) if parts else None
+    kinds = {(part.device, part.shape[:2], part.shape[3:]) for part in parts if part.dim() == 5}
+    fits = len(kinds) == 1 and all(part.dim() == 5 for part in parts)
+    return torch.cat(parts, dim=2) if fits else None
 
 
 def coder_of(view: LayoutVAE, direction: Direction) -> nn.Module:

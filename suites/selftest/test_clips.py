@@ -111,6 +111,12 @@ def test_the_reference_hook_splits(bench):
     assert clip_ratio(seen) < 0.5
 
 
+def test_a_chunk_of_another_size_is_the_hooks_failure(bench):
+    seen = played(bench, after(lambda out, _cache, _index, n: out[..., :-1] if n == 1 else None))
+    assert check_cache_phase(seen).metrics["phase"] in (Phase.CRASHES, Phase.INCOHERENT)
+    assert check_video_parity(seen).status != "passed"
+
+
 # -- caches ----------------------------------------------------------------------------------------
 
 

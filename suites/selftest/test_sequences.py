@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from harness.checks.sequences import check_sequence
 from harness.launch import load_subject
 from harness.matrix import generate
 from harness.measure.observation import Noise, Promise
-from harness.measure.player import Right
+from harness.measure.player import Player, Right, Stopped
 from harness.measure.sequences import SEQUENCES, Interrupting, Interruption, SequenceObserved
 from harness.subject.profile import profile_from_flags
 from suites.selftest.playing import Stand
@@ -205,3 +207,31 @@ def test_bare_coders_are_for_hooks_that_take_their_place() -> None:
         sequence = SEQUENCES[case.scenario]
         assert sequence.applies(case, Promise(kind="forward"))
         assert not sequence.applies(case, Promise(kind="vae"))
+
+
+def test_own_result_of_another_size_is_not_what_a_call_is_held_against() -> None:
+    truth = torch.rand(1, 3, 1, 4, 4, dtype=torch.float64)
+    right = Right(truth.float(), truth, alone=torch.zeros(1, 3, 1, 4, 3))
+    assert right.step("call", "Tensor", truth.float()).error.rms < 1e-6
+
+
+@pytest.mark.parametrize("left", [SystemExit, KeyboardInterrupt])
+def test_whatever_raises_once_the_hook_is_off_is_its_failure(left: type[BaseException]) -> None:
+    def act(_: Any) -> None:
+        raise left
+
+    player = Player(SimpleNamespace(seconds=5.0), SimpleNamespace(run=None))
+    with pytest.raises(Stopped):
+        player.bare(act)
+    assert player.failure.kind == left.__name__
+
+
+def test_what_hangs_once_the_hook_is_off_is_stopped() -> None:
+    player = Player(SimpleNamespace(seconds=0.05), SimpleNamespace(run=None))
+    with pytest.raises(Stopped):
+        player.bare(lambda _: time.sleep(5))
+    assert player.failure.kind == "TimeoutError"
+
+
+def test_work_of_a_single_operation_is_never_interrupted() -> None:
+    assert not Interrupting(0).done
