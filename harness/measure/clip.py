@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -50,6 +51,8 @@ class Way:
     borders: tuple[int, ...]
     """Frames of the output with which a chunk begins, but for the first."""
     failure: Failure | None = None
+    beyond_repair: tuple[str, ...] = ()
+    """What the hook has left in the VAE that could not be undone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +89,7 @@ def observe_clip(stage: Stage) -> ClipObserved:
         case=case,
         promise=stage.promise,
         failure=whole.failure or next(failures, None),
+        beyond_repair=(*whole.beyond_repair, *chain(*(way.beyond_repair for way in ways))),
         whole=whole,
         ways=ways,
     )
@@ -146,4 +150,5 @@ def _way(
         output=None if trial.failure is not None else joined(came),
         borders=track.borders,
         failure=trial.failure,
+        beyond_repair=trial.beyond_repair,
     )

@@ -99,6 +99,7 @@ class Runs:
     stage: Stage
     dtype: torch.dtype
     narrowest: torch.dtype = torch.float64
+    beyond_repair: tuple[str, ...] = ()
 
     @property
     def case(self) -> Case:
@@ -125,6 +126,7 @@ class Runs:
         with self._open(case, capacity) as (device, view):
             stage = self.stage
             trial = attempt(case, stage.hook, view, device, stage.seconds, None, act)
+            self.beyond_repair += trial.beyond_repair
             outputs = [_output(trial, result, device) for result in trial.result or [None]]
         return Ran(tuple(outputs), trial.reading, self.narrowest)
 
@@ -156,6 +158,7 @@ class Runs:
         return Related(
             case=self.case,
             promise=self.stage.promise,
+            beyond_repair=self.beyond_repair,
             comparisons=comparisons,
             dtype=str(self.narrowest).removeprefix("torch."),
             empty=empty,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -90,6 +90,8 @@ class Play:
     stage: Stage
     view: LayoutVAE
     baseline: Baseline
+    broken: list[str] = field(default_factory=list)
+    """What the hook has left in the VAE beyond repair."""
 
     @property
     def case(self) -> Case:
@@ -111,7 +113,7 @@ class Play:
     ) -> Trial:
         """Put the hook on, act, take it off."""
         stage = self.stage
-        return attempt(
+        trial = attempt(
             case or self.case,
             hook or stage.hook,
             self.view,
@@ -120,6 +122,8 @@ class Play:
             self.baseline,
             act,
         )
+        self.broken.extend(trial.beyond_repair)
+        return trial
 
     def call(self, what: str, *, case: Case | None = None, hook: Any = None) -> Ran:
         """One call for its result."""
@@ -153,7 +157,12 @@ class Play:
 
     def observed(self, **found: Any) -> UsageObserved:
         """What the checks are given."""
-        return UsageObserved(case=self.stage.case, promise=self.stage.promise, **found)
+        return UsageObserved(
+            case=self.stage.case,
+            promise=self.stage.promise,
+            beyond_repair=tuple(self.broken),
+            **found,
+        )
 
 
 def settings(play: Play) -> UsageObserved:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from harness.checks.finding import Finding, Status
 from harness.checks.registry import CHECKS
 from harness.checks.usage import check_out_of_memory, check_settings
 from harness.measure.observation import Promise
-from harness.measure.usage import Memory, Pair, UsageObserved
+from harness.measure.run import Trial
+from harness.measure.usage import Memory, Pair, Play, UsageObserved
 from suites.killing.trial import joined, prepared, profile_of
 
 USAGE = {
@@ -99,3 +101,13 @@ def test_memory_that_never_ran_out_is_no_pass() -> None:
     memory = Memory(first=100, most=300, after=None, left=0, held=50)
     seen = observed(Scenario.OUT_OF_MEMORY, pairs=(pair(),), memory=memory, empty="not so far")
     assert check_out_of_memory(seen).status is Status.ERROR
+
+
+def test_a_vae_that_is_broken_for_good_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = Trial(beyond_repair=("conv.weight was changed",))
+    monkeypatch.setattr("harness.measure.usage.attempt", lambda *_: trial)
+    seen = observed(Scenario.SETTINGS)
+    stage = SimpleNamespace(case=seen.case, promise=seen.promise, hook=None, device=None, seconds=1)
+    play = Play(stage, None, None)
+    play.attempt(lambda run: run)
+    assert play.observed().beyond_repair == trial.beyond_repair
