@@ -158,4 +158,7 @@ def _mechanism(slot: SlotSeen) -> str:
 
 
 def _named(which: int | str, chunk: ChunkSeen) -> str:
-    return which if isinstance(which, str) else f"slot {which} ({chunk.slots[which].name})"
+    if isinstance(which, str):
+        return which
+    known = which < len(chunk.slots)  # not one that was appended and taken away again
+    return f"slot {which} ({chunk.slots[which].name if known else 'of no convolution'})"

@@ -38,11 +38,12 @@ def check_tiny_tiles(observed: Observed) -> Finding:
         return _TINY.not_judged(why or "")
     for ran in observed.ran:
         failure = ran.seen.failure
-        refused = failure is not None and is_clear(failure)
-        if not refused and (wrong := _wrong(ran, refusing=True)) is not None:
+        whole = ran.seen.case.fits_one_tile  # refusing that as well would be to refuse everything
+        refused = failure is not None and is_clear(failure) and not whole
+        if not refused and (wrong := _wrong(ran, refusing=not whole)) is not None:
             return _TINY.failed(observed, *wrong)
         untiled = sum(ran.seen.baseline.reading.convolutions.values())
-        if ran.seen.case.fits_one_tile and ran.convolutions > untiled:
+        if whole and ran.convolutions > untiled:
             got = f"{ran.convolutions} convolutions for a plane that fits one tile"
             return _TINY.failed(observed, got, f"{untiled}, as untiled", ran.what)
     return _TINY.passed({"sizes": len(observed.ran)})

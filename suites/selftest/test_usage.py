@@ -13,10 +13,11 @@ from fixtures.specimens import SPECIMENS
 from harness.cases import Case, Direction, Layout, Mode, Scale, Scenario
 from harness.checks.finding import Finding, Status
 from harness.checks.registry import CHECKS
-from harness.checks.usage import check_out_of_memory, check_settings
-from harness.measure.observation import Promise
+from harness.checks.usage import check_out_of_memory, check_settings, check_tiny_tiles
+from harness.device.meter import Reading
+from harness.measure.observation import Failure, Observation, Promise
 from harness.measure.run import Trial
-from harness.measure.usage import Memory, Pair, Play, UsageObserved
+from harness.measure.usage import Memory, Pair, Play, Ran, UsageObserved
 from suites.killing.trial import joined, prepared, profile_of
 
 USAGE = {
@@ -111,3 +112,16 @@ def test_a_vae_that_is_broken_for_good_is_told(monkeypatch: pytest.MonkeyPatch) 
     play = Play(stage, None, None)
     play.attempt(lambda run: run)
     assert play.observed().beyond_repair == trial.beyond_repair
+
+
+@pytest.mark.parametrize(("tile", "status"), [(8, Status.PASSED), (16, Status.FAILED)])
+def test_only_tiles_smaller_than_the_plane_may_be_refused(tile: int, status: Status) -> None:
+    seen = observed(Scenario.TINY_TILES)
+    case = replace(seen.case, height=9, width=13, tile=tile, scenario=None)
+    baseline = SimpleNamespace(reading=Reading())
+    refusal = Failure("ModeNotOffered", "no tiles like that", "", "", "put_on")
+    refused = Observation(
+        case=case, promise=seen.promise, baseline=baseline, output=None, failure=refusal
+    )
+    finding = check_tiny_tiles(replace(seen, ran=(Ran("tiles", refused),)))
+    assert finding.status is status
