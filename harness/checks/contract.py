@@ -77,12 +77,17 @@ def _coder(observation: Observation) -> str:
 
 
 def _trouble(result: ConventionResult) -> str:
-    """What is wrong with a result; empty where nothing is."""
+    """What is wrong with a result, or with where a call leaves the cache index; or nothing."""
     if result.failure is not None:
         return f"{result.failure.kind}: {result.failure.message}"
     if result.shape != result.expected_shape:
         return f"shape {shape(result.shape)} instead of {shape(result.expected_shape)}"
-    return "" if result.finite else "NaN or infinite values"
+    if not result.finite:
+        return "NaN or infinite values"
+    for call, (ours, theirs) in enumerate(zip(result.index, result.expected_index, strict=False)):
+        if ours != theirs:
+            return f"feat_idx at {ours} instead of {theirs} after call {call}"
+    return ""
 
 
 def check_completes(observation: Observation) -> Finding:

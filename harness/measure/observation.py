@@ -198,3 +198,6 @@ class ConventionResult:
     shape: tuple[int, ...] | None
     expected_shape: tuple[int, ...]
     finite: bool
+    index: tuple[object, ...] = ()
+    """Where ``feat_idx`` was after each call."""
+    expected_index: tuple[object, ...] = ()

@@ -143,14 +143,18 @@ def _convention(
     device: Device,
     seconds: float,
 ) -> ConventionResult:
-    def coder() -> nn.Module:
-        return view.decoder if case.direction is Direction.DECODE else view.encoder
+    bare: list[object] = []
+    hooked: list[object] = []
 
-    untiled = convention.call(coder(), given)
+    def coder(index: list[object]) -> nn.Module:
+        net = view.decoder if case.direction is Direction.DECODE else view.encoder
+        return _Watched(net, index)
+
+    untiled = convention.call(coder(bare), given)
     expected = tuple(untiled.shape)
     del untiled
     trial = attempt(
-        case, hook, view, device, seconds, None, lambda _: convention.call(coder(), given)
+        case, hook, view, device, seconds, None, lambda _: convention.call(coder(hooked), given)
     )
     output, _ = kept(trial, device)
     failure = trial.failure
@@ -163,7 +167,24 @@ def _convention(
         shape=None if output is None else tuple(output.shape),
         expected_shape=expected,
         finite=output is not None and bool(output.isfinite().all()),
+        index=tuple(hooked),
+        expected_index=tuple(bare),
     )
+
+
+class _Watched(nn.Module):
+    """Passes calls on to a coder and notes where they leave the cache index."""
+
+    def __init__(self, coder: nn.Module, index: list[object]) -> None:
+        super().__init__()
+        self.coder = coder
+        self.index = index
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        result = self.coder(*args, **kwargs)
+        index = kwargs.get("feat_idx", args[2] if len(args) > 2 else None)
+        self.index.append(tuple(index) if isinstance(index, list) else index)
+        return result
 
 
 def attempt(

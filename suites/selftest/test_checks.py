@@ -154,6 +154,11 @@ FAILS: list[tuple[str, Callable[[], Observation], str]] = [
         "by position",
     ),
     ("call_contract", lambda: an_observation(conventions=(way(finite=False),)), "NaN"),
+    (
+        "call_contract",
+        lambda: an_observation(conventions=(way(index=((0,),), expected_index=((24,),)),)),
+        "feat_idx at (0,) instead of (24,) after call 0",
+    ),
     ("completes", raised, "ValueError: boom"),
     ("completes", lambda: raised(kind="TimeoutError", phase="take_off"), "taken off"),
     ("output_shape", lambda: an_observation(change=lambda y: y[..., :-8]), "1x3x384x376"),
