@@ -63,8 +63,10 @@ def test_a_defect_turns_the_run_red(mutation: Mutation, tmp_path: Path) -> None:
     mutation.plant(tmp_path / PACKAGE)
     code, records, told = judged(profile, mutation.selection)
     assert code == 1, told
-    failed = {record["check"] for record in records if record["status"] == "failed"}
-    assert failed.issuperset(mutation.fails), failed
+    red = {record["check"] for record in records if record["status"] in ("failed", "error")}
+    assert red.issuperset(mutation.fails), red
+    # Where nothing came out, all checks are red and say nothing.
+    assert ("completes" in red) == ("completes" in mutation.fails), red
 
 
 @pytest.mark.parametrize(
