@@ -37,8 +37,9 @@ def check_clip_completes(observed: ClipObserved) -> Finding:
 
 def incomplete(observed: ClipObserved, ways: Sequence[Way]) -> tuple[str, str, str] | None:
     """What came of a clip that did not come through, what should have, and where it broke."""
-    raised = [("the whole VAE", observed.whole.failure, "")]
-    raised += [(way.convention, way.failure, f" at chunk {len(way.chunks)}") for way in ways]
+    # The bare coder first: it knows the chunk.
+    raised = [(way.convention, way.failure, f" at chunk {len(way.chunks)}") for way in ways]
+    raised.append(("the whole VAE", observed.whole.failure, ""))
     for name, failure, place in raised:
         if failure is not None:
             message = f"{failure.kind}: {failure.message or '(no message)'}{place} ({name})"

@@ -70,6 +70,7 @@ class Stream:
         self.chunked = chunked
         self.device = device
         self.cache = CacheList([None] * chunked.slots(coder))
+        self._log = self.cache.log
         self.left = list(chunked.cut(x))
         self.sent: list[Sent] = []
         self._untiled = untiled
@@ -85,8 +86,9 @@ class Stream:
                 result = self.chunked.call(self.coder, chunk, self.cache, index)
         finally:
             self.cache.chunk = None
-        accesses = tuple(self.cache.log[self._noted :])
-        self._noted = len(self.cache.log)
+        # Whoever holds the list may write into its log as well.
+        accesses = tuple(each for each in self._log[self._noted :] if type(each) is Access)
+        self._noted = len(self._log)
         outputs = _plain_tensors(result)
         entries = list.copy(self.cache)
         seen: dict[str, Any] = {

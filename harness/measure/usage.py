@@ -156,13 +156,21 @@ class Play:
         return device.host(self.view.run(case.direction, device.put(self.x(case))))
 
     def observed(self, **found: Any) -> UsageObserved:
-        """What the checks are given."""
+        """What the checks are given. A hang is the failure of the whole case: it is counted."""
+        seen = [each.seen.failure for each in found.get("ran", ())]
+        seen += [each.failure for each in found.get("pairs", ())]
         return UsageObserved(
             case=self.stage.case,
             promise=self.stage.promise,
+            failure=next(filter(hung, seen), None),
             beyond_repair=tuple(self.broken),
             **found,
         )
+
+
+def hung(failure: Failure | None) -> bool:
+    """Whether a call was cut short by the clock."""
+    return failure is not None and failure.kind == "TimeoutError"
 
 
 def settings(play: Play) -> UsageObserved:
@@ -212,13 +220,12 @@ def switches(play: Play) -> UsageObserved:
 
 def tiny_tiles(play: Play) -> UsageObserved:
     """Tiles as small as a hook accepts, and one tile that holds the plane."""
-    sizes = [*TILES, play.case.tile]
-    return play.observed(
-        ran=tuple(
-            play.call(f"tiles of {tile} latent pixels", case=replace(play.case, tile=tile))
-            for tile in sizes
-        )
-    )
+    ran: list[Ran] = []
+    for tile in (*TILES, play.case.tile):
+        if not ran or not hung(ran[-1].seen.failure):
+            case = replace(play.case, tile=tile)
+            ran.append(play.call(f"tiles of {tile} latent pixels", case=case))
+    return play.observed(ran=tuple(ran))
 
 
 def out_of_memory(play: Play) -> UsageObserved:
