@@ -160,6 +160,11 @@ class Case:
         return on_host.id if self.device == "cuda" else replace(on_host, device="cpu").id
 
     @property
+    def turned(self) -> Case:
+        """The same in the other direction."""
+        return replace(self, direction=next(d for d in Direction if d is not self.direction))
+
+    @property
     def image_frames(self) -> int:
         """Frames of the image side of this case."""
         return 1 + (self.frames - 1) * self.facts.temporal_ratio

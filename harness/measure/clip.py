@@ -19,12 +19,13 @@ from harness.measure.observation import (
     LayoutVAE,
     Observation,
     Observed,
+    coder_of,
 )
 from harness.measure.placing import placed
 from harness.measure.run import attempt, observe
 from harness.measure.stage import Stage
 from harness.measure.streams import Stream
-from harness.measure.tracks import ChunkSeen, SlotSeen, Track, coder_of, follow, joined
+from harness.measure.tracks import ChunkSeen, SlotSeen, Track, follow, joined
 
 __all__ = ["ChunkSeen", "ClipObserved", "SlotSeen", "Way", "observe_clip"]
 
@@ -82,7 +83,7 @@ def observe_clip(stage: Stage) -> ClipObserved:
         stage.device,
         seconds=stage.seconds,
     )
-    hung = whole.failure is not None and whole.failure.kind == "TimeoutError"
+    hung = whole.failure is not None and whole.failure.hung
     ways = () if hung or getattr(stage.hook, "kind", "forward") != "forward" else _ways(stage)
     failures = (way.failure for way in ways if way.failure is not None)
     return ClipObserved(
@@ -110,7 +111,7 @@ def _ways(stage: Stage) -> tuple[Way, ...]:
                     given = view.coder_input(case.direction, device.put(x))
                     way = _way(stage, view, label + name, chunked, given, track, device)
                     ways.append(replace(way, own=name == alike[0][0]))
-                    if way.failure is not None and way.failure.kind == "TimeoutError":
+                    if way.failure is not None and way.failure.hung:
                         return tuple(ways)  # each further way would wait as long
     return tuple(ways)
 

@@ -48,6 +48,11 @@ class LayoutVAE(Protocol):
         ...
 
 
+def coder_of(view: LayoutVAE, direction: Direction) -> nn.Module:
+    """The bare coder of a direction."""
+    return view.decoder if direction is Direction.DECODE else view.encoder
+
+
 @dataclass(frozen=True)
 class Noise:
     """Distance of a float result from the float64 truth."""
@@ -99,6 +104,11 @@ class Failure:
     traceback: str
     phase: str
     """``load``, ``put_on``, ``run`` or ``take_off``."""
+
+    @property
+    def hung(self) -> bool:
+        """Whether the clock cut the hook short: what waits for it again waits as long."""
+        return self.kind == "TimeoutError"
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from harness.cases import Case
 from harness.device.meter import Convolution
 from harness.measure.distance import correlation, noise
 from harness.measure.failing import Interrupted, failure_of, limited, returned_kind
-from harness.measure.observation import Chunked, Failure, LayoutVAE, Noise
+from harness.measure.observation import Chunked, Failure, LayoutVAE, Noise, coder_of
 from harness.measure.run import PLAIN_TENSORS
 from harness.measure.stage import Stage
 from harness.measure.streams import Sent, Stream
-from harness.measure.tracks import coder_of, follow, joined
+from harness.measure.tracks import follow, joined
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,6 @@ class Right:
         )
         if output is None or step.got != step.should:
             return step
-        alone = self.alone
         alone = self.truth if self.alone is None else self.alone
         right = alone.double() if alone.shape == self.truth.shape else self.truth
         return replace(

@@ -180,7 +180,7 @@ def observing(play: Play, *, wide: bool = True) -> Callable[[Stage], Related]:
                 return play(Runs(stage, dtype))
             except HookFailed as failed:
                 failure = failed.failure
-            if failure.kind == "TimeoutError":
+            if failure.hung:
                 break
         return Related(case=stage.case, promise=stage.promise, failure=failure)
 

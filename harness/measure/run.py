@@ -25,6 +25,7 @@ from harness.measure.observation import (
     LayoutVAE,
     Observation,
     Promise,
+    coder_of,
 )
 from harness.measure.placing import live_bytes, placed
 from harness.measure.process import ProcessState
@@ -147,8 +148,7 @@ def _convention(
     hooked: list[object] = []
 
     def coder(index: list[object]) -> nn.Module:
-        net = view.decoder if case.direction is Direction.DECODE else view.encoder
-        return _Watched(net, index)
+        return _Watched(coder_of(view, case.direction), index)
 
     untiled = convention.call(coder(bare), given)
     expected = tuple(untiled.shape)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.cases import Case, Direction, Scenario
+from harness.cases import Case, Scenario
 from harness.device import open_device
 from harness.measure.baseline import measure_baseline, measure_truth
 from harness.measure.observation import Baseline, Observed, Promise
@@ -235,8 +235,7 @@ def _ignoring(send: Callable[[], None]) -> Callable[[Any], None]:
 
 
 def _both_chunks(player: Player) -> None:
-    case = player.stage.case
-    other = _directions(case)[1]
+    other = player.stage.case.turned
     clips = player.clip(CLIP_A), player.clip(CLIP_B, other)
 
     def act(_: Any) -> None:
@@ -258,8 +257,7 @@ def _with_both(player: Player, act: Callable[[Any], Any], other: Case) -> None:
 
 def _directions(case: Case) -> tuple[Case, ...]:
     """The case, and that of the other direction."""
-    other = next(each for each in Direction if each is not case.direction)
-    return case, replace(case, direction=other)
+    return case, case.turned
 
 
 def _two_sizes(case: Case) -> tuple[Case, ...]:

@@ -56,12 +56,20 @@ class Stage:
     """What the hook may take for each attempt."""
 
     def attempt(
-        self, view: LayoutVAE, act: Callable[[Any], Any], *, case: Case | None = None
+        self,
+        view: LayoutVAE,
+        act: Callable[[Any], Any],
+        *,
+        case: Case | None = None,
+        hook: Subject | None = None,
+        baseline: Baseline | None = None,
     ) -> Trial:
         """Put the hook on, ``act`` and take it off, with everything put back as it was.
 
         To be called with the device entered and the view placed. ``act`` is given ``run(direction,
         x)``, for the whole VAE; the coders of the view are under the hook as well. ``case`` is
-        another case whose tile size, direction and mode the hook is built for.
+        another case whose tile size, direction and mode the hook is built for, ``hook`` another
+        make of it; ``baseline`` knows what an untiled run leaves in the VAE as well.
         """
-        return attempt(case or self.case, self.hook, view, self.device, self.seconds, None, act)
+        case, hook = case or self.case, hook or self.hook
+        return attempt(case, hook, view, self.device, self.seconds, baseline, act)

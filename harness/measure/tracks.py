@@ -17,7 +17,7 @@ from harness.device import Device
 from harness.device.meter import Reading
 from harness.measure.caches import Access, CacheList, Holds, Slot
 from harness.measure.distance import correlation, noise
-from harness.measure.observation import Baseline, Chunked, LayoutVAE, Noise
+from harness.measure.observation import Baseline, Chunked, LayoutVAE, Noise, coder_of
 from harness.measure.streams import Sent, Stream
 
 
@@ -135,11 +135,6 @@ def joined(sent: tuple[Sent, ...]) -> Tensor | None:
     kinds = {(part.device, part.shape[:2], part.shape[3:]) for part in parts if part.dim() == 5}
     fits = len(kinds) == 1 and all(part.dim() == 5 for part in parts)
     return torch.cat(parts, dim=2) if fits else None
-
-
-def coder_of(view: LayoutVAE, direction: Direction) -> nn.Module:
-    """The bare coder of a direction."""
-    return view.decoder if direction is Direction.DECODE else view.encoder
 
 
 def follow(

@@ -20,7 +20,7 @@ from harness.cases import Case, Direction, Scenario
 from harness.device.meter import Convolution
 from harness.measure.observation import Baseline, Failure, LayoutVAE, Observation, Observed
 from harness.measure.placing import placed
-from harness.measure.run import Trial, attempt, kept
+from harness.measure.run import Trial, kept
 from harness.measure.stage import Stage
 from harness.subject.hook import Hook
 
@@ -98,12 +98,6 @@ class Play:
         """The scenario's own, as a case of one call."""
         return replace(self.stage.case, scenario=None)
 
-    @property
-    def other(self) -> Case:
-        """The same in the other direction."""
-        other = next(each for each in Direction if each is not self.case.direction)
-        return replace(self.case, direction=other)
-
     def x(self, case: Case | None = None) -> Tensor:
         """The input of a case, on the plain CPU."""
         return self.stage.bench.make_input(case or self.case)
@@ -112,15 +106,8 @@ class Play:
         self, act: Callable[[Any], Any], *, case: Case | None = None, hook: Any = None
     ) -> Trial:
         """Put the hook on, act, take it off."""
-        stage = self.stage
-        trial = attempt(
-            case or self.case,
-            hook or stage.hook,
-            self.view,
-            stage.device,
-            stage.seconds,
-            self.baseline,
-            act,
+        trial = self.stage.attempt(
+            self.view, act, case=case or self.case, hook=hook, baseline=self.baseline
         )
         self.broken.extend(trial.beyond_repair)
         return trial
@@ -162,15 +149,10 @@ class Play:
         return UsageObserved(
             case=self.stage.case,
             promise=self.stage.promise,
-            failure=next(filter(hung, seen), None),
+            failure=next((failure for failure in seen if failure and failure.hung), None),
             beyond_repair=tuple(self.broken),
             **found,
         )
-
-
-def hung(failure: Failure | None) -> bool:
-    """Whether a call was cut short by the clock."""
-    return failure is not None and failure.kind == "TimeoutError"
 
 
 def settings(play: Play) -> UsageObserved:
@@ -192,7 +174,7 @@ def settings(play: Play) -> UsageObserved:
 
 def switches(play: Play) -> UsageObserved:
     """On for one direction, the other is untiled; off, both are."""
-    case, other = play.case, play.other
+    case, other = play.case, play.case.turned
     right = {each.direction: play.untiled(each) for each in (case, other)}
     device, hook, pairs = play.stage.device, play.stage.hook, []
     off: dict[Direction, Tensor] = {}
@@ -222,9 +204,11 @@ def tiny_tiles(play: Play) -> UsageObserved:
     """Tiles as small as a hook accepts, and one tile that holds the plane."""
     ran: list[Ran] = []
     for tile in (*TILES, play.case.tile):
-        if not ran or not hung(ran[-1].seen.failure):
-            case = replace(play.case, tile=tile)
-            ran.append(play.call(f"tiles of {tile} latent pixels", case=case))
+        case = replace(play.case, tile=tile)
+        ran.append(play.call(f"tiles of {tile} latent pixels", case=case))
+        failure = ran[-1].seen.failure
+        if failure is not None and failure.hung:
+            break
     return play.observed(ran=tuple(ran))
 
 

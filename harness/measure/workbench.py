@@ -15,10 +15,11 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from harness.cases import Case, Layout, Scale
+from harness.cases import Case, Layout, Scale, Scenario
 from harness.device import open_device
 from harness.families import Family
 from harness.measure.baseline import measure_baseline, measure_truth
+from harness.measure.clip import ClipObserved
 from harness.measure.failing import stuck_at, watched
 from harness.measure.memory import limited_memory
 from harness.measure.observation import (
@@ -140,7 +141,7 @@ class Workbench:
                 mark.unlink(missing_ok=True)
                 raise
             mark.unlink(missing_ok=True)  # a hook may have deleted the folder
-            if observation.failure is not None and observation.failure.kind == "TimeoutError":
+            if observation.failure is not None and observation.failure.hung:
                 mark.parent.mkdir(parents=True, exist_ok=True)
                 mark.with_suffix(".hung").touch()
         self._last = (name, case, observation)
@@ -168,7 +169,7 @@ class Workbench:
             )
         if observation.beyond_repair:
             self._vaes.pop(_key(case))
-        hung = observation.failure is not None and observation.failure.kind == "TimeoutError"
+        hung = observation.failure is not None and observation.failure.hung
         ways = None
         if every_way and not hung:
             with watched(40 * self.seconds + 5, trace):
@@ -201,10 +202,9 @@ class Workbench:
         if not case.facts.causal:
             small = replace(small, frames=1)
         x = self.make_input(small)
-        views = self.supplies.views(self._vae(case), case.layout, case.facts)
         return tuple(
             result
-            for view in views
+            for view in self.views(case)
             for result in observe_conventions(
                 small, subject.hook, view, x, open_device(case.device), seconds=self.seconds
             )
@@ -286,9 +286,9 @@ class Workbench:
     def _untried(self, name: str, case: Case, failure: Failure) -> Observed:
         subject = self.subjects[name]
         promise, repeat = subject.profile.promise(case), subject.repeat(case)
-        if case.scenario is not None:
+        if case.scenario is not None and case.scenario is not Scenario.CLIP:
             return Observed(case=case, promise=promise, failure=failure, repeat=repeat)
-        return Observation(
+        whole = Observation(
             case=case,
             promise=promise,
             baseline=self.baseline(case),
@@ -296,6 +296,9 @@ class Workbench:
             failure=failure,
             repeat=repeat,
         )
+        if case.scenario is None:
+            return whole
+        return ClipObserved(case=case, promise=promise, failure=failure, repeat=repeat, whole=whole)
 
 
 def _unseen(kind: str, reason: str, where: str = "") -> Failure:

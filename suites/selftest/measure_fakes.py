@@ -21,6 +21,7 @@ from harness.measure.observation import (
     Noise,
     Observation,
     Promise,
+    coder_of,
 )
 
 CASE = Case("sd", Scale.MOCK, Layout.LDM, Direction.DECODE, Mode.EXACT, 48, 48, 16)
@@ -184,7 +185,7 @@ class FakeHook:
 
     @contextmanager
     def _on(self, view: TinyView, case: Case, state: SimpleNamespace) -> Any:
-        coder = view.decoder if case.direction is Direction.DECODE else view.encoder
+        coder = coder_of(view, case.direction)
         original = coder.forward
         state.phase = "put_on"
         if self.fails_at == "put_on":

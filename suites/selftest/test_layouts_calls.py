@@ -18,7 +18,7 @@ from fixtures.layouts.conventions import Chunk, chunks, count_slots, joined
 from fixtures.vaes import build
 from harness.cases import Direction
 from harness.families import FAMILIES
-from harness.measure.observation import LayoutVAE
+from harness.measure.observation import LayoutVAE, coder_of
 
 IMAGE = [name for name, family in FAMILIES.items() if not family.causal]
 VIDEO = [name for name, family in FAMILIES.items() if family.causal]
@@ -48,10 +48,6 @@ def coder_input(family: str, direction: Direction, frames: int) -> Tensor:
         time = (frames if decode else 1 + 4 * (frames - 1),)
     shape = (1, coder.conv_in.in_channels, *time, 3 * scale, 2 * scale)
     return torch.randn(shape, generator=torch.Generator().manual_seed(frames))
-
-
-def coder_of(seen: LayoutVAE, direction: Direction) -> nn.Module:
-    return seen.encoder if direction is Direction.ENCODE else seen.decoder
 
 
 @pytest.mark.parametrize("direction", list(Direction))

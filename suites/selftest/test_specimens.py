@@ -26,6 +26,7 @@ from harness.checks.finding import Grade
 from harness.families import FAMILIES
 from harness.launch import load_subject
 from harness.matrix import applies
+from harness.measure.observation import coder_of
 
 TILE = 8
 PLANE = (9, 12)
@@ -81,7 +82,7 @@ def rms(x: Tensor) -> float:
 def error(name: str, mechanism: Mechanism | None, direction: Direction, **settings: Any) -> float:
     """Distance from the truth with the hook on, in noise floors."""
     seen, x, _, true, floor = subject(mechanism, direction)
-    net = seen.decoder if direction is Direction.DECODE else seen.encoder
+    net = coder_of(seen, direction)
     with hooked(name, net, direction, **settings):
         return rms(seen.run(direction, x) - true) / floor
 
@@ -115,7 +116,7 @@ def test_sound_base_equals_the_untiled_coder(name: str, direction: Direction) ->
 def test_sound_base_and_reported_hook_cut_the_plane(name: str, direction: Direction) -> None:
     seen, *_ = subject(None, direction)
     x = noise(direction, (40, 8))
-    net = seen.decoder if direction is Direction.DECODE else seen.encoder
+    net = coder_of(seen, direction)
     whole = convolutions(lambda: seen.run(direction, x))
     with hooked(name, net, direction):
         tiled = convolutions(lambda: seen.run(direction, x))
@@ -148,7 +149,7 @@ def test_dropped_column_shows_on_the_stub(direction: Direction) -> None:
 def test_reported_hook_degrades_but_runs(direction: Direction, fast: bool) -> None:
     seen, *_ = subject(None, direction)
     x = noise(direction, (20, 40))
-    net = seen.decoder if direction is Direction.DECODE else seen.encoder
+    net = coder_of(seen, direction)
     keyword = "fast_decoder" if direction is Direction.DECODE else "fast_encoder"
     with torch.no_grad():
         untiled = seen.run(direction, x)
@@ -164,7 +165,7 @@ def test_reported_hook_degrades_but_runs(direction: Direction, fast: bool) -> No
 def test_reported_hook_places_its_tiles_right(direction: Direction) -> None:
     seen, *_, floor = subject(Mechanism.STUB, direction)
     x = noise(direction, (4, 40))
-    net = seen.decoder if direction is Direction.DECODE else seen.encoder
+    net = coder_of(seen, direction)
     with torch.no_grad():
         untiled = seen.run(direction, x)
         with hooked("as-reported", net, direction):
@@ -176,7 +177,7 @@ def test_reported_hook_places_its_tiles_right(direction: Direction) -> None:
 def test_reported_hook_cannot_be_called_with_a_cache(family: str, direction: Direction) -> None:
     facts = FAMILIES[family]
     seen = view(build(family, "mock"), "wan", facts)
-    net = seen.decoder if direction is Direction.DECODE else seen.encoder
+    net = coder_of(seen, direction)
     x = torch.zeros(1, 16, 1, 4, 4) if direction is Direction.DECODE else torch.zeros(1, 3, 1, 8, 8)
     with hooked("as-reported", net, direction), pytest.raises(TypeError):
         seen.run(direction, x)

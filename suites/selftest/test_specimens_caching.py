@@ -15,9 +15,9 @@ from harness.cases import Direction
 from harness.checks.finding import Status
 from harness.device import open_device
 from harness.families import FAMILIES
+from harness.measure.observation import coder_of
 from harness.measure.placing import placed
 from harness.measure.streams import Sent, Stream
-from harness.measure.tracks import coder_of
 from suites.selftest.playing import TILE, Stand
 
 TOLD = {

@@ -12,8 +12,9 @@ from fixtures.vaes import build
 from harness.cases import Direction
 from harness.families import FAMILIES
 from harness.measure.caches import Holds
+from harness.measure.observation import coder_of
 from harness.measure.streams import Stream
-from harness.measure.tracks import coder_of, joined, naming
+from harness.measure.tracks import joined, naming
 
 VIEWS = [
     *product(("qwen", "wan21", "wan22"), ("diffusers",), ("original",)),
