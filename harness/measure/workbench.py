@@ -126,7 +126,7 @@ class Workbench:
             return self._last[2]
         self._last = None
         lost = self._lost(name)
-        mark = self._mark(name, case)
+        mark = self.mark(name, case)
         if mark.exists():
             observation = self._untried(name, case, self._death(name, case))
         elif len(lost) >= PATIENCE:
@@ -258,14 +258,14 @@ class Workbench:
             self._vaes.popitem(last=False)
         return vae
 
-    def _mark(self, name: str, case: Case) -> Path:
+    def mark(self, name: str, case: Case) -> Path:
         """A file that is there while a case runs, and stays where that never ended."""
         told = hashlib.sha256(case.id.encode()).hexdigest()[:24]
         return self.folder / "running" / name.replace("/", "_") / told
 
     def _trace(self, name: str, case: Case) -> Path:
         """A file that tells where a hook was stuck, if its process had to be killed."""
-        mark = self._mark(name, case)
+        mark = self.mark(name, case)
         return self.folder / "stuck" / mark.parent.name / mark.name
 
     def _death(self, name: str, case: Case) -> Failure:

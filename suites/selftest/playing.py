@@ -32,12 +32,16 @@ class Stand:
 
     def findings(self, name: str, scenario: str, **changes: Any) -> dict[str, Finding]:
         """What every check for the scenario says."""
-        observed = self.observed(name, scenario, **changes)
-        return {
-            check.name: check.function(observed)
-            for check in CHECKS
-            if check.applies(observed.case, observed.promise)
-        }
+        return _judged(self.observed(name, scenario, **changes))
+
+    def untried(self, name: str, scenario: str, **changes: Any) -> dict[str, Finding]:
+        """The same where the process that ran the scenario died."""
+        profile = _profile(name)
+        bench = self.add(profile).workbench
+        case = small_case(profile, scenario, **changes)
+        bench.mark(name, case).parent.mkdir(parents=True, exist_ok=True)
+        bench.mark(name, case).touch()
+        return _judged(bench.observation(name, case, every_way=False))
 
     def add(self, profile: Profile) -> Run:
         """Make a hook known that is in no registry."""
@@ -46,6 +50,14 @@ class Stand:
         run = Run.prepare(options, named, Fixtures(options), self._folder)
         self._runs[profile.hook.name] = run
         return run
+
+
+def _judged(observed: Observed) -> dict[str, Finding]:
+    return {
+        check.name: check.function(observed)
+        for check in CHECKS
+        if check.applies(observed.case, observed.promise)
+    }
 
 
 def _profile(name: str) -> Profile:

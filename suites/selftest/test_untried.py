@@ -1,0 +1,66 @@
+"""Scenarios that nobody saw, since the hook took its process down: told, and never a pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.cases import Scenario
+from harness.checks.finding import Status
+from suites.selftest.playing import Stand
+from suites.selftest.running import Ran, once, outside, profile, shared
+
+DEATH = "the process that ran this case died"
+DEADLY = """
+import os
+
+
+class Deadly:
+    def __init__(self, net, tile_size, is_decoder):
+        pass
+
+    def __call__(self, *args, **kwargs):
+        os._exit(1)
+"""
+
+
+@pytest.fixture(scope="module")
+def stand(tmp_path_factory: pytest.TempPathFactory) -> Stand:
+    return Stand(tmp_path_factory.mktemp("untried"))
+
+
+@pytest.fixture(scope="module")
+def deadly(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """A hook that ends its process, asked for one clip."""
+
+    def make(out: Path) -> Ran:
+        (out.parent / "deadly.py").write_text(DEADLY)
+        file = profile(
+            out.parent, "deadly", "deadly.py:Deadly", families=("qwen",), cache="fallback"
+        )
+        clip = "qwen-mock.clip-wan-decode-exact-12x32t8-b1-f2-float32-sim"
+        return outside(out, f"--profile={file}", "--tier", "advanced", "--case", clip, "-n", 1)
+
+    return once(shared(tmp_path_factory), "deadly-clip", make)
+
+
+def test_a_clip_that_ends_the_process_fails_the_hook_and_not_the_harness(deadly: Ran) -> None:
+    assert deadly.code == 1
+    told = deadly.record(check="clip_completes", status="failed")
+    assert DEATH in told["message"]
+    assert deadly.records(status="passed") == []
+
+
+@pytest.mark.parametrize("scenario", Scenario)
+def test_no_check_of_a_scenario_passes_or_falls_over_what_nobody_saw(
+    stand: Stand, scenario: Scenario
+) -> None:
+    size = {"height": 1, "width": 2, "frames": 9} if scenario is Scenario.CLIP else {"width": 40}
+    findings = stand.untried("caching", scenario, **size)
+    assert findings
+    for finding in findings.values():
+        assert finding.status is not Status.PASSED
+        assert finding.message
+    told = "clip_completes" if scenario is Scenario.CLIP else next(iter(findings))
+    assert DEATH in findings[told].message
