@@ -17,7 +17,6 @@ from .statistics import Moments
 
 def apply_moments(
     x: Tensor,
-    groups: int,
     weight: Tensor | None,
     bias: Tensor | None,
     eps: float,
@@ -26,10 +25,8 @@ def apply_moments(
     """``(x - mean) / sqrt(variance + eps) * weight + bias`` for ``1 C h w``."""
     if torch.is_autocast_enabled(x.device.type) and x.device.type == "cuda":
         x = x.float()
-    mean, variance = moments.summary()
     exact = torch.float64 if x.dtype == torch.float64 else torch.float32
-    each = x.shape[1] // groups
-    mean, variance = (part[0].to(exact).repeat_interleave(each) for part in (mean, variance))
+    mean, variance = moments.by_channel(x.shape[1], exact)
     weight, bias = (None if part is None else part.to(exact) for part in (weight, bias))
     if x.device.type == "cpu":
         x = x.contiguous()  # the kernel for views is an order of magnitude slower
@@ -57,7 +54,6 @@ class GivenMoments(TorchFunctionMode):
         given |= kwargs
         return apply_moments(
             given["input"],
-            given["num_groups"],
             given["weight"],
             given["bias"],
             given["eps"],

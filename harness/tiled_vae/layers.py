@@ -129,7 +129,7 @@ def normalised(module: nn.Module, x: Tensor, moments: Moments | None) -> Tensor:
 def group_normalised(module: nn.GroupNorm, x: Tensor, moments: Moments) -> Tensor:
     """GroupNorm with given statistics, in float32 at least and in the dtype of the original."""
     if is_plain(module, nn.GroupNorm):
-        return apply_moments(x, module.num_groups, module.weight, module.bias, module.eps, moments)
+        return apply_moments(x, module.weight, module.bias, module.eps, moments)
     with GivenMoments(moments):
         return cast(Tensor, module(x))
 

@@ -59,14 +59,15 @@ def resting(program: Program, given: Collection[nn.Module], rest: bool) -> set[V
     """Values that have to be kept, the output included."""
     at_rest = {program.output}
     dirty = [False]
+    stops = any(needs_plane(step, given) for step in program.steps)
     for step in program.steps:
-        spatial = isinstance(step, Attend) or (
-            isinstance(step, Norm) and step.spatial and step.module not in given
-        )
+        spatial = needs_plane(step, given)
         looks = isinstance(step, Norm | Reshuffle) or not step.rows.local or not step.cols.local
         looks = looks or step.costly
+        # Before a plane grows it is small: it comes and goes at little cost, in larger tiles.
+        grows = stops and max(step.rows.up, step.cols.up) > 1
         for value in step.inputs:
-            if value and (spatial or (rest and looks and dirty[value])):
+            if value and (spatial or (((rest and looks) or grows) and dirty[value])):
                 at_rest.add(value)
                 dirty[value] = False
         if isinstance(step, Attend):
@@ -75,6 +76,13 @@ def resting(program: Program, given: Collection[nn.Module], rest: bool) -> set[V
         if isinstance(step, Attend):
             dirty[step.output] = False
     return at_rest
+
+
+def needs_plane(step: Step, given: Collection[nn.Module]) -> bool:
+    """Whether a step has to see a whole plane before its first pixel."""
+    if isinstance(step, Attend):
+        return True
+    return isinstance(step, Norm) and step.spatial and step.module not in given
 
 
 def closure(program: Program, value: Value, at_rest: Collection[Value], method: str) -> Segment:

@@ -1,7 +1,7 @@
 """Mean and variance of groups of channels, merged over tiles that do not overlap.
 
-Count, mean and sum of squared deviations are merged pairwise (Chan, Golub and LeVeque, 1979):
-tiles of any size, in any order, give the statistics of the plane.
+Count, mean and sum of squared deviations are merged (Chan, Golub and LeVeque, 1979): tiles of any
+size, in any order, give the statistics of the plane.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ class Moments:
     def __init__(self, groups: int) -> None:
         self.groups = groups
         self.count = 0
-        self.mean: Tensor | None = None
-        self.squares: Tensor | None = None
+        self.parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        """Of each tile: count, mean and sum of squared deviations."""
+        self.merged: tuple[Tensor, Tensor] | None = None
+        self.spread: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def add(self, tile: Tensor) -> None:
         """Take in a tile."""
@@ -25,27 +27,46 @@ class Moments:
         count = values[0, 0].numel()
         if count == 0:
             return
-        exact = torch.float64 if tile.device.type != "mps" else torch.float32
-        half = values.dtype in (torch.float16, torch.bfloat16)
-        # Statistics of half precision are those of float32 copies: of a few groups at a time.
-        pieces = torch.split(values, max(self.groups // 8, 1), dim=1) if half else (values,)
-        found = [centred(piece.float() if half else piece) for piece in pieces]
-        mean = torch.cat([each[0] for each in found], dim=1).to(exact)
-        squares = torch.cat([each[1] for each in found], dim=1).to(exact)
-        if self.mean is None or self.squares is None:
-            self.mean, self.squares, self.count = mean, squares, count
+        self.merged = None
+        self.spread.clear()
+        self.count += count
+        weight = torch.full((), count, dtype=exact(tile.device), device=tile.device)
+        if values.dtype not in (torch.float16, torch.bfloat16):
+            self.parts.append((weight, *centred(values)))
             return
-        total = self.count + count
-        delta = mean - self.mean
-        self.mean = self.mean + delta * (count / total)
-        self.squares = self.squares + squares + delta * delta * (self.count * count / total)
-        self.count = total
+        # Statistics of half precision are those of float32 copies: of a few groups at a time.
+        some = torch.split(values, max(self.groups // 8, 1), dim=1)
+        mean, squares = zip(*(centred(piece.float()) for piece in some), strict=True)
+        self.parts.append((weight, torch.cat(mean, dim=1), torch.cat(squares, dim=1)))
 
     def summary(self) -> tuple[Tensor, Tensor]:
         """Mean and variance, each ``N groups``."""
-        if self.mean is None or self.squares is None:
+        if not self.parts:
             raise RuntimeError("statistics were asked for before any tile was seen")
-        return self.mean, self.squares / self.count
+        if self.merged is None:
+            weights, means, squares = (
+                torch.stack(each, dim=-1).to(exact(each[0].device))
+                for each in zip(*self.parts, strict=True)
+            )
+            shares = weights / self.count
+            mean = (means * shares).sum(-1)
+            between = ((means - mean.unsqueeze(-1)).square() * shares).sum(-1)
+            self.merged = mean, squares.sum(-1) / self.count + between
+        return self.merged
+
+    def by_channel(self, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the first item for each of so many channels."""
+        key = channels, dtype
+        if key not in self.spread:
+            each = channels // self.groups
+            mean, variance = (part[0].to(dtype) for part in self.summary())
+            self.spread[key] = mean.repeat_interleave(each), variance.repeat_interleave(each)
+        return self.spread[key]
+
+
+def exact(device: torch.device) -> torch.dtype:
+    """The dtype in which statistics are merged."""
+    return torch.float64 if device.type != "mps" else torch.float32
 
 
 def centred(values: Tensor) -> tuple[Tensor, Tensor]:
