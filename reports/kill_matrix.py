@@ -36,7 +36,7 @@ class Trial:
     @property
     def as_should_be(self) -> bool:
         """Killed by the check named for it, or let go where it is sound."""
-        return not any(self.wrong.values()) if self.sound else self.killed_by in self.wrong
+        return not any(self.wrong.values()) if self.sound else self.killed_by in self.causes
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,8 @@ class Matrix:
     trials: Sequence[Trial]
     mutants: Sequence[Mutant]
     seed: int
+    informing: frozenset[str] = frozenset()
+    """Checks that bring numbers, and can accuse nobody."""
 
     @property
     def broken(self) -> list[Trial]:
@@ -142,10 +144,10 @@ class Matrix:
 
     @property
     def never_failed(self) -> list[str]:
-        """Checks that nothing has made fail on their own account."""
+        """Checks that no specimen and no mutant has made fail on their own account."""
         failed = {check for trial in self.broken for check in trial.causes}
         failed |= {check for mutant in self.mutants for check in mutant.checks}
-        return [check for check in self.checks if check not in failed]
+        return [check for check in self.checks if check not in failed | self.informing]
 
 
 def to_text(matrix: Matrix) -> str:
@@ -163,7 +165,9 @@ def to_text(matrix: Matrix) -> str:
         f"measured, {crashed} by a crash and {costly} by comparing with an earlier run (right, and "
         f"dearer); {len(matrix.mutants) - len(matrix.faults)} more are equivalent",
         f"Mechanism named rightly: {len(matrix.rightly_diagnosed)} of {len(matrix.diagnosed)}",
-        f"Checks that nothing made fail: {', '.join(matrix.never_failed) or 'none'}",
+        f"Checks that nothing made fail: {', '.join(matrix.never_failed) or 'none'}, of "
+        f"{len(matrix.checks) - len(matrix.informing)} that can; beside them only informs: "
+        f"{', '.join(sorted(matrix.informing)) or 'none'}",
     ]
     return "\n".join(lines) + "\n"
 

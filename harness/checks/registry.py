@@ -74,6 +74,8 @@ class Check:
     function: Callable[[Any], Finding]
     """Takes what its cases have observed: an ``Observation``, or that of a scenario."""
     applies: Callable[[Case, Promise], bool]
+    informs: bool = False
+    """Whether it only puts numbers into the record, and no number accuses a hook."""
 
 
 def _claimed(case: Case, promise: Promise) -> bool:
@@ -181,7 +183,7 @@ CHECKS: tuple[Check, ...] = (
     Check("batch_items", Tier.RECOMMENDED, check_batch_items, _several_items),
     Check("peak_vram", Tier.RECOMMENDED, check_peak_vram, _accelerated),
     Check("work", Tier.RECOMMENDED, check_work, _whole),
-    Check("transfers", Tier.RECOMMENDED, check_transfers, _simulated),
+    Check("transfers", Tier.RECOMMENDED, check_transfers, _simulated, informs=True),
     Check("single_tile", Tier.RECOMMENDED, check_single_tile, _single_tile),
     Check("live_bytes", Tier.RECOMMENDED, check_live_bytes, _accelerated),
     Check("left_behind", Tier.RECOMMENDED, check_left_behind, _no_probe),

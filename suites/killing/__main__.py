@@ -57,14 +57,16 @@ def tried(folder: Path, seed: int, mutants: int, processes: int) -> Matrix:
         trials=all_trials(folder, processes),
         mutants=[one for plan in plans for one in on_trial(plan, folder, seed, processes)],
         seed=seed,
+        informing=frozenset(check.name for check in CHECKS if check.informs),
     )
 
 
 def holds(matrix: Matrix) -> bool:
-    """Whether all are killed that should be, and nobody else."""
+    """Whether all are killed that should be and nobody else, and every check has killed."""
     return (
         len(matrix.killed) == len(matrix.broken)
         and not matrix.false_alarms
+        and not matrix.never_failed
         and matrix.kill_rate >= KILLED
         and len(matrix.rightly_diagnosed) >= NAMED * len(matrix.diagnosed)
     )

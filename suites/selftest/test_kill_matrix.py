@@ -5,8 +5,10 @@ Random mutants, and sound hooks in all their cases, are for ``nox -s selftest``.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,9 +18,11 @@ from harness.checks.registry import CHECKS
 from harness.matrix import cost
 from harness.mechanisms import EXPLANATION
 from harness.session import Run
-from reports.kill_matrix import Trial
+from reports.kill_matrix import Matrix, Mutant, Trial, to_text
+from suites.killing.__main__ import holds
 from suites.killing.specimens import REFERENCE, telling, trial_of
 from suites.killing.trial import (
+    is_cause,
     is_wrong,
     judged,
     narrowed,
@@ -36,6 +40,7 @@ BROKEN = sorted(
 )
 TELLING = [name for name in BROKEN if SPECIMENS[name].mechanism is not None]
 TIERS = {check.name: check.tier for check in CHECKS}
+INFORMING = {check.name for check in CHECKS if check.informs}
 CHEAP = 1600.0
 """Cost of a case up to which sound hooks meet it here."""
 
@@ -62,12 +67,20 @@ def trial(name: str, folder: Path) -> Trial:
     return trial_of(name, specimen, list(records_of(run, name, cases)))
 
 
+def test_every_check_that_can_fail_has_a_specimen_and_no_other_has() -> None:
+    named = {specimen.killed_by for specimen in SPECIMENS.values() if not specimen.sound}
+    assert named == set(TIERS) - INFORMING
+
+
 @pytest.mark.parametrize("name", [name for name in BROKEN if name not in DEADLY])
 def test_broken_specimen_is_killed_by_the_check_named_for_it(name: str, bench: Path) -> None:
     specimen, run = SPECIMENS[name], run_of_all(bench)
     records, _ = judged(run, name, shown(specimen, run))
     (record,) = (record for record in records if record.check == specimen.killed_by)
     assert is_wrong(record), f"{record.check} is {record.status}"
+    accusing = {record.check for record in records if is_wrong(record) and is_cause(record)}
+    assert record.check in accusing, record.message
+    assert not accusing & INFORMING
     assert record.tier == TIERS[record.check]
     if record.check == "mechanism":
         assert specimen.mechanism is not None
@@ -105,3 +118,28 @@ def test_mechanism_named_is_the_right_one_in_nine_of_ten(bench: Path) -> None:
         if (found := trial(name, bench)).diagnosed != found.mechanism
     }
     assert len(wrong) <= len(TELLING) / 10, wrong
+
+
+CAUGHT = Trial(
+    "caught", "parity", judged={"parity": 1}, wrong={"parity": 1}, causes=frozenset({"parity"})
+)
+FAULT = Mutant("m", "resting", "tile", "drop", "f(x)", acted=True, check="seams", checks=("seams",))
+WHOLE = Matrix(("parity", "seams", "transfers"), (CAUGHT,), (FAULT,), 1, frozenset({"transfers"}))
+
+
+WRONGS: dict[str, dict[str, Any]] = {
+    "a specimen missed": {"trials": (CAUGHT, replace(CAUGHT, killed_by="seams"))},
+    "one that hangs on another": {"trials": (CAUGHT, replace(CAUGHT, causes=frozenset()))},
+    "a sound hook accused": {"trials": (CAUGHT, replace(CAUGHT, killed_by=None))},
+    "the wrong mechanism": {"trials": (replace(CAUGHT, mechanism="halo", diagnosed="stub"),)},
+    "a survivor": {"mutants": (FAULT, replace(FAULT, check="", checks=(), other_output=1))},
+    "a check without a kill": {"mutants": (replace(FAULT, check="parity", checks=("parity",)),)},
+    "one that cannot inform alone": {"informing": frozenset()},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONGS)
+def test_matrix_holds_as_long_as_nothing_is_wrong_with_it(wrong: str) -> None:
+    assert holds(WHOLE)
+    assert "nothing made fail: none, of 2 that can" in to_text(WHOLE)
+    assert not holds(replace(WHOLE, **WRONGS[wrong]))
