@@ -139,6 +139,24 @@ def test_broken_mechanism_shows_on_its_probe_and_on_no_other(
                 assert found < 2, mechanism
 
 
+@pytest.mark.parametrize(
+    ("name", "tile"),
+    [
+        ("averages-tiles", 3),  # no tile is a sliver
+        ("saves-when-short", TILE),
+        ("shared-leaves", TILE),
+        ("batch-statistics", TILE),
+        ("piles-up", TILE),
+        ("uses-input-up", TILE),
+        ("leaves-on-host", TILE),
+        ("black-picture", TILE),
+        ("reflects-edges", 12),  # no tile has a neighbour
+    ],
+)
+def test_defect_in_one_thing_leaves_all_else_right(name: str, tile: int) -> None:
+    assert error(name, None, Direction.DECODE, tile=tile) < 2
+
+
 @pytest.mark.parametrize("direction", Direction)
 def test_dropped_column_shows_on_the_stub(direction: Direction) -> None:
     assert error("drops-last-column", Mechanism.STUB, direction) > 100
