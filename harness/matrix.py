@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from functools import cached_property
+from itertools import chain, product
 from typing import Any, Protocol
 
 from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
@@ -96,7 +97,7 @@ cache, the second the ``Rep`` sentinel (Wan2.1, wan/modules/vae.py)."""
 
 @dataclass(frozen=True)
 class Selection:
-    """What of the matrix to run; ``None`` and empty mean all."""
+    """What of the matrix to run; empty means all."""
 
     scales: frozenset[Scale] = frozenset(Scale)
     families: frozenset[str] = frozenset()
@@ -137,7 +138,6 @@ def generate(
     for but doesn't claim; with every family and direction that is not claimed they become one
     case each, in which the hook must refuse or fall back.
     """
-    span = _Span(layout, device, tuple(sorted(dtypes, key=_DTYPE_ORDER.index)))
     cells = [
         (family, direction, mode)
         for family, direction, mode in product(FAMILIES, Direction, Mode)
@@ -146,15 +146,10 @@ def generate(
     claimed = [cell for cell in cells if _claims(claims, *cell)]
     asked = {Mode(mode) for mode in claims.modes} | set(unclaimed_modes) or {Mode.EXACT}
     refusals = [cell for cell in cells if cell not in claimed and cell[2] in asked]
-    cases: dict[Case, None] = {}
-    cases |= dict.fromkeys(span.mock(claimed, full))
-    cases |= dict.fromkeys(span.real(claimed, full))
-    cases |= dict.fromkeys(span.probes(claimed, full))
-    cases |= dict.fromkeys(span.scenarios(claimed, full))
-    cases |= dict.fromkeys(span.relations(claimed, full))
-    cases |= dict.fromkeys(span.usages(claimed, full))
-    cases |= dict.fromkeys(span.case(cell, SIZES["ragged"]) for cell in refusals)
-    return tuple(cases)
+    ordered = tuple(sorted(dtypes, key=_DTYPE_ORDER.index))
+    span = _Span(layout, device, ordered, tuple(claimed), full)
+    refused = (span.case(cell, SIZES["ragged"]) for cell in refusals)
+    return tuple(dict.fromkeys(chain(span.all(), refused)))
 
 
 def is_claimed(claims: Claims, case: Case) -> bool:
@@ -185,6 +180,35 @@ class _Span:
     layout: Layout
     device: str
     dtypes: tuple[str, ...]
+    cells: tuple[_Cell, ...]
+    """Families, directions and modes that are claimed."""
+    full: bool
+
+    def all(self) -> Iterator[Case]:
+        """Whatever there is to run, some cases more than once."""
+        yield from self.mock()
+        yield from self.real()
+        yield from self.probes()
+        yield from self.scenarios()
+        if self.device == "sim":  # its memory can be poisoned and limited, and it computes alike
+            yield from self.relations()
+            yield from self.usages()
+
+    @cached_property
+    def leading(self) -> frozenset[_Cell]:
+        """Each family and direction in the first mode that is claimed."""
+        first: dict[tuple[str, Direction], _Cell] = {}
+        for cell in self.cells:
+            first.setdefault(cell[:2], cell)
+        return frozenset(first.values())
+
+    @cached_property
+    def representatives(self) -> frozenset[str]:
+        """One family per build: the first that is claimed; all where the whole matrix runs."""
+        builds: dict[object, str] = {}
+        for family, _, _ in self.cells:
+            builds.setdefault(family if self.full else FAMILIES[family].build, family)
+        return frozenset(builds.values())
 
     def case(
         self,
@@ -216,7 +240,7 @@ class _Span:
             scenario=scenario,
         )
 
-    def mock(self, cells: Sequence[_Cell], full: bool) -> Iterator[Case]:
+    def mock(self) -> Iterator[Case]:
         """Every cell at mock scale: all combinations, or a covering selection.
 
         The selection gives every family and direction all sizes, with variations dealt out over
@@ -224,15 +248,14 @@ class _Span:
         profile claims first) runs all of it, each further mode every second variation. The deal
         does not depend on the hook: modes and hooks meet on the same baselines.
         """
-        first = {(family, direction): mode for family, direction, mode in reversed(cells)}
-        for cell in cells:
-            family, direction, mode = cell
-            if full:
+        for cell in self.cells:
+            family, direction, _ = cell
+            if self.full:
                 yield from self._all(cell)
                 continue
             deal = list(FAMILIES).index(family) + list(Direction).index(direction)
             for size, turn, variation in self._dealt(family, deal):
-                if first[family, direction] is mode or turn % 2:
+                if cell in self.leading or turn % 2:
                     yield self.case(cell, SIZES[size], **variation)
 
     def _all(self, cell: _Cell) -> Iterator[Case]:
@@ -267,32 +290,30 @@ class _Span:
         dtype = "float16" if small else "bfloat16"
         return {"dtype": dtype} if dtype in self.dtypes else {}
 
-    def real(self, cells: Sequence[_Cell], full: bool) -> Iterator[Case]:
+    def real(self) -> Iterator[Case]:
         """Published configurations in the first claimed mode, or in every mode."""
-        first = {(family, direction): mode for family, direction, mode in reversed(cells)}
-        for cell in cells:
-            family, direction, mode = cell
-            if full:
+        for cell in self.cells:
+            if self.full:
                 yield self.case(cell, REAL_FULL_SIZE, scale=Scale.REAL)
-            if full or (family in REAL_DEFAULT and first[family, direction] is mode):
+            if self.full or (cell[0] in REAL_DEFAULT and cell in self.leading):
                 yield self.case(cell, REAL_SIZE, scale=Scale.REAL)
 
-    def scenarios(self, cells: Sequence[_Cell], full: bool) -> Iterator[Case]:
+    def scenarios(self) -> Iterator[Case]:
         """Several calls each, in the first claimed mode or in every mode."""
-        first = {(family, direction): mode for family, direction, mode in reversed(cells)}
-        for cell in cells:
+        for cell in self.cells:
             family, direction, mode = cell
-            if full or first[family, direction] is mode:
-                yield from self._clips(cell, full or family in _representatives(cells))
-                both = all((family, way, mode) in cells for way in Direction)
+            if self.full or cell in self.leading:
+                yield from self._clips(cell)
+                both = all((family, way, mode) in self.cells for way in Direction)
                 for scenario in _sequences(FAMILIES[family], direction, both):
                     frames = SEVERAL_FRAMES if FAMILIES[family].causal else 1
                     yield self.case(cell, SEQUENCE_SIZE, scenario=scenario, frames=frames)
 
-    def _clips(self, cell: _Cell, every: bool) -> Iterator[Case]:
+    def _clips(self, cell: _Cell) -> Iterator[Case]:
         """Clips of every length, or of some; one as a probe, whose caches alone can go wrong."""
         if not FAMILIES[cell[0]].causal:
             return
+        every = cell[0] in self.representatives
         for frames, size in CLIPS:
             if every or frames in CLIPS_OF_KIN:
                 yield self.case(cell, size, frames=frames, scenario=Scenario.CLIP)
@@ -306,38 +327,31 @@ class _Span:
                 scenario=Scenario.CLIP,
             )
 
-    def relations(self, cells: Sequence[_Cell], full: bool) -> Iterator[Case]:
-        """Runs held against each other, on one family per build, or on every family.
-
-        In the first claimed mode or in every mode. They need the simulated accelerator, whose
-        memory can be poisoned and limited, and which computes the same twice.
-        """
-        first = {(family, direction): mode for family, direction, mode in reversed(cells)}
-        for cell in cells if self.device == "sim" else ():
+    def relations(self) -> Iterator[Case]:
+        """Runs held against each other, in the first claimed mode or in every mode."""
+        for cell in self.cells:
             family, direction, mode = cell
-            if not full and family not in _representatives(cells):
+            if family not in self.representatives:
                 continue
-            if mode is Mode.QUADTREE and (family, direction, Mode.EXACT) in cells:
+            if mode is Mode.QUADTREE and (family, direction, Mode.EXACT) in self.cells:
                 yield self.case(cell, PROBE_SIZE, scenario=Scenario.PARTITION)
-            if full or first[family, direction] is mode:
+            if self.full or cell in self.leading:
                 for scenario, size, variation in _RELATIONS:
                     yield self.case(cell, size, scenario=scenario, **variation)
 
-    def usages(self, cells: Sequence[_Cell], full: bool) -> Iterator[Case]:
-        """How programs use a hook, on one family per build, or on every family."""
-        first = {(family, direction): mode for family, direction, mode in reversed(cells)}
-        for cell in cells if self.device == "sim" else ():
-            family, direction, mode = cell
-            if first[family, direction] is mode and (full or family in _representatives(cells)):
+    def usages(self) -> Iterator[Case]:
+        """How programs use a hook."""
+        for cell in self.cells:
+            if cell in self.leading and cell[0] in self.representatives:
                 for scenario, size, dtype in _USAGES:
                     if dtype in self.dtypes:
                         yield self.case(cell, size, scenario=scenario, dtype=dtype)
 
-    def probes(self, cells: Sequence[_Cell], full: bool) -> Iterator[Case]:
-        """One mechanism each, on one family per build, or on every family."""
-        for cell in cells:
+    def probes(self) -> Iterator[Case]:
+        """One mechanism each."""
+        for cell in self.cells:
             family, direction, _ = cell
-            if not full and family not in _representatives(cells):
+            if family not in self.representatives:
                 continue
             for mechanism in Mechanism:
                 if applies(FAMILIES[family], mechanism, direction):
@@ -365,14 +379,6 @@ _USAGES = (
     (Scenario.OUT_OF_MEMORY, PROBE_SIZE, "float32"),
     (Scenario.ON_HOST, USAGE_SIZE, "float32"),
 )
-
-
-def _representatives(cells: Sequence[_Cell]) -> frozenset[str]:
-    """One family per build: the first that is claimed."""
-    builds: dict[tuple[str, bool, int], str] = {}
-    for family, _, _ in cells:
-        builds.setdefault(FAMILIES[family].build, family)
-    return frozenset(builds.values())
 
 
 def _sequences(family: Family, direction: Direction, both: bool) -> Iterator[Scenario]:
