@@ -10,6 +10,7 @@ from harness.checks.speaking import Speaker, promised
 from harness.checks.wording import number
 from harness.measure.caches import Holds
 from harness.measure.clip import ChunkSeen, ClipObserved, SlotSeen, Way
+from harness.mechanisms import EXPLANATION
 
 _SLOTS = Speaker("cache_slots", Tier.ADVANCED)
 _SENTINELS = Speaker("cache_sentinels", Tier.ADVANCED)
@@ -93,6 +94,19 @@ def place(slot: SlotSeen, chunk: ChunkSeen) -> str:
     return f"slot {slot.number} ({slot.name}) after chunk {chunk.number}"
 
 
+def lone(observed: ClipObserved) -> str:
+    """In a probe, what is wrong and in which slot: one convolution alone looks back there."""
+    mechanism = observed.case.mechanism
+    if mechanism is None:
+        return ""
+    slots = {
+        s.number: s.name for _, chunk in _chunks(observed) for s in chunk.slots if s.looks_back
+    }
+    named = " and ".join(f"slot {number} ({name})" for number, name in slots.items())
+    told = f", of which this probe shows {named} alone" if named else ""
+    return f": {EXPLANATION[mechanism]}{told}"
+
+
 def coherent(observed: ClipObserved) -> bool:
     """Whether the caches of all chunks that came are those of untiled."""
     checks = (check_cache_slots, check_cache_sentinels, check_cache_index)
@@ -110,7 +124,8 @@ def _judged(
     """
     for way, chunk in _chunks(observed):
         if (told := wrong(chunk)) is not None:
-            return speaker.failed(observed, told[0], told[1], f"convention {way.convention}")
+            where = f"convention {way.convention}{lone(observed)}"
+            return speaker.failed(observed, told[0], told[1], where)
     raised = [way.failure for way in observed.shown if way.failure is not None]
     if raised:
         return speaker.not_judged(f"the hook raised {raised[0].kind} (see clip_completes)")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.cases import Direction
+from harness.checks.caches import lone
 from harness.checks.finding import Finding, Grade, Tier
 from harness.checks.parity import FLOOR_RATIO, LIKENESS, grade_of, is_exact
 from harness.checks.speaking import Metrics, Speaker, distance_of, incomparable, promised
@@ -72,7 +73,7 @@ def check_video_parity(observed: ClipObserved) -> Finding:
                 f"its floor, {part.differing:.1%} of its pixels differ ({name})",
                 f"{promised(observed)} by itself (rms error at most twice its floor "
                 f"{number(part.floor.rms)} to be exact)",
-                f"chunk {_chunk(observed, name, frame)}",
+                f"chunk {_chunk(observed, name, frame)}{lone(observed)}",
                 metrics=numbers,
             )
     return _PARITY.passed(numbers)

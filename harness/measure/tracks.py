@@ -34,6 +34,8 @@ class SlotSeen:
     holds: tuple[Holds, Holds]
     writes: tuple[int, int] = (0, 0)
     """How often the slot was written during the call."""
+    looks_back: bool = False
+    """Whether the weights of the convolution read what is kept here: in a probe, few do."""
     on_device: bool = False
     """Whether the hook's frames rest on the device."""
     error: Noise | None = None
@@ -77,6 +79,8 @@ class Track:
     truth: tuple[Sent, ...]
     names: Mapping[int, str]
     """Module path of the causal convolution behind each slot."""
+    looking_back: frozenset[str]
+    """Those of them that look at frames before the present one."""
 
     def beside(self, ours: Sent) -> ChunkSeen:
         """Hold a chunk against the same chunk untiled, and its slots against the truth."""
@@ -92,6 +96,7 @@ class Track:
                 untiled=bare.told,
                 holds=(mine.holds, bare.holds),
                 writes=(written[0][number], written[1][number]),
+                looks_back=self.names.get(number) in self.looking_back,
                 on_device=mine.device is not None and mine.device.type != "cpu",
                 **_distances(mine, bare, right),
             )
@@ -150,15 +155,21 @@ def follow(
     ``x`` is what the whole VAE would be given, on the plain CPU. To be called with ``device``
     entered and ``view`` placed on it; ``twin`` is the float64 twin, on the plain CPU.
     """
+    name = f"{direction}r"
     with torch.no_grad():
         exact = twin.coder_input(direction, x.double())
         coder = coder_of(twin, direction)
         truth = Stream(coder, chunked, exact)
-        with naming(coder, f"{direction}r", truth.cache) as names:
+        with naming(coder, name, truth.cache) as names:
             truth.run()
         given = view.coder_input(direction, device.put(x))
         untiled = Stream(coder_of(view, direction), chunked, given, device).run()
-    return Track(untiled, tuple(truth.sent), names)
+    looking_back = frozenset(
+        path
+        for path, part in coder.named_modules(prefix=name)
+        if isinstance(part, nn.Conv3d) and bool(part.weight[:, :, :-1].any())
+    )
+    return Track(untiled, tuple(truth.sent), names, looking_back)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from harness.cases import Direction, Layout, Scenario
+from harness.cases import Direction, Layout, Mechanism, Scale, Scenario
 from harness.checks.caches import (
     check_cache_aliases,
     check_cache_index,
@@ -178,6 +178,28 @@ def test_a_slot_that_was_never_written_is_said_to_be_the_old_one(bench):
     assert "slot 3 (" in message
     assert "after chunk 1" in message
     assert "never written during the call" in message
+
+
+@pytest.mark.parametrize("direction", Direction)
+def test_in_the_probe_the_mechanism_and_its_one_slot_are_named(bench, direction):
+    def forgetful(original, x, feat_cache=None, feat_idx=None):
+        for slot, held in enumerate(list.copy(feat_cache or [])):
+            if isinstance(held, torch.Tensor):
+                feat_cache[slot] = torch.zeros_like(held)
+        return original(x, feat_cache=feat_cache, feat_idx=feat_idx)
+
+    probe = {"scale": Scale.PROBE, "mechanism": Mechanism.CAUSAL_CACHE, "direction": direction}
+    seen = played(bench, FakeHook(forgetful), **probe)
+    for check in (check_video_parity, check_cache_slots):
+        message = told(check(seen))
+        assert "causal caches are not carried from chunk to chunk for every tile" in message
+        assert f", of which this probe shows slot {LOOKS_BACK[direction]} alone" in message
+
+
+LOOKS_BACK = {
+    Direction.ENCODE: "6 (encoder.down_blocks.4.conv1)",
+    Direction.DECODE: "15 (decoder.up_blocks.2.resnets.0.conv1)",
+}
 
 
 def test_slots_that_share_memory_are_seen(bench):

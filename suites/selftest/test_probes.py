@@ -51,13 +51,18 @@ class Run:
 
     def error(self, faults: Iterable[Mechanism]) -> float:
         """Distance from the truth with faults of these kinds, in noise floors."""
-        undo = [break_(self.probe, fault) for fault in faults]
+        return self._measured([part for fault in faults for part in break_(self.probe, fault)])
+
+    def forgetting(self, convolutions: Iterable[nn.Module]) -> float:
+        """The same with causal convolutions that find zeros where earlier frames should be."""
+        return self._measured([forget(convolution) for convolution in convolutions])
+
+    def _measured(self, broken: Iterable[nn.Module]) -> float:
         try:
             return rms(run(self.probe, self.direction, self.x) - self.truth) / self.floor
         finally:
-            for modules in undo:
-                for module in modules:
-                    module.__dict__.pop("forward", None)
+            for module in broken:
+                module.__dict__.pop("forward", None)
 
 
 @pytest.mark.parametrize(("family", "mechanism", "direction"), CELLS)
@@ -87,6 +92,18 @@ def test_all_other_faults_together_stay_within_the_noise(
 ) -> None:
     others = [other for other in CAUSES if other is not mechanism]
     assert untiled(family, mechanism, direction).error(others) < 2
+
+
+@pytest.mark.parametrize("direction", Direction)
+@pytest.mark.parametrize("family", ["qwen", "wan21", "wan22"])
+def test_one_causal_convolution_alone_looks_back(family: str, direction: Direction) -> None:
+    done = untiled(family, Mechanism.CAUSAL_CACHE, direction)
+    coder = done.probe.get_submodule(f"{direction}r")
+    causal = [module for module in coder.modules() if hasattr(module, "_padding")]
+    (looking,) = (module for module in causal if module.weight[:, :, :-1].any())
+    others = [module for module in causal if module is not looking]
+    assert done.forgetting([looking]) > 100
+    assert done.forgetting(others) < 2
 
 
 @pytest.mark.parametrize("direction", Direction)
@@ -252,16 +269,16 @@ def break_(vae: nn.Module, fault: Mechanism) -> list[nn.Module]:
     broken = []
     for name, module in vae.named_modules():
         if kind(name, module) is fault:
-            forget = fault is Mechanism.CAUSAL_CACHE
-            module.forward = (without_memory if forget else in_pieces)(module.forward)
+            module.forward = in_pieces(module.forward)
             broken.append(module)
     if fault is Mechanism.CAUSAL_CACHE:
-        for module in vae.modules():
-            if hasattr(module, "_padding"):  # a causal convolution
-                inner = module.forward
-                module.forward = without_memory(inner)
-                broken.append(module)
+        broken += [forget(part) for part in vae.modules() if hasattr(part, "_padding")]
     return broken
+
+
+def forget(convolution: nn.Module) -> nn.Module:
+    convolution.forward = without_memory(convolution.forward)
+    return convolution
 
 
 def kind(name: str, module: nn.Module) -> Mechanism | None:
