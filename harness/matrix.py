@@ -73,8 +73,9 @@ filled. The short ones are cut along both axes; what happens late in a clip show
 CLIPS_OF_KIN = (2, 9)
 """Lengths that a family runs by default whose coders another family runs at every length."""
 
-SEQUENCE_SIZE = Geometry(4, 32, 8)
-"""As small as must be tiled: what one call leaves to the next does not depend on the plane."""
+SEQUENCE_SIZE = Geometry(5, 27, 4)
+"""As small as must be tiled, by hooks that cut along one axis as well, whichever that is: what one
+call leaves to the next does not depend on the plane."""
 
 TWO_TILES_SIZE = Geometry(20, 40, 8)
 """Cut by tiles of twice the size as well."""
