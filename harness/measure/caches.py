@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import combinations
+from itertools import combinations, zip_longest
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 
 from harness.device import Device
-from harness.measure.run import PLAIN_TENSORS
+from harness.measure.failing import kind_of
+from harness.measure.run import is_plain
 
 
 class Access(NamedTuple):
@@ -26,69 +28,106 @@ class Access(NamedTuple):
     """During the call for which chunk; ``None`` between calls."""
 
 
-class CacheList(list[Any]):
-    """A feature cache that notes who touches it.
+class CacheLog:
+    """Who touches which slot of one cache list.
 
-    To a coder it is the list that it would otherwise get: nothing is wrapped, copied or refused,
-    and copies of it are plain lists.
+    It belongs to whoever sends chunks: the list is handed to the hook, and nothing of it leads
+    here.
     """
 
-    def __init__(self, slots: Iterable[Any] = ()) -> None:
-        super().__init__(slots)
-        self.log: list[Access] = []
+    def __init__(self) -> None:
+        self.accesses: list[Access] = []
         self.chunk: int | None = None
         """Set by whoever sends chunks."""
         self.listener: Callable[[Access], None] | None = None
 
-    def _note(self, key: SupportsIndex | slice, writes: bool) -> None:
-        slots = range(len(self))
-        for slot in slots[key] if isinstance(key, slice) else (slots[key],):
+    def note(self, slots: Iterable[int], *, writes: bool) -> None:
+        """Slots were read or written."""
+        for slot in slots:
             access = Access(slot, writes, self.chunk)
-            self.log.append(access)
+            self.accesses.append(access)
             if self.listener is not None:
                 self.listener(access)
 
-    def __getitem__(self, key: Any) -> Any:
-        found = super().__getitem__(key)
-        self._note(key, writes=False)
-        return found
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        super().__setitem__(key, value)
-        self._note(key, writes=True)
+def watched_cache(slots: Iterable[Any], log: CacheLog) -> list[Any]:
+    """A feature cache of which everything that is done to it is noted in ``log``.
 
-    def __iter__(self) -> Iterator[Any]:
-        for slot, held in enumerate(super().__iter__()):
-            self._note(slot, writes=False)
-            yield held
+    To a coder it is the list that it would otherwise get: nothing is wrapped, copied or refused,
+    and copies of it are plain lists. Where slots move (``pop``, ``insert``, ``sort``, ...), those
+    count as written that hold something else than before, or are new or gone.
+    """
 
-    def clear(self) -> None:
-        """Empty the list; every slot counts as written."""
-        self._note(slice(None), writes=True)
-        super().clear()
+    def writing(name: str) -> Callable[..., Any]:
+        method = getattr(list, name)
 
-    def append(self, value: Any) -> None:
-        """One more slot, written."""
-        super().append(value)
-        self._note(-1, writes=True)
+        @functools.wraps(method)
+        def change(cache: list[Any], *args: Any, **kwargs: Any) -> Any:
+            before = list.copy(cache)
+            try:
+                return method(cache, *args, **kwargs)
+            finally:
+                log.note(sorted(_changed(before, cache)), writes=True)
 
-    def extend(self, values: Iterable[Any]) -> None:
-        """More slots, written."""
-        start = len(self)
-        super().extend(values)
-        self._note(slice(start, None), writes=True)
+        return change
 
-    def copy(self) -> list[Any]:
-        """A plain list."""
-        return [*self]
+    class CacheList(list[Any]):
+        __slots__ = ()
 
-    __copy__ = copy
+        def __getitem__(self, key: Any) -> Any:
+            found = super().__getitem__(key)
+            slots = range(len(self))[key]
+            log.note(slots if isinstance(slots, range) else (slots,), writes=False)
+            return found
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> list[Any]:
-        return copy.deepcopy([*self], memo)
+        def __setitem__(self, key: Any, value: Any) -> None:
+            before = list.copy(self)
+            super().__setitem__(key, value)
+            slots = range(len(before))[key]
+            aimed = set(slots if isinstance(slots, range) else (slots,))
+            log.note(sorted(aimed | _changed(before, self)), writes=True)
 
-    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
-        return list, ([*self],)
+        def __iter__(self) -> Iterator[Any]:
+            for slot, held in enumerate(super().__iter__()):
+                log.note((slot,), writes=False)
+                yield held
+
+        def copy(self) -> list[Any]:
+            return [*self]
+
+        __copy__ = copy
+
+        def __deepcopy__(self, memo: dict[int, Any]) -> list[Any]:
+            return copy.deepcopy([*self], memo)
+
+        def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+            return list, ([*self],)
+
+    for name in _WRITING:
+        setattr(CacheList, name, writing(name))
+    return CacheList(slots)
+
+
+_WRITING = (
+    "append",
+    "clear",
+    "extend",
+    "insert",
+    "pop",
+    "remove",
+    "reverse",
+    "sort",
+    "__delitem__",
+    "__iadd__",
+    "__imul__",
+)
+"""Methods of a list, beside assignment, that change it."""
+
+
+def _changed(before: list[Any], after: list[Any]) -> set[int]:
+    """Slots that hold something else than before, or are new or gone."""
+    pairs = zip_longest(before, list.copy(after), fillvalue=object())
+    return {slot for slot, (then, now) in enumerate(pairs) if then is not now}
 
 
 class Holds(StrEnum):
@@ -134,10 +173,10 @@ def materialised(entry: Any, device: Device | None) -> Slot:
         return Slot(Holds.NOTHING)
     if type(entry) is str:
         return Slot(Holds.WORD, entry)
-    if type(entry) in PLAIN_TENSORS:
+    if is_plain(entry):
         copied = entry if device is None else device.host(entry)
         return Slot(Holds.FRAMES, frames=copied.detach().clone(), device=entry.device)
-    return Slot(Holds.FOREIGN, type(entry).__name__)
+    return Slot(Holds.FOREIGN, kind_of(entry))
 
 
 def sharing(
@@ -145,9 +184,9 @@ def sharing(
 ) -> frozenset[tuple[int | str, int | str]]:
     """Pairs of slots, by number, and of slots and other tensors, that share elements in memory."""
     named: list[tuple[int | str, Tensor]] = [
-        (slot, held) for slot, held in enumerate(list.copy(list(slots))) if _plain(held)
+        (slot, held) for slot, held in enumerate(list.copy(list(slots))) if is_plain(held)
     ]
-    named += [(name, tensor) for name, tensor in others.items() if _plain(tensor)]
+    named += [(name, tensor) for name, tensor in others.items() if is_plain(tensor)]
     on: dict[int, list[tuple[int | str, Tensor]]] = {}
     for name, tensor in named:
         if tensor.numel():
@@ -158,10 +197,6 @@ def sharing(
         for one, other in combinations(group, 2)
         if not (isinstance(one[0], str) and isinstance(other[0], str)) and _meet(one[1], other[1])
     )
-
-
-def _plain(held: Any) -> bool:
-    return type(held) in PLAIN_TENSORS
 
 
 def _meet(one: Tensor, other: Tensor) -> bool:

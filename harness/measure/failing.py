@@ -101,7 +101,7 @@ def stuck_at(trace: Path) -> str | None:
 
 def failure_of(error: BaseException, phase: str, seconds: float, hook_file: str = "") -> Failure:
     """Describe an exception, and let go of all that it holds."""
-    kind = type(error).__name__
+    kind = kind_of(error)
     message = _message(error)
     if isinstance(error, Hang):
         kind, message = "TimeoutError", f"still running after {seconds:g} s"
@@ -119,7 +119,7 @@ def _message(error: BaseException) -> str:
     try:
         return str(error)[:_LONGEST]
     except BaseException as second:  # it is the hook's own code that raises here
-        return f"(its message cannot be read: {type(second).__name__})"
+        return f"(its message cannot be read: {kind_of(second)})"
 
 
 def _where(frames: list[traceback.FrameSummary], hook_file: str) -> str:
@@ -164,15 +164,16 @@ def returned_kind(result: object) -> str:
         return "None"
     if issubclass(kind, dict):
         keys = list(islice(dict.__iter__(cast("dict[object, object]", result)), 4))
-        names = ", ".join(key if type(key) is str else _kind_name(key) for key in keys)
+        names = ", ".join(key if type(key) is str else kind_of(key) for key in keys)
         return f"dict with keys {names}"
     for plain in (list, tuple):
         if issubclass(kind, plain):
             items = list(plain.__iter__(cast("Any", result)))
-            inside = _kind_name(items[0]) if items else "nothing"
-            return f"{_kind_name(result)} of {len(items)} {inside}"
-    return _kind_name(result)
+            inside = kind_of(items[0]) if items else "nothing"
+            return f"{kind_of(result)} of {len(items)} {inside}"
+    return kind_of(result)
 
 
-def _kind_name(thing: object) -> str:
+def kind_of(thing: object) -> str:
+    """Name of its type. Runs no code of that either, nor of its metaclass."""
     return str(type.__dict__["__name__"].__get__(type(thing)))

@@ -19,7 +19,7 @@ from harness.device.meter import Convolution
 from harness.measure.distance import correlation, noise
 from harness.measure.failing import Interrupted, failure_of, limited, returned_kind
 from harness.measure.observation import Chunked, Failure, LayoutVAE, Noise, coder_of
-from harness.measure.run import PLAIN_TENSORS
+from harness.measure.run import is_plain
 from harness.measure.stage import Stage
 from harness.measure.streams import Sent, Stream
 from harness.measure.tracks import follow, joined
@@ -226,7 +226,7 @@ class Player:
         return replace(clip, right=tuple(replace(each, alone=part) for each, part in alone))
 
     def _host(self, result: Any) -> Tensor | None:
-        if type(result) not in PLAIN_TENSORS:
+        if not is_plain(result):
             return None
         return self.stage.device.host(result).detach().clone()
 

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from harness.cases import Case, Direction, Mechanism, Mode, Scale, Scenario
 from harness.device import Device, Reading, open_device
 from harness.families import Family
+from harness.measure.failing import returned_kind
 from harness.measure.observation import Failure, LayoutVAE, Observed
 from harness.measure.placing import placed
 from harness.measure.run import Trial, attempt, kept
@@ -360,7 +361,7 @@ def _output(trial: Trial, result: Any, device: Device) -> Tensor:
     if one.failure is not None:
         raise HookFailed(one.failure)
     if output is None:
-        told = f"returned a {type(result).__name__} where a tensor belongs"
+        told = f"returned {returned_kind(result)} where a tensor belongs"
         raise HookFailed(Failure("NoTensor", told, "", "", "run"))
     return output
 

@@ -15,7 +15,7 @@ from harness.cases import Case, Direction
 from harness.device import Device
 from harness.device.meter import Reading
 from harness.device.tensor import SimTensor
-from harness.measure.failing import Interrupted, failure_of, limited, returned_kind
+from harness.measure.failing import Interrupted, failure_of, kind_of, limited, returned_kind
 from harness.measure.observation import (
     Baseline,
     CoderCall,
@@ -237,26 +237,31 @@ def _file_of(hook: Subject) -> str:
     return str(getattr(getattr(hook, "source", None), "file", None) or "")
 
 
-PLAIN_TENSORS = (Tensor, nn.Parameter, SimTensor)
-"""Tensors that are what they say. A subclass could still compute when it is read, unmetered."""
+def is_plain(thing: object) -> bool:
+    """Whether this is a tensor that is what it says.
+
+    A subclass could still compute when it is read, unmetered. Types are told apart by ``is``: a
+    metaclass of the hook's may do anything when it is compared.
+    """
+    return any(type(thing) is plain for plain in (Tensor, nn.Parameter, SimTensor))
 
 
 def kept(trial: Trial, device: Device) -> tuple[Tensor | None, torch.device | None]:
     """The output on the plain CPU, and where it was; reading it may be what fails."""
-    kind = type(trial.result)  # not `isinstance`: it asks the object, which may lie
-    if not issubclass(kind, Tensor):
+    # Not `isinstance`: it asks the object, which may lie.
+    if not issubclass(type(trial.result), Tensor):
         return None, None
-    if kind not in PLAIN_TENSORS:
+    if not is_plain(trial.result):
         told = (
-            f"returned a {kind.__name__}, a subclass of torch.Tensor that may run code when it is "
-            f"read: return a plain torch.Tensor"
+            f"returned a {kind_of(trial.result)}, a subclass of torch.Tensor that may run code when "
+            f"it is read: return a plain torch.Tensor"
         )
         trial.failure = Failure("NotPlainTensor", told, "", "", "run")
         return None, None
     try:
         output = _host(device, trial.result)
-        if type(output) not in PLAIN_TENSORS:
-            raise TypeError(f"the tensor returned holds a {type(output).__name__}")
+        if not is_plain(output):
+            raise TypeError(f"the tensor returned holds a {kind_of(output)}")
         return output, trial.result.device
     except Exception as error:
         trial.failure = failure_of(error, "run", 0.0)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from harness.device import Device
 from harness.device.meter import Reading
-from harness.measure.caches import Access, CacheList, Slot, materialised, sharing
+from harness.measure.caches import Access, CacheLog, Slot, materialised, sharing, watched_cache
 from harness.measure.failing import returned_kind
 from harness.measure.observation import Chunked
 from harness.measure.placing import live_bytes
-from harness.measure.run import PLAIN_TENSORS
+from harness.measure.run import is_plain
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class Stream:
         self.coder = coder
         self.chunked = chunked
         self.device = device
-        self.cache = CacheList([None] * chunked.slots(coder))
-        self._log = self.cache.log
+        self.log = CacheLog()
+        self.cache = watched_cache([None] * chunked.slots(coder), self.log)
         self.left = list(chunked.cut(x))
         self.sent: list[Sent] = []
         self._untiled = untiled
@@ -80,15 +80,14 @@ class Stream:
     def send(self) -> Sent:
         """Send the next chunk. Raises whatever the coder, or the hook on it, raises."""
         chunk, index = self.left.pop(0), [0]
-        self.cache.chunk = len(self.sent)
+        self.log.chunk = len(self.sent)
         try:
             with self._metered() as reading:
                 result = self.chunked.call(self.coder, chunk, self.cache, index)
         finally:
-            self.cache.chunk = None
-        # Whoever holds the list may write into its log as well.
-        accesses = tuple(each for each in self._log[self._noted :] if type(each) is Access)
-        self._noted = len(self._log)
+            self.log.chunk = None
+        accesses = tuple(self.log.accesses[self._noted :])
+        self._noted = len(self.log.accesses)
         outputs = _plain_tensors(result)
         entries = list.copy(self.cache)
         seen: dict[str, Any] = {
@@ -136,8 +135,8 @@ class Stream:
 
 def _plain_tensors(result: Any) -> list[Tensor]:
     """What a coder returned, as a list; without what is no plain tensor."""
-    several = result if type(result) in (list, tuple) else [result]
-    return [part for part in several if type(part) in PLAIN_TENSORS]
+    several = result if type(result) is list or type(result) is tuple else [result]
+    return [part for part in several if is_plain(part)]
 
 
 def _named(outputs: list[Tensor]) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from harness.cases import Direction
 from harness.device import Device
 from harness.device.meter import Reading
-from harness.measure.caches import Access, CacheList, Holds, Slot
+from harness.measure.caches import Access, CacheLog, Holds, Slot
 from harness.measure.distance import correlation, noise
 from harness.measure.observation import Baseline, Chunked, LayoutVAE, Noise, coder_of
 from harness.measure.streams import Sent, Stream
@@ -160,7 +160,7 @@ def follow(
         exact = twin.coder_input(direction, x.double())
         coder = coder_of(twin, direction)
         truth = Stream(coder, chunked, exact)
-        with naming(coder, name, truth.cache) as names:
+        with naming(coder, name, truth.log) as names:
             truth.run()
         given = view.coder_input(direction, device.put(x))
         untiled = Stream(coder_of(view, direction), chunked, given, device).run()
@@ -173,7 +173,7 @@ def follow(
 
 
 @contextmanager
-def naming(coder: nn.Module, name: str, cache: CacheList) -> Iterator[Mapping[int, str]]:
+def naming(coder: nn.Module, name: str, log: CacheLog) -> Iterator[Mapping[int, str]]:
     """Find out which causal convolution each slot belongs to, while chunks are sent.
 
     That is the one that ran last within the module that writes the slot, or, where none ran (a
@@ -203,11 +203,11 @@ def naming(coder: nn.Module, name: str, cache: CacheList) -> Iterator[Mapping[in
             convolution = type(module).__name__.endswith("CausalConv3d")
             handles.append(module.register_forward_pre_hook(enter(path)))
             handles.append(module.register_forward_hook(leave(path, convolution)))
-    cache.listener = hear
+    log.listener = hear
     try:
         yield names
     finally:
-        cache.listener = None
+        log.listener = None
         for handle in handles:
             handle.remove()
 

@@ -174,6 +174,26 @@ class TinyView:
         return x
 
 
+class _Meta(type):
+    """Of a class that raises when anything of it is asked for."""
+
+    def __getattribute__(cls, name: str) -> Any:
+        raise RuntimeError("asked for")
+
+    def __eq__(cls, other: object) -> bool:
+        raise RuntimeError("compared")
+
+    __hash__ = type.__hash__
+
+
+class Hostile(metaclass=_Meta):
+    """Its type raises when it is looked at."""
+
+
+def hostile() -> Hostile:
+    return object.__new__(Hostile)
+
+
 class FakeHook:
     """A hook of kind ``forward`` that is one function ``(original, x, ...) -> result``."""
 
@@ -236,6 +256,7 @@ __all__ = [
     "a_case",
     "an_observation",
     "by_tiles",
+    "hostile",
     "pixels",
     "raised",
     "tiled_reading",

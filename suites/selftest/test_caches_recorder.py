@@ -8,11 +8,17 @@ import pickle
 import pytest
 import torch
 
-from harness.measure.caches import Access, CacheList, Holds, materialised, sharing
+from harness.measure.caches import Access, CacheLog, Holds, materialised, sharing, watched_cache
+from suites.selftest.measure_fakes import hostile
+
+
+def watched(*slots):
+    log = CacheLog()
+    return watched_cache(slots, log), log
 
 
 def test_to_a_coder_it_is_the_list_that_it_would_get():
-    cache = CacheList([None, "Rep", torch.ones(2)])
+    cache, _ = watched(None, "Rep", torch.ones(2))
     assert isinstance(cache, list)
     assert len(cache) == 3
     assert cache[0] is None
@@ -28,34 +34,33 @@ def test_to_a_coder_it_is_the_list_that_it_would_get():
 
 @pytest.mark.parametrize(
     "copied",
-    [copy.copy, copy.deepcopy, list, CacheList.copy, lambda cache: cache[:]],
+    [copy.copy, copy.deepcopy, list, lambda cache: cache.copy(), lambda cache: cache[:]],
     ids=["copy", "deepcopy", "list", "method", "slice"],
 )
 def test_copies_are_plain_lists(copied):
-    cache = CacheList([None, "Rep"])
-    cache.chunk = 4
+    cache, log = watched(None, "Rep")
     other = copied(cache)
     assert type(other) is list
     assert other == [None, "Rep"]
     other[0] = 1
     assert cache[0] is None
-    assert not any(access.writes for access in cache.log)
+    assert not any(access.writes for access in log.accesses)
 
 
 def test_it_is_pickled_as_a_plain_list():
-    again = pickle.loads(pickle.dumps(CacheList([None, "Rep"])))
+    again = pickle.loads(pickle.dumps(watched(None, "Rep")[0]))
     assert type(again) is list
     assert again == [None, "Rep"]
 
 
 def test_every_read_and_write_is_noted_with_its_slot_and_chunk():
-    cache = CacheList([None] * 4)
-    cache.chunk = 2
+    cache, log = watched(*[None] * 4)
+    log.chunk = 2
     _ = cache[1]
     cache[-1] = "Rep"
-    cache.chunk = None
+    log.chunk = None
     cache[0:2] = [1, 2]
-    assert cache.log == [
+    assert log.accesses == [
         Access(1, False, 2),
         Access(3, True, 2),
         Access(0, True, None),
@@ -63,21 +68,59 @@ def test_every_read_and_write_is_noted_with_its_slot_and_chunk():
     ]
 
 
-def test_a_list_that_is_filled_anew_counts_as_written():
-    cache = CacheList([None, None])
-    cache.clear()
-    cache.extend([1, 2])
-    cache.append(3)
-    assert [access.slot for access in cache.log if access.writes] == [0, 1, 0, 1, 2]
+@pytest.mark.parametrize(
+    ("change", "slots"),
+    [
+        (lambda cache: cache.append("d"), [3]),
+        (lambda cache: cache.extend("de"), [3, 4]),
+        (lambda cache: cache.insert(1, "d"), [1, 2, 3]),
+        (lambda cache: cache.pop(), [2]),
+        (lambda cache: cache.pop(0), [0, 1, 2]),
+        (lambda cache: cache.remove("b"), [1, 2]),
+        (lambda cache: cache.clear(), [0, 1, 2]),
+        (lambda cache: cache.reverse(), [0, 2]),
+        (lambda cache: cache.sort(key="bca".index), [0, 1, 2]),
+        (lambda cache: cache.__delitem__(1), [1, 2]),
+        (lambda cache: cache.__delitem__(slice(1, None)), [1, 2]),
+        (lambda cache: cache.__iadd__("d"), [3]),
+        (lambda cache: cache.__imul__(2), [3, 4, 5]),
+        (lambda cache: cache.__setitem__(slice(1, 2), []), [1, 2]),
+        (lambda cache: cache.__setitem__(slice(0, 2), "ab"), [0, 1]),
+        (lambda cache: cache.__setitem__(1, "b"), [1]),
+    ],
+)
+def test_whatever_changes_a_list_is_noted(change, slots):
+    plain = list("abc")
+    cache, log = watched(*plain)
+    assert change(cache) == change(plain) or change is None
+    assert list.copy(cache) == plain
+    assert [access.slot for access in log.accesses] == slots
+    assert all(access.writes for access in log.accesses)
+
+
+def test_a_list_stays_itself_when_it_is_added_to():
+    cache, _ = watched("a")
+    same = cache
+    cache += ["b"]
+    assert cache is same
+
+
+def test_no_attribute_of_the_list_leads_to_the_log():
+    cache, log = watched("a")
+    cache[0] = "b"
+    with pytest.raises(AttributeError):
+        cache.log = []
+    assert not hasattr(cache, "__dict__")
+    assert len(log.accesses) == 1
 
 
 def test_an_index_that_is_none_is_refused_as_by_a_list():
-    cache = CacheList([None])
+    cache, log = watched(None)
     with pytest.raises(IndexError):
         cache[1]
     with pytest.raises(IndexError):
         cache[3] = 1
-    assert not cache.log
+    assert not log.accesses
 
 
 class Tiles:
@@ -95,6 +138,7 @@ class Sly(torch.Tensor):
         ("Rep", Holds.WORD, "'Rep'"),
         (torch.ones(1, 2), Holds.FRAMES, "1x2 float32"),
         (Tiles(), Holds.FOREIGN, "a Tiles"),
+        (hostile(), Holds.FOREIGN, "a Hostile"),
         (torch.ones(1).as_subclass(Sly), Holds.FOREIGN, "a Sly"),
     ],
 )

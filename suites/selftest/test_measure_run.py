@@ -22,7 +22,7 @@ from harness.measure.baseline import measure_baseline, measure_truth
 from harness.measure.failing import limited, watched
 from harness.measure.observation import Observation, Promise
 from harness.measure.run import observe, observe_conventions
-from suites.selftest.measure_fakes import FakeHook, TinyView, a_case, by_tiles
+from suites.selftest.measure_fakes import FakeHook, TinyView, a_case, by_tiles, hostile
 
 CASE = a_case(height=40, width=8)
 
@@ -235,6 +235,7 @@ class UnspeakableList(Unspeakable, list):
     ("make", "returned"),
     [
         (Unspeakable, "Unspeakable"),
+        (hostile, "Hostile"),
         (lambda: {Unspeakable(): 1}, "dict with keys Unspeakable"),
         (lambda: [Unspeakable()], "list of 1 Unspeakable"),
         (UnspeakableList, "UnspeakableList of 0 nothing"),

@@ -33,7 +33,7 @@ from harness.measure.relations import (
     uninitialised,
 )
 from harness.measure.stage import Stage
-from suites.selftest.measure_fakes import FakeHook, TinyView, a_case
+from suites.selftest.measure_fakes import FakeHook, TinyView, a_case, hostile
 
 Original = Callable[[Tensor], Tensor]
 Hook = Callable[[Case, Original, Tensor], Any]
@@ -118,6 +118,10 @@ def untiled(case: Case, original: Original, x: Tensor) -> Tensor:
 
 def raises(case: Case, original: Original, x: Tensor) -> Tensor:
     raise ValueError("no")
+
+
+def returns_hostile(case: Case, original: Original, x: Tensor) -> Any:
+    return hostile()
 
 
 def returns_none(case: Case, original: Original, x: Tensor) -> None:
@@ -236,7 +240,14 @@ def test_a_hook_that_does_not_tile_shows_nothing(scenario: Scenario, why: str) -
 
 
 @pytest.mark.parametrize("scenario", RELATIONS)
-@pytest.mark.parametrize(("hook", "told"), [(raises, "ValueError: no"), (returns_none, "NoneType")])
+@pytest.mark.parametrize(
+    ("hook", "told"),
+    [
+        (raises, "ValueError: no"),
+        (returns_none, "returned None where"),
+        (returns_hostile, "returned Hostile where"),
+    ],
+)
 def test_a_hook_without_results_fails(hook: Hook, told: str, scenario: Scenario) -> None:
     found = judged(scenario, hook)
     assert found.status is Status.FAILED

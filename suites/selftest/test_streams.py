@@ -66,7 +66,7 @@ def test_slots_are_named_after_different_convolutions(vaes, family, layout, vari
     with torch.no_grad():
         x = seen.coder_input(direction, a_clip(family, direction))
         stream = Stream(coder, seen.conventions(direction)[0].chunked, x)
-        with naming(coder, "coder", stream.cache) as names:
+        with naming(coder, "coder", stream.log) as names:
             stream.run()
     parts = dict(coder.named_modules(prefix="coder"))
     held = {n for n, slot in enumerate(stream.sent[-1].slots) if slot.holds is Holds.FRAMES}
