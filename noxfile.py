@@ -48,6 +48,14 @@ def selftest(session: nox.Session) -> None:
 
 
 @nox.session
+def stability(session: nox.Session) -> None:
+    """Repeat the default run with other seeds, worker counts and test orders: one verdict."""
+    install(session)
+    environment = {"OMP_NUM_THREADS": "1"}
+    session.run("python", "-m", "suites.stability", *session.posargs, env=environment)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure the hook that ships here and the harness: counts keep bounds, time informs."""
     install(session)
