@@ -13,7 +13,7 @@ from harness.checks.caches import lone
 from harness.checks.finding import Finding, Grade, Tier
 from harness.checks.parity import FLOOR_RATIO, LIKENESS, grade_of, is_exact
 from harness.checks.speaking import Metrics, Speaker, distance_of, incomparable, promised
-from harness.checks.wording import number
+from harness.checks.wording import number, shape
 from harness.measure.clip import ClipObserved, Way
 from harness.measure.distance import correlation
 from harness.measure.observation import Noise, Observation
@@ -30,7 +30,7 @@ LEVEL = 2 / 255
 
 def check_clip_completes(observed: ClipObserved) -> Finding:
     """The whole VAE and the bare coder take every chunk and return what they return untiled."""
-    told = incomplete(observed, observed.ways)
+    told = incomplete(observed, observed.ways) or _misshapen(observed)
     if told is not None:
         return _COMPLETES.failed(observed, *told)
     return _COMPLETES.passed({"conventions": len(observed.ways)})
@@ -50,6 +50,22 @@ def incomplete(observed: ClipObserved, ways: Sequence[Way]) -> tuple[str, str, s
             if chunk.returned[0] != chunk.returned[1]:
                 got = f"{chunk.returned[0]} for chunk {chunk.number} ({way.convention})"
                 return got, f"{chunk.returned[1]}, as untiled", ""
+    return None
+
+
+def _misshapen(observed: ClipObserved) -> tuple[str, str] | None:
+    """Size of the first chunk, or of the whole clip, that is not as large as untiled."""
+    for way in observed.ways:
+        for chunk in way.chunks:
+            ours, untiled = chunk.sizes
+            if ours != untiled:
+                got = f"{ours} for chunk {chunk.number} ({way.convention})"
+                return got, f"{untiled}, as untiled"
+    whole, should = observed.whole, tuple(observed.whole.baseline.output.shape)
+    if whole.output is None:
+        return f"{whole.returned} (the whole VAE)", f"one tensor {shape(should)}"
+    if tuple(whole.output.shape) != should:
+        return f"{shape(tuple(whole.output.shape))} (the whole VAE)", f"{shape(should)}, as untiled"
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from harness.cases import Scenario
 from harness.checks.finding import NOT_JUDGED, Finding, Grade, Status, Tier
 from harness.checks.wording import deviation, shape
 from harness.measure.distance import Distance, distance
@@ -51,10 +52,18 @@ def no_output(observation: Observation) -> str | None:
     """Why there is no output to look at; ``None`` where there is one."""
     if observation.failure is not None:
         kind = observation.failure.kind
-        return f"the hook raised {kind} (see completes, or call_contract)"
+        return (
+            f"the hook raised {kind} (see {_told_by(observation, 'completes, or call_contract')})"
+        )
     if observation.output is None:
-        return f"the hook returned {observation.returned} (see output_shape)"
+        told_by = _told_by(observation, "output_shape")
+        return f"the hook returned {observation.returned} (see {told_by})"
     return None
+
+
+def _told_by(observation: Observation, usual: str) -> str:
+    """The check that says more; a clip has one for whatever keeps it from coming through."""
+    return "clip_completes" if observation.case.scenario is Scenario.CLIP else usual
 
 
 def incomparable(observation: Observation) -> str | None:
@@ -65,7 +74,8 @@ def incomparable(observation: Observation) -> str | None:
     should = tuple(observation.baseline.output.shape)
     if tuple(observation.output.shape) != should:
         got = shape(tuple(observation.output.shape))
-        return f"the output is {got} instead of {shape(should)} (see output_shape)"
+        told_by = _told_by(observation, "output_shape")
+        return f"the output is {got} instead of {shape(should)} (see {told_by})"
     if not bool(observation.baseline.output.isfinite().all()):
         return "the untiled result itself is not finite"
     return None

@@ -58,6 +58,8 @@ class ChunkSeen:
     frames: int
     returned: tuple[str, str]
     """What came out, in words: the hook's, and untiled."""
+    sizes: tuple[str, str]
+    """Shapes of the tensors in it, likewise: ``1x3x4x32x48``, ``B C t H W``."""
     index: tuple[int | None, int | None]
     """Where ``feat_idx`` ended."""
     slots: tuple[SlotSeen, ...]
@@ -106,6 +108,7 @@ class Track:
             number=ours.number,
             frames=ours.frames,
             returned=(ours.returned, untiled.returned),
+            sizes=(_sizes(ours), _sizes(untiled)),
             index=(ours.index, untiled.index),
             slots=seen,
             lengths=(len(ours.slots), len(untiled.slots)),
@@ -210,6 +213,10 @@ def naming(coder: nn.Module, name: str, log: CacheLog) -> Iterator[Mapping[int, 
         log.listener = None
         for handle in handles:
             handle.remove()
+
+
+def _sizes(sent: Sent) -> str:
+    return " and ".join("x".join(map(str, part.shape)) for part in sent.parts) or "nothing"
 
 
 def _writes(sent: Sent) -> Counter[int]:

@@ -118,6 +118,29 @@ def test_a_chunk_of_another_size_is_the_hooks_failure(bench):
     assert check_video_parity(seen).status != "passed"
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda out: out[:, :, :-1], "got 1x3x3x32x48 for chunk 1 (by keyword)"),
+        (lambda out: out[..., :-8], "got 1x3x4x32x40 for chunk 1 (by keyword)"),
+    ],
+)
+def test_every_chunk_has_the_shape_that_it_has_untiled(bench, change, words):
+    seen = played(bench, after(lambda out, _cache, _index, n: change(out) if n == 1 else None))
+    fine = replace(seen.whole, failure=None, output=seen.whole.baseline.output)
+    message = told(check_clip_completes(replace(seen, whole=fine)))
+    assert words in message
+    assert "should be 1x3x4x32x48, as untiled" in message
+
+
+def test_a_clip_that_is_cut_short_in_the_whole_vae_alone_does_not_complete(bench, sound):
+    short = replace(sound.whole, output=sound.whole.baseline.output[:, :, 1:])
+    message = told(check_clip_completes(replace(sound, whole=short)))
+    assert "got 1x3x8x32x48 (the whole VAE); should be 1x3x9x32x48" in message
+    other = check_video_parity(replace(sound, whole=short, memo={}))
+    assert "(see clip_completes)" in other.message
+
+
 # -- caches ----------------------------------------------------------------------------------------
 
 
