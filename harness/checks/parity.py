@@ -42,7 +42,7 @@ def is_exact(error: Noise, floor: Noise) -> bool:
 
 def grade_of(observation: Observation) -> Grade:
     """How right an output is; `Grade.BROKEN` where there is none to compare."""
-    if incomparable(observation) is not None or _broken(observation):
+    if incomparable(observation) is not None or broken(observation):
         return Grade.BROKEN
     measured = distance_of(observation)
     if is_exact(measured.error, measured.floor):
@@ -54,7 +54,7 @@ def grade_of(observation: Observation) -> Grade:
     return Grade.BROKEN if _likeness(observation) < LIKENESS else Grade.DEGRADED
 
 
-def _broken(observation: Observation) -> str:
+def broken(observation: Observation) -> str:
     """What is broken about a comparable output; empty where nothing is."""
     measured = distance_of(observation)
     if measured.non_finite:
@@ -102,7 +102,7 @@ def judge_parity(
     numbers = _numbers(measured, _likeness(observation))
     if grade.meets(bar):
         return speaker.passed(numbers, grade=grade)
-    got = f"{saying + ': ' if saying else ''}grade {grade} ({_described(observation, grade)})"
+    got = f"{saying + ': ' if saying else ''}grade {grade} ({described(observation, grade)})"
     place = in_words(measured.worst_at, observation.case, tuple(observation.output.shape))
     return speaker.failed(
         observation,
@@ -136,11 +136,12 @@ def _numbers(measured: Distance, likeness: float) -> Metrics:
     }
 
 
-def _described(observation: Observation, grade: Grade) -> str:
+def described(observation: Observation, grade: Grade) -> str:
+    """Why a comparable output has its grade."""
     measured = distance_of(observation)
     if grade is Grade.BROKEN:
         unlike = f"a correlation of {_likeness(observation):.2f} with the untiled result"
-        return _broken(observation) or unlike
+        return broken(observation) or unlike
     said = [
         f"rms error {number(measured.error.rms)}, {number(measured.ratio)} x floor",
         f"worst {number(measured.error.worst)}",

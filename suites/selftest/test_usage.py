@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,12 +14,18 @@ from fixtures.specimens import SPECIMENS
 from harness.cases import Case, Direction, Layout, Mode, Scale, Scenario
 from harness.checks.finding import Finding, Status
 from harness.checks.registry import CHECKS
-from harness.checks.usage import check_out_of_memory, check_settings, check_tiny_tiles
+from harness.checks.usage import (
+    check_on_host,
+    check_out_of_memory,
+    check_settings,
+    check_tiny_tiles,
+)
 from harness.device.meter import Reading
-from harness.measure.observation import Failure, Observation, Promise
+from harness.measure.observation import Failure, Observation, Observed, Promise
 from harness.measure.run import Trial
 from harness.measure.usage import Memory, Pair, Play, Ran, UsageObserved
 from suites.killing.trial import joined, prepared, profile_of
+from suites.selftest.measure_fakes import a_case, an_observation
 
 USAGE = {
     "settings": ("sticky-settings", "blending", "its own defaults"),
@@ -104,14 +111,32 @@ def test_memory_that_never_ran_out_is_no_pass() -> None:
     assert check_out_of_memory(seen).status is Status.ERROR
 
 
-def test_a_vae_that_is_broken_for_good_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vae_that_is_broken_for_good_is_told() -> None:
     trial = Trial(beyond_repair=("conv.weight was changed",))
-    monkeypatch.setattr("harness.measure.usage.attempt", lambda *_: trial)
     seen = observed(Scenario.SETTINGS)
-    stage = SimpleNamespace(case=seen.case, promise=seen.promise, hook=None, device=None, seconds=1)
+    stage = SimpleNamespace(case=seen.case, promise=seen.promise, attempt=lambda *_, **__: trial)
     play = Play(stage, None, None)
     play.attempt(lambda run: run)
     assert play.observed().beyond_repair == trial.beyond_repair
+
+
+@pytest.mark.parametrize(
+    ("scenario", "check", "tile", "status"),
+    [
+        (Scenario.SETTINGS, check_settings, 8, Status.FAILED),
+        (Scenario.ON_HOST, check_on_host, 16, Status.FAILED),
+        (Scenario.OUT_OF_MEMORY, check_out_of_memory, 16, Status.FAILED),
+        (Scenario.TINY_TILES, check_tiny_tiles, 8, Status.FAILED),
+        (Scenario.TINY_TILES, check_tiny_tiles, 3, Status.PASSED),
+    ],
+)
+def test_a_constant_is_no_picture_however_little_is_promised(
+    scenario: Scenario, check: Callable[[Observed], Finding], tile: int, status: Status
+) -> None:
+    blank = an_observation(a_case(tile=tile), change=lambda out: 0 * out + 0.1, grade="degraded")
+    finding = check(observed(scenario, ran=(Ran("a call", blank),)))
+    assert finding.status is status
+    assert status is Status.PASSED or "a correlation of 0.00" in finding.message
 
 
 @pytest.mark.parametrize(("tile", "status"), [(8, Status.PASSED), (16, Status.FAILED)])
