@@ -9,10 +9,11 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 
@@ -56,6 +57,8 @@ def limited(seconds: float) -> Iterator[None]:
         if armed:
             raise Interrupted
 
+    watch = _WATCH.get()
+    watch(calling=True)
     old_alarm = signal.signal(signal.SIGALRM, expire)
     old_interrupt = signal.signal(signal.SIGINT, interrupt)
     left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
@@ -63,6 +66,7 @@ def limited(seconds: float) -> Iterator[None]:
         yield
     finally:
         armed = False
+        watch(calling=left > 0)
         unspent, _ = signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old_alarm)
         signal.signal(signal.SIGINT, old_interrupt)
@@ -72,20 +76,41 @@ def limited(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def watched(seconds: float, trace: Path) -> Iterator[None]:
-    """Kill the process if this takes longer, even where it holds the interpreter's lock.
+    """Kill the process if a call inside takes longer, even where it holds the interpreter's lock.
 
     For a hook that is stuck in C, which `limited` cannot get through to: a thread of Python could
-    not run then either, the one of ``faulthandler`` can. Where the process was is left in
-    ``trace``, which is empty or gone otherwise.
+    not run then either, the one of ``faulthandler`` can. Each `limited` stretch is a call and has
+    a clock of its own, so there may be any number of them; what is done between two is the
+    harness's own work and may take ten times as long. Where the process was is left in ``trace``,
+    which is empty or gone otherwise.
     """
     trace.parent.mkdir(parents=True, exist_ok=True)  # inside, it may be deleted by a hook
     with trace.open("w") as file:
-        faulthandler.dump_traceback_later(seconds, exit=True, file=file)
+
+        def start(*, calling: bool) -> None:
+            limit = seconds if calling else 10 * seconds
+            faulthandler.dump_traceback_later(limit, exit=True, file=file)
+
+        before = _WATCH.set(start)
+        start(calling=False)
         try:
             yield
         finally:
+            _WATCH.reset(before)
             faulthandler.cancel_dump_traceback_later()
     trace.unlink(missing_ok=True)
+
+
+class _Watch(Protocol):
+    def __call__(self, *, calling: bool) -> None: ...
+
+
+def _unwatched(*, calling: bool) -> None:
+    """What starts the clock where nobody watches."""
+
+
+_WATCH: ContextVar[_Watch] = ContextVar("watch", default=_unwatched)
+"""Starts the clock of the surrounding `watched` anew."""
 
 
 def stuck_at(trace: Path) -> str | None:

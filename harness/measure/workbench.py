@@ -156,7 +156,7 @@ class Workbench:
         baseline = self.baseline(case)
         seconds = self.seconds * (10 if case.scale is Scale.REAL else 1)
         trace = self._trace(name, case)
-        with limited_memory(self.processes), watched(4 * seconds + 5, trace):
+        with limited_memory(self.processes), watched(_given_up(seconds), trace):
             observation = observe(
                 case,
                 subject.profile.promise(case),
@@ -172,7 +172,7 @@ class Workbench:
         hung = observation.failure is not None and observation.failure.hung
         ways = None
         if every_way and not hung:
-            with watched(40 * self.seconds + 5, trace):
+            with watched(_given_up(self.seconds), trace):
                 ways = self._ways(subject, case)
         return replace(observation, conventions=ways, repeat=subject.repeat(case))
 
@@ -190,7 +190,7 @@ class Workbench:
         )
         trace = self._trace(name, case)
         self._plain = {_key(case): self.supplies.truth(self._vae(case))}
-        with limited_memory(self.processes), watched(40 * self.seconds + 5, trace):
+        with limited_memory(self.processes), watched(_given_up(self.seconds), trace):
             observed = SCENARIOS[case.scenario](stage)
         if observed.failure is not None or observed.beyond_repair:
             self._vaes.pop(_key(case), None)
@@ -299,6 +299,11 @@ class Workbench:
         if case.scenario is None:
             return whole
         return ClipObserved(case=case, promise=promise, failure=failure, repeat=repeat, whole=whole)
+
+
+def _given_up(seconds: float) -> float:
+    """After how long a call is killed that the alarms of ``limited`` do not get through to."""
+    return 4 * seconds + 5
 
 
 def _unseen(kind: str, reason: str, where: str = "") -> Failure:

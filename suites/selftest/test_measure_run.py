@@ -7,6 +7,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -19,7 +21,7 @@ from torch import nn
 
 from harness.device import open_device
 from harness.measure.baseline import measure_baseline, measure_truth
-from harness.measure.failing import limited, watched
+from harness.measure.failing import limited, stuck_at, watched
 from harness.measure.observation import Observation, Promise
 from harness.measure.run import observe, observe_conventions
 from suites.selftest.measure_fakes import FakeHook, TinyView, a_case, by_tiles, hostile
@@ -414,3 +416,36 @@ def test_conventions_are_for_hooks_on_the_forward(x: torch.Tensor):
     hook = FakeHook(boom)
     hook.kind = "vae"
     assert observe_conventions(CASE, hook, TinyView(), x, open_device("sim"), seconds=20) == ()
+
+
+WATCHED = """
+import sys, time
+from pathlib import Path
+from harness.measure.failing import limited, stuck_at, watched
+
+def call(seconds):
+    with limited(60):
+        pass
+    with limited(60), limited(30):
+        pass
+    with limited(60):
+        with limited(60):
+            pass
+        time.sleep(seconds)
+
+with watched(1, Path(sys.argv[1])):
+    for seconds in map(float, sys.argv[2:]):
+        call(seconds) if seconds else time.sleep(1.5)
+"""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "survives"),
+    [(("0.6", "0.6", "0.6"), True), (("0", "0.1"), True), (("0.1", "2.5"), False)],
+    ids=["many calls", "work between calls", "one that is stuck"],
+)
+def test_the_clock_of_the_watchdog_starts_anew_with_every_call(tmp_path, seconds, survives):
+    trace = tmp_path / "trace"
+    done = subprocess.run([sys.executable, "-c", WATCHED, str(trace), *seconds], timeout=60)
+    assert (done.returncode == 0) is survives
+    assert (stuck_at(trace) is None) is survives
