@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", allow_abbrev=False, help="judge a hook")
     _add_subject(run)
-    _add_selection(run)
+    _add_selection(run, tiers=",".join(DEFAULT_TIERS))
     _add_run(run)
     run.set_defaults(command=_run)
 
@@ -94,13 +94,13 @@ def parser() -> argparse.ArgumentParser:
     )
     listing.add_argument("--ids", action="store_true", help="plain case ids, one a line")
     _add_subject(listing)
-    _add_selection(listing)
+    _add_selection(listing, tiers="all")
     listing.set_defaults(command=_list)
 
     explain = commands.add_parser(
         "explain", allow_abbrev=False, help="explain a word of the report"
     )
-    explain.add_argument("word", metavar="CHECK|GRADE|MECHANISM|FAMILY|CASE_ID")
+    explain.add_argument("word", metavar="CHECK|GRADE|PHASE|MECHANISM|SCENARIO|FAMILY|CASE_ID")
     explain.set_defaults(command=_explain)
     return top
 
@@ -144,13 +144,14 @@ def _add_subject(parser: argparse.ArgumentParser) -> None:
     add("--comfyui", metavar="PATH", help="use this ComfyUI checkout instead of stand-ins")
 
 
-def _add_selection(parser: argparse.ArgumentParser) -> None:
+def _add_selection(parser: argparse.ArgumentParser, *, tiers: str) -> None:
     group = parser.add_argument_group("selection (lists are separated by commas)")
     add = group.add_argument
     add("--families", type=_names, metavar="LIST", help="sd, sdxl, flux, qwen, ...")
     add("--directions", type=_names, metavar="LIST", help="encode, decode")
     add("--modes", type=_names, metavar="LIST", help="exact, fast, color_fix, quadtree")
     add("--scale", type=_names, metavar="LIST", help="mock, real, probe")
+    add("--tier", type=_names, metavar="LIST", help=f"{', '.join(TIERS)} (default: {tiers})")
     add("--full", action="store_true", help="every case, not a covering selection")
     add("--device", choices=DEVICES, help="where to run (default: sim, or that of --case)")
 
@@ -158,7 +159,6 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
 def _add_run(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("run")
     add = group.add_argument
-    add("--tier", type=_names, metavar="LIST", help=f"default: {','.join(DEFAULT_TIERS)}")
     add("--case", metavar="ID", help="exactly this case")
     add("-k", dest="expression", metavar="EXPR", help="only tests that match, as in pytest")
     add(

@@ -1,4 +1,4 @@
-"""What ``vae-compat explain`` answers: checks, grades, mechanisms, families, case ids."""
+"""What ``vae-compat explain`` answers: every word of a report, and case ids."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import ast
 import difflib
 import inspect
 from collections.abc import Iterable, Mapping
+from enum import StrEnum
 from importlib import resources
+from itertools import pairwise
 
 from harness.caseid import parse_case_id
 from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
-from harness.checks.finding import Grade
+from harness.checks.finding import Grade, Phase
 from harness.errors import UsageError
 from harness.families import FAMILIES, Family
 from harness.mechanisms import EXPLANATION
@@ -35,25 +37,34 @@ GRADES: Mapping[Grade, str] = {
 
 
 def explain(word: str) -> str:
-    """Explain a check, a grade, a mechanism, a family or a case id.
+    """Explain a check, a grade, a phase, a mechanism, a scenario, a family or a case id.
+
+    Some words are both a scenario and the check that is for it.
 
     Raises ``UsageError`` with the closest known words where the word is none of these.
     """
     checks = check_docs()
     name = word.removeprefix("check_")
-    if name in checks:
-        return f"check {name}\n\n{checks[name]}"
-    if name in list(Grade):
-        return f"grade {name}\n\n{GRADES[Grade(name)]}"
+    scenarios, phases = member_docs(Scenario), member_docs(Phase)
+    texts: dict[str, dict[str, str]] = {
+        "check": checks,
+        "grade": {str(grade): text for grade, text in GRADES.items()},
+        "phase": phases,
+        "scenario": scenarios,
+    }
+    found = [f"{kind} {name}\n\n{docs[name]}" for kind, docs in texts.items() if name in docs]
     if name in list(Mechanism):
-        return _mechanism(Mechanism(name))
+        found.append(_mechanism(Mechanism(name)))
     if name in FAMILIES:
-        return _family(FAMILIES[name])
-    if "-" in word:
-        return _case(word)
-    known = [*checks, *Grade, *Mechanism, *FAMILIES]
+        found.append(_family(FAMILIES[name]))
+    if not found and "-" in word:
+        found.append(_case(word))
+    if found:
+        return "\n\n".join(found)
+    known = [*checks, *Grade, *phases, *Mechanism, *scenarios, *FAMILIES]
     raise UsageError(
-        f"'{word}' is no check, grade, mechanism, family or case id{closest(word, known)}"
+        f"'{word}' is no check, grade, phase, mechanism, scenario, family or case id"
+        f"{closest(word, known)}"
     )
 
 
@@ -80,6 +91,21 @@ def check_docs() -> dict[str, str]:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("check_"):
                 text = ast.get_docstring(node) or "No description."
                 found[node.name.removeprefix("check_")] = text
+    return found
+
+
+def member_docs(words: type[StrEnum]) -> dict[str, str]:
+    """The words of an enumeration with what stands under each of them in the source."""
+    (owner,) = ast.parse(inspect.getsource(words)).body
+    assert isinstance(owner, ast.ClassDef)
+    found: dict[str, str] = {}
+    for node, after in pairwise(owner.body):
+        match node, after:
+            case (
+                ast.Assign(targets=[ast.Name(id=name)]),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                found[words[name].value] = inspect.cleandoc(text)
     return found
 
 

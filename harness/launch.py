@@ -80,12 +80,13 @@ def validate(options: argparse.Namespace) -> None:
 
 
 def check_selection(options: argparse.Namespace) -> None:
-    """Refuse unknown words in the lists that select cases."""
+    """Refuse unknown words in the lists that select cases and checks."""
     for option, given, known in (
         ("--families", options.families, list(FAMILIES)),
         ("--directions", options.directions, list(Direction)),
         ("--modes", options.modes, list(Mode)),
         ("--scale", options.scale, list(Scale)),
+        ("--tier", options.tier, TIERS),
     ):
         _check_words(option, given, known)
 
@@ -228,7 +229,6 @@ def _check_words(option: str, given: Sequence[str] | None, known: Sequence[str])
 
 
 def _check_tiers(given: Sequence[str] | None) -> None:
-    _check_words("--tier", given, TIERS)
     for tier in given or DEFAULT_TIERS:
         if not (_suites() / tier).is_dir():
             raise UsageError(f"--tier: there is no suite '{tier}' in this version: leave it out")

@@ -14,6 +14,7 @@ from harness.families import FAMILIES
 from harness.matrix import Selection, generate, is_claimed
 
 if TYPE_CHECKING:
+    from harness.checks.registry import Check
     from harness.subject.profile import Profile
 
 
@@ -23,7 +24,7 @@ def render(options: argparse.Namespace) -> str:
         case "families":
             lines = [f"{name:<8} {family.title}" for name, family in FAMILIES.items()]
         case "checks":
-            lines = [f"{name:<20} {_first_line(text)}" for name, text in check_docs().items()]
+            lines = _checks(options)
         case "hooks":
             lines = _hooks()
         case _:
@@ -64,12 +65,14 @@ def _cases(options: argparse.Namespace) -> list[str]:
     from harness.launch import check_selection, profiles
 
     check_selection(options)
-    selection = selection_of(options)
+    selection, checks = selection_of(options), _of_tiers(options.tier)
     lines: list[str] = []
     seen: set[str] = set()
     for profile in profiles(options):
         cases = [
-            case for case in cases_of(profile, options, full=options.full) if selection.admits(case)
+            case
+            for case in cases_of(profile, options, full=options.full)
+            if selection.admits(case) and (not checks or _is_checked(profile, case, checks))
         ]
         if options.ids:
             lines += [case.id for case in cases if case.id not in seen]
@@ -82,6 +85,32 @@ def _cases(options: argparse.Namespace) -> list[str]:
             for case, promise in zip(cases, claimed, strict=True)
         ]
     return lines
+
+
+def _checks(options: argparse.Namespace) -> list[str]:
+    from harness.launch import check_selection
+
+    check_selection(options)
+    wanted = {check.name for check in _of_tiers(options.tier)}
+    return [
+        f"{name:<20} {_first_line(text)}"
+        for name, text in check_docs().items()
+        if not wanted or name in wanted
+    ]
+
+
+def _of_tiers(tiers: Sequence[str] | None) -> tuple[Check, ...]:
+    """The checks of these tiers; none where none are asked for, which needs no torch."""
+    if not tiers:
+        return ()
+    from harness.checks.registry import CHECKS
+
+    return tuple(check for check in CHECKS if check.tier in tiers)
+
+
+def _is_checked(profile: Profile, case: Case, checks: Sequence[Check]) -> bool:
+    promise = profile.promise(case)
+    return any(check.applies(case, promise) for check in checks)
 
 
 def _counts(cases: Sequence[Case], claimed: Sequence[bool]) -> str:

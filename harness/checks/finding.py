@@ -45,6 +45,7 @@ class Phase(StrEnum):
     """How far a hook has come with causal caches, worst first."""
 
     CRASHES = "crashes"
+    """Raises, or returns another kind of thing than untiled, for some chunk of a clip."""
     INCOHERENT = "breaks coherence"
     """Takes the cache, and gives wrong frames or leaves wrong slots."""
     FALLBACK = "falls back"

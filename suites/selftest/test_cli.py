@@ -5,13 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from harness import cli, explain, launch
-from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale
+from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
+from harness.checks.finding import Phase
 from harness.errors import UsageError
 from harness.families import FAMILIES
 
@@ -372,6 +374,8 @@ def test_list_names_families_and_hooks(command: Command) -> None:
         ("exact", "float64 truth"),
         ("attention", "attention is computed per tile"),
         ("qwen", "causal feature caches"),
+        ("falls back", "as large as untiled, whose planes it computes whole"),
+        ("streams", "each with a cache list of its own"),
         (CASE, "40 x 40 latent pixels (320 x 320 image pixels)"),
         (f"parity[{CASE}]", "more than one tile has to run"),
         ("sd-mock-ldm-encode-exact-10x10t16-b1-f1-float32-sim", "tile_size=128"),
@@ -381,6 +385,38 @@ def test_explain_tells_what_a_word_means(command: Command, word: str, expected: 
     code, out, err = command("explain", word)
     assert (code, err) == (0, "")
     assert expected in out
+
+
+@pytest.mark.parametrize("words", [Scenario, Phase])
+def test_every_scenario_and_phase_is_explained(words: type[StrEnum]) -> None:
+    assert explain.member_docs(words).keys() == set(words)
+    assert all(len(text) > 10 for text in explain.member_docs(words).values())
+
+
+def test_a_scenario_that_shares_its_name_with_a_check_is_explained_with_it(
+    command: Command,
+) -> None:
+    _, out, _ = command("explain", "tile_size")
+    assert out.startswith("check tile_size\n\n")
+    assert "scenario tile_size\n\nOne input in tiles of two sizes." in out
+
+
+def test_list_shows_the_cases_and_checks_of_a_tier(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(PROFILE)
+
+    def listed(*words: str) -> list[str]:
+        _, out, _ = command("list", *words, "--profile", str(file))
+        return out.splitlines()
+
+    of_tier = {tier: listed("--ids", "--tier", tier) for tier in cli.TIERS}
+    assert all(of_tier.values())
+    assert set().union(*of_tier.values()) == set(listed("--ids"))
+    assert all("mock." in case for case in of_tier["advanced"])
+    assert not any("mock." in case for case in of_tier["minimum"])
+    checks = [line.split()[0] for line in listed("checks", "--tier", "advanced")]
+    assert "clip_completes" in checks
+    assert "parity" not in checks
 
 
 def test_explain_gives_the_docstring_of_a_check(
