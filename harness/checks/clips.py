@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from harness.cases import Direction
@@ -15,7 +14,7 @@ from harness.checks.parity import FLOOR_RATIO, LIKENESS, grade_of, is_exact
 from harness.checks.speaking import Metrics, Speaker, distance_of, incomparable, promised
 from harness.checks.wording import number, shape
 from harness.measure.clip import ClipObserved, Way
-from harness.measure.distance import correlation
+from harness.measure.distance import correlation, lifted
 from harness.measure.observation import Noise, Observation
 
 _COMPLETES = Speaker("clip_completes", Tier.ADVANCED)
@@ -184,9 +183,9 @@ def _jump(
         return None, 0.0, 0.0
     if exact:
         errors, floors = _changes(run.output - truth), _changes(untiled - truth)
-        eps = torch.finfo(run.baseline.output.dtype).eps * float(truth.abs().max())
+        dtype, largest = run.baseline.output.dtype, float(truth.abs().max())
         for frame, (error, floor) in enumerate(zip(errors, floors, strict=True), 1):
-            least = Noise(max(floor.rms, eps / 4), max(floor.worst, eps / 2))
+            least = lifted(floor, dtype=dtype, rms=largest, largest=largest)
             if not is_exact(error, least):
                 return frame, error.rms, FLOOR_RATIO * least.rms
         return None, max(error.rms for error in errors), 0.0

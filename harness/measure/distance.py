@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -124,10 +125,15 @@ def distance(output: Tensor, baseline: Baseline, direction: Direction) -> Distan
     for (b, _), sums in frames.items():
         items[b].add(sums)
         whole.add(sums)
-    rounding = _rounding(baseline, measured.truth_square / max(whole.count, 1))
+    lift = partial(
+        lifted,
+        dtype=baseline.output.dtype,
+        rms=math.sqrt(measured.truth_square / max(whole.count, 1)),
+        largest=measured.largest,
+    )
     return Distance(
         error=_error(whole),
-        floor=_floor(whole, rounding),
+        floor=lift(_floor(whole)),
         psnr=measured.psnr(),
         level_change=measured.level_change if direction is Direction.DECODE else None,
         differing=whole.differing / max(whole.pixels, 1),
@@ -135,8 +141,8 @@ def distance(output: Tensor, baseline: Baseline, direction: Direction) -> Distan
         worst_at=measured.worst_at,
         non_finite=measured.non_finite,
         missing=measured.missing,
-        items=tuple(_part(b, None, sums, rounding) for b, sums in enumerate(items)),
-        frames=tuple(_part(b, t, sums, rounding) for (b, t), sums in frames.items()),
+        items=tuple(_part(b, None, sums, lift) for b, sums in enumerate(items)),
+        frames=tuple(_part(b, t, sums, lift) for (b, t), sums in frames.items()),
     )
 
 
@@ -149,10 +155,9 @@ class _Measured:
         self._spans = spans(baseline.truth, direction)
         self._level = level_sizes(baseline.truth, direction)
         self._halves = halves(self.channels, direction)
-        low, high = baseline.truth.aminmax()
-        largest = max(abs(float(low)), abs(float(high)))
-        eps = torch.finfo(baseline.output.dtype).eps
-        self._limit = 8 * max(baseline.floor.worst, eps / 2 * largest)
+        self.largest = _largest(baseline.truth)
+        dtype = baseline.output.dtype
+        self._limit = 8 * lifted(baseline.floor, dtype=dtype, rms=0.0, largest=self.largest).worst
         self._square = torch.zeros(self.channels, dtype=torch.float64)
         self._count = torch.zeros(self.channels, dtype=torch.float64)
         self.shift = torch.zeros(self.batch, self.channels, dtype=torch.float64)
@@ -234,49 +239,60 @@ def _levels(picture: Tensor) -> Tensor:
     return ((picture + 1) * 127.5).clamp_(0, 255).round_().nan_to_num_(0.0)
 
 
-def _rounding(baseline: Baseline, truth_mean_square: float) -> Noise:
-    """What rounding the truth to the dtype of the result costs at least.
+def lifted(floor: Noise, *, dtype: torch.dtype, rms: float, largest: float) -> Noise:
+    """A noise floor, but never less than what rounding the truth to the dtype of the result costs.
 
     A net that happens to be exact (a stub that only copies) has no noise of its own; yet a hook
     may add up its numbers in another order. Rounding is uniform within half a unit in the last
-    place, which is 1/2 to 1 eps of the value: a quarter of eps is its usual rms.
+    place, which is 1/2 to 1 eps of the value: a quarter of eps is its usual rms. ``rms`` and
+    ``largest`` tell the size of the truth.
     """
-    eps = torch.finfo(baseline.output.dtype).eps
-    low, high = baseline.truth.aminmax()
-    largest = max(abs(float(low)), abs(float(high)))
-    return Noise(rms=eps / 4 * math.sqrt(truth_mean_square), worst=eps / 2 * largest)
+    eps = torch.finfo(dtype).eps
+    return Noise(max(floor.rms, eps / 4 * rms), max(floor.worst, eps / 2 * largest))
+
+
+def floor_of(untiled: Tensor, truth: Tensor) -> Noise:
+    """Distance of an untiled result from the float64 truth, or its rounding where that is more."""
+    return lifted(
+        noise(untiled, truth),
+        dtype=untiled.dtype,
+        rms=float(truth.square().mean().sqrt()),
+        largest=_largest(truth),
+    )
+
+
+def _largest(truth: Tensor) -> float:
+    low, high = truth.aminmax()
+    return max(abs(float(low)), abs(float(high)))
 
 
 def _error(sums: _Sums) -> Noise:
     return Noise(math.sqrt(sums.error / max(sums.count, 1)), sums.error_worst)
 
 
-def _floor(sums: _Sums, rounding: Noise) -> Noise:
-    own = math.sqrt(sums.floor / max(sums.count, 1))
-    return Noise(max(own, rounding.rms), max(sums.floor_worst, rounding.worst))
+def _floor(sums: _Sums) -> Noise:
+    return Noise(math.sqrt(sums.floor / max(sums.count, 1)), sums.floor_worst)
 
 
-def _part(batch: int, frame: int | None, sums: _Sums, rounding: Noise) -> Part:
+def _part(batch: int, frame: int | None, sums: _Sums, lift: Callable[[Noise], Noise]) -> Part:
     return Part(
         batch=batch,
         frame=frame,
         error=_error(sums),
-        floor=_floor(sums, rounding),
+        floor=lift(_floor(sums)),
         differing=sums.differing / max(sums.pixels, 1),
     )
 
 
 def noise(output: Tensor, truth: Tensor) -> Noise:
-    """Distance of a float result from the float64 truth, one plane at a time."""
-    square, worst, count = 0.0, 0.0, 0
-    ours, right = planes(output), planes(truth)
-    for b in range(right.shape[0]):
-        for c in range(right.shape[1]):
-            error = (ours[b, c].double() - right[b, c]).abs_()
-            worst = _worse(worst, float(error.max()))
-            square += float(error.square_().sum())
-            count += error.numel()
-    return Noise(math.sqrt(square / max(count, 1)), worst)
+    """Distance of a float result from the float64 truth, a megapixel at a time."""
+    square, worst = 0.0, 0.0
+    pieces = (torch.split(whole.flatten(), 2**20) for whole in (output, truth))
+    for ours, right in zip(*pieces, strict=True):
+        error = (ours.double() - right).abs_()
+        worst = _worse(worst, float(error.max()))
+        square += float(error.square_().sum())
+    return Noise(math.sqrt(square / max(truth.numel(), 1)), worst)
 
 
 def correlation(ours: Tensor, truth: Tensor) -> float:

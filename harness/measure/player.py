@@ -16,7 +16,7 @@ from torch import Tensor
 
 from harness.cases import Case
 from harness.device.meter import Convolution
-from harness.measure.distance import correlation, noise
+from harness.measure.distance import correlation, floor_of, noise
 from harness.measure.failing import Interrupted, failure_of, limited, returned_kind
 from harness.measure.observation import Chunked, Failure, LayoutVAE, Noise, coder_of
 from harness.measure.run import is_plain
@@ -60,18 +60,13 @@ class Right:
     def step(self, name: str, returned: str, output: Tensor | None) -> Step:
         """Hold a result against this one."""
         against = "untiled and float64" if self.alone is None else "the hook's own, by itself"
-        floor = noise(self.untiled, self.truth)
-        eps = torch.finfo(self.untiled.dtype).eps
         step = Step(
             name=name,
             got=returned if output is None else _told(output),
             should=_told(self.untiled),
             against=against,
             strict=not self.mixed,
-            floor=Noise(
-                max(floor.rms, eps / 4 * float(self.truth.square().mean().sqrt())),
-                max(floor.worst, eps / 2 * float(self.truth.abs().max())),
-            ),
+            floor=floor_of(self.untiled, self.truth),
         )
         if output is None or step.got != step.should:
             return step

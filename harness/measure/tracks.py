@@ -16,7 +16,7 @@ from harness.cases import Direction
 from harness.device import Device
 from harness.device.meter import Reading
 from harness.measure.caches import Access, CacheLog, Holds, Slot
-from harness.measure.distance import correlation, noise
+from harness.measure.distance import correlation, floor_of, noise
 from harness.measure.observation import Baseline, Chunked, LayoutVAE, Noise, coder_of
 from harness.measure.streams import Sent, Stream
 
@@ -229,19 +229,8 @@ def _distances(ours: Slot, untiled: Slot, truth: Slot) -> dict[str, Any]:
         return {}
     if ours.told != untiled.told:
         return {}
-    error, floor = _noise(ours.frames, truth.frames), _noise(untiled.frames, truth.frames)
-    eps = torch.finfo(untiled.frames.dtype).eps
-    floor = Noise(
-        max(floor.rms, eps / 4 * float(truth.frames.square().mean().sqrt())),
-        max(floor.worst, eps / 2 * float(truth.frames.abs().max())),
-    )
     return {
-        "error": error,
-        "floor": floor,
+        "error": noise(ours.frames, truth.frames),
+        "floor": floor_of(untiled.frames, truth.frames),
         "correlation": correlation(ours.frames, truth.frames),
     }
-
-
-def _noise(ours: Tensor, truth: Tensor) -> Noise:
-    error = (ours.double() - truth).abs_()
-    return Noise(float(error.square().mean().sqrt()), float(error.max()))

@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.cases import Direction
-from harness.measure.distance import Place, distance, in_words, noise
+from harness.measure.distance import Place, distance, floor_of, in_words, noise
 from harness.measure.observation import Noise
 from harness.measure.planes import level_sizes, spans
 from suites.selftest.measure_fakes import CASE, a_baseline, a_case
@@ -113,6 +113,16 @@ def test_a_net_without_noise_is_still_allowed_its_rounding():
     assert measured.floor.rms > 0
     assert measured.ratio < 2
     assert distance(truth.float() + 1e-5, baseline, DECODE).ratio > 100
+
+
+@pytest.mark.parametrize("own", [0.0, 1e-6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_floor_is_the_noise_or_the_rounding_whichever_is_more(own: float, dtype: torch.dtype):
+    truth = torch.full((1, 3, 8, 8), 0.5, dtype=torch.float64)
+    found, eps = floor_of((truth + own).to(dtype), truth), torch.finfo(dtype).eps
+    expected = own if dtype is torch.float32 else 0.0  # 0.500001 is 0.5 in bfloat16
+    assert found.rms == pytest.approx(max(expected, eps / 4 * 0.5), rel=0.1)
+    assert found.worst == pytest.approx(max(expected, eps / 2 * 0.5), rel=0.1)
 
 
 def test_moments_are_judged_by_the_worse_of_mean_and_log_variance():
