@@ -6,8 +6,8 @@ from harness.checks.caches import coherent
 from harness.checks.clips import check_video_parity, incomplete
 from harness.checks.finding import Finding, Phase, Status, Tier
 from harness.checks.speaking import Metrics, Speaker
-from harness.checks.tiles import largest_plane
 from harness.checks.wording import mebibytes
+from harness.device.meter import largest_plane
 from harness.measure.clip import ChunkSeen, ClipObserved, Way
 from harness.measure.observation import Observation
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from harness.cases import Case, Mode
 from harness.checks.finding import Finding, Tier
 from harness.checks.speaking import Metrics, Speaker, no_output
 from harness.checks.wording import shape
-from harness.device.meter import Convolution
+from harness.device.meter import Convolution, largest_plane
 from harness.measure.observation import Observation, Promise
 
 _TILES = Speaker("tiles_ran", Tier.MINIMUM)
@@ -30,7 +31,7 @@ def check_tiles_ran(observation: Observation) -> Finding:
         return _TILES.not_judged("no convolution was counted, so nothing shows that tiles ran")
     area, calls = largest_plane(ours), sum(ours.values())
     whole, once = largest_plane(untiled), sum(untiled.values())
-    smaller = area[0] * area[1] < whole[0] * whole[1]
+    smaller = math.prod(area) < math.prod(whole)
     numbers: Metrics = {
         "largest_plane": f"{area[0]}x{area[1]}",
         "untiled_plane": f"{whole[0]}x{whole[1]}",
@@ -110,8 +111,3 @@ def _areas(convolutions: Mapping[Convolution, int]) -> dict[tuple[int, ...], int
         if weight[2] * weight[3] > 1:
             areas[weight] = areas.get(weight, 0) + ran.plane[0] * ran.plane[1] * count
     return areas
-
-
-def largest_plane(convolutions: Mapping[Convolution, int]) -> tuple[int, int]:
-    """Height and width of the largest plane that a convolution wrote."""
-    return max((ran.plane for ran in convolutions), key=lambda plane: plane[0] * plane[1])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -18,6 +19,11 @@ class Convolution(NamedTuple):
     """Shape of the weight: ``out in kH kW`` or ``out in kT kH kW``."""
     plane: tuple[int, int]
     """Height and width of the output."""
+
+
+def largest_plane(convolutions: Iterable[Convolution]) -> tuple[int, int]:
+    """Height and width of the largest plane that any of them wrote; none where none ran."""
+    return max((ran.plane for ran in convolutions), key=math.prod, default=(0, 0))
 
 
 @dataclass

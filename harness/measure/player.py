@@ -7,7 +7,8 @@ sizes, other streams and interrupted calls before it change nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from harness.cases import Case
-from harness.device.meter import Convolution
+from harness.device.meter import largest_plane
 from harness.measure.distance import correlation, floor_of, noise
 from harness.measure.failing import Interrupted, failure_of, limited, returned_kind
 from harness.measure.observation import Chunked, Failure, LayoutVAE, Noise, coder_of
@@ -144,7 +145,7 @@ class Player:
         trial = self.stage.attempt(self.view, act, case=case)
         self.beyond_repair += trial.beyond_repair
         self.failure = self.failure or trial.failure
-        self.plane = max(self.plane, largest_plane(trial.reading.convolutions))
+        self.plane = max(self.plane, math.prod(largest_plane(trial.reading.convolutions)))
         if self.failure is not None:
             raise Stopped
         return trial.result
@@ -207,7 +208,8 @@ class Player:
         x = x if name == CLIP_A else x.flip(-1)
         with device.metered() as reading:
             track = follow(self.view, self.twin, case.direction, chunked, x, device)
-        self.untiled_plane = max(self.untiled_plane, largest_plane(reading.convolutions))
+        area = math.prod(largest_plane(reading.convolutions))
+        self.untiled_plane = max(self.untiled_plane, area)
         pairs = zip(track.untiled, track.truth, strict=True)
         loose = mixed and not self.exact
         right = [Right(_all(untiled), _all(truth), mixed=loose) for untiled, truth in pairs]
@@ -231,11 +233,6 @@ CLIP_A, CLIP_B = "clip A", "clip B"
 
 def _all(sent: Sent) -> Tensor:
     return torch.cat(sent.parts, dim=2)
-
-
-def largest_plane(convolutions: Mapping[Convolution, int]) -> int:
-    """Area of the largest plane that any of them wrote."""
-    return max((ran.plane[0] * ran.plane[1] for ran in convolutions), default=0)
 
 
 def _told(tensor: Tensor) -> str:

@@ -8,6 +8,7 @@ run has a device of its own, on which the hook is put anew.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.cases import Case, Direction, Mechanism, Mode, Scale, Scenario
 from harness.device import Device, Reading, open_device
+from harness.device.meter import largest_plane
 from harness.families import Family
 from harness.measure.failing import returned_kind
 from harness.measure.observation import Failure, LayoutVAE, Observed
@@ -280,7 +282,9 @@ def shift(runs: Runs) -> Related:
         bound = runs.bound if case.facts.norm == "rms" else max(LEAK, runs.bound)
         what = f"the {mechanism} probe and the same moved by one latent pixel"
         comparisons.append(compared(what, *in_common(case, first.output, second.output), bound))
-        if _largest(first.reading) >= _largest(runs.untiled(here, case=case).reading):
+        untiled = runs.untiled(here, case=case)
+        ours, whole = (largest_plane(ran.reading.convolutions) for ran in (first, untiled))
+        if math.prod(ours) >= math.prod(whole):
             empty = f"tiles did not run ({mechanism} probe)"
     return runs.related(*comparisons, empty=empty)
 
@@ -412,7 +416,3 @@ def _steps(case: Case) -> tuple[int, int]:
     """Latent pixels by which a picture moves down and right; not down where no rows are left."""
     assert case.mechanism is not None
     return int(2 * REACH[case.mechanism] < case.height - 1), 1
-
-
-def _largest(reading: Reading) -> int:
-    return max((ran.plane[0] * ran.plane[1] for ran in reading.convolutions), default=0)

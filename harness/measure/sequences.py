@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.cases import Case, Scenario
 from harness.device import open_device
+from harness.device.meter import largest_plane
 from harness.measure.baseline import measure_baseline, measure_truth
 from harness.measure.observation import Baseline, Observed, Promise
 from harness.measure.placing import placed
@@ -27,7 +29,6 @@ from harness.measure.player import (
     Right,
     Step,
     Stopped,
-    largest_plane,
 )
 from harness.measure.stage import Stage
 
@@ -118,7 +119,7 @@ def _calls(stage: Stage, sequence: Sequence) -> list[Call]:
 
 def _call(case: Case, x: Tensor, base: Baseline) -> Call:
     plane = largest_plane(base.reading.convolutions)
-    return Call(case, x, Right(base.output, base.truth), plane)
+    return Call(case, x, Right(base.output, base.truth), math.prod(plane))
 
 
 # Whole VAEs --------------------------------------------------------------------------------------

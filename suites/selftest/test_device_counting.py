@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.device import Device, Reading, UsageError, open_device
+from harness.device.meter import Convolution, largest_plane
 
 MODES = pytest.mark.parametrize(
     "mode", [torch.no_grad, torch.inference_mode], ids=["no_grad", "inference"]
@@ -159,3 +160,10 @@ def test_a_reading_of_the_cpu_is_complete_after_an_exception() -> None:
         fail()
     assert sum(reading.convolutions.values()) == 4
     assert reading.flops
+
+
+def test_the_largest_plane_is_the_one_with_the_largest_area():
+    weight = (8, 8, 3, 3)
+    ran = [Convolution(weight, plane) for plane in ((2, 50), (11, 10), (1, 99))]
+    assert largest_plane(ran) == (11, 10)
+    assert largest_plane([]) == (0, 0)
