@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from fixtures.specimens import SOUND, SPECIMENS, Specimen
-from harness.cases import Case
+from harness.cases import Case, Mechanism, Mode
 from harness.checks.registry import CHECKS
 from harness.matrix import cost
 from harness.mechanisms import EXPLANATION
 from harness.session import Run
 from reports.kill_matrix import Matrix, Mutant, Trial, to_text
 from suites.killing.__main__ import holds
-from suites.killing.specimens import REFERENCE, telling, trial_of
+from suites.killing.specimens import REFERENCE, covering, telling, trial_of
 from suites.killing.trial import (
     is_cause,
     is_wrong,
@@ -109,6 +109,18 @@ def test_sound_hook_is_not_accused(name: str, bench: Path) -> None:
     accused = [record for record in records_of(run, name, cases) if is_wrong(record)]
     assert cases
     assert [f"{record.id}: {record.message}" for record in accused] == []
+
+
+@pytest.mark.parametrize("name", [*SOUND, REFERENCE])
+def test_sound_hook_meets_every_scenario_and_probe_that_it_claims(name: str, bench: Path) -> None:
+    cases = run_of_all(bench).cases[name]
+    claimed, met = (
+        {(case.direction, case.mode, case.scenario, case.mechanism) for case in some}
+        for some in (narrowed(cases), covering(cases))
+    )
+    dear = {kind for kind in claimed - met if kind[-1] is Mechanism.CAUSAL_CACHE}
+    assert met == claimed - dear
+    assert all(mode is not Mode.EXACT for _, mode, *_ in dear)
 
 
 def test_mechanism_named_is_the_right_one_in_nine_of_ten(bench: Path) -> None:
