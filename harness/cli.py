@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", allow_abbrev=False, help="judge a hook")
     _add_subject(run)
-    _add_selection(run, tiers=",".join(DEFAULT_TIERS))
+    _add_selection(run, tiers=f"{','.join(DEFAULT_TIERS)}; all for one --case")
     _add_run(run)
     run.set_defaults(command=_run)
 

@@ -57,7 +57,7 @@ def validate(options: argparse.Namespace) -> None:
     check_selection(options)
     if options.case is not None:
         parse_case(options.case)
-    _check_tiers(options.tier)
+    _check_tiers(_tiers(options))
     _check_out(options.out)
     if options.junitxml is not None:
         _check_junit(options.junitxml)
@@ -147,7 +147,7 @@ def subject_folders() -> tuple[Path, ...]:
 def pytest_arguments(options: argparse.Namespace) -> list[str]:
     """The command line of the run as pytest takes it."""
     suites = _suites()
-    arguments = [str(suites / tier) for tier in options.tier or DEFAULT_TIERS]
+    arguments = [str(suites / tier) for tier in _tiers(options)]
     # Neither the configuration nor the cache of the folder we happen to be in: it is an adopter's.
     arguments += ["-c", os.devnull, "--rootdir", str(suites.parent), "-p", "no:cacheprovider"]
     arguments += ["-p", "harness.plugin", "--import-mode=importlib", "--no-header", "-rN"]
@@ -228,8 +228,14 @@ def _check_words(option: str, given: Sequence[str] | None, known: Sequence[str])
             raise UsageError(f"{option}: '{word}' is unknown{closest(word, known)}")
 
 
-def _check_tiers(given: Sequence[str] | None) -> None:
-    for tier in given or DEFAULT_TIERS:
+def _tiers(options: argparse.Namespace) -> Sequence[str]:
+    """What was asked for; one case meets all of its checks, so that a command of a report does."""
+    tiers: Sequence[str] | None = options.tier
+    return tiers or (DEFAULT_TIERS if options.case is None else TIERS)
+
+
+def _check_tiers(tiers: Sequence[str]) -> None:
+    for tier in tiers:
         if not (_suites() / tier).is_dir():
             raise UsageError(f"--tier: there is no suite '{tier}' in this version: leave it out")
 

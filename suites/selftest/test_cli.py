@@ -278,6 +278,20 @@ def test_options_reach_the_plugin(command: Command, given: list[list[str]], tmp_
     assert [folder.name for folder in suites if folder.parent.name == "suites"] == ["minimum"]
 
 
+def test_one_case_meets_its_checks_of_every_tier(
+    command: Command, given: list[list[str]], tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(PROFILE)
+    _, listed, _ = command("list", "--ids", "--tier", "advanced", "--profile", str(file))
+    case = listed.split()[0]
+    for more, tiers in ((), cli.TIERS), (("--tier", "minimum"), ("minimum",)):
+        code, _, err = command("run", "--profile", str(file), "--case", case, *more)
+        assert code == 0, err
+        folders = [Path(word).name for word in given.pop() if Path(word).parent.name == "suites"]
+        assert tuple(folders) == tiers
+
+
 @pytest.mark.parametrize("device", ["sim", "cpu"])
 def test_a_single_case_takes_its_device_from_its_id(
     command: Command, given: list[list[str]], device: str

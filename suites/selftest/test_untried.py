@@ -8,6 +8,7 @@ import pytest
 
 from harness.cases import Scenario
 from harness.checks.finding import Status
+from harness.matrix import CLIPS
 from suites.selftest.playing import Stand
 from suites.selftest.running import Ran, once, outside, profile, shared
 
@@ -39,8 +40,10 @@ def deadly(tmp_path_factory: pytest.TempPathFactory) -> Ran:
         file = profile(
             out.parent, "deadly", "deadly.py:Deadly", families=("qwen",), cache="fallback"
         )
-        clip = "qwen-mock.clip-wan-decode-exact-12x32t8-b1-f2-float32-sim"
-        return outside(out, f"--profile={file}", "--tier", "advanced", "--case", clip, "-n", 1)
+        frames, plane = CLIPS[1]
+        size = f"{plane.height}x{plane.width}t{plane.tile}-b1-f{frames}"
+        clip = f"qwen-mock.clip-wan-decode-exact-{size}-float32-sim"
+        return outside(out, f"--profile={file}", "--case", clip, "-n", 1)
 
     return once(shared(tmp_path_factory), "deadly-clip", make)
 
