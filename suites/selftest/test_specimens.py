@@ -149,7 +149,6 @@ def test_broken_mechanism_shows_on_its_probe_and_on_no_other(
         ("piles-up", TILE),
         ("uses-input-up", TILE),
         ("leaves-on-host", TILE),
-        ("black-picture", TILE),
         ("reflects-edges", 12),  # no tile has a neighbour
     ],
 )
