@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from .markdown import line, table
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -184,11 +186,11 @@ def _parts(matrix: Matrix) -> Iterator[str]:
     yield "`K` the check named for the defect fails, `x` another one does, `.` passes.\n"
     used = [check for check in matrix.checks if any(check in t.judged for t in matrix.trials)]
     rows = [[t.name, *(_mark(t, check) for check in used)] for t in matrix.trials]
-    yield _table(["specimen", *used], rows)
+    yield _table(rows, ["specimen", *used])
     for trial in matrix.trials:
         if not trial.as_should_be:
             wanted = f"`{trial.killed_by}` does not fail" if trial.killed_by else "accused"
-            yield f"- **{trial.name}**: {wanted}. {_line(trial.message)}"
+            yield f"- **{trial.name}**: {wanted}. {line(trial.message)}"
     wrongly = [trial for trial in matrix.diagnosed if trial not in matrix.rightly_diagnosed]
     for trial in wrongly:
         yield f"- **{trial.name}**: breaks {trial.mechanism}, named was {trial.diagnosed}"
@@ -196,18 +198,18 @@ def _parts(matrix: Matrix) -> Iterator[str]:
     for name, key in (("level", _level), ("operator", _operator), ("first check to fail", _check)):
         yield _counted(matrix.mutants, name, key)
     yield "### Survivors\n"
-    rows = [[f"`{m.name}`", m.level, m.operator, _line(m.place)] for m in matrix.survivors]
-    yield _table(["mutant", "level", "operator", "place"], rows) if rows else "None.\n"
+    rows = [[f"`{m.name}`", m.level, m.operator, m.place] for m in matrix.survivors]
+    yield _table(rows, ["mutant", "level", "operator", "place"])
     yield "### Right, and dearer\n"
-    rows = [[f"`{m.name}`", m.operator, _line(m.place), _line(m.worse)] for m in matrix.costly]
-    yield _table(["mutant", "operator", "place", "first"], rows) if rows else "None.\n"
+    rows = [[f"`{m.name}`", m.operator, m.place, m.worse] for m in matrix.costly]
+    yield _table(rows, ["mutant", "operator", "place", "first"])
     yield "### Equivalent\n"
     rows = [
-        [f"`{m.name}`", m.operator, _line(m.place), str(m.cases), m.equivalent]
+        [f"`{m.name}`", m.operator, m.place, m.cases, m.equivalent]
         for m in matrix.mutants
         if m.equivalent
     ]
-    yield _table(["mutant", "operator", "place", "cases", "why"], rows) if rows else "None.\n"
+    yield _table(rows, ["mutant", "operator", "place", "cases", "why"])
 
 
 def _mark(trial: Trial, check: str) -> str:
@@ -237,24 +239,18 @@ def _counted(mutants: Iterable[Mutant], name: str, key: Callable[[Mutant], str])
     rows = [
         [
             group,
-            str(len(some)),
-            str(sum(bool(m.check) and not m.crash for m in some)),
-            str(sum(m.crash for m in some)),
-            str(sum(not m.check and bool(m.worse) for m in some)),
-            str(sum(bool(m.equivalent) for m in some)),
-            str(sum(not m.check and not m.worse and not m.equivalent for m in some)),
+            len(some),
+            sum(bool(m.check) and not m.crash for m in some),
+            sum(m.crash for m in some),
+            sum(not m.check and bool(m.worse) for m in some),
+            sum(bool(m.equivalent) for m in some),
+            sum(not m.check and not m.worse and not m.equivalent for m in some),
         ]
         for group, some in sorted(groups.items())
     ]
     head = [name, "drawn", "by a check", "by a crash", "by comparison", "equivalent", "survived"]
-    return _table(head, rows)
+    return _table(rows, head)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def _line(text: str) -> str:
-    """Text as one cell of a table."""
-    return " ".join(text.split()).replace("|", "\\|")
+def _table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> str:
+    return (table(rows, head) if rows else "None.") + "\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from harness.judge import Record
 
 from . import digest
 from .digest import Cell, Group, Key
+from .markdown import block, cell, line, table
 from .plot import write_plot
 from .results import DEFAULT_FOLDER, Results, write_text
 from .table import LEGEND
@@ -39,7 +40,7 @@ def to_markdown(results: Results, plot: str | None = None) -> str:
         autoescape=False,  # Markdown: the filters below escape what could break it
     )
     environment.filters.update(
-        cell=_cell, line=_line, block=_block, statement=digest.statement, grid=_grid
+        block=block, cell=cell, grid=table, line=line, statement=digest.statement
     )
     hooks = digest.hook_names(results.records)
     return environment.get_template("summary.md.j2").render(
@@ -116,25 +117,3 @@ def _numbers(metrics: Mapping[str, float | int | str | None]) -> str:
         return f"{value:.4g}" if isinstance(value, float) else str(value)
 
     return ", ".join(f"{name} {words(value)}" for name, value in metrics.items())
-
-
-def _line(text: object) -> str:
-    """One line of text."""
-    return " ".join(str(text).split())
-
-
-def _cell(text: object) -> str:
-    """One line that may stand in a table cell."""
-    return _line("" if text is None else text).replace("|", "\\|")
-
-
-def _grid(rows: Iterable[Iterable[object]], head: Sequence[str]) -> str:
-    """A Markdown table."""
-    body = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(_cell(text) for text in row)} |" for row in body)
-
-
-def _block(text: object) -> str:
-    """An indented code block: shows any text as it is."""
-    lines = str(text).strip().splitlines() or ["no message"]
-    return "\n".join(f"    {line}".rstrip() for line in lines)

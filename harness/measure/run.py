@@ -253,8 +253,8 @@ def kept(trial: Trial, device: Device) -> tuple[Tensor | None, torch.device | No
         return None, None
     if not is_plain(trial.result):
         told = (
-            f"returned a {kind_of(trial.result)}, a subclass of torch.Tensor that may run code when "
-            f"it is read: return a plain torch.Tensor"
+            f"returned a {kind_of(trial.result)}, a subclass of torch.Tensor that may run code "
+            "when it is read: return a plain torch.Tensor"
         )
         trial.failure = Failure("NotPlainTensor", told, "", "", "run")
         return None, None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
 
+from reports.markdown import table
 from suites.bench.measuring import Figures
 from suites.bench.rows import Row
 
@@ -66,12 +67,8 @@ TABLES = pytest.StashKey[Tables]()
 def _cells(figures: Figures | str) -> list[str]:
     if isinstance(figures, Figures):
         return words(figures)
-    return [figures.replace("|", "\\|"), *[""] * (len(GIVEN) - 1)]
+    return [figures, *[""] * (len(GIVEN) - 1)]
 
 
-def _table(title: str, heads: Iterable[str], lines: list[list[str]]) -> str:
-    if not lines:
-        return ""
-    heads = list(heads)
-    whole = [heads, ["---"] * len(heads), *lines]
-    return f"## {title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in whole) + "\n"
+def _table(title: str, heads: Sequence[str], lines: list[list[str]]) -> str:
+    return f"## {title}\n\n{table(lines, heads)}\n" if lines else ""
