@@ -13,6 +13,10 @@ REVIEWED: tuple[KnownFailure, ...] = (
     KnownFailure("reference: * plan.Planner.*", _BORDERS),
     KnownFailure("reference: * tiles.cuts*", _BORDERS),
     KnownFailure(
+        "reference: swap hook.VAEHook.__init__(skip_zeros) *",
+        "an option of the hook: taps that meet nothing but padding are left out, for the same result",
+    ),
+    KnownFailure(
         "* scale *.normalise(h) *", "GroupNorm takes a scale of its input out again, but for eps"
     ),
 )
