@@ -14,7 +14,7 @@ REVIEWED: tuple[KnownFailure, ...] = (
     KnownFailure("reference: * tiles.cuts*", _BORDERS),
     KnownFailure(
         "reference: swap hook.VAEHook.__init__(skip_zeros) *",
-        "an option of the hook: taps that would meet only padding are left out, for the same result",
+        "an option of the hook: taps that would meet padding alone are left out, to the same end",
     ),
     KnownFailure(
         "* scale *.normalise(h) *", "GroupNorm takes a scale of its input out again, but for eps"
