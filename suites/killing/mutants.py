@@ -30,6 +30,8 @@ EXACT = (Mode.EXACT, Mode.QUADTREE)
 wrong estimate is as good as a right one."""
 DEAR = 30_000
 """Cost of a case above which no fault meets it: clips through Wan 2.2."""
+WAYS = 6
+"""What it takes, times a single call, to call a coder in every way of the field."""
 PIECE = 8
 """Faults, or cases, that share a process."""
 
@@ -83,12 +85,13 @@ def cases_for(target: Target, run: Run) -> list[Case]:
         if new:
             known |= new
             kept.append(case)
-    return kept
+    ways = {case for _, case in joined(run, run.subjects, kept).called_in_every_way}
+    return sorted(kept, key=lambda case: _early(case, WAYS if case in ways else 1))
 
 
-def _early(case: Case) -> tuple[Any, ...]:
-    """Most defects show where tiles must run."""
-    return case.mode is not Mode.EXACT, not case.must_tile, cost(case), case.id
+def _early(case: Case, times: int = 1) -> tuple[Any, ...]:
+    """Most defects show where tiles must run, and in a single call."""
+    return case.mode is not Mode.EXACT, not case.must_tile, cost(case) * times, case.id
 
 
 def _traits(case: Case) -> set[str]:

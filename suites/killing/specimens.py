@@ -26,11 +26,9 @@ from suites.killing.trial import (
 )
 
 REFERENCE = "reference"
-DEAR = 2200.0
-"""Cost of a case up to which sound hooks meet it anyway."""
 DEAREST = 7500.0
-"""Cost up to which they meet the cheapest case of a kind: clips of up to nine latent frames, and
-the probe of caches. All of them in all cases would take hours."""
+"""Cost of a case above which no sound hook meets it: clips of more than nine latent frames, and the
+probe of caches in a further mode."""
 TIERS = {check.name: str(check.tier) for check in CHECKS}
 
 
@@ -53,18 +51,19 @@ def tried(run: Run, name: str) -> Trial:
 
 
 def covering(cases: Iterable[Case]) -> list[Case]:
-    """Cases of a sound hook: all but the dear, and of those one of every kind.
+    """Cases of a sound hook: the cheapest of every kind.
 
-    So it meets every mode, scenario, probe and dtype that it claims, in every direction; what is
-    dear in the exact mode alone, where a hook has it.
+    So it meets every mode, scenario, probe and dtype that it claims, in every direction. Whatever
+    else there is, cheap cases aside, is for runs of its own.
     """
     kept, known = [], set[tuple[object, ...]]()
     for case in sorted(narrowed(cases), key=lambda case: case.mode is not Mode.EXACT):
         kinds = {
             (case.direction, case.scenario, case.mechanism, case.frames),
             (case.direction, case.scenario, case.dtype),
+            (case.direction, case.scenario, case.mode),
         }
-        if cost(case) <= DEAR or (cost(case) <= DEAREST and not kinds <= known):
+        if cost(case) <= DEAREST and not kinds <= known:
             kept.append(case)
             known |= kinds
     return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -48,6 +49,7 @@ def spread(
 
 
 def _do(work: Callable[[Job], Result], job: Job, told: Path) -> None:
+    gc.freeze()  # what was there before is not looked through at every collection
     draft = told.with_suffix(".draft")
     draft.write_bytes(pickle.dumps(work(job)))
     draft.replace(told)

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fixtures.specimens import Specimen
+from fixtures.vaes.building import model_class
 from harness.cases import Case, Scale
 from harness.checks.registry import CHECKS
+from harness.families import FAMILIES
 from harness.judge import Outcome, Record
 from harness.launch import load_subject
 from harness.matrix import cost
@@ -44,7 +46,12 @@ def reference() -> Profile:
 
 
 def prepared(profiles: Iterable[Profile], folder: Path, *, timeout: float = 60.0) -> Run:
-    """A run of these hooks over their default matrix. ``folder`` may hold baselines already."""
+    """A run of these hooks over their default matrix. ``folder`` may hold baselines already.
+
+    What takes seconds to import is imported here, so that processes forked later have it.
+    """
+    for facts in FAMILIES.values():
+        model_class(facts)
     options = RunOptions(scales=SCALES, timeout=timeout)
     named = [(profile.hook.name, profile) for profile in profiles]
     return Run.prepare(options, named, Fixtures(options), folder)
