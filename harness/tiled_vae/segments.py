@@ -59,7 +59,7 @@ def resting(program: Program, given: Collection[nn.Module], rest: bool) -> set[V
     """Values that have to be kept, the output included."""
     at_rest = {program.output}
     dirty = [False]
-    stops = any(needs_plane(step, given) for step in program.steps)
+    stops = any(isinstance(step, Norm) and needs_plane(step, given) for step in program.steps)
     for step in program.steps:
         spatial = needs_plane(step, given)
         looks = isinstance(step, Norm | Reshuffle) or not step.rows.local or not step.cols.local
