@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import register_pytree_node
 
 from harness.device import Device
 from harness.measure.failing import kind_of
@@ -31,8 +33,8 @@ class Access(NamedTuple):
 class CacheLog:
     """Who touches which slot of one cache list.
 
-    It belongs to whoever sends chunks: the list is handed to the hook, and nothing of it leads
-    here.
+    It belongs to whoever sends chunks: the list is handed to the hook, and has no attribute that
+    leads here.
     """
 
     def __init__(self) -> None:
@@ -50,6 +52,10 @@ class CacheLog:
                 self.listener(access)
 
 
+_LOGS: dict[int, CacheLog] = {}
+"""Of the lists that are watched, by their ids, as long as they live."""
+
+
 def watched_cache(slots: Iterable[Any], log: CacheLog) -> list[Any]:
     """A feature cache of which everything that is done to it is noted in ``log``.
 
@@ -57,71 +63,83 @@ def watched_cache(slots: Iterable[Any], log: CacheLog) -> list[Any]:
     and copies of it are plain lists. Where slots move (``pop``, ``insert``, ``sort``, ...), those
     count as written that hold something else than before, or are new or gone.
     """
-
-    def writing(name: str) -> Callable[..., Any]:
-        method = getattr(list, name)
-
-        @functools.wraps(method)
-        def change(cache: list[Any], *args: Any, **kwargs: Any) -> Any:
-            before = list.copy(cache)
-            try:
-                return method(cache, *args, **kwargs)
-            finally:
-                log.note(sorted(_changed(before, cache)), writes=True)
-
-        return change
-
-    class CacheList(list[Any]):
-        __slots__ = ()
-
-        def __getitem__(self, key: Any) -> Any:
-            found = super().__getitem__(key)
-            slots = range(len(self))[key]
-            log.note(slots if isinstance(slots, range) else (slots,), writes=False)
-            return found
-
-        def __setitem__(self, key: Any, value: Any) -> None:
-            before = list.copy(self)
-            super().__setitem__(key, value)
-            slots = range(len(before))[key]
-            aimed = set(slots if isinstance(slots, range) else (slots,))
-            log.note(sorted(aimed | _changed(before, self)), writes=True)
-
-        def __iter__(self) -> Iterator[Any]:
-            for slot, held in enumerate(super().__iter__()):
-                log.note((slot,), writes=False)
-                yield held
-
-        def copy(self) -> list[Any]:
-            return [*self]
-
-        __copy__ = copy
-
-        def __deepcopy__(self, memo: dict[int, Any]) -> list[Any]:
-            return copy.deepcopy([*self], memo)
-
-        def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
-            return list, ([*self],)
-
-    for name in _WRITING:
-        setattr(CacheList, name, writing(name))
-    return CacheList(slots)
+    cache = CacheList(slots)
+    _LOGS[id(cache)] = log
+    weakref.finalize(cache, _LOGS.pop, id(cache), None)
+    return cache
 
 
-_WRITING = (
-    "append",
-    "clear",
-    "extend",
-    "insert",
-    "pop",
-    "remove",
-    "reverse",
-    "sort",
-    "__delitem__",
-    "__iadd__",
-    "__imul__",
-)
-"""Methods of a list, beside assignment, that change it."""
+def _note(cache: list[Any], slots: Iterable[int], *, writes: bool) -> None:
+    log = _LOGS.get(id(cache))
+    if log is not None:
+        log.note(slots, writes=writes)
+
+
+def _writing(name: str) -> Callable[..., Any]:
+    """A method of a list that changes it, and notes what it has changed."""
+    method = getattr(list, name)
+
+    @functools.wraps(method)
+    def change(cache: list[Any], *args: Any, **kwargs: Any) -> Any:
+        before = list.copy(cache)
+        try:
+            return method(cache, *args, **kwargs)
+        finally:
+            _note(cache, sorted(_changed(before, cache)), writes=True)
+
+    return change
+
+
+class CacheList(list[Any]):
+    """A list that notes what is done to it, where it is watched."""
+
+    __slots__ = ("__weakref__",)
+
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        slots = range(len(self))[key]
+        _note(self, slots if isinstance(slots, range) else (slots,), writes=False)
+        return found
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        before = list.copy(self)
+        super().__setitem__(key, value)
+        slots = range(len(before))[key]
+        aimed = set(slots if isinstance(slots, range) else (slots,))
+        _note(self, sorted(aimed | _changed(before, self)), writes=True)
+
+    def __iter__(self) -> Iterator[Any]:
+        for slot, held in enumerate(super().__iter__()):
+            _note(self, (slot,), writes=False)
+            yield held
+
+    def copy(self) -> list[Any]:
+        """A plain list."""
+        return [*self]
+
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> list[Any]:
+        return copy.deepcopy([*self], memo)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        return list, ([*self],)
+
+    append = _writing("append")
+    clear = _writing("clear")
+    extend = _writing("extend")
+    insert = _writing("insert")
+    pop = _writing("pop")
+    remove = _writing("remove")
+    reverse = _writing("reverse")
+    sort = _writing("sort")
+    __delitem__ = _writing("__delitem__")
+    __iadd__ = _writing("__iadd__")
+    __imul__ = _writing("__imul__")
+
+
+# To torch's trees, which go by the exact type, it is the list that it stands for.
+register_pytree_node(CacheList, lambda cache: ([*cache], None), lambda held, _: list(held))
 
 
 def _changed(before: list[Any], after: list[Any]) -> set[int]:

@@ -34,10 +34,11 @@ def estimated(
     shape = Shape(small.shape[1], small.shape[2] if small.dim() == 5 else None, *small.shape[-2:])
     caches = Caches(None, 0, device)
     shapes = program.shapes(shape, caches.clock)
-    job = Job(program, shapes, device, device, ItemCaches(caches, 0, 1))
+    seen: dict[nn.Module, Moments] = {}
+    job = Job(program, shapes, device, device, ItemCaches(caches, 0, 1), seen=seen)
     job.planes[0] = Plane(shape, device, small.to(device))
     execute(job, segments(program, REST, ()), Layout(max(shape.height, shape.width)))
-    return {norm: moments for norm, moments in job.seen.items() if norm in norms}
+    return {norm: moments for norm, moments in seen.items() if norm in norms}
 
 
 def spatial_norms(program: Program, before_downsampling: bool) -> set[nn.Module]:

@@ -33,8 +33,8 @@ class Job:
     skip_zeros: bool = False
     given: Mapping[nn.Module, Moments] = field(default_factory=dict)
     """Statistics known beforehand, by norm."""
-    seen: dict[nn.Module, Moments] = field(default_factory=dict)
-    """Statistics that norms were given in this run."""
+    seen: dict[nn.Module, Moments] | None = None
+    """Statistics that norms were given in this run, where somebody wants to have them."""
     visit: Callable[[], None] = lambda: None
     """Called after each tile; may raise to stop."""
     lodging: float = 0
@@ -48,7 +48,8 @@ class Job:
         if module in self.given:
             return self.given[module]
         moments = self.planes[value].moments[int(module.num_groups)]  # type: ignore[arg-type]
-        self.seen[module] = moments
+        if self.seen is not None:
+            self.seen[module] = moments
         return moments
 
     def compute(self, step: Step, box: list[Tensor], rows: Span, cols: Span) -> Tensor:

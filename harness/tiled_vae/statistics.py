@@ -52,6 +52,8 @@ class Moments:
             mean = (means * shares).sum(-1)
             between = ((means - mean.unsqueeze(-1)).square() * shares).sum(-1)
             self.merged = mean, squares.sum(-1) / self.count + between
+            # From now on the plane is one tile: those that it was made of take room on the device.
+            self.parts = [(weights.sum(), mean, self.merged[1] * self.count)]
         return self.merged
 
     def by_channel(self, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,9 @@ import pickle
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves, tree_map
 
+from harness.measure import caches
 from harness.measure.caches import Access, CacheLog, Holds, materialised, sharing, watched_cache
 from suites.selftest.measure_fakes import hostile
 
@@ -162,3 +164,23 @@ def test_slots_share_memory_only_where_elements_meet():
     assert sharing([early, None, clip[:, :, 1:3]], {}) == {(0, 2)}
     assert sharing([early, "Rep"], {"input": clip}) == {(0, "input")}
     assert sharing([early.clone()], {"input": clip, "output": clip}) == frozenset()
+
+
+def test_to_trees_it_is_a_list_and_what_they_make_of_it_is_not_watched() -> None:
+    log = CacheLog()
+    cache = watched_cache([1, None, "Rep"], log)
+    assert tree_leaves({"cache": cache}) == tree_leaves({"cache": list(cache)})
+    made = tree_map(lambda held: held, cache)
+    log.accesses.clear()
+    made[0] = 2
+    type(cache)(cache)[0] = 2
+    assert type(made) is list
+    assert [access for access in log.accesses if access.writes] == []
+
+
+def test_log_of_a_list_goes_with_it() -> None:
+    cache = watched_cache([1], CacheLog())
+    known = id(cache)
+    assert known in caches._LOGS
+    del cache
+    assert known not in caches._LOGS
