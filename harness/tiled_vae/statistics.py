@@ -1,10 +1,12 @@
 """Mean and variance of groups of channels, merged over tiles that do not overlap.
 
-Count, mean and sum of squared deviations are merged (Chan, Golub and LeVeque, 1979): tiles of any
-size, in any order, give the statistics of the plane.
+Counts, means and variances are merged (Chan, Golub and LeVeque, 1979): tiles of any size, in any
+order, give the statistics of the plane.
 """
 
 from __future__ import annotations
+
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -16,44 +18,46 @@ class Moments:
     def __init__(self, groups: int) -> None:
         self.groups = groups
         self.count = 0
-        self.parts: list[tuple[Tensor, Tensor, Tensor]] = []
-        """Of each tile: count, mean and sum of squared deviations."""
+        self.parts: list[tuple[int, Tensor, Tensor]] = []
+        """Of each tile: count, mean and inverse standard deviation."""
         self.merged: tuple[Tensor, Tensor] | None = None
         self.spread: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def add(self, tile: Tensor) -> None:
         """Take in a tile."""
-        values = torch.unflatten(tile, 1, (self.groups, -1))
-        count = values[0, 0].numel()
+        count = tile.numel() // (tile.shape[0] * self.groups)
         if count == 0:
             return
         self.merged = None
         self.spread.clear()
         self.count += count
-        weight = torch.full((), count, dtype=exact(tile.device), device=tile.device)
-        if values.dtype not in (torch.float16, torch.bfloat16):
-            self.parts.append((weight, *centred(values)))
+        if tile.dtype not in (torch.float16, torch.bfloat16):
+            self.parts.append((count, *measured(tile, self.groups)))
             return
         # Statistics of half precision are those of float32 copies: of a few groups at a time.
-        some = torch.split(values, max(self.groups // 8, 1), dim=1)
-        mean, squares = zip(*(centred(piece.float()) for piece in some), strict=True)
-        self.parts.append((weight, torch.cat(mean, dim=1), torch.cat(squares, dim=1)))
+        each = tile.shape[1] // self.groups
+        pieces = torch.split(tile, max(self.groups // 8, 1) * each, dim=1)
+        means, inverses = zip(
+            *(measured(piece.float(), piece.shape[1] // each) for piece in pieces), strict=True
+        )
+        self.parts.append((count, torch.cat(means, dim=1), torch.cat(inverses, dim=1)))
 
     def summary(self) -> tuple[Tensor, Tensor]:
         """Mean and variance, each ``N groups``."""
         if not self.parts:
             raise RuntimeError("statistics were asked for before any tile was seen")
         if self.merged is None:
-            weights, means, squares = (
-                torch.stack(each, dim=-1).to(exact(each[0].device))
-                for each in zip(*self.parts, strict=True)
-            )
-            shares = weights / self.count
-            mean = (means * shares).sum(-1)
-            between = ((means - mean.unsqueeze(-1)).square() * shares).sum(-1)
-            self.merged = mean, squares.sum(-1) / self.count + between
+            counts, *parts = zip(*self.parts, strict=True)
+            device = parts[0][0].device
+            means, inverses = (torch.stack(part, dim=-1).to(exact(device)) for part in parts)
+            # Made on the device, in a few runs of equal tiles: nothing is copied to it.
+            runs = [(count, len(list(run))) for count, run in groupby(counts)]
+            weights = torch.cat([means.new_full((n,), count) for count, n in runs])
+            mean = (means * weights).sum(-1) / self.count
+            spread = inverses.pow(-2) + (means - mean.unsqueeze(-1)).square()
+            self.merged = mean, (spread * weights).sum(-1) / self.count
             # From now on the plane is one tile: those that it was made of take room on the device.
-            self.parts = [(weights.sum(), mean, self.merged[1] * self.count)]
+            self.parts = [(self.count, mean, self.merged[1].rsqrt())]
         return self.merged
 
     def by_channel(self, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -71,12 +75,15 @@ def exact(device: torch.device) -> torch.dtype:
     return torch.float64 if device.type != "mps" else torch.float32
 
 
-def centred(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and sum of squared deviations of each group of ``N groups C h w``.
+def measured(tile: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Mean and inverse standard deviation of each group of ``N C h w``, each ``N groups``.
 
-    In two passes, which on a CPU take a fraction of the time of ``torch.var_mean``.
+    They come with a normalised tile that nobody needs: on a CPU in a fraction of the time that
+    ``torch.var_mean`` takes, and in one call.
     """
-    dims = tuple(range(2, values.dim()))
-    mean = values.mean(dim=dims, keepdim=True)
-    squares = (values - mean).square_().sum(dim=dims)
-    return mean.flatten(1), squares
+    batch, channels = tile.shape[:2]
+    # Where channels lie innermost the kernel subtracts large squares from one another.
+    tile = tile if tile.is_contiguous() else tile.contiguous()
+    size = tile.numel() // (batch * channels)
+    _, mean, inverse = torch.native_group_norm(tile, None, None, batch, channels, size, groups, 0.0)
+    return mean, inverse

@@ -63,16 +63,29 @@ def test_what_is_ready_what_is_demanded_and_what_is_kept_agree(window, size):
         )
 
 
-def test_merged_moments_are_those_of_the_plane():
-    plane = torch.randn(2, 6, 17, 23, dtype=torch.float64) * 3 + 100
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_merged_moments_are_those_of_the_plane(dtype, layout):
+    plane = torch.randn(2, 34, 17, 23, dtype=torch.float64) * 3 + 100
     plane[:, :, 5:] += 7
-    moments = Moments(3)
+    plane = plane.to(dtype)
+    moments = Moments(17)
     for rows, cols in grid(17, 23, 5):
-        moments.add(plane[..., slice(*rows), slice(*cols)])
+        moments.add(plane[..., slice(*rows), slice(*cols)].contiguous(memory_format=layout))
     mean, variance = moments.summary()
-    groups = plane.reshape(2, 3, -1)
-    assert torch.allclose(mean, groups.mean(-1))
-    assert torch.allclose(variance, groups.var(-1, correction=0))
+    groups = plane.double().reshape(2, 17, -1)
+    close = {"rtol": 1e-6, "atol": 0} if dtype != torch.float64 else {}
+    torch.testing.assert_close(mean, groups.mean(-1), **close)
+    torch.testing.assert_close(variance, groups.var(-1, correction=0), **close)
+
+
+def test_moments_of_one_value_are_that_value():
+    moments = Moments(2)
+    for size in (5, 5, 3):
+        moments.add(torch.full((1, 4, size, size), 7.0))
+        mean, variance = moments.summary()
+    assert mean.tolist() == [[7.0, 7.0]]
+    assert variance.tolist() == [[0.0, 0.0]]
 
 
 def test_moments_of_nothing_are_an_error():
