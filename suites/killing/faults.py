@@ -323,13 +323,14 @@ def value_faults(
     """So many distinct faults of each level, every one with a place that was seen at work.
 
     A function is drawn first, then a value of it, an operator and the calls on which it acts: small
-    functions are as likely to be hit as large ones.
+    functions are as likely to be hit as large ones. Where values of several kinds were seen at one
+    place, an operator that several of them have is one fault.
     """
     chance = random.Random(seed)
     found: list[ValueFault] = []
     for level, wanted in counts.items():
         by_function: dict[str, list[Site]] = {}
-        for site in sorted(seen.sites, key=str):
+        for site in sorted(seen.sites, key=lambda site: (str(site), site.kind)):
             if target.level(site.function) == level:
                 by_function.setdefault(site.function, []).append(site)
         known: set[tuple[Any, ...]] = set()
@@ -344,7 +345,7 @@ def value_faults(
             if operator == "stale" and times not in ("later", "once"):
                 continue  # nothing has gone by before
             which = {"once": chance.randint(2, min(several, default=2)), "later": 2}.get(times, 1)
-            if (key := (site, operator, times)) not in known:
+            if (key := (str(site), operator, times)) not in known:
                 known.add(key)
                 found.append(ValueFault(target, site, operator, times, which))
     return found

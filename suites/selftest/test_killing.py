@@ -113,6 +113,18 @@ def test_same_seed_draws_the_same_faults_and_another_seed_others(target: Target)
     assert set(drawn(1)) != set(drawn(2))
 
 
+def test_draw_does_not_depend_on_the_order_in_which_places_were_seen(target: Target) -> None:
+    shown = seen(target)
+    counts = dict.fromkeys(("tile", "halo", "statistics", "merge"), 30)
+
+    def drawn(sites: list[Site]) -> list[tuple[Site, str, str]]:
+        found = value_faults(target, Seen(sites, shown.calls), 1, counts)
+        return [(fault.site, fault.operator, fault.times) for fault in found]
+
+    places = sorted(shown.sites, key=str)  # those that take values of two kinds in any order
+    assert drawn(places) == drawn(places[::-1])
+
+
 def test_wrong_line_runs_in_the_copy_alone(target: Target) -> None:
     def whole(copy: Copy) -> list[Any]:
         return list(copy.modules()["resting"].grid(8, 8, 4, 4))
