@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from harness.checks.finding import Finding, Grade, Status, Tier
-from harness.checks.parity import LIKENESS, is_exact
+from harness.checks.parity import LIKENESS
 from harness.checks.speaking import Speaker, promised
 from harness.checks.wording import number
 from harness.measure.caches import Holds
 from harness.measure.clip import ChunkSeen, ClipObserved, SlotSeen, Way
+from harness.measure.distance import is_exact
 from harness.mechanisms import EXPLANATION
 
 _SLOTS = Speaker("cache_slots", Tier.ADVANCED)

@@ -10,11 +10,11 @@ from torch import Tensor
 from harness.cases import Direction
 from harness.checks.caches import lone
 from harness.checks.finding import Finding, Grade, Tier
-from harness.checks.parity import FLOOR_RATIO, LIKENESS, grade_of, is_exact
-from harness.checks.speaking import Metrics, Speaker, distance_of, incomparable, promised
+from harness.checks.parity import LIKENESS, grade_of
+from harness.checks.speaking import Metrics, Speaker, incomparable, promised
 from harness.checks.wording import number, shape
 from harness.measure.clip import ClipObserved, Way
-from harness.measure.distance import correlation, lifted
+from harness.measure.distance import FLOOR_RATIO, correlation, distance_of, is_exact, lifted
 from harness.measure.observation import Noise, Observation
 
 _COMPLETES = Speaker("clip_completes", Tier.ADVANCED)
@@ -133,7 +133,7 @@ def runs(observed: ClipObserved) -> Iterator[tuple[str, Observation]]:
                 output=way.output,
                 failure=way.failure,
                 returned="no tensors that fit together",
-                memo={},
+                memo={} if way.distance is None else {"distance": way.distance},
             )
         yield way.convention, observed.memo[key]
 

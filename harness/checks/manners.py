@@ -7,8 +7,9 @@ import re
 from harness.checks.contract import breaks_contract, innermost
 from harness.checks.finding import Finding, Grade, Tier
 from harness.checks.parity import grade_of
-from harness.checks.speaking import Speaker, distance_of, incomparable
+from harness.checks.speaking import Speaker, incomparable
 from harness.checks.wording import mebibytes, number, shape
+from harness.measure.distance import distance_of
 from harness.measure.observation import Failure, Observation
 
 _LIVE = Speaker("live_bytes", Tier.RECOMMENDED)

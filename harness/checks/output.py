@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from harness.checks.finding import Finding, Tier
-from harness.checks.speaking import Speaker, distance_of, incomparable, no_output
+from harness.checks.speaking import Speaker, incomparable, no_output
 from harness.checks.wording import shape
-from harness.measure.distance import in_words
+from harness.measure.distance import distance_of, in_words
 from harness.measure.observation import Observation
 
 _SHAPE = Speaker("output_shape", Tier.MINIMUM)

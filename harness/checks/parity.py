@@ -6,26 +6,24 @@ import math
 
 from harness.cases import Direction
 from harness.checks.finding import Finding, Grade, Tier
-from harness.checks.speaking import (
-    Metrics,
-    Speaker,
-    distance_of,
-    incomparable,
-    promised,
-    seams_of,
-)
+from harness.checks.speaking import Metrics, Speaker, incomparable, promised, seams_of
 from harness.checks.wording import number
-from harness.measure.distance import Distance, Part, correlation, in_words
-from harness.measure.observation import Noise, Observation
+from harness.measure.distance import (
+    FLOOR_RATIO,
+    WORST_RATIO,
+    Distance,
+    Part,
+    correlation,
+    distance_of,
+    in_words,
+    is_exact,
+)
+from harness.measure.observation import Observation
 from harness.measure.planes import halves, planes
 
 _PARITY = Speaker("parity", Tier.RECOMMENDED)
 _BATCH = Speaker("batch_items", Tier.RECOMMENDED)
 
-FLOOR_RATIO = 2.0
-"""An exact result is as right as the VAE: another order of additions costs no more than that."""
-WORST_RATIO = 8.0
-"""Likewise for the worst element: of a million normal errors, the worst is 5 times the rms."""
 CLOSE_PSNR = 40.0
 """dB; above it a difference without structure is not seen."""
 LIKENESS = 0.25
@@ -33,11 +31,6 @@ LIKENESS = 0.25
 seeded nets, in which attention and statistics differ most, come down to 0.51."""
 _MISSING = 4
 """Pixels that are zero in every channel: fewer might be chance."""
-
-
-def is_exact(error: Noise, floor: Noise) -> bool:
-    """Whether an error is within the noise of the VAE itself."""
-    return error.rms <= FLOOR_RATIO * floor.rms and error.worst <= WORST_RATIO * floor.worst
 
 
 def grade_of(observation: Observation) -> Grade:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from harness.checks.finding import Finding, Grade, Tier
-from harness.checks.speaking import Metrics, Speaker, distance_of, incomparable, promised, seams_of
+from harness.checks.speaking import Metrics, Speaker, incomparable, promised, seams_of
+from harness.measure.distance import distance_of
 from harness.measure.observation import Observation
 
 _SEAMS = Speaker("seams", Tier.RECOMMENDED)

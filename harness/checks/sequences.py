@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from harness.checks.finding import Finding, Tier
-from harness.checks.parity import FLOOR_RATIO, LIKENESS, WORST_RATIO, is_exact
+from harness.checks.parity import LIKENESS
 from harness.checks.speaking import Metrics, Speaker
 from harness.checks.tiles import may_run_untiled
 from harness.checks.wording import number
+from harness.measure.distance import FLOOR_RATIO, WORST_RATIO, is_exact
 from harness.measure.observation import Observed
 from harness.measure.player import Step
 from harness.measure.sequences import SequenceObserved

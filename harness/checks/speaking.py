@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from harness.cases import Scenario
 from harness.checks.finding import NOT_JUDGED, Finding, Grade, Status, Tier
 from harness.checks.wording import deviation, shape
-from harness.measure.distance import Distance, distance
 from harness.measure.observation import Observation, Observed
 from harness.measure.seams import Seams, find_seams
 
@@ -79,17 +78,6 @@ def incomparable(observation: Observation) -> str | None:
     if not bool(observation.baseline.output.isfinite().all()):
         return "the untiled result itself is not finite"
     return None
-
-
-def distance_of(observation: Observation) -> Distance:
-    """Distance of a comparable output, measured once for all checks."""
-    found = observation.memo.get("distance")
-    if not isinstance(found, Distance):
-        assert observation.output is not None
-        direction = observation.case.direction
-        found = distance(observation.output, observation.baseline, direction)
-        observation.memo["distance"] = found
-    return found
 
 
 def seams_of(observation: Observation) -> Seams:

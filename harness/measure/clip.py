@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from harness.device import Device, open_device
+from harness.measure.distance import Distance, distance
+from harness.measure.draws import in_doubt, is_doubtful
 from harness.measure.observation import (
     Baseline,
     Chunked,
     Convention,
     Failure,
     LayoutVAE,
+    Noise,
     Observation,
     Observed,
     coder_of,
@@ -25,7 +28,7 @@ from harness.measure.placing import placed
 from harness.measure.run import attempt, observe
 from harness.measure.stage import Stage
 from harness.measure.streams import Stream
-from harness.measure.tracks import ChunkSeen, SlotSeen, Track, follow, joined
+from harness.measure.tracks import ChunkSeen, SlotSeen, Track, drawn, follow, joined
 
 __all__ = ["ChunkSeen", "ClipObserved", "SlotSeen", "Way", "observe_clip"]
 
@@ -51,6 +54,8 @@ class Way:
     """The hook's; ``None`` where it raised or returned no tensors."""
     borders: tuple[int, ...]
     """Frames of the output with which a chunk begins, but for the first."""
+    distance: Distance | None = None
+    """Of the output, where it can be compared."""
     failure: Failure | None = None
     beyond_repair: tuple[str, ...] = ()
     """What the hook has left in the VAE that could not be undone."""
@@ -83,6 +88,8 @@ def observe_clip(stage: Stage) -> ClipObserved:
         stage.device,
         seconds=stage.seconds,
     )
+    if not whole.beyond_repair and in_doubt(whole):
+        whole = replace(whole, baseline=bench.noisiest(case), memo={})
     hung = whole.failure is not None and whole.failure.hung
     ways = () if hung or getattr(stage.hook, "kind", "forward") != "forward" else _ways(stage)
     failures = (way.failure for way in ways if way.failure is not None)
@@ -108,8 +115,7 @@ def _ways(stage: Stage) -> tuple[Way, ...]:
             with torch.no_grad(), open_device(case.device) as device, placed(view, device):
                 track = follow(view, twin, case.direction, alike[0][1], x, device)
                 for name, chunked in alike[: None if case.frames <= SHORT else 1]:
-                    given = view.coder_input(case.direction, device.put(x))
-                    way = _way(stage, view, label + name, chunked, given, track, device)
+                    way = _way(stage, view, label + name, chunked, x, track, device)
                     ways.append(replace(way, own=name == alike[0][0]))
                     if way.failure is not None and way.failure.hung:
                         return tuple(ways)  # each further way would wait as long
@@ -131,11 +137,12 @@ def _way(
     view: LayoutVAE,
     name: str,
     chunked: Chunked,
-    given: Tensor,
+    x: Tensor,
     track: Track,
     device: Device,
 ) -> Way:
-    coder = coder_of(view, stage.case.direction)
+    direction = stage.case.direction
+    coder, given = coder_of(view, direction), view.coder_input(direction, device.put(x))
     stream = Stream(coder, chunked, given, device, track.untiled)
     gc.freeze()  # what was there before the clip need not be searched for cycles after each chunk
     try:
@@ -145,13 +152,36 @@ def _way(
     finally:
         gc.unfreeze()
     came = tuple(stream.sent)
-    return Way(
-        convention=name,
-        own=False,
-        chunks=tuple(track.beside(sent) for sent in came),
-        baseline=track.baseline(),
-        output=None if trial.failure is not None else joined(came),
-        borders=track.borders,
-        failure=trial.failure,
-        beyond_repair=trial.beyond_repair,
-    )
+    output = None if trial.failure is not None else joined(came)
+
+    def beside(track: Track) -> Way:
+        base = track.baseline()
+        seen = None
+        if output is not None and output.shape == base.output.shape:
+            seen = distance(output, base, direction)
+        return Way(
+            convention=name,
+            own=False,
+            chunks=tuple(track.beside(sent) for sent in came),
+            baseline=base,
+            output=output,
+            borders=track.borders,
+            distance=seen,
+            failure=trial.failure,
+            beyond_repair=trial.beyond_repair,
+        )
+
+    way = beside(track)
+    if stage.promise.by_noise and not way.beyond_repair and is_doubtful(_measured(way)):
+        way = beside(drawn(track, view, direction, chunked, x, device))
+    return way
+
+
+def _measured(way: Way) -> Iterator[tuple[Noise, Noise]]:
+    """Errors and floors of all slots and frames."""
+    for slot in chain.from_iterable(chunk.slots for chunk in way.chunks):
+        if slot.error is not None and slot.floor is not None:
+            yield slot.error, slot.floor
+    if way.distance is not None:
+        yield way.distance.error, way.distance.floor
+        yield from ((part.error, part.floor) for part in way.distance.frames)

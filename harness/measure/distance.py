@@ -12,9 +12,13 @@ import torch
 from torch import Tensor
 
 from harness.cases import Case, Direction
-from harness.measure.observation import Baseline, Noise
+from harness.measure.observation import Baseline, Noise, Observation
 from harness.measure.planes import halves, level_sizes, output_tile, planes, spans
 
+FLOOR_RATIO = 2.0
+"""An exact result is as right as the VAE: another order of additions costs no more than that."""
+WORST_RATIO = 8.0
+"""Likewise for the worst element: of a million normal errors, the worst is 5 times the rms."""
 FLATNESS = 1e-6
 """Spread, as a share of the values or of the truth's spread, below which all is a constant."""
 
@@ -146,6 +150,17 @@ def distance(output: Tensor, baseline: Baseline, direction: Direction) -> Distan
     )
 
 
+def distance_of(observation: Observation) -> Distance:
+    """Distance of a comparable output, measured once for all that look at it."""
+    found = observation.memo.get("distance")
+    if not isinstance(found, Distance):
+        assert observation.output is not None
+        direction = observation.case.direction
+        found = distance(observation.output, observation.baseline, direction)
+        observation.memo["distance"] = found
+    return found
+
+
 class _Measured:
     """Planes of a result beside those of the untiled one and of the truth."""
 
@@ -237,6 +252,11 @@ class _Measured:
 def _levels(picture: Tensor) -> Tensor:
     """Levels 0 to 255 of a picture in -1 to 1; NaN becomes 0, as an image writer makes it."""
     return ((picture + 1) * 127.5).clamp_(0, 255).round_().nan_to_num_(0.0)
+
+
+def is_exact(error: Noise, floor: Noise) -> bool:
+    """Whether an error is within the noise of the VAE itself."""
+    return error.rms <= FLOOR_RATIO * floor.rms and error.worst <= WORST_RATIO * floor.worst
 
 
 def lifted(floor: Noise, *, dtype: torch.dtype, rms: float, largest: float) -> Noise:

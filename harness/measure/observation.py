@@ -120,6 +120,11 @@ class Promise:
     cache: str = "none"
     kind: str = "forward"
 
+    @property
+    def by_noise(self) -> bool:
+        """Whether the noise of the VAE bounds the error: of `lossless`, that of moments."""
+        return self.grade in ("exact", "lossless")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:

@@ -10,20 +10,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from harness.cases import Case
+from harness.device import open_device
 from harness.device.meter import largest_plane
 from harness.measure.distance import correlation, floor_of, noise
+from harness.measure.draws import is_doubtful, noisiest
 from harness.measure.failing import Interrupted, failure_of, limited, returned_kind
 from harness.measure.observation import Chunked, Failure, LayoutVAE, Noise, coder_of
+from harness.measure.placing import placed
 from harness.measure.run import is_plain
 from harness.measure.stage import Stage
 from harness.measure.streams import Sent, Stream
-from harness.measure.tracks import follow, joined
+from harness.measure.tracks import drawn, follow, joined
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,12 @@ class Right:
     """What the hook itself gives with no call before, where it promises less than exact."""
     mixed: bool = False
     """Whether that depends on inexact chunks before it, so that a likeness must do."""
+    noisiest: Callable[[], Tensor] | None = None
+    """The noisiest of several draws of ``untiled``, for a result that misses the floor. To be
+    called with the hook off and the view on the plain CPU."""
 
-    def step(self, name: str, returned: str, output: Tensor | None) -> Step:
-        """Hold a result against this one."""
+    def step(self, name: str, returned: str, output: Tensor | None, *, again: bool = True) -> Step:
+        """Hold a result against this one; ``again`` where one draw of the noise does not do."""
         against = "untiled and float64" if self.alone is None else "the hook's own, by itself"
         step = Step(
             name=name,
@@ -73,9 +80,10 @@ class Right:
             return step
         alone = self.truth if self.alone is None else self.alone
         right = alone.double() if alone.shape == self.truth.shape else self.truth
-        return replace(
-            step, error=noise(output, right), correlation=correlation(output, self.truth)
-        )
+        error, floor = noise(output, right), step.floor
+        if again and self.noisiest is not None and is_doubtful([(error, floor)]):
+            floor = floor_of(self.noisiest(), self.truth)
+        return replace(step, error=error, floor=floor, correlation=correlation(output, self.truth))
 
 
 @dataclass(frozen=True)
@@ -135,9 +143,14 @@ class Player:
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """All calls that came back, held against the right results."""
+        """All calls that came back, held against the right results.
+
+        To be read when the view is off the device.
+        """
+        again = not self.beyond_repair
         return tuple(
-            right.step(name, returned, output) for name, returned, output, right in self.taken
+            right.step(name, returned, output, again=again)
+            for name, returned, output, right in self.taken
         )
 
     def hooked(self, act: Callable[[Any], Any], case: Case | None = None) -> Any:
@@ -210,9 +223,21 @@ class Player:
             track = follow(self.view, self.twin, case.direction, chunked, x, device)
         area = math.prod(largest_plane(reading.convolutions))
         self.untiled_plane = max(self.untiled_plane, area)
-        pairs = zip(track.untiled, track.truth, strict=True)
-        loose = mixed and not self.exact
-        right = [Right(_all(untiled), _all(truth), mixed=loose) for untiled, truth in pairs]
+
+        @cache
+        def draws() -> tuple[tuple[Sent, ...], ...]:
+            with open_device(case.device) as anew, placed(self.view, anew):
+                return drawn(track, self.view, case.direction, chunked, x, anew).draws
+
+        def right_of(untiled: Sent, truth: Sent) -> Right:
+            first, known = _all(untiled), _all(truth)
+
+            def noisier() -> Tensor:
+                return noisiest([first, *(_all(draw[truth.number]) for draw in draws())], known)
+
+            return Right(first, known, mixed=mixed and not self.exact, noisiest=noisier)
+
+        right = [right_of(*pair) for pair in zip(track.untiled, track.truth, strict=True)]
         given = self.view.coder_input(case.direction, device.put(x))
         clip = Clip(case, name, chunked, given, tuple(right))
         if self.exact or mixed:

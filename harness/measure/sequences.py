@@ -18,6 +18,7 @@ from harness.cases import Case, Scenario
 from harness.device import open_device
 from harness.device.meter import largest_plane
 from harness.measure.baseline import measure_baseline, measure_truth
+from harness.measure.draws import draw_untiled, noisiest
 from harness.measure.observation import Baseline, Observed, Promise
 from harness.measure.placing import placed
 from harness.measure.player import (
@@ -30,7 +31,7 @@ from harness.measure.player import (
     Step,
     Stopped,
 )
-from harness.measure.stage import Stage
+from harness.measure.stage import Bench, Stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,18 +109,28 @@ def _calls(stage: Stage, sequence: Sequence) -> list[Call]:
     bench, calls = stage.bench, []
     for case in sequence.cases(stage.case):
         case = replace(case, scenario=None)
-        calls.append(_call(case, bench.make_input(case), bench.baseline(case)))
+        noisier = partial(_noisier, bench, case)
+        calls.append(_call(case, bench.make_input(case), bench.baseline(case), noisier))
     if sequence.mirrored:
         case, x = calls[0].case, calls[0].x.flip(-1)
         truth = measure_truth(case, bench.twin(case), x, open_device(case.device))
         base = measure_baseline(case, bench.view(case), truth, x, open_device(case.device))
-        calls.append(_call(case, x, base))
+
+        def mirrored() -> Tensor:
+            drawn = draw_untiled(case, bench.view(case), x, open_device(case.device))
+            return noisiest([base.output, *drawn], truth)
+
+        calls.append(_call(case, x, base, mirrored))
     return calls
 
 
-def _call(case: Case, x: Tensor, base: Baseline) -> Call:
+def _noisier(bench: Bench, case: Case) -> Tensor:
+    return bench.noisiest(case).output
+
+
+def _call(case: Case, x: Tensor, base: Baseline, noisier: Callable[[], Tensor]) -> Call:
     plane = largest_plane(base.reading.convolutions)
-    return Call(case, x, Right(base.output, base.truth), math.prod(plane))
+    return Call(case, x, Right(base.output, base.truth, noisiest=noisier), math.prod(plane))
 
 
 # Whole VAEs --------------------------------------------------------------------------------------

@@ -41,6 +41,10 @@ class Bench(Protocol):
         """The untiled result of a case, of another one than that of the scenario as well."""
         ...
 
+    def noisiest(self, case: Case) -> Baseline:
+        """The same with the noisiest of several draws: for results that miss the floor."""
+        ...
+
 
 @dataclass(frozen=True)
 class Stage:

@@ -44,9 +44,14 @@ class BaselineStore:
         self._patience = patience
         self._recent: OrderedDict[str, Baseline] = OrderedDict()
 
-    def get(self, case: Case, compute: Callable[[], Baseline]) -> Baseline:
-        """The baseline of a case; ``compute`` is called only where no process has it yet."""
-        key = self._key(case.baseline_id)
+    def get(
+        self, case: Case, compute: Callable[[], Baseline], *, noisiest: bool = False
+    ) -> Baseline:
+        """The baseline of a case; ``compute`` is called only where no process has it yet.
+
+        ``noisiest`` is another one, of several draws.
+        """
+        key = self._key(f"noisiest of {case.baseline_id}" if noisiest else case.baseline_id)
         baseline = self._recent.pop(key, None)
         if baseline is None:
             baseline = _restored(self._shared(key, lambda: _plain(compute())))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -17,6 +17,7 @@ from harness.device import Device
 from harness.device.meter import Reading
 from harness.measure.caches import Access, CacheLog, Holds, Slot
 from harness.measure.distance import correlation, floor_of, noise
+from harness.measure.draws import DRAWS, moved, noisiest
 from harness.measure.observation import Baseline, Chunked, LayoutVAE, Noise, coder_of
 from harness.measure.streams import Sent, Stream
 
@@ -78,17 +79,21 @@ class Track:
     """A clip, untiled and in float64."""
 
     untiled: tuple[Sent, ...]
+    """Chunk by chunk, as all of these."""
     truth: tuple[Sent, ...]
     names: Mapping[int, str]
     """Module path of the causal convolution behind each slot."""
     looking_back: frozenset[str]
     """Those of them that look at frames before the present one."""
+    draws: tuple[tuple[Sent, ...], ...] = ()
+    """Further draws of the untiled noise, which the floors then are the largest of."""
 
     def beside(self, ours: Sent) -> ChunkSeen:
         """Hold a chunk against the same chunk untiled, and its slots against the truth."""
         untiled, truth = self.untiled[ours.number], self.truth[ours.number]
         nothing = Slot(Holds.NOTHING)
-        slots = zip_longest(ours.slots, untiled.slots, truth.slots, fillvalue=nothing)
+        further = (sent[ours.number].slots for sent in self.draws)
+        slots = zip_longest(ours.slots, untiled.slots, truth.slots, *further, fillvalue=nothing)
         written = _writes(ours), _writes(untiled)
         seen = tuple(
             SlotSeen(
@@ -100,9 +105,9 @@ class Track:
                 writes=(written[0][number], written[1][number]),
                 looks_back=self.names.get(number) in self.looking_back,
                 on_device=mine.device is not None and mine.device.type != "cpu",
-                **_distances(mine, bare, right),
+                **_distances(mine, bare, right, more),
             )
-            for number, (mine, bare, right) in enumerate(slots)
+            for number, (mine, bare, right, *more) in enumerate(slots)
         )
         return ChunkSeen(
             number=ours.number,
@@ -131,9 +136,11 @@ class Track:
 
     def baseline(self) -> Baseline:
         """The output of the bare coder, as the baseline of a case has it; without its costs."""
-        output, truth = joined(self.untiled), joined(self.truth)
-        assert output is not None
+        first, truth = joined(self.untiled), joined(self.truth)
+        assert first is not None
         assert truth is not None
+        further = [more for draw in self.draws if (more := joined(draw)) is not None]
+        output = noisiest([first, *further], truth) if further else first
         return Baseline(output, truth, noise(output, truth), Reading(), 0, 0)
 
 
@@ -173,6 +180,26 @@ def follow(
         if isinstance(part, nn.Conv3d) and bool(part.weight[:, :, :-1].any())
     )
     return Track(untiled, tuple(truth.sent), names, looking_back)
+
+
+def drawn(
+    track: Track,
+    view: LayoutVAE,
+    direction: Direction,
+    chunked: Chunked,
+    x: Tensor,
+    device: Device,
+) -> Track:
+    """The track with further draws of the untiled noise, for results that miss its floors.
+
+    The rest as for ``follow``.
+    """
+    coder, draws = coder_of(view, direction), []
+    with torch.no_grad():
+        for number in range(DRAWS):
+            given = view.coder_input(direction, device.put(moved(x, number)))
+            draws.append(Stream(coder, chunked, given, device).run())
+    return replace(track, draws=tuple(draws))
 
 
 @contextmanager
@@ -223,14 +250,16 @@ def _writes(sent: Sent) -> Counter[int]:
     return Counter(a.slot for a in sent.accesses if a.writes and a.chunk is not None)
 
 
-def _distances(ours: Slot, untiled: Slot, truth: Slot) -> dict[str, Any]:
+def _distances(ours: Slot, untiled: Slot, truth: Slot, draws: Sequence[Slot]) -> dict[str, Any]:
     """Of the hook's frames from float64, and of the untiled ones; nothing where shapes differ."""
     if ours.frames is None or untiled.frames is None or truth.frames is None:
         return {}
     if ours.told != untiled.told:
         return {}
+    further = [slot.frames for slot in draws if slot.frames is not None]
+    bare = noisiest([untiled.frames, *further], truth.frames) if further else untiled.frames
     return {
         "error": noise(ours.frames, truth.frames),
-        "floor": floor_of(untiled.frames, truth.frames),
+        "floor": floor_of(bare, truth.frames),
         "correlation": correlation(ours.frames, truth.frames),
     }

@@ -20,6 +20,8 @@ from harness.device import open_device
 from harness.families import Family
 from harness.measure.baseline import measure_baseline, measure_truth
 from harness.measure.clip import ClipObserved
+from harness.measure.distance import noise
+from harness.measure.draws import draw_untiled, in_doubt, noisiest
 from harness.measure.failing import stuck_at, watched
 from harness.measure.memory import limited_memory
 from harness.measure.observation import (
@@ -169,6 +171,8 @@ class Workbench:
             )
         if observation.beyond_repair:
             self._vaes.pop(_key(case))
+        if in_doubt(observation):
+            observation = replace(observation, baseline=self.noisiest(case), memo={})
         hung = observation.failure is not None and observation.failure.hung
         ways = None
         if every_way and not hung:
@@ -228,6 +232,17 @@ class Workbench:
             return measure_baseline(case, self.view(case), known, x, device)
 
         return self._store.get(case, baseline)
+
+    def noisiest(self, case: Case) -> Baseline:
+        """The baseline of a case with the noisiest of several draws for the untiled result."""
+
+        def compute() -> Baseline:
+            first, x = self.baseline(case), self.make_input(case)
+            drawn = draw_untiled(case, self.view(case), x, open_device(case.device))
+            output = noisiest([first.output, *drawn], first.truth)
+            return replace(first, output=output, floor=noise(output, first.truth))
+
+        return self._store.get(case, compute, noisiest=True)
 
     def view(self, case: Case) -> LayoutVAE:
         """The VAE of a case in its layout, on the plain CPU."""

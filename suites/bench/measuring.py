@@ -17,10 +17,9 @@ from fixtures.layouts import view
 from fixtures.vaes.building import unseeded
 from harness.cases import Case, Direction, Layout
 from harness.checks.parity import grade_of
-from harness.checks.speaking import distance_of
 from harness.device import Reading, open_device
 from harness.measure.baseline import measure_truth
-from harness.measure.distance import noise
+from harness.measure.distance import distance_of, noise
 from harness.measure.observation import Baseline, Observation, Promise
 from harness.measure.placing import live_bytes
 from harness.measure.workbench import Workbench

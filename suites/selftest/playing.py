@@ -24,13 +24,13 @@ class Stand:
         self._folder = folder
         self._runs: dict[str, Run] = {}
 
-    def observed(self, name: str, scenario: str, **changes: Any) -> Observed:
-        """What a specimen, or a hook that was added, does in a scenario."""
+    def observed(self, name: str, scenario: str | None, **changes: Any) -> Observed:
+        """What a specimen, or a hook that was added, does in a scenario, or in a single call."""
         run = self._runs.get(name) or self.add(_profile(name))
         case = small_case(run.subjects[name].profile, scenario, **changes)
         return run.workbench.observation(name, case, every_way=False)
 
-    def findings(self, name: str, scenario: str, **changes: Any) -> dict[str, Finding]:
+    def findings(self, name: str, scenario: str | None, **changes: Any) -> dict[str, Finding]:
         """What every check for the scenario says."""
         return _judged(self.observed(name, scenario, **changes))
 
@@ -75,7 +75,7 @@ def _profile(name: str) -> Profile:
     )
 
 
-def small_case(profile: Profile, scenario: str, **changes: Any) -> Case:
+def small_case(profile: Profile, scenario: str | None, **changes: Any) -> Case:
     """Two by three tiles and three latent frames, unless told otherwise."""
     family = changes.pop("family", profile.claims.families[0])
     causal = family in ("qwen", "wan21", "wan22")
@@ -93,6 +93,6 @@ def small_case(profile: Profile, scenario: str, **changes: Any) -> Case:
         family=family,
         scale=Scale.MOCK,
         mode=Mode.EXACT,
-        scenario=Scenario(scenario),
+        scenario=None if scenario is None else Scenario(scenario),
         **given | changes,
     )

@@ -518,11 +518,11 @@ def test_checks_are_named_after_their_functions(one: Check):
 
 
 def test_numbers_are_measured_once_for_all_checks(monkeypatch: pytest.MonkeyPatch):
-    import harness.checks.speaking as speaking
+    import harness.measure.distance as measuring
 
     counted = []
-    whole = speaking.distance
-    monkeypatch.setattr(speaking, "distance", lambda *args: counted.append(1) or whole(*args))
+    whole = measuring.distance
+    monkeypatch.setattr(measuring, "distance", lambda *args: counted.append(1) or whole(*args))
     seen = an_observation(TWO)
     for one in CHECKS:
         if one.applies(seen.case, seen.promise):

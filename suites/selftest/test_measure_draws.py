@@ -1,0 +1,222 @@
+"""Draws of the noise: a floor that one draw of it set too low is raised, and no farther."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fixtures.specimens.caching import CachingTiler
+from fixtures.specimens.resting import RestingTiler
+from harness.checks.finding import Finding, Status
+from harness.measure import draws, tracks
+from harness.measure.draws import DRAWS, EXPLAINED, SHARE, is_doubtful, moved, noisiest
+from harness.measure.observation import Noise
+from harness.subject.profile import Profile, profile_from_flags
+from suites.selftest.playing import Stand
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+LITTLE, MUCH = 2e-5, 0.03
+"""Of noise that a hook adds: some ten times the floor of mock VAEs, and far beyond any draw."""
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_few_values_move_and_each_by_one_unit_in_the_last_place(dtype: torch.dtype) -> None:
+    x = torch.randn(2, 4, 40, 40, generator=torch.Generator().manual_seed(1)).to(dtype)
+    other = moved(x, 0)
+    assert other.dtype == dtype
+    up, down = torch.full_like(x, torch.inf), torch.full_like(x, -torch.inf)
+    higher, lower = other == torch.nextafter(x, up), other == torch.nextafter(x, down)
+    assert bool((higher | lower | (other == x)).all())
+    assert float((higher | lower).double().mean()) == pytest.approx(SHARE, rel=0.1)
+    assert float(higher.double().mean()) == pytest.approx(SHARE / 2, rel=0.1)
+
+
+def test_draws_differ_and_are_the_same_again() -> None:
+    x = torch.ones(1, 4, 8, 8)
+    assert torch.equal(moved(x, 3), moved(x, 3))
+    assert len({tuple(moved(x, draw).flatten().tolist()) for draw in range(DRAWS)}) == DRAWS
+    assert torch.equal(x, torch.ones(1, 4, 8, 8))
+
+
+def test_noisiest_is_taken_frame_by_frame_of_each_item() -> None:
+    truth = torch.zeros(2, 3, 2, 4, 4, dtype=torch.float64)
+    one, other = torch.zeros(2, 3, 2, 4, 4), torch.full((2, 3, 2, 4, 4), -0.5)
+    one[0, 1, 1, 2, 3] = 9.0  # one element carries the noise of a frame
+    taken = noisiest([one, other], truth)
+    assert torch.equal(taken[0, :, 1], one[0, :, 1])
+    assert torch.equal(taken[0, :, 0], other[0, :, 0])
+    assert torch.equal(taken[1], other[1])
+    assert taken.dtype == one.dtype
+
+
+def test_noisiest_of_pictures_is_taken_item_by_item() -> None:
+    truth = torch.ones(2, 3, 4, 4, dtype=torch.float64)
+    first, second = torch.ones(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
+    first[0] += 1
+    second[1] -= 1
+    taken = noisiest([torch.ones(2, 3, 4, 4), first, second], truth)
+    assert torch.equal(taken, torch.stack([first[0], second[1]]))
+
+
+def test_only_what_a_draw_may_explain_is_doubtful() -> None:
+    floor = Noise(1.0, 5.0)
+    right, missed = (Noise(1.9, 39.0), floor), (Noise(2.1, 5.0), floor)
+    lone, beyond = (Noise(1.0, 41.0), floor), (Noise(2.1 * EXPLAINED, 5.0), floor)
+    assert not is_doubtful([right, right])
+    assert is_doubtful([right, missed])
+    assert is_doubtful([lone])
+    assert not is_doubtful([missed, beyond])
+    assert not is_doubtful([(Noise(float("nan"), float("nan")), floor)])
+
+
+# Whole cases --------------------------------------------------------------------------------------
+
+
+def noisy(result: Any, amount: float) -> Any:
+    """The result with noise that is the same in every call."""
+    if not isinstance(result, Tensor):
+        return result
+    added = torch.randn(result.shape, generator=torch.Generator().manual_seed(result.shape[-1]))
+    return result + amount * added.to(result.device)
+
+
+class Picture(RestingTiler):
+    """Adds a little noise."""
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return noisy(super().__call__(x, *args, **kwargs), LITTLE)
+
+
+class Wrong(RestingTiler):
+    """Adds noise that no draw explains."""
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return noisy(super().__call__(x, *args, **kwargs), MUCH)
+
+
+class Video(CachingTiler):
+    """Adds a little noise to every chunk."""
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return noisy(super().__call__(x, *args, **kwargs), LITTLE)
+
+
+class Caches(CachingTiler):
+    """Adds a little noise to what it keeps in the cache, where noise is less."""
+
+    def commit(self, feat_cache: list[Any]) -> None:
+        self.fresh = {slot: noisy(value, LITTLE / 10) for slot, value in self.fresh.items()}
+        super().commit(feat_cache)
+
+
+PLAYED = (
+    ("Picture", None),
+    ("Picture", "twice"),
+    ("Picture", "interrupted"),
+    ("Video", "clip"),
+    ("Video", "streams"),
+    ("Caches", "clip"),
+)
+
+
+@pytest.fixture
+def stand(tmp_path: Path) -> Stand:
+    return Stand(tmp_path)
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Numbers of the draws that were made."""
+    made: list[int] = []
+
+    def note(x: Tensor, draw: int) -> Tensor:
+        made.append(draw)
+        return moved(x, draw)
+
+    monkeypatch.setattr(draws, "moved", note)
+    monkeypatch.setattr(tracks, "moved", note)
+    return made
+
+
+@pytest.fixture
+def ill_conditioned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws are as far apart as if the VAE made much of a unit in the last place."""
+
+    def apart(x: Tensor, draw: int) -> Tensor:
+        return x + 1e-3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(draw))
+
+    monkeypatch.setattr(draws, "moved", apart)
+    monkeypatch.setattr(tracks, "moved", apart)
+
+
+def profile(name: str, grade: str = "exact") -> Profile:
+    causal = name in ("Video", "Caches")
+    return profile_from_flags(
+        f"{__file__}:{name}",
+        "forward",
+        "wan" if causal else "ldm",
+        name=f"{name}-{grade}",
+        families=("qwen",) if causal else ("sd",),
+        directions=("encode", "decode"),
+        modes=("exact",),
+        cache="split" if causal else "none",
+        grade={"exact": grade},
+    )
+
+
+def failed(stand: Stand, name: str, scenario: str | None, grade: str = "exact") -> list[Finding]:
+    """What is found wrong with a hook of this module."""
+    stand.add(profile(name, grade))
+    findings = stand.findings(f"{name}-{grade}", scenario)
+    return [found for found in findings.values() if found.status == Status.FAILED]
+
+
+@pytest.mark.parametrize(("name", "scenario"), PLAYED)
+def test_result_that_misses_one_draw_is_held_against_the_noisiest(
+    stand: Stand, ill_conditioned: None, name: str, scenario: str | None
+) -> None:
+    assert failed(stand, name, scenario) == []
+
+
+@pytest.mark.parametrize(("name", "scenario"), PLAYED)
+def test_wrong_result_is_looked_at_again_and_stays_wrong(
+    stand: Stand, looks: list[int], name: str, scenario: str | None
+) -> None:
+    assert failed(stand, name, scenario) != []
+    assert set(looks) == set(range(DRAWS))
+
+
+@pytest.mark.parametrize("scenario", [None, "twice"])
+def test_what_no_draw_explains_is_not_looked_at_again(
+    stand: Stand, looks: list[int], scenario: str | None
+) -> None:
+    assert failed(stand, "Wrong", scenario) != []
+    assert looks == []
+
+
+def test_where_noise_is_no_bound_nothing_is_looked_at_again(stand: Stand, looks: list[int]) -> None:
+    assert failed(stand, "Picture", None, grade="close") == []
+    assert looks == []
+
+
+@pytest.mark.parametrize("scenario", [None, "clip", "streams"])
+def test_sound_hook_needs_no_further_draw(
+    stand: Stand, looks: list[int], scenario: str | None
+) -> None:
+    findings = stand.findings("caching" if scenario else "resting", scenario)
+    assert {found.status for found in findings.values()} == {Status.PASSED}
+    assert looks == []
+
+
+def test_draws_leave_the_vae_as_it_was_and_are_made_once(stand: Stand, looks: list[int]) -> None:
+    failed(stand, "Picture", None)
+    assert len(looks) == DRAWS
+    failed(stand, "Picture", None)  # another run over the same folder: the draws are stored
+    assert len(looks) == DRAWS
+    findings = stand.findings("resting", None)
+    assert {found.status for found in findings.values()} == {Status.PASSED}
