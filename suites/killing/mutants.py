@@ -112,7 +112,7 @@ def _traits(case: Case) -> set[str]:
 def on_trial(plan: Plan, folder: Path, seed: int, processes: int) -> list[Mutant]:
     """Draw faults of a target and judge each. ``folder`` may hold baselines already."""
     target = plan.target
-    run = prepared([target.profile], folder, timeout=30)
+    run = prepared([target.profile], folder, timeout=20)
     cases = cases_for(target, run)
     sound = watched(target, run, cases, processes)
     faults: list[Fault] = [
@@ -190,14 +190,20 @@ def _tried(
 
 
 def meeting(seen: Seen, fault: Fault, cases: Sequence[Case]) -> set[str]:
-    """Cases in which a fault can act: of coders with causal caches, and of those without, each in
-    the cheapest family whose coder runs the function at all.
+    """Cases in which a fault can act, in the cheapest families whose coders run the function.
+
+    That is one of those with causal caches and one of those without. A quadtree is another way to
+    cut a plane, whatever the coder is: one family shows that.
     """
     reached = [case for case in cases if seen.reaches(case.id, fault.function, fault.which)]
-    family: dict[bool, str] = {}
+    family: dict[tuple[Mode, bool], str] = {}
     for case in sorted(reached, key=cost):
-        family.setdefault(case.facts.causal, case.family)
-    return {case.id for case in reached if family[case.facts.causal] == case.family}
+        family.setdefault(_kind(case), case.family)
+    return {case.id for case in reached if family[_kind(case)] == case.family}
+
+
+def _kind(case: Case) -> tuple[Mode, bool]:
+    return case.mode, case.facts.causal and case.mode is Mode.EXACT
 
 
 def _alive(found: Mapping[str, Mutant]) -> Iterator[str]:
