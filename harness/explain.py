@@ -35,9 +35,29 @@ GRADES: Mapping[Grade, str] = {
     ),
 }
 
+TERMS: Mapping[str, str] = {
+    "truth": "The result of the untiled VAE with the same weights and input in float64.",
+    "floor": (
+        "The VAE's own noise: how far its untiled result is from the truth in the dtype of the"
+        " case, or the rounding of the result where that is more. It is drawn once. For a result"
+        " that misses the bounds of `exact` by less than a factor of 100 it is the largest of nine"
+        " draws: eight more on a VAE that no hook has been on, with an eighth of the input's"
+        " values moved by one unit in the last place."
+    ),
+    "minimum": "The tier of what must not break: it loads, runs, and tiles.",
+    "recommended": "The tier of what users see: the right output, and less memory for it.",
+    "advanced": "The tier of what shows over time: clips, caches, sequences of calls, relations.",
+}
+MODES: Mapping[Mode, str] = {
+    Mode.EXACT: "Plain tiles of one size, and no option of the hook switched on.",
+    Mode.FAST: "`fast_decoder` or `fast_encoder`: statistics estimated from a small copy.",
+    Mode.COLOR_FIX: "`fast_encoder` with `color_fix`: estimated before the first downsampling alone.",
+    Mode.QUADTREE: "`use_quadtree`: tiles as large as the content allows.",
+}
+
 
 def explain(word: str) -> str:
-    """Explain a check, a grade, a phase, a mechanism, a scenario, a family or a case id.
+    """Explain a check, grade, mode, phase, mechanism, scenario, family, term or case id.
 
     Some words are both a scenario and the check that is for it.
 
@@ -49,6 +69,8 @@ def explain(word: str) -> str:
     texts: dict[str, dict[str, str]] = {
         "check": checks,
         "grade": {str(grade): text for grade, text in GRADES.items()},
+        "mode": {str(mode): text for mode, text in MODES.items()},
+        "term": dict(TERMS),
         "phase": phases,
         "scenario": scenarios,
     }
@@ -61,9 +83,9 @@ def explain(word: str) -> str:
         found.append(_case(word))
     if found:
         return "\n\n".join(found)
-    known = [*checks, *Grade, *phases, *Mechanism, *scenarios, *FAMILIES]
+    known = [*checks, *Grade, *MODES, *TERMS, *phases, *Mechanism, *scenarios, *FAMILIES]
     raise UsageError(
-        f"'{word}' is no check, grade, phase, mechanism, scenario, family or case id"
+        f"'{word}' is no check, grade, mode, phase, mechanism, scenario, family, term or case id"
         f"{closest(word, known)}"
     )
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from torch import Tensor
-
 from harness.cases import Direction
 from harness.checks.caches import lone
 from harness.checks.finding import Finding, Grade, Tier
@@ -14,8 +12,15 @@ from harness.checks.parity import LIKENESS, grade_of
 from harness.checks.speaking import Metrics, Speaker, incomparable, promised
 from harness.checks.wording import number, shape
 from harness.measure.clip import ClipObserved, Way
-from harness.measure.distance import FLOOR_RATIO, correlation, distance_of, is_exact, lifted
-from harness.measure.observation import Noise, Observation
+from harness.measure.distance import (
+    FLOOR_RATIO,
+    changes,
+    correlation,
+    distance_of,
+    frame_changes,
+    is_exact,
+)
+from harness.measure.observation import Observation
 
 _COMPLETES = Speaker("clip_completes", Tier.ADVANCED)
 _PARITY = Speaker("video_parity", Tier.ADVANCED)
@@ -151,7 +156,7 @@ def _meets(observed: ClipObserved, run: Observation, frame: int) -> bool:
     truth = base.truth[:, :, here]
     if run is not observed.whole:
         return correlation(output, truth) >= LIKENESS
-    alone = replace(base, output=base.output[:, :, here], truth=truth)
+    alone = replace(base, output=base.output[:, :, here], truth=truth, further={})
     return grade_of(replace(run, output=output, baseline=alone, memo={})).meets(bar)
 
 
@@ -182,23 +187,14 @@ def _jump(
     if truth.shape[2] == 1:
         return None, 0.0, 0.0
     if exact:
-        errors, floors = _changes(run.output - truth), _changes(untiled - truth)
-        dtype, largest = run.baseline.output.dtype, float(truth.abs().max())
-        for frame, (error, floor) in enumerate(zip(errors, floors, strict=True), 1):
-            least = lifted(floor, dtype=dtype, rms=largest, largest=largest)
-            if not is_exact(error, least):
-                return frame, error.rms, FLOOR_RATIO * least.rms
-        return None, max(error.rms for error in errors), 0.0
-    jumps = [noise.rms for noise in _changes(run.output.double() - untiled)]
+        measured = changes(run.output, run.baseline)
+        for frame, (error, floor) in enumerate(measured, 1):
+            if not is_exact(error, floor):
+                return frame, error.rms, FLOOR_RATIO * floor.rms
+        return None, max(error.rms for error, _ in measured), 0.0
+    jumps = [noise.rms for noise in frame_changes(run.output.double() - untiled)]
     inside = [jump for frame, jump in enumerate(jumps, 1) if frame not in borders]
     bound = max(LEVEL, STANDS_OUT * max(inside, default=0.0))
     worst_at = max(borders, key=lambda frame: jumps[frame - 1])
     worst_jump = jumps[worst_at - 1]
     return (worst_at if not worst_jump <= bound else None), worst_jump, bound
-
-
-def _changes(difference: Tensor) -> list[Noise]:
-    """From each frame to the next, ``B C T H W``."""
-    change = difference.double().diff(dim=2).transpose(0, 2).flatten(1)
-    rms, worst = change.square().mean(1).sqrt(), change.abs().amax(1)
-    return [Noise(*map(float, pair)) for pair in zip(rms, worst, strict=True)]

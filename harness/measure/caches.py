@@ -193,6 +193,8 @@ def materialised(entry: Any, device: Device | None) -> Slot:
         return Slot(Holds.WORD, entry)
     if is_plain(entry):
         copied = entry if device is None else device.host(entry)
+        if not is_plain(copied):
+            return Slot(Holds.FOREIGN, "Tensor that is not dense")
         return Slot(Holds.FRAMES, frames=copied.detach().clone(), device=entry.device)
     return Slot(Holds.FOREIGN, kind_of(entry))
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from itertools import chain
 
 import torch
 from torch import Tensor
 
 from harness.device import Device, open_device
-from harness.measure.distance import Distance, distance
+from harness.measure.distance import Distance, changes, distance
 from harness.measure.draws import in_doubt, is_doubtful
 from harness.measure.observation import (
     Baseline,
@@ -28,7 +29,7 @@ from harness.measure.placing import placed
 from harness.measure.run import attempt, observe
 from harness.measure.stage import Stage
 from harness.measure.streams import Stream
-from harness.measure.tracks import ChunkSeen, SlotSeen, Track, drawn, follow, joined
+from harness.measure.tracks import ChunkSeen, SlotSeen, Track, draw_further, follow, joined
 
 __all__ = ["ChunkSeen", "ClipObserved", "SlotSeen", "Way", "observe_clip"]
 
@@ -88,8 +89,8 @@ def observe_clip(stage: Stage) -> ClipObserved:
         stage.device,
         seconds=stage.seconds,
     )
-    if not whole.beyond_repair and in_doubt(whole):
-        whole = replace(whole, baseline=bench.noisiest(case), memo={})
+    if in_doubt(whole):
+        whole = replace(whole, baseline=bench.raised(case), memo={})
     hung = whole.failure is not None and whole.failure.hung
     ways = () if hung or getattr(stage.hook, "kind", "forward") != "forward" else _ways(stage)
     failures = (way.failure for way in ways if way.failure is not None)
@@ -109,13 +110,15 @@ def _ways(stage: Stage) -> tuple[Way, ...]:
     x = stage.bench.make_input(case)
     count = None if case.frames <= MEDIUM else 1
     views, twins = stage.bench.views(case)[:count], stage.bench.twins(case)[:count]
-    for view, twin in zip(views, twins, strict=True):
+    for number, (view, twin) in enumerate(zip(views, twins, strict=True)):
         label = f"{getattr(view, 'variant', view.layout)}, " if len(views) > 1 else ""
         for alike in cut_alike(view.conventions(case.direction)):
             with torch.no_grad(), open_device(case.device) as device, placed(view, device):
                 track = follow(view, twin, case.direction, alike[0][1], x, device)
+                raised = cache(partial(_raised, stage, number, alike[0][1], x, track, device))
                 for name, chunked in alike[: None if case.frames <= SHORT else 1]:
-                    way = _way(stage, view, label + name, chunked, x, track, device)
+                    given = view.coder_input(case.direction, device.put(x))
+                    way = _way(stage, view, label + name, chunked, given, track, raised, device)
                     ways.append(replace(way, own=name == alike[0][0]))
                     if way.failure is not None and way.failure.hung:
                         return tuple(ways)  # each further way would wait as long
@@ -137,12 +140,13 @@ def _way(
     view: LayoutVAE,
     name: str,
     chunked: Chunked,
-    x: Tensor,
+    given: Tensor,
     track: Track,
+    raised: Callable[[], Track],
     device: Device,
 ) -> Way:
     direction = stage.case.direction
-    coder, given = coder_of(view, direction), view.coder_input(direction, device.put(x))
+    coder = coder_of(view, direction)
     stream = Stream(coder, chunked, given, device, track.untiled)
     gc.freeze()  # what was there before the clip need not be searched for cycles after each chunk
     try:
@@ -155,10 +159,10 @@ def _way(
     output = None if trial.failure is not None else joined(came)
 
     def beside(track: Track) -> Way:
-        base = track.baseline()
-        seen = None
-        if output is not None and output.shape == base.output.shape:
-            seen = distance(output, base, direction)
+        base, measured = track.baseline(), None
+        kind = output is not None and (output.shape, output.dtype)
+        if output is not None and kind == (base.output.shape, base.output.dtype):
+            measured = distance(output, base, direction)
         return Way(
             convention=name,
             own=False,
@@ -166,22 +170,32 @@ def _way(
             baseline=base,
             output=output,
             borders=track.borders,
-            distance=seen,
+            distance=measured,
             failure=trial.failure,
             beyond_repair=trial.beyond_repair,
         )
 
     way = beside(track)
-    if stage.promise.by_noise and not way.beyond_repair and is_doubtful(_measured(way)):
-        way = beside(drawn(track, view, direction, chunked, x, device))
+    if stage.promise.by_noise(direction) and is_doubtful(_pairs(way)):
+        return beside(raised())
     return way
 
 
-def _measured(way: Way) -> Iterator[tuple[Noise, Noise]]:
-    """Errors and floors of all slots and frames."""
+def _raised(
+    stage: Stage, number: int, chunked: Chunked, x: Tensor, track: Track, device: Device
+) -> Track:
+    """The track with further draws, by the same variant of a VAE that no hook has been on."""
+    view = stage.bench.anew(stage.case)[number]
+    further = draw_further(track, view, stage.case.direction, chunked, x, device)
+    return replace(track, further=further)
+
+
+def _pairs(way: Way) -> Iterator[tuple[Noise, Noise]]:
+    """Errors and floors of all slots, of all frames and of the changes between them."""
     for slot in chain.from_iterable(chunk.slots for chunk in way.chunks):
         if slot.error is not None and slot.floor is not None:
             yield slot.error, slot.floor
-    if way.distance is not None:
+    if way.distance is not None and way.output is not None:
         yield way.distance.error, way.distance.floor
         yield from ((part.error, part.floor) for part in way.distance.frames)
+        yield from changes(way.output, way.baseline)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.cases import Case, Direction
-from harness.measure.observation import Baseline, Noise, Observation
+from harness.measure.observation import WHOLE, Baseline, Floors, Noise, Observation
 from harness.measure.planes import halves, level_sizes, output_tile, planes, spans
 
 FLOOR_RATIO = 2.0
@@ -135,9 +135,20 @@ def distance(output: Tensor, baseline: Baseline, direction: Direction) -> Distan
         rms=math.sqrt(measured.truth_square / max(whole.count, 1)),
         largest=measured.largest,
     )
+    further = baseline.further
+
+    def part(b: int, t: int | None, sums: _Sums) -> Part:
+        return Part(
+            batch=b,
+            frame=t,
+            error=_error(sums),
+            floor=lift(_floor(sums).largest(further.get((b, t)))),
+            differing=sums.differing / max(sums.pixels, 1),
+        )
+
     return Distance(
         error=_error(whole),
-        floor=lift(_floor(whole)),
+        floor=lift(_floor(whole).largest(further.get(WHOLE))),
         psnr=measured.psnr(),
         level_change=measured.level_change if direction is Direction.DECODE else None,
         differing=whole.differing / max(whole.pixels, 1),
@@ -145,8 +156,8 @@ def distance(output: Tensor, baseline: Baseline, direction: Direction) -> Distan
         worst_at=measured.worst_at,
         non_finite=measured.non_finite,
         missing=measured.missing,
-        items=tuple(_part(b, None, sums, lift) for b, sums in enumerate(items)),
-        frames=tuple(_part(b, t, sums, lift) for (b, t), sums in frames.items()),
+        items=tuple(part(b, None, sums) for b, sums in enumerate(items)),
+        frames=tuple(part(b, t, sums) for (b, t), sums in frames.items()),
     )
 
 
@@ -172,7 +183,9 @@ class _Measured:
         self._halves = halves(self.channels, direction)
         self.largest = _largest(baseline.truth)
         dtype = baseline.output.dtype
-        self._limit = 8 * lifted(baseline.floor, dtype=dtype, rms=0.0, largest=self.largest).worst
+        self._limit = (
+            WORST_RATIO * lifted(baseline.floor, dtype=dtype, rms=0.0, largest=self.largest).worst
+        )
         self._square = torch.zeros(self.channels, dtype=torch.float64)
         self._count = torch.zeros(self.channels, dtype=torch.float64)
         self.shift = torch.zeros(self.batch, self.channels, dtype=torch.float64)
@@ -294,16 +307,6 @@ def _floor(sums: _Sums) -> Noise:
     return Noise(math.sqrt(sums.floor / max(sums.count, 1)), sums.floor_worst)
 
 
-def _part(batch: int, frame: int | None, sums: _Sums, lift: Callable[[Noise], Noise]) -> Part:
-    return Part(
-        batch=batch,
-        frame=frame,
-        error=_error(sums),
-        floor=lift(_floor(sums)),
-        differing=sums.differing / max(sums.pixels, 1),
-    )
-
-
 def noise(output: Tensor, truth: Tensor) -> Noise:
     """Distance of a float result from the float64 truth, a megapixel at a time."""
     square, worst = 0.0, 0.0
@@ -313,6 +316,47 @@ def noise(output: Tensor, truth: Tensor) -> Noise:
         worst = _worse(worst, float(error.max()))
         square += float(error.square_().sum())
     return Noise(math.sqrt(square / max(truth.numel(), 1)), worst)
+
+
+def floors(output: Tensor, truth: Tensor) -> Floors:
+    """The noise of all parts of an untiled result; nothing where it is not finite."""
+    if not bool(output.isfinite().all()):
+        return {}
+    ours, right = planes(output), planes(truth)
+    found: dict[tuple[int | None, int | None], Noise] = {WHOLE: noise(ours, right)}
+    for b in range(right.shape[0]):
+        found[b, None] = noise(ours[b], right[b])
+        for t in range(right.shape[2]):
+            found[b, t] = noise(ours[b, :, t], right[b, :, t])
+    changed = frame_changes(ours.double() - right)
+    return found | {(None, t): each for t, each in enumerate(changed, 1)}
+
+
+def largest(one: Floors, other: Floors) -> Floors:
+    """The largest noise of each part; a part may be in one of them alone."""
+    return {**other, **{part: each.largest(other.get(part)) for part, each in one.items()}}
+
+
+def changes(output: Tensor, baseline: Baseline) -> list[tuple[Noise, Noise]]:
+    """Error and floor of the change from each frame to the next; empty for a single one."""
+    truth, dtype = planes(baseline.truth), baseline.output.dtype
+    if truth.shape[2] == 1:
+        return []
+    errors = frame_changes(planes(output).double() - truth)
+    own = frame_changes(planes(baseline.output).double() - truth)
+    size = _largest(truth)
+    further = (baseline.further.get((None, t)) for t in range(1, truth.shape[2]))
+    return [
+        (error, lifted(floor.largest(more), dtype=dtype, rms=size, largest=size))
+        for error, floor, more in zip(errors, own, further, strict=True)
+    ]
+
+
+def frame_changes(difference: Tensor) -> list[Noise]:
+    """From each frame to the next, ``B C T H W``."""
+    change = difference.double().diff(dim=2).transpose(0, 2).flatten(1)
+    rms, worst = change.square().mean(1).sqrt(), change.abs().amax(1)
+    return [Noise(*map(float, pair)) for pair in zip(rms, worst, strict=True)]
 
 
 def correlation(ours: Tensor, truth: Tensor) -> float:

@@ -4,28 +4,30 @@ How far one run of the VAE is from the truth is chance: another order of additio
 error. Mostly the next draw is within a quarter of the first. But where a vector is near zero before
 it is normalised, one element can carry the error of a whole picture and draw from a wide range.
 Seen in a seeded Qwen decoder in float32: rms 4e-7 to 2e-6, worst 4e-5 to 6e-4 at one and the same
-element of 153,600. So a result that misses the noise of the first draw, by no more than draws have
-been seen to differ, is held against the noisiest of several.
+element of 153,600. So where a result misses the noise of the first draw, by no more than draws have
+been seen to differ, several are made, and the largest noise of them all is the floor.
 
 A draw is a run on the input with a few of its values moved by a unit in the last place. That is
 what anyone has who computes the input in another order, and it turns roundings everywhere. As few
 as one in eight keep the noise what it is, in half precision as well, where moving all of the values
 adds a third to it (seeded SD, Flux and Qwen nets: at most 1.26 times the first draw, in 8 draws).
+
+Draws are made on a VAE that no hook has been on: what a hook has done to the weights, perhaps
+unseen, would be taken for noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from harness.cases import Case
 from harness.device import Device
-from harness.measure.distance import Distance, Part, distance_of, is_exact
-from harness.measure.observation import LayoutVAE, Noise, Observation
+from harness.measure.distance import changes, distance_of, floors, is_exact, largest
+from harness.measure.observation import Floors, LayoutVAE, Noise, Observation
 from harness.measure.placing import placed
-from harness.subject.state import snapshot
 
 DRAWS = 8
 """Beyond the first."""
@@ -45,31 +47,18 @@ def moved(x: Tensor, draw: int) -> Tensor:
     return torch.where(chosen, torch.nextafter(x, torch.where(up, ends, -ends)), x)
 
 
-def draw_untiled(case: Case, view: LayoutVAE, x: Tensor, device: Device) -> list[Tensor]:
-    """What the untiled VAE gives for moved inputs, on the plain CPU.
+def draw_floors(case: Case, view: LayoutVAE, x: Tensor, truth: Tensor, device: Device) -> Floors:
+    """The largest noise of the untiled VAE in several draws.
 
-    ``x`` and ``device`` as for ``measure_baseline``.
+    ``view`` is of a VAE that no hook has been on; ``x`` and ``device`` as for ``measure_baseline``.
     """
+    found: Floors = {}
     with torch.no_grad(), device, placed(view, device):
-        before = snapshot(view.vae, encoder=view.encoder, decoder=view.decoder)
-        drawn = []
         for number in range(DRAWS):
             result = view.run(case.direction, device.put(moved(x, number)))
-            drawn.append(device.host(result).detach().clone())
+            found = largest(found, floors(device.host(result), truth))
             del result
-            before.restore()
-    return drawn
-
-
-def noisiest(results: Sequence[Tensor], truth: Tensor) -> Tensor:
-    """The results with the largest rms error, frame by frame of each batch item.
-
-    All have the shape of ``truth``, ``B C [T] H W``.
-    """
-    stacked = torch.stack([result.movedim(1, -3) for result in results])  # draw B [T] C H W
-    errors = stacked.double().sub_(truth.movedim(1, -3)).square_().mean((-3, -2, -1))
-    worst = errors.argmax(0, keepdim=True)[..., None, None, None]
-    return stacked.take_along_dim(worst, 0)[0].movedim(-3, 1).contiguous()
+    return found
 
 
 def is_doubtful(pairs: Iterable[tuple[Noise, Noise]]) -> bool:
@@ -85,11 +74,17 @@ def is_doubtful(pairs: Iterable[tuple[Noise, Noise]]) -> bool:
 
 
 def in_doubt(observation: Observation) -> bool:
-    """Whether a whole result is doubtful, or one of its batch items or frames."""
-    output, untiled = observation.output, observation.baseline.output
-    comparable = output is not None and output.shape == untiled.shape
-    if observation.failure is not None or not comparable or not observation.promise.by_noise:
+    """Whether a whole result is doubtful, or one of its items or frames, or a change of frames."""
+    output, base, case = observation.output, observation.baseline, observation.case
+    comparable = (
+        output is not None
+        and observation.failure is None
+        and (output.shape, output.dtype) == (base.output.shape, base.output.dtype)
+    )
+    if output is None or not comparable or not observation.promise.by_noise(case.direction):
         return False
     measured = distance_of(observation)
-    parts: tuple[Distance | Part, ...] = (measured, *measured.items, *measured.frames)
-    return is_doubtful((part.error, part.floor) for part in parts)
+    pairs = [(measured.error, measured.floor)]
+    pairs += [(part.error, part.floor) for part in (*measured.items, *measured.frames)]
+    pairs += changes(output, base)
+    return is_doubtful(pairs)

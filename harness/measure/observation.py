@@ -60,6 +60,17 @@ class Noise:
     rms: float
     worst: float
 
+    def largest(self, *others: Noise | None) -> Noise:
+        """The largest of several, rms and worst each by itself; those that are ``None`` apart."""
+        known = [self, *(other for other in others if other is not None)]
+        return Noise(max(each.rms for each in known), max(each.worst for each in known))
+
+
+Floors = Mapping[tuple[int | None, int | None], Noise]
+"""The noise of all parts of a result: by item and frame ``(b, t)``, of a whole item ``(b, None)``,
+of all `WHOLE`; ``(None, t)`` is that of the change from frame ``t - 1`` to ``t``."""
+WHOLE = (None, None)
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -70,13 +81,16 @@ class Baseline:
     truth: Tensor
     """float64, on the plain CPU."""
     floor: Noise
-    """Distance of ``output`` from ``truth``: the VAE's own noise."""
+    """Distance of ``output`` from ``truth``: the VAE's own noise. With further draws, the largest.
+    """
     reading: Reading
     weight_bytes: int
     """Bytes of the parameters and buffers, live before the run."""
     input_bytes: int
     leaves: tuple[tuple[str, str], ...] = ()
     """What the untiled run itself changes in the VAE: module path and attribute."""
+    further: Floors = field(default_factory=dict)
+    """The largest noise of further draws, where some were made."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +134,9 @@ class Promise:
     cache: str = "none"
     kind: str = "forward"
 
-    @property
-    def by_noise(self) -> bool:
-        """Whether the noise of the VAE bounds the error: of `lossless`, that of moments."""
-        return self.grade in ("exact", "lossless")
+    def by_noise(self, direction: Direction) -> bool:
+        """Whether the noise of the VAE bounds the error: that of moments without loss as well."""
+        return self.grade == "exact" or (self.grade == "lossless" and direction is Direction.ENCODE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -20,14 +20,13 @@ from harness.cases import Case
 from harness.device import open_device
 from harness.device.meter import largest_plane
 from harness.measure.distance import correlation, floor_of, noise
-from harness.measure.draws import is_doubtful, noisiest
+from harness.measure.draws import is_doubtful
 from harness.measure.failing import Interrupted, failure_of, limited, returned_kind
 from harness.measure.observation import Chunked, Failure, LayoutVAE, Noise, coder_of
-from harness.measure.placing import placed
 from harness.measure.run import is_plain
 from harness.measure.stage import Stage
 from harness.measure.streams import Sent, Stream
-from harness.measure.tracks import drawn, follow, joined
+from harness.measure.tracks import Further, Track, draw_further, follow, joined
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,8 @@ class Step:
     strict: bool
     """Whether the result must be within the noise of the VAE; otherwise a likeness will do."""
     floor: Noise
-    """Distance of the untiled result of this call from float64; the rounding of it at least."""
+    """Distance of the untiled result of this call from float64, the largest if further draws were
+    made; the rounding of it at least."""
     error: Noise | None = None
     """``None`` where the result cannot be compared."""
     correlation: float | None = None
@@ -61,12 +61,11 @@ class Right:
     """What the hook itself gives with no call before, where it promises less than exact."""
     mixed: bool = False
     """Whether that depends on inexact chunks before it, so that a likeness must do."""
-    noisiest: Callable[[], Tensor] | None = None
-    """The noisiest of several draws of ``untiled``, for a result that misses the floor. To be
-    called with the hook off and the view on the plain CPU."""
+    further: Callable[[], Noise | None] = lambda: None
+    """The largest noise of further draws of ``untiled``."""
 
-    def step(self, name: str, returned: str, output: Tensor | None, *, again: bool = True) -> Step:
-        """Hold a result against this one; ``again`` where one draw of the noise does not do."""
+    def step(self, name: str, returned: str, output: Tensor | None) -> Step:
+        """Hold a result against this one."""
         against = "untiled and float64" if self.alone is None else "the hook's own, by itself"
         step = Step(
             name=name,
@@ -81,8 +80,8 @@ class Right:
         alone = self.truth if self.alone is None else self.alone
         right = alone.double() if alone.shape == self.truth.shape else self.truth
         error, floor = noise(output, right), step.floor
-        if again and self.noisiest is not None and is_doubtful([(error, floor)]):
-            floor = floor_of(self.noisiest(), self.truth)
+        if step.strict and is_doubtful([(error, floor)]):
+            floor = floor.largest(self.further())
         return replace(step, error=error, floor=floor, correlation=correlation(output, self.truth))
 
 
@@ -143,14 +142,9 @@ class Player:
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """All calls that came back, held against the right results.
-
-        To be read when the view is off the device.
-        """
-        again = not self.beyond_repair
+        """All calls that came back, held against the right results."""
         return tuple(
-            right.step(name, returned, output, again=again)
-            for name, returned, output, right in self.taken
+            right.step(name, returned, output) for name, returned, output, right in self.taken
         )
 
     def hooked(self, act: Callable[[Any], Any], case: Case | None = None) -> Any:
@@ -223,21 +217,16 @@ class Player:
             track = follow(self.view, self.twin, case.direction, chunked, x, device)
         area = math.prod(largest_plane(reading.convolutions))
         self.untiled_plane = max(self.untiled_plane, area)
-
-        @cache
-        def draws() -> tuple[tuple[Sent, ...], ...]:
-            with open_device(case.device) as anew, placed(self.view, anew):
-                return drawn(track, self.view, case.direction, chunked, x, anew).draws
-
-        def right_of(untiled: Sent, truth: Sent) -> Right:
-            first, known = _all(untiled), _all(truth)
-
-            def noisier() -> Tensor:
-                return noisiest([first, *(_all(draw[truth.number]) for draw in draws())], known)
-
-            return Right(first, known, mixed=mixed and not self.exact, noisiest=noisier)
-
-        right = [right_of(*pair) for pair in zip(track.untiled, track.truth, strict=True)]
+        further = cache(partial(self._further, case, chunked, x, track))
+        right = [
+            Right(
+                _all(untiled),
+                _all(truth),
+                mixed=mixed and not self.exact,
+                further=partial(_of_chunk, further, truth.number),
+            )
+            for untiled, truth in zip(track.untiled, track.truth, strict=True)
+        ]
         given = self.view.coder_input(case.direction, device.put(x))
         clip = Clip(case, name, chunked, given, tuple(right))
         if self.exact or mixed:
@@ -247,10 +236,20 @@ class Player:
         alone = zip(right, (joined((each,)) for each in sent), strict=True)
         return replace(clip, right=tuple(replace(each, alone=part) for each, part in alone))
 
+    def _further(self, case: Case, chunked: Chunked, x: Tensor, track: Track) -> Further:
+        view = self.stage.bench.anew(self.stage.case)[0]
+        with open_device(case.device) as device:
+            return draw_further(track, view, case.direction, chunked, x, device)
+
     def _host(self, result: Any) -> Tensor | None:
         if not is_plain(result):
             return None
-        return self.stage.device.host(result).detach().clone()
+        copied = self.stage.device.host(result)
+        return copied.detach().clone() if is_plain(copied) else None
+
+
+def _of_chunk(further: Callable[[], Further], number: int) -> Noise | None:
+    return further().chunks.get((number, None))
 
 
 CLIP_A, CLIP_B = "clip A", "clip B"

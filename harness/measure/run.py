@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -238,18 +238,35 @@ def _file_of(hook: Subject) -> str:
 
 
 def is_plain(thing: object) -> bool:
-    """Whether this is a tensor that is what it says.
+    """Whether this is a tensor that is what it says, of real numbers in memory.
 
     A subclass could still compute when it is read, unmetered. Types are told apart by ``is``: a
     metaclass of the hook's may do anything when it is compared.
     """
+    return _honest(thing) and _dense(thing)
+
+
+def _honest(thing: object) -> TypeGuard[Tensor]:
     return any(type(thing) is plain for plain in (Tensor, nn.Parameter, SimTensor))
+
+
+def _dense(tensor: Tensor) -> bool:
+    """Whether it is made of real numbers in memory: no other can be compared with a result."""
+    strided = tensor.layout is torch.strided
+    return strided and not tensor.is_quantized and not tensor.is_complex()
 
 
 def kept(trial: Trial, device: Device) -> tuple[Tensor | None, torch.device | None]:
     """The output on the plain CPU, and where it was; reading it may be what fails."""
     # Not `isinstance`: it asks the object, which may lie.
     if not issubclass(type(trial.result), Tensor):
+        return None, None
+    if _honest(trial.result) and not _dense(trial.result):
+        told = (
+            f"returned a tensor of {trial.result.dtype} with layout {trial.result.layout}: return "
+            "a dense one of real numbers"
+        )
+        trial.failure = Failure("NotPlainTensor", told, "", "", "run")
         return None, None
     if not is_plain(trial.result):
         told = (
@@ -261,7 +278,7 @@ def kept(trial: Trial, device: Device) -> tuple[Tensor | None, torch.device | No
     try:
         output = _host(device, trial.result)
         if not is_plain(output):
-            raise TypeError(f"the tensor returned holds a {kind_of(output)}")
+            raise TypeError(f"the tensor returned holds a {kind_of(output)} or is not dense")
         return output, trial.result.device
     except Exception as error:
         trial.failure = failure_of(error, "run", 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import chain, cycle, repeat
 from types import MappingProxyType
 from typing import Any
@@ -18,8 +18,8 @@ from harness.cases import Case, Scenario
 from harness.device import open_device
 from harness.device.meter import largest_plane
 from harness.measure.baseline import measure_baseline, measure_truth
-from harness.measure.draws import draw_untiled, noisiest
-from harness.measure.observation import Baseline, Observed, Promise
+from harness.measure.draws import draw_floors
+from harness.measure.observation import WHOLE, Baseline, Noise, Observed, Promise
 from harness.measure.placing import placed
 from harness.measure.player import (
     CLIP_A,
@@ -109,28 +109,28 @@ def _calls(stage: Stage, sequence: Sequence) -> list[Call]:
     bench, calls = stage.bench, []
     for case in sequence.cases(stage.case):
         case = replace(case, scenario=None)
-        noisier = partial(_noisier, bench, case)
-        calls.append(_call(case, bench.make_input(case), bench.baseline(case), noisier))
+        further = partial(_further, bench, case)
+        calls.append(_call(case, bench.make_input(case), bench.baseline(case), further))
     if sequence.mirrored:
         case, x = calls[0].case, calls[0].x.flip(-1)
         truth = measure_truth(case, bench.twin(case), x, open_device(case.device))
         base = measure_baseline(case, bench.view(case), truth, x, open_device(case.device))
-
-        def mirrored() -> Tensor:
-            drawn = draw_untiled(case, bench.view(case), x, open_device(case.device))
-            return noisiest([base.output, *drawn], truth)
-
-        calls.append(_call(case, x, base, mirrored))
+        calls.append(_call(case, x, base, cache(partial(_drawn, bench, case, x, truth))))
     return calls
 
 
-def _noisier(bench: Bench, case: Case) -> Tensor:
-    return bench.noisiest(case).output
+def _further(bench: Bench, case: Case) -> Noise | None:
+    return bench.raised(case).further.get(WHOLE)
 
 
-def _call(case: Case, x: Tensor, base: Baseline, noisier: Callable[[], Tensor]) -> Call:
+def _drawn(bench: Bench, case: Case, x: Tensor, truth: Tensor) -> Noise | None:
+    view, device = bench.anew(case)[0], open_device(case.device)
+    return draw_floors(case, view, x, truth, device).get(WHOLE)
+
+
+def _call(case: Case, x: Tensor, base: Baseline, further: Callable[[], Noise | None]) -> Call:
     plane = largest_plane(base.reading.convolutions)
-    return Call(case, x, Right(base.output, base.truth, noisiest=noisier), math.prod(plane))
+    return Call(case, x, Right(base.output, base.truth, further=further), math.prod(plane))
 
 
 # Whole VAEs --------------------------------------------------------------------------------------

@@ -41,8 +41,12 @@ class Bench(Protocol):
         """The untiled result of a case, of another one than that of the scenario as well."""
         ...
 
-    def noisiest(self, case: Case) -> Baseline:
-        """The same with the noisiest of several draws: for results that miss the floor."""
+    def raised(self, case: Case) -> Baseline:
+        """The same with the floors of several draws: for results that miss those of one."""
+        ...
+
+    def anew(self, case: Case) -> tuple[LayoutVAE, ...]:
+        """``views`` of a VAE that no hook has been on."""
         ...
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from harness.cases import Case
 from harness.device.meter import Convolution, Reading
-from harness.measure.observation import Baseline, Noise
+from harness.measure.observation import Baseline, Floors, Noise
 
 _VERSION = 1
 
@@ -44,14 +44,9 @@ class BaselineStore:
         self._patience = patience
         self._recent: OrderedDict[str, Baseline] = OrderedDict()
 
-    def get(
-        self, case: Case, compute: Callable[[], Baseline], *, noisiest: bool = False
-    ) -> Baseline:
-        """The baseline of a case; ``compute`` is called only where no process has it yet.
-
-        ``noisiest`` is another one, of several draws.
-        """
-        key = self._key(f"noisiest of {case.baseline_id}" if noisiest else case.baseline_id)
+    def get(self, case: Case, compute: Callable[[], Baseline]) -> Baseline:
+        """The baseline of a case; ``compute`` is called only where no process has it yet."""
+        key = self._key(case.baseline_id)
         baseline = self._recent.pop(key, None)
         if baseline is None:
             baseline = _restored(self._shared(key, lambda: _plain(compute())))
@@ -66,6 +61,16 @@ class BaselineStore:
             self._key(f"truth of {case.truth_id}"), lambda: {"truth": compute().contiguous()}
         )["truth"]
         return found
+
+    def further(self, case: Case, compute: Callable[[], Floors]) -> Floors:
+        """The noise of further draws of a case."""
+        parts: list[tuple[int | None, int | None, float, float]] = self._shared(
+            self._key(f"further draws of {case.baseline_id}"),
+            lambda: {
+                "parts": [(*part, noise.rms, noise.worst) for part, noise in compute().items()]
+            },
+        )["parts"]
+        return {(item, frame): Noise(rms, worst) for item, frame, rms, worst in parts}
 
     def _key(self, name: str) -> str:
         text = f"{_VERSION}\n{name}\n{self._fingerprint}"

@@ -116,6 +116,8 @@ class Stream:
 
     def _host(self, tensor: Tensor) -> Tensor:
         copied = tensor if self.device is None else self.device.host(tensor)
+        if not is_plain(copied):
+            raise TypeError("a tensor returned is not dense")
         return copied.detach().clone()
 
     def _memory(self, reading: Reading) -> tuple[int | None, int | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
@@ -16,9 +16,18 @@ from harness.cases import Direction
 from harness.device import Device
 from harness.device.meter import Reading
 from harness.measure.caches import Access, CacheLog, Holds, Slot
-from harness.measure.distance import correlation, floor_of, noise
-from harness.measure.draws import DRAWS, moved, noisiest
-from harness.measure.observation import Baseline, Chunked, LayoutVAE, Noise, coder_of
+from harness.measure.distance import correlation, floor_of, floors, largest, noise
+from harness.measure.draws import DRAWS, moved
+from harness.measure.observation import (
+    WHOLE,
+    Baseline,
+    Chunked,
+    Floors,
+    LayoutVAE,
+    Noise,
+    coder_of,
+)
+from harness.measure.placing import placed
 from harness.measure.streams import Sent, Stream
 
 
@@ -75,25 +84,33 @@ class ChunkSeen:
 
 
 @dataclass(frozen=True)
+class Further:
+    """The largest noise of further draws of a clip, beside that of the first one."""
+
+    output: Floors
+    chunks: Floors
+    """``(chunk, None)`` is of what came out for a chunk, ``(chunk, slot)`` of a slot after it."""
+
+
+@dataclass(frozen=True)
 class Track:
     """A clip, untiled and in float64."""
 
     untiled: tuple[Sent, ...]
-    """Chunk by chunk, as all of these."""
     truth: tuple[Sent, ...]
     names: Mapping[int, str]
     """Module path of the causal convolution behind each slot."""
     looking_back: frozenset[str]
     """Those of them that look at frames before the present one."""
-    draws: tuple[tuple[Sent, ...], ...] = ()
-    """Further draws of the untiled noise, which the floors then are the largest of."""
+    further: Further | None = None
+    """The largest noise of further draws, where some were made."""
 
     def beside(self, ours: Sent) -> ChunkSeen:
         """Hold a chunk against the same chunk untiled, and its slots against the truth."""
         untiled, truth = self.untiled[ours.number], self.truth[ours.number]
+        known = {} if self.further is None else self.further.chunks
         nothing = Slot(Holds.NOTHING)
-        further = (sent[ours.number].slots for sent in self.draws)
-        slots = zip_longest(ours.slots, untiled.slots, truth.slots, *further, fillvalue=nothing)
+        slots = zip_longest(ours.slots, untiled.slots, truth.slots, fillvalue=nothing)
         written = _writes(ours), _writes(untiled)
         seen = tuple(
             SlotSeen(
@@ -105,9 +122,9 @@ class Track:
                 writes=(written[0][number], written[1][number]),
                 looks_back=self.names.get(number) in self.looking_back,
                 on_device=mine.device is not None and mine.device.type != "cpu",
-                **_distances(mine, bare, right, more),
+                **_distances(mine, bare, right, known.get((ours.number, number))),
             )
-            for number, (mine, bare, right, *more) in enumerate(slots)
+            for number, (mine, bare, right) in enumerate(slots)
         )
         return ChunkSeen(
             number=ours.number,
@@ -136,12 +153,12 @@ class Track:
 
     def baseline(self) -> Baseline:
         """The output of the bare coder, as the baseline of a case has it; without its costs."""
-        first, truth = joined(self.untiled), joined(self.truth)
-        assert first is not None
+        output, truth = joined(self.untiled), joined(self.truth)
+        assert output is not None
         assert truth is not None
-        further = [more for draw in self.draws if (more := joined(draw)) is not None]
-        output = noisiest([first, *further], truth) if further else first
-        return Baseline(output, truth, noise(output, truth), Reading(), 0, 0)
+        further = {} if self.further is None else self.further.output
+        floor = noise(output, truth).largest(further.get(WHOLE))
+        return Baseline(output, truth, floor, Reading(), 0, 0, further=further)
 
 
 def joined(sent: tuple[Sent, ...]) -> Tensor | None:
@@ -182,24 +199,42 @@ def follow(
     return Track(untiled, tuple(truth.sent), names, looking_back)
 
 
-def drawn(
+def draw_further(
     track: Track,
     view: LayoutVAE,
     direction: Direction,
     chunked: Chunked,
     x: Tensor,
     device: Device,
-) -> Track:
-    """The track with further draws of the untiled noise, for results that miss its floors.
+) -> Further:
+    """The noise of further draws of a clip that was followed, for results that miss its floors.
 
-    The rest as for ``follow``.
+    ``view`` is of a VAE that no hook has been on, on the plain CPU; ``device`` is entered.
     """
-    coder, draws = coder_of(view, direction), []
-    with torch.no_grad():
+    further = Further({}, {})
+    truth = joined(track.truth)
+    with torch.no_grad(), placed(view, device):
         for number in range(DRAWS):
             given = view.coder_input(direction, device.put(moved(x, number)))
-            draws.append(Stream(coder, chunked, given, device).run())
-    return replace(track, draws=tuple(draws))
+            drawn = Stream(coder_of(view, direction), chunked, given, device).run()
+            output = joined(drawn)
+            assert output is not None
+            assert truth is not None
+            if found := floors(output, truth):
+                chunks = dict(_of_chunks(drawn, track.truth))
+                further = Further(largest(further.output, found), largest(further.chunks, chunks))
+    return further
+
+
+def _of_chunks(
+    drawn: Sequence[Sent], truth: Sequence[Sent]
+) -> Iterator[tuple[tuple[int | None, int | None], Noise]]:
+    for ours, right in zip(drawn, truth, strict=True):
+        if ours.parts:
+            yield (ours.number, None), noise(torch.cat(ours.parts, 2), torch.cat(right.parts, 2))
+        for number, (mine, known) in enumerate(zip(ours.slots, right.slots, strict=True)):
+            if mine.frames is not None and known.frames is not None:
+                yield (ours.number, number), noise(mine.frames, known.frames)
 
 
 @contextmanager
@@ -250,16 +285,14 @@ def _writes(sent: Sent) -> Counter[int]:
     return Counter(a.slot for a in sent.accesses if a.writes and a.chunk is not None)
 
 
-def _distances(ours: Slot, untiled: Slot, truth: Slot, draws: Sequence[Slot]) -> dict[str, Any]:
+def _distances(ours: Slot, untiled: Slot, truth: Slot, further: Noise | None) -> dict[str, Any]:
     """Of the hook's frames from float64, and of the untiled ones; nothing where shapes differ."""
     if ours.frames is None or untiled.frames is None or truth.frames is None:
         return {}
     if ours.told != untiled.told:
         return {}
-    further = [slot.frames for slot in draws if slot.frames is not None]
-    bare = noisiest([untiled.frames, *further], truth.frames) if further else untiled.frames
     return {
         "error": noise(ours.frames, truth.frames),
-        "floor": floor_of(bare, truth.frames),
+        "floor": floor_of(untiled.frames, truth.frames).largest(further),
         "correlation": correlation(ours.frames, truth.frames),
     }

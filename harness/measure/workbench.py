@@ -20,14 +20,15 @@ from harness.device import open_device
 from harness.families import Family
 from harness.measure.baseline import measure_baseline, measure_truth
 from harness.measure.clip import ClipObserved
-from harness.measure.distance import noise
-from harness.measure.draws import draw_untiled, in_doubt, noisiest
+from harness.measure.draws import draw_floors, in_doubt
 from harness.measure.failing import stuck_at, watched
 from harness.measure.memory import limited_memory
 from harness.measure.observation import (
+    WHOLE,
     Baseline,
     ConventionResult,
     Failure,
+    Floors,
     LayoutVAE,
     Observation,
     Observed,
@@ -172,7 +173,7 @@ class Workbench:
         if observation.beyond_repair:
             self._vaes.pop(_key(case))
         if in_doubt(observation):
-            observation = replace(observation, baseline=self.noisiest(case), memo={})
+            observation = replace(observation, baseline=self.raised(case), memo={})
         hung = observation.failure is not None and observation.failure.hung
         ways = None
         if every_way and not hung:
@@ -233,16 +234,23 @@ class Workbench:
 
         return self._store.get(case, baseline)
 
-    def noisiest(self, case: Case) -> Baseline:
-        """The baseline of a case with the noisiest of several draws for the untiled result."""
+    def raised(self, case: Case) -> Baseline:
+        """The baseline of a case, its floors raised to the largest of several draws."""
+        first = self.baseline(case)
 
-        def compute() -> Baseline:
-            first, x = self.baseline(case), self.make_input(case)
-            drawn = draw_untiled(case, self.view(case), x, open_device(case.device))
-            output = noisiest([first.output, *drawn], first.truth)
-            return replace(first, output=output, floor=noise(output, first.truth))
+        def compute() -> Floors:
+            x, device = self.make_input(case), open_device(case.device)
+            return draw_floors(case, self.anew(case)[0], x, first.truth, device)
 
-        return self._store.get(case, compute, noisiest=True)
+        further = self._store.further(case, compute)
+        return replace(first, floor=first.floor.largest(further.get(WHOLE)), further=further)
+
+    def anew(self, case: Case) -> tuple[LayoutVAE, ...]:
+        """``views`` of a VAE that no hook has been on."""
+        if case.scale is Scale.REAL:
+            self._vaes.clear()
+        vae = self.supplies.build(case).to(getattr(torch, case.dtype))
+        return self.supplies.views(vae, case.layout, case.facts)
 
     def view(self, case: Case) -> LayoutVAE:
         """The VAE of a case in its layout, on the plain CPU."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from torch import Tensor
 
 from fixtures.specimens.caching import CachingTiler
 from fixtures.specimens.resting import RestingTiler
+from harness.cases import Direction
 from harness.checks.finding import Finding, Status
 from harness.measure import draws, tracks
-from harness.measure.draws import DRAWS, EXPLAINED, SHARE, is_doubtful, moved, noisiest
-from harness.measure.observation import Noise
+from harness.measure.distance import floors, largest
+from harness.measure.draws import DRAWS, EXPLAINED, SHARE, in_doubt, is_doubtful, moved
+from harness.measure.observation import WHOLE, Noise, Promise
 from harness.subject.profile import Profile, profile_from_flags
+from suites.selftest.measure_fakes import FLOOR, a_case, an_observation
 from suites.selftest.playing import Stand
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -43,24 +47,44 @@ def test_draws_differ_and_are_the_same_again() -> None:
     assert torch.equal(x, torch.ones(1, 4, 8, 8))
 
 
-def test_noisiest_is_taken_frame_by_frame_of_each_item() -> None:
+def test_floors_are_those_of_every_item_frame_and_change() -> None:
     truth = torch.zeros(2, 3, 2, 4, 4, dtype=torch.float64)
-    one, other = torch.zeros(2, 3, 2, 4, 4), torch.full((2, 3, 2, 4, 4), -0.5)
-    one[0, 1, 1, 2, 3] = 9.0  # one element carries the noise of a frame
-    taken = noisiest([one, other], truth)
-    assert torch.equal(taken[0, :, 1], one[0, :, 1])
-    assert torch.equal(taken[0, :, 0], other[0, :, 0])
-    assert torch.equal(taken[1], other[1])
-    assert taken.dtype == one.dtype
+    output = torch.zeros(2, 3, 2, 4, 4)
+    output[0, 1, 1, 2, 3] = 12.0  # one of 192 elements, 96 of an item, 48 of a frame
+    found = floors(output, truth)
+    assert found[WHOLE] == Noise(pytest.approx(12 / 192**0.5), 12.0)
+    assert found[0, None] == Noise(pytest.approx(12 / 96**0.5), 12.0)
+    assert found[0, 1] == Noise(pytest.approx(12 / 48**0.5), 12.0)
+    assert found[None, 1] == Noise(pytest.approx(12 / 96**0.5), 12.0)
+    assert {found[part] for part in ((0, 0), (1, None), (1, 0), (1, 1))} == {Noise(0.0, 0.0)}
+    assert len(found) == 8
 
 
-def test_noisiest_of_pictures_is_taken_item_by_item() -> None:
+def test_floors_of_a_picture_are_those_of_its_items() -> None:
     truth = torch.ones(2, 3, 4, 4, dtype=torch.float64)
-    first, second = torch.ones(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
-    first[0] += 1
-    second[1] -= 1
-    taken = noisiest([torch.ones(2, 3, 4, 4), first, second], truth)
-    assert torch.equal(taken, torch.stack([first[0], second[1]]))
+    found = floors(torch.stack([truth[0] + 1, truth[1]]).float(), truth)
+    assert found == {
+        WHOLE: Noise(pytest.approx(0.5**0.5), 1.0),
+        (0, None): Noise(1.0, 1.0),
+        (0, 0): Noise(1.0, 1.0),
+        (1, None): Noise(0.0, 0.0),
+        (1, 0): Noise(0.0, 0.0),
+    }
+
+
+def test_largest_takes_rms_and_worst_each_by_itself() -> None:
+    one, other = {WHOLE: Noise(1.0, 8.0), (0, 0): Noise(1.0, 1.0)}, {WHOLE: Noise(2.0, 5.0)}
+    assert largest(one, other) == {WHOLE: Noise(2.0, 8.0), (0, 0): Noise(1.0, 1.0)}
+    assert largest({}, one) == largest(one, {}) == one
+    assert Noise(1.0, 8.0).largest(None, Noise(0.5, 9.0)) == Noise(1.0, 9.0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_draw_that_is_not_finite_says_nothing(bad: float) -> None:
+    truth = torch.zeros(1, 3, 4, 4, dtype=torch.float64)
+    output = torch.zeros(1, 3, 4, 4)
+    output[0, 0, 0, 0] = bad
+    assert floors(output, truth) == {}
 
 
 def test_only_what_a_draw_may_explain_is_doubtful() -> None:
@@ -114,6 +138,22 @@ class Caches(CachingTiler):
         super().commit(feat_cache)
 
 
+class Unseen(RestingTiler):
+    """Damages a weight where a version counter does not see it, and computes with that."""
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        self.net.conv_out.weight.data.mul_(1 + 1e-5)
+        return super().__call__(x, *args, **kwargs)
+
+
+class UnseenVideo(CachingTiler):
+    """The same in a causal coder."""
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        self.net.head[-1].weight.data.mul_(1 + 1e-5)
+        return super().__call__(x, *args, **kwargs)
+
+
 PLAYED = (
     ("Picture", None),
     ("Picture", "twice"),
@@ -154,8 +194,17 @@ def ill_conditioned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracks, "moved", apart)
 
 
+UNSEEN = (
+    ("Unseen", None),
+    ("Unseen", "twice"),
+    ("Unseen", "interrupted"),
+    ("UnseenVideo", "clip"),
+    ("UnseenVideo", "streams"),
+)
+
+
 def profile(name: str, grade: str = "exact") -> Profile:
-    causal = name in ("Video", "Caches")
+    causal = name in ("Video", "Caches", "UnseenVideo")
     return profile_from_flags(
         f"{__file__}:{name}",
         "forward",
@@ -213,10 +262,31 @@ def test_sound_hook_needs_no_further_draw(
     assert looks == []
 
 
-def test_draws_leave_the_vae_as_it_was_and_are_made_once(stand: Stand, looks: list[int]) -> None:
+def test_draws_are_made_once_for_all_hooks(stand: Stand, looks: list[int]) -> None:
     failed(stand, "Picture", None)
     assert len(looks) == DRAWS
     failed(stand, "Picture", None)  # another run over the same folder: the draws are stored
     assert len(looks) == DRAWS
-    findings = stand.findings("resting", None)
-    assert {found.status for found in findings.values()} == {Status.PASSED}
+
+
+@pytest.mark.parametrize(("name", "scenario"), UNSEEN)
+def test_what_a_hook_does_to_the_weights_is_no_noise(
+    stand: Stand, looks: list[int], name: str, scenario: str | None
+) -> None:
+    assert failed(stand, name, scenario) != []
+    assert set(looks) == set(range(DRAWS))
+
+
+@pytest.mark.parametrize(("grade", "direction"), [("exact", "decode"), ("lossless", "encode")])
+def test_grades_that_noise_bounds_are_looked_at_again(grade: str, direction: str) -> None:
+    case = a_case(direction=Direction(direction))
+    seen = an_observation(case, change=lambda y: y + 5 * FLOOR, grade=grade)
+    assert in_doubt(seen)
+    assert not in_doubt(an_observation(case, grade=grade))
+    assert not in_doubt(replace(seen, output=seen.output.half()))
+    assert not in_doubt(replace(seen, promise=Promise(grade="close")))
+
+
+def test_levels_of_a_picture_are_no_noise() -> None:
+    seen = an_observation(change=lambda y: y + 5 * FLOOR, grade="lossless")
+    assert not in_doubt(seen)

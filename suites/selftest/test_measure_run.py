@@ -264,6 +264,21 @@ def test_a_tensor_that_may_compute_when_it_is_read_is_no_result(watch):
     assert parameter.output is not None
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda y: torch.quantize_per_tensor(y, 0.1, 0, torch.qint8), id="quantized"),
+        pytest.param(lambda y: torch.complex(y, y), id="complex"),
+        pytest.param(lambda y: y.to_mkldnn(), id="mkldnn"),
+    ],
+)
+def test_a_tensor_that_is_no_block_of_real_numbers_is_no_result(watch, change: Any):
+    seen = watch(lambda original, x: change(original(x)))
+    assert seen.output is None
+    assert "dense" in seen.failure.message
+
+
 def test_a_trace_that_the_hook_deleted_is_no_harm(tmp_path: Path):
     with watched(30, tmp_path / "stuck" / "trace"):
         shutil.rmtree(tmp_path / "stuck")
