@@ -51,7 +51,7 @@ TERMS: Mapping[str, str] = {
 MODES: Mapping[Mode, str] = {
     Mode.EXACT: "Plain tiles of one size, and no option of the hook switched on.",
     Mode.FAST: "`fast_decoder` or `fast_encoder`: statistics estimated from a small copy.",
-    Mode.COLOR_FIX: "`fast_encoder` with `color_fix`: estimated before the first downsampling alone.",
+    Mode.COLOR_FIX: "`fast_encoder` with `color_fix`: estimated up to the first downsampling.",
     Mode.QUADTREE: "`use_quadtree`: tiles as large as the content allows.",
 }
 
