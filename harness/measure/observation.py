@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -61,8 +62,8 @@ class Noise:
     worst: float
 
     def largest(self, *others: Noise | None) -> Noise:
-        """The largest of several, rms and worst each by itself; those that are ``None`` apart."""
-        known = [self, *(other for other in others if other is not None)]
+        """The largest of several, rms and worst each by itself; what is not finite says nothing."""
+        known = [each for each in (self, *others) if each and math.isfinite(each.rms)] or [self]
         return Noise(max(each.rms for each in known), max(each.worst for each in known))
 
 

@@ -77,6 +77,8 @@ def test_largest_takes_rms_and_worst_each_by_itself() -> None:
     assert largest(one, other) == {WHOLE: Noise(2.0, 8.0), (0, 0): Noise(1.0, 1.0)}
     assert largest({}, one) == largest(one, {}) == one
     assert Noise(1.0, 8.0).largest(None, Noise(0.5, 9.0)) == Noise(1.0, 9.0)
+    unknown = Noise(float("nan"), float("inf"))
+    assert Noise(1.0, 8.0).largest(unknown) == unknown.largest(Noise(1.0, 8.0)) == Noise(1.0, 8.0)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
