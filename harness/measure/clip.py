@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness.device import Device, open_device
 from harness.measure.distance import Distance, changes, distance
-from harness.measure.draws import in_doubt, is_doubtful
+from harness.measure.draws import beyond_doubt, is_doubtful
 from harness.measure.observation import (
     Baseline,
     Chunked,
@@ -89,8 +89,7 @@ def observe_clip(stage: Stage) -> ClipObserved:
         stage.device,
         seconds=stage.seconds,
     )
-    if in_doubt(whole):
-        whole = replace(whole, baseline=bench.raised(case), memo={})
+    whole = beyond_doubt(whole, partial(bench.raised, case))
     hung = whole.failure is not None and whole.failure.hung
     ways = () if hung or getattr(stage.hook, "kind", "forward") != "forward" else _ways(stage)
     failures = (way.failure for way in ways if way.failure is not None)

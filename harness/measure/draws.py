@@ -18,7 +18,8 @@ unseen, would be taken for noise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ from torch import Tensor
 from harness.cases import Case
 from harness.device import Device
 from harness.measure.distance import changes, distance_of, floors, is_exact, largest
-from harness.measure.observation import Floors, LayoutVAE, Noise, Observation
+from harness.measure.observation import Baseline, Floors, LayoutVAE, Noise, Observation
 from harness.measure.placing import placed
 
 DRAWS = 8
@@ -88,3 +89,10 @@ def in_doubt(observation: Observation) -> bool:
     pairs += [(part.error, part.floor) for part in (*measured.items, *measured.frames)]
     pairs += changes(output, base)
     return is_doubtful(pairs)
+
+
+def beyond_doubt(observation: Observation, raised: Callable[[], Baseline]) -> Observation:
+    """The observation, with the floors of several draws where one leaves it in doubt."""
+    return (
+        replace(observation, baseline=raised(), memo={}) if in_doubt(observation) else observation
+    )

@@ -136,8 +136,13 @@ class Promise:
     kind: str = "forward"
 
     def by_noise(self, direction: Direction) -> bool:
-        """Whether the noise of the VAE bounds the error: that of moments without loss as well."""
-        return self.grade == "exact" or (self.grade == "lossless" and direction is Direction.ENCODE)
+        """Whether the noise of the VAE bounds the error.
+
+        It does so for moments without loss as well, and where nothing is claimed, so that only the
+        untiled result will do.
+        """
+        moments = self.grade == "lossless" and direction is Direction.ENCODE
+        return self.grade == "exact" or moments or not self.claimed
 
 
 @dataclass(frozen=True, kw_only=True)

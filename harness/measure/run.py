@@ -246,14 +246,19 @@ def is_plain(thing: object) -> bool:
     return _honest(thing) and _dense(thing)
 
 
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_REAL = {*_FLOATS, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+"""Dtypes that torch computes with; others are quantized, complex, or mere storage."""
+
+
 def _honest(thing: object) -> TypeGuard[Tensor]:
     return any(type(thing) is plain for plain in (Tensor, nn.Parameter, SimTensor))
 
 
 def _dense(tensor: Tensor) -> bool:
     """Whether it is made of real numbers in memory: no other can be compared with a result."""
-    strided = tensor.layout is torch.strided
-    return strided and not tensor.is_quantized and not tensor.is_complex()
+    there = not tensor.is_nested and not tensor.is_meta
+    return there and tensor.layout is torch.strided and tensor.dtype in _REAL
 
 
 def kept(trial: Trial, device: Device) -> tuple[Tensor | None, torch.device | None]:
@@ -263,8 +268,8 @@ def kept(trial: Trial, device: Device) -> tuple[Tensor | None, torch.device | No
         return None, None
     if _honest(trial.result) and not _dense(trial.result):
         told = (
-            f"returned a tensor of {trial.result.dtype} with layout {trial.result.layout}: return "
-            "a dense one of real numbers"
+            f"returned a tensor of {trial.result.dtype} with layout {trial.result.layout} that is "
+            "not dense or not of numbers that torch computes with: return a plain one"
         )
         trial.failure = Failure("NotPlainTensor", told, "", "", "run")
         return None, None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.cases import Case, Direction, Scenario
 from harness.device.meter import Convolution
+from harness.measure.draws import beyond_doubt
 from harness.measure.observation import Baseline, Failure, LayoutVAE, Observation, Observed
 from harness.measure.placing import placed
 from harness.measure.run import Trial, kept
@@ -285,11 +287,15 @@ def observing(
     """How a scenario is run, with the VAE on the device or left where it is."""
 
     def observe(stage: Stage) -> Observed:
-        view = stage.bench.view(stage.case)
+        bench, case = stage.bench, replace(stage.case, scenario=None)
+        view = bench.view(case)
         here = placed(view, stage.device) if place else nullcontext()
-        baseline = stage.bench.baseline(replace(stage.case, scenario=None))
+        baseline = bench.baseline(case)
         with torch.no_grad(), stage.device, here:
-            return play(Play(stage, view, baseline))
+            found = play(Play(stage, view, baseline))
+        raised = partial(bench.raised, case)
+        ran = tuple(replace(each, seen=beyond_doubt(each.seen, raised)) for each in found.ran)
+        return replace(found, ran=ran)
 
     return observe
 

@@ -8,6 +8,7 @@ import shlex
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +21,7 @@ from harness.device import open_device
 from harness.families import Family
 from harness.measure.baseline import measure_baseline, measure_truth
 from harness.measure.clip import ClipObserved
-from harness.measure.draws import draw_floors, in_doubt
+from harness.measure.draws import beyond_doubt, draw_floors
 from harness.measure.failing import stuck_at, watched
 from harness.measure.memory import limited_memory
 from harness.measure.observation import (
@@ -154,7 +155,6 @@ class Workbench:
         if case.scenario is not None:
             return self._play(name, case)
         subject = self.subjects[name]
-        view = self.view(case)
         x = self.make_input(case)
         baseline = self.baseline(case)
         seconds = self.seconds * (10 if case.scale is Scale.REAL else 1)
@@ -164,7 +164,7 @@ class Workbench:
                 case,
                 subject.profile.promise(case),
                 subject.hook,
-                view,
+                self.view(case),
                 x,
                 baseline,
                 open_device(case.device),
@@ -172,8 +172,7 @@ class Workbench:
             )
         if observation.beyond_repair:
             self._vaes.pop(_key(case))
-        if in_doubt(observation):
-            observation = replace(observation, baseline=self.raised(case), memo={})
+        observation = beyond_doubt(observation, partial(self.raised, case))
         hung = observation.failure is not None and observation.failure.hung
         ways = None
         if every_way and not hung:

@@ -160,6 +160,9 @@ PLAYED = (
     ("Picture", None),
     ("Picture", "twice"),
     ("Picture", "interrupted"),
+    ("Picture", "settings"),
+    ("Picture", "tiny_tiles"),
+    ("Picture", "out_of_memory"),
     ("Video", "clip"),
     ("Video", "streams"),
     ("Caches", "clip"),
@@ -287,6 +290,7 @@ def test_grades_that_noise_bounds_are_looked_at_again(grade: str, direction: str
     assert not in_doubt(an_observation(case, grade=grade))
     assert not in_doubt(replace(seen, output=seen.output.half()))
     assert not in_doubt(replace(seen, promise=Promise(grade="close")))
+    assert in_doubt(replace(seen, promise=Promise(grade="close", claimed=False)))
 
 
 def test_levels_of_a_picture_are_no_noise() -> None:

@@ -23,7 +23,7 @@ from harness.device import open_device
 from harness.measure.baseline import measure_baseline, measure_truth
 from harness.measure.failing import limited, stuck_at, watched
 from harness.measure.observation import Observation, Promise
-from harness.measure.run import observe, observe_conventions
+from harness.measure.run import is_plain, observe, observe_conventions
 from suites.selftest.measure_fakes import FakeHook, TinyView, a_case, by_tiles, hostile
 
 CASE = a_case(height=40, width=8)
@@ -265,18 +265,27 @@ def test_a_tensor_that_may_compute_when_it_is_read_is_no_result(watch):
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize(
     "change",
     [
         pytest.param(lambda y: torch.quantize_per_tensor(y, 0.1, 0, torch.qint8), id="quantized"),
         pytest.param(lambda y: torch.complex(y, y), id="complex"),
         pytest.param(lambda y: y.to_mkldnn(), id="mkldnn"),
+        pytest.param(lambda y: y.to(torch.float8_e4m3fn), id="float8"),
+        pytest.param(lambda y: torch.nested.nested_tensor([torch.ones(2)]), id="nested"),
     ],
 )
 def test_a_tensor_that_is_no_block_of_real_numbers_is_no_result(watch, change: Any):
     seen = watch(lambda original, x: change(original(x)))
     assert seen.output is None
     assert "dense" in seen.failure.message
+    assert seen.failure.phase == "run"
+
+
+def test_a_tensor_without_memory_is_not_plain():
+    assert not is_plain(torch.empty(2, device="meta"))
+    assert is_plain(torch.empty(2))
 
 
 def test_a_trace_that_the_hook_deleted_is_no_harm(tmp_path: Path):
