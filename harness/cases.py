@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from harness.families import FAMILIES, Family
+from vae_compat.families import FAMILIES, Family
 
 
 class Scale(StrEnum):

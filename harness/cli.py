@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from harness.errors import UsageError
+from vae_compat.errors import UsageError
 
 OK, FAILS, USAGE, HARNESS = 0, 1, 2, 3
 """Exit codes: gate holds, gate doesn't, wrong use, the harness itself failed."""
@@ -48,7 +48,7 @@ def main(
         command: Callable[[argparse.Namespace], int] = options.command
         running = command is _run
         if running and arguments is None:
-            from harness.supervise import supervised
+            from vae_compat.supervise import supervised
 
             return supervised(sys.argv[1:])
         return command(options)
@@ -215,13 +215,13 @@ _seconds.__name__ = "number of seconds"
 
 
 def _run(options: argparse.Namespace) -> int:
-    from harness.launch import launch
+    from vae_compat.launch import launch
 
     return launch(options)
 
 
 def _list(options: argparse.Namespace) -> int:
-    from harness import listing
+    from vae_compat import listing
 
     sys.stdout.write(listing.render(options))
     sys.stdout.flush()
@@ -229,7 +229,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from harness.explain import explain
+    from vae_compat.explain import explain
 
     sys.stdout.write(explain(options.word) + "\n")
     sys.stdout.flush()

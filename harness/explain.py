@@ -10,12 +10,12 @@ from enum import StrEnum
 from importlib import resources
 from itertools import pairwise
 
-from harness.caseid import parse_case_id
-from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
-from harness.checks.finding import Grade, Phase
-from harness.errors import UsageError
-from harness.families import FAMILIES, Family
-from harness.mechanisms import EXPLANATION
+from vae_compat.caseid import parse_case_id
+from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
+from vae_compat.checks.finding import Grade, Phase
+from vae_compat.errors import UsageError
+from vae_compat.families import FAMILIES, Family
+from vae_compat.mechanisms import EXPLANATION
 
 GRADES: Mapping[Grade, str] = {
     Grade.EXACT: (
@@ -105,7 +105,7 @@ def check_docs() -> dict[str, str]:
     Read from the source and not imported: the checks import torch, which takes seconds.
     """
     found: dict[str, str] = {}
-    folder = resources.files("harness.checks")
+    folder = resources.files("vae_compat.checks")
     for file in sorted(folder.iterdir(), key=lambda file: file.name):
         if not file.name.endswith(".py"):
             continue

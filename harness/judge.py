@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
-from harness.cases import Mechanism, Scale
-from harness.checks.finding import NOT_JUDGED, Finding, Grade, Status
-from harness.families import FAMILIES
-from harness.mechanisms import CAUSES, EXPLANATION
-from harness.subject.profile import KnownFailure
+from vae_compat.cases import Mechanism, Scale
+from vae_compat.checks.finding import NOT_JUDGED, Finding, Grade, Status
+from vae_compat.families import FAMILIES
+from vae_compat.mechanisms import CAUSES, EXPLANATION
+from vae_compat.subject.profile import KnownFailure
 
 ROOTS = frozenset({"call_contract", "completes", "clip_completes", "output_shape", "finite"})
 """Checks whose failure leaves the others of the same case nothing to judge."""

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cases import Direction, Mode, Scale
-from harness.cli import DEFAULT_PROFILES, DEFAULT_TIERS, FAILS, HARNESS, OK, TIERS, USAGE
-from harness.errors import UsageError
-from harness.explain import check_docs, closest, parse_case
-from harness.families import FAMILIES
+from vae_compat.cases import Direction, Mode, Scale
+from vae_compat.cli import DEFAULT_PROFILES, DEFAULT_TIERS, FAILS, HARNESS, OK, TIERS, USAGE
+from vae_compat.errors import UsageError
+from vae_compat.explain import check_docs, closest, parse_case
+from vae_compat.families import FAMILIES
 
 if TYPE_CHECKING:
-    from harness.subject.profile import Profile
+    from vae_compat.subject.profile import Profile
 
 # pytest's codes: 2 interrupted, 3 internal error, 4 wrong use, 5 no tests collected. The plugin
 # sets 0 and 1 itself, by the gate.
@@ -68,7 +68,7 @@ def validate(options: argparse.Namespace) -> None:
     if options.expression is not None:
         _check_expression(options.expression)
     if options.against is not None:
-        from reports.results import read
+        from vae_compat.reports.results import read
 
         read(Path(options.against))
     if options.hook is not None:
@@ -93,7 +93,7 @@ def check_selection(options: argparse.Namespace) -> None:
 
 def profiles(options: argparse.Namespace) -> list[Profile]:
     """The hooks under test that the options name, or the embedded default subject."""
-    from harness.subject.profile import profile_from_flags
+    from vae_compat.subject.profile import profile_from_flags
 
     flags = {name: getattr(options, name) for name in ("kind", "layout", "host")}
     if options.comfyui is not None and not (Path(options.comfyui) / "comfy").is_dir():
@@ -123,7 +123,7 @@ def profiles(options: argparse.Namespace) -> list[Profile]:
 
 def load_subject(name: str) -> Profile:
     """A profile by the name of an embedded one, or by its path."""
-    from harness.subject.profile import embedded_names, load_embedded, load_profile
+    from vae_compat.subject.profile import embedded_names, load_embedded, load_profile
 
     folders = subject_folders()
     names = embedded_names(*folders)
@@ -139,7 +139,7 @@ def load_subject(name: str) -> Profile:
 
 def subject_folders() -> tuple[Path, ...]:
     """Folders of embedded profiles besides the harness' own: the specimens'."""
-    import fixtures
+    from vae_compat import fixtures
 
     return tuple(Path(folder) / "specimens" for folder in fixtures.__path__)
 
@@ -150,7 +150,7 @@ def pytest_arguments(options: argparse.Namespace) -> list[str]:
     arguments = [str(suites / tier) for tier in _tiers(options)]
     # Neither the configuration nor the cache of the folder we happen to be in: it is an adopter's.
     arguments += ["-c", os.devnull, "--rootdir", str(suites.parent), "-p", "no:cacheprovider"]
-    arguments += ["-p", "harness.plugin", "--import-mode=importlib", "--no-header", "-rN"]
+    arguments += ["-p", "vae_compat.plugin", "--import-mode=importlib", "--no-header", "-rN"]
     arguments += ["-v", "--tb=short"] if options.verbose else ["-q", "--tb=no"]
     arguments += ["-p", "no:benchmark"]
     workers = _workers(options)
@@ -213,7 +213,7 @@ def _workers(options: argparse.Namespace) -> int:
 
 def _suites() -> Path:
     """The suites as they are installed, so that a run works from any folder."""
-    import suites
+    from vae_compat import suites
 
     return Path(next(iter(suites.__path__)))
 
@@ -338,7 +338,7 @@ def _check_matrix(found: Sequence[Profile], options: argparse.Namespace) -> None
     A missing file or attribute must show before anything runs, and so must a known failure that
     is about no check of any case of the whole matrix.
     """
-    from harness.listing import cases_of, selection_of
+    from vae_compat.listing import cases_of, selection_of
 
     cases = []
     for profile in found:

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cases import Case, Direction, Layout, Mode, Scale
-from harness.explain import check_docs
-from harness.families import FAMILIES
-from harness.matrix import Selection, generate, is_claimed
+from vae_compat.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.explain import check_docs
+from vae_compat.families import FAMILIES
+from vae_compat.matrix import Selection, generate, is_claimed
 
 if TYPE_CHECKING:
-    from harness.checks.registry import Check
-    from harness.subject.profile import Profile
+    from vae_compat.checks.registry import Check
+    from vae_compat.subject.profile import Profile
 
 
 def render(options: argparse.Namespace) -> str:
@@ -37,8 +37,8 @@ def cases_of(profile: Profile, options: argparse.Namespace, *, full: bool) -> tu
 
     Loads the hook, which tells what modes it can be asked for. Raises ``UsageError``.
     """
-    from harness.device import open_device
-    from harness.subject.loading import load_hook
+    from vae_compat.device import open_device
+    from vae_compat.subject.loading import load_hook
 
     comfyui = None if options.comfyui is None else Path(options.comfyui)
     return generate(
@@ -62,7 +62,7 @@ def selection_of(options: argparse.Namespace) -> Selection:
 
 
 def _cases(options: argparse.Namespace) -> list[str]:
-    from harness.launch import check_selection, profiles
+    from vae_compat.launch import check_selection, profiles
 
     check_selection(options)
     selection, checks = selection_of(options), _of_tiers(options.tier)
@@ -88,7 +88,7 @@ def _cases(options: argparse.Namespace) -> list[str]:
 
 
 def _checks(options: argparse.Namespace) -> list[str]:
-    from harness.launch import check_selection
+    from vae_compat.launch import check_selection
 
     check_selection(options)
     wanted = {check.name for check in _of_tiers(options.tier)}
@@ -103,7 +103,7 @@ def _of_tiers(tiers: Sequence[str] | None) -> tuple[Check, ...]:
     """The checks of these tiers; none where none are asked for, which needs no torch."""
     if not tiers:
         return ()
-    from harness.checks.registry import CHECKS
+    from vae_compat.checks.registry import CHECKS
 
     return tuple(check for check in CHECKS if check.tier in tiers)
 
@@ -120,8 +120,8 @@ def _counts(cases: Sequence[Case], claimed: Sequence[bool]) -> str:
 
 
 def _hooks() -> list[str]:
-    from harness.launch import load_subject, subject_folders
-    from harness.subject.profile import embedded_names
+    from vae_compat.launch import load_subject, subject_folders
+    from vae_compat.subject.profile import embedded_names
 
     lines = []
     for name in embedded_names(*subject_folders()):

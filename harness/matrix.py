@@ -8,8 +8,8 @@ from functools import cached_property
 from itertools import chain, product
 from typing import Any, Protocol
 
-from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
-from harness.families import FAMILIES, Family
+from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
+from vae_compat.families import FAMILIES, Family
 
 
 class Claims(Protocol):

@@ -11,28 +11,35 @@ from typing import Any
 
 import pytest
 from torch import Tensor, nn
-
-from fixtures.inputs import make_input
-from fixtures.layouts import VARIANTS, view
-from fixtures.probes import build as build_probe
-from fixtures.probes import with_image_channels
-from fixtures.vaes import build as build_vae
-from fixtures.vaes import parse_weights, truth
-from harness.cases import Case, Layout, Mechanism, Scale
-from harness.checks.finding import Finding, Status
-from harness.checks.registry import CHECKS
-from harness.errors import UsageError
-from harness.families import Family
-from harness.judge import ExitCode, Outcome, Record, diagnose, gate, tell
-from harness.launch import load_subject
-from harness.measure.observation import LayoutVAE, Observed
-from harness.scheduling import BaselineScheduling
-from harness.session import Item, Run, RunOptions
-from harness.subject.profile import Profile, profile_from_flags
-from reports.compare import hold_against
-from reports.results import HookEntry, Results, command_line, describe_run, now, read, write
-from reports.summary import write_summary
-from reports.table import to_text
+from vae_compat.cases import Case, Layout, Mechanism, Scale
+from vae_compat.checks.finding import Finding, Status
+from vae_compat.checks.registry import CHECKS
+from vae_compat.errors import UsageError
+from vae_compat.families import Family
+from vae_compat.fixtures.inputs import make_input
+from vae_compat.fixtures.layouts import VARIANTS, view
+from vae_compat.fixtures.probes import build as build_probe
+from vae_compat.fixtures.probes import with_image_channels
+from vae_compat.fixtures.vaes import build as build_vae
+from vae_compat.fixtures.vaes import parse_weights, truth
+from vae_compat.judge import ExitCode, Outcome, Record, diagnose, gate, tell
+from vae_compat.launch import load_subject
+from vae_compat.measure.observation import LayoutVAE, Observed
+from vae_compat.reports.compare import hold_against
+from vae_compat.reports.results import (
+    HookEntry,
+    Results,
+    command_line,
+    describe_run,
+    now,
+    read,
+    write,
+)
+from vae_compat.reports.summary import write_summary
+from vae_compat.reports.table import to_text
+from vae_compat.scheduling import BaselineScheduling
+from vae_compat.session import Item, Run, RunOptions
+from vae_compat.subject.profile import Profile, profile_from_flags
 
 RUN = pytest.StashKey[Run]()
 ITEM = pytest.StashKey[Item]()

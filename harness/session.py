@@ -14,19 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from harness.cases import Case, Direction, Layout, Mode, Scale
-from harness.checks.finding import NOT_JUDGED, Finding
-from harness.checks.registry import CHECKS
-from harness.cli import DEFAULT_TIERS, TIERS
-from harness.device import open_device
-from harness.errors import UsageError
-from harness.judge import ROOTS, Record, judge
-from harness.matrix import Selection, cost, generate
-from harness.measure.observation import Observed
-from harness.measure.workbench import Subject, Supplies, Workbench
-from harness.subject.loading import load_hook
-from harness.subject.profile import KnownFailure, Profile
+from vae_compat.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.checks.finding import NOT_JUDGED, Finding
+from vae_compat.checks.registry import CHECKS
+from vae_compat.cli import DEFAULT_TIERS, TIERS
+from vae_compat.device import open_device
+from vae_compat.errors import UsageError
+from vae_compat.judge import ROOTS, Record, judge
+from vae_compat.matrix import Selection, cost, generate
+from vae_compat.measure.observation import Observed
+from vae_compat.measure.workbench import Subject, Supplies, Workbench
+from vae_compat.subject.loading import load_hook
+from vae_compat.subject.profile import KnownFailure, Profile
 
 
 @dataclass(frozen=True)

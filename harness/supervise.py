@@ -23,7 +23,7 @@ VARIABLE = "VAE_COMPAT_TOLD"
 _FAILS, _USAGE, _HARNESS = 1, 2, 3
 _LOADING, _LEFT = "loading ", "left with "
 _PROGRAM = (
-    "import sys; sys.path[:] = {path!r}; from harness.supervise import child; child({name!r})"
+    "import sys; sys.path[:] = {path!r}; from vae_compat.supervise import child; child({name!r})"
 )
 
 
@@ -64,7 +64,7 @@ def child(name: str) -> NoReturn:
     write = _teller(told)
     sys.argv[0] = name
 
-    from harness.cli import main
+    from vae_compat.cli import main
 
     code = main(sys.argv[1:], tell=lambda hook: write(f"{_LOADING}{hook}" if hook else ""))
     for stream in (sys.stdout, sys.stderr):

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from harness.checks.finding import Grade
-from harness.judge import ExitCode, Record, Verdict
+from vae_compat.checks.finding import Grade
+from vae_compat.judge import ExitCode, Record, Verdict
 
 from . import digest
 from .results import Results

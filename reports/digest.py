@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from harness.caseid import parse_case_id
-from harness.cases import Direction, Mode
-from harness.checks.finding import NOT_JUDGED, Grade, Phase, Tier
-from harness.families import FAMILIES
-from harness.judge import ROOTS, Record
+from vae_compat.caseid import parse_case_id
+from vae_compat.cases import Direction, Mode
+from vae_compat.checks.finding import NOT_JUDGED, Grade, Phase, Tier
+from vae_compat.families import FAMILIES
+from vae_compat.judge import ROOTS, Record
 
 VRAM_RATIO = "vram_ratio"
 """Metric: peak over weights of the hook, divided by that of the untiled VAE."""

@@ -69,7 +69,7 @@ class Mutant:
     other_numbers: int = 0
     """Cases, passed, in which bytes, work, calls or distances are not those of the sound hook."""
     worse: str = ""
-    """The first counter that grew by more than `reports.compare` lets pass."""
+    """The first counter that grew by more than `vae_compat.reports.compare` lets pass."""
     reviewed: str = ""
     """Why a survivor is as sound as the hook it was made from, as found by reading."""
 

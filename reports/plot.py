@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.caseid import parse_case_id
-from harness.judge import Record
+from vae_compat.caseid import parse_case_id
+from vae_compat.judge import Record
 
 from .results import write_text
 

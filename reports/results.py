@@ -16,8 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UsageError
-from harness.judge import Record, Verdict
+from vae_compat.errors import UsageError
+from vae_compat.judge import Record, Verdict
 
 SCHEMA = 1
 DEFAULT_FOLDER = Path("reports/out")

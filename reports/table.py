@@ -12,8 +12,7 @@ from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
-
-from harness.judge import Record
+from vae_compat.judge import Record
 
 from . import digest
 from .digest import Cell, Key

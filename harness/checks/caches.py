@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from harness.checks.finding import Finding, Grade, Status, Tier
-from harness.checks.parity import LIKENESS
-from harness.checks.speaking import Speaker, promised
-from harness.checks.wording import number
-from harness.measure.caches import Holds
-from harness.measure.clip import ChunkSeen, ClipObserved, SlotSeen, Way
-from harness.measure.distance import is_exact
-from harness.mechanisms import EXPLANATION
+from vae_compat.checks.finding import Finding, Grade, Status, Tier
+from vae_compat.checks.parity import LIKENESS
+from vae_compat.checks.speaking import Speaker, promised
+from vae_compat.checks.wording import number
+from vae_compat.measure.caches import Holds
+from vae_compat.measure.clip import ChunkSeen, ClipObserved, SlotSeen, Way
+from vae_compat.measure.distance import is_exact
+from vae_compat.mechanisms import EXPLANATION
 
 _SLOTS = Speaker("cache_slots", Tier.ADVANCED)
 _SENTINELS = Speaker("cache_sentinels", Tier.ADVANCED)

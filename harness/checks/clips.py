@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from harness.cases import Direction
-from harness.checks.caches import lone
-from harness.checks.finding import Finding, Grade, Tier
-from harness.checks.parity import LIKENESS, grade_of
-from harness.checks.speaking import Metrics, Speaker, incomparable, promised
-from harness.checks.wording import number, shape
-from harness.measure.clip import ClipObserved, Way
-from harness.measure.distance import (
+from vae_compat.cases import Direction
+from vae_compat.checks.caches import lone
+from vae_compat.checks.finding import Finding, Grade, Tier
+from vae_compat.checks.parity import LIKENESS, grade_of
+from vae_compat.checks.speaking import Metrics, Speaker, incomparable, promised
+from vae_compat.checks.wording import number, shape
+from vae_compat.measure.clip import ClipObserved, Way
+from vae_compat.measure.distance import (
     FLOOR_RATIO,
     changes,
     correlation,
@@ -20,7 +20,7 @@ from harness.measure.distance import (
     frame_changes,
     is_exact,
 )
-from harness.measure.observation import Observation
+from vae_compat.measure.observation import Observation
 
 _COMPLETES = Speaker("clip_completes", Tier.ADVANCED)
 _PARITY = Speaker("video_parity", Tier.ADVANCED)

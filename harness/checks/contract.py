@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from harness.checks.finding import Finding, Tier
-from harness.checks.speaking import Speaker
-from harness.checks.wording import repeat, shape
-from harness.measure.observation import ConventionResult, Failure, Observation
+from vae_compat.checks.finding import Finding, Tier
+from vae_compat.checks.speaking import Speaker
+from vae_compat.checks.wording import repeat, shape
+from vae_compat.measure.observation import ConventionResult, Failure, Observation
 
 _CONTRACT = Speaker("call_contract", Tier.MINIMUM)
 _COMPLETES = Speaker("completes", Tier.MINIMUM)

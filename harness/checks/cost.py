@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from harness.cases import Case, Mode
-from harness.checks.finding import Finding, Tier
-from harness.checks.speaking import Metrics, Speaker, no_output
-from harness.checks.tiles import may_run_untiled
-from harness.checks.wording import mebibytes
-from harness.measure.observation import Observation
+from vae_compat.cases import Case, Mode
+from vae_compat.checks.finding import Finding, Tier
+from vae_compat.checks.speaking import Metrics, Speaker, no_output
+from vae_compat.checks.tiles import may_run_untiled
+from vae_compat.checks.wording import mebibytes
+from vae_compat.measure.observation import Observation
 
 _PEAK = Speaker("peak_vram", Tier.RECOMMENDED)
 _WORK = Speaker("work", Tier.RECOMMENDED)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 
-from harness.checks.contract import breaks_contract, innermost
-from harness.checks.finding import Finding, Grade, Tier
-from harness.checks.parity import grade_of
-from harness.checks.speaking import Speaker, incomparable
-from harness.checks.wording import mebibytes, number, shape
-from harness.measure.distance import distance_of
-from harness.measure.observation import Failure, Observation
+from vae_compat.checks.contract import breaks_contract, innermost
+from vae_compat.checks.finding import Finding, Grade, Tier
+from vae_compat.checks.parity import grade_of
+from vae_compat.checks.speaking import Speaker, incomparable
+from vae_compat.checks.wording import mebibytes, number, shape
+from vae_compat.measure.distance import distance_of
+from vae_compat.measure.observation import Failure, Observation
 
 _LIVE = Speaker("live_bytes", Tier.RECOMMENDED)
 _LEFT = Speaker("left_behind", Tier.RECOMMENDED)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from harness.cases import Mechanism
-from harness.checks.finding import Finding, Grade, Tier
-from harness.checks.parity import judge_parity
-from harness.checks.speaking import Speaker
-from harness.measure.observation import Observation
-from harness.mechanisms import EXPLANATION
+from vae_compat.cases import Mechanism
+from vae_compat.checks.finding import Finding, Grade, Tier
+from vae_compat.checks.parity import judge_parity
+from vae_compat.checks.speaking import Speaker
+from vae_compat.measure.observation import Observation
+from vae_compat.mechanisms import EXPLANATION
 
 _MECHANISM = Speaker("mechanism", Tier.RECOMMENDED)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from harness.checks.finding import Finding, Tier
-from harness.checks.speaking import Speaker, incomparable, no_output
-from harness.checks.wording import shape
-from harness.measure.distance import distance_of, in_words
-from harness.measure.observation import Observation
+from vae_compat.checks.finding import Finding, Tier
+from vae_compat.checks.speaking import Speaker, incomparable, no_output
+from vae_compat.checks.wording import shape
+from vae_compat.measure.distance import distance_of, in_words
+from vae_compat.measure.observation import Observation
 
 _SHAPE = Speaker("output_shape", Tier.MINIMUM)
 _DTYPE = Speaker("output_dtype", Tier.MINIMUM)

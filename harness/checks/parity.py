@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from harness.cases import Direction
-from harness.checks.finding import Finding, Grade, Tier
-from harness.checks.speaking import Metrics, Speaker, incomparable, promised, seams_of
-from harness.checks.wording import number
-from harness.measure.distance import (
+from vae_compat.cases import Direction
+from vae_compat.checks.finding import Finding, Grade, Tier
+from vae_compat.checks.speaking import Metrics, Speaker, incomparable, promised, seams_of
+from vae_compat.checks.wording import number
+from vae_compat.measure.distance import (
     FLOOR_RATIO,
     WORST_RATIO,
     Distance,
@@ -18,8 +18,8 @@ from harness.measure.distance import (
     in_words,
     is_exact,
 )
-from harness.measure.observation import Observation
-from harness.measure.planes import halves, planes
+from vae_compat.measure.observation import Observation
+from vae_compat.measure.planes import halves, planes
 
 _PARITY = Speaker("parity", Tier.RECOMMENDED)
 _BATCH = Speaker("batch_items", Tier.RECOMMENDED)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from harness.checks.caches import coherent
-from harness.checks.clips import check_video_parity, incomplete
-from harness.checks.finding import Finding, Phase, Status, Tier
-from harness.checks.speaking import Metrics, Speaker
-from harness.checks.wording import mebibytes
-from harness.device.meter import largest_plane
-from harness.measure.clip import ChunkSeen, ClipObserved, Way
-from harness.measure.observation import Observation
+from vae_compat.checks.caches import coherent
+from vae_compat.checks.clips import check_video_parity, incomplete
+from vae_compat.checks.finding import Finding, Phase, Status, Tier
+from vae_compat.checks.speaking import Metrics, Speaker
+from vae_compat.checks.wording import mebibytes
+from vae_compat.device.meter import largest_plane
+from vae_compat.measure.clip import ChunkSeen, ClipObserved, Way
+from vae_compat.measure.observation import Observation
 
 _PHASE = Speaker("cache_phase", Tier.ADVANCED)
 _PARKED = Speaker("cache_parked", Tier.ADVANCED)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from harness.checks.finding import Finding, Grade, Tier
-from harness.checks.speaking import Metrics, Speaker, incomparable, promised, seams_of
-from harness.measure.distance import distance_of
-from harness.measure.observation import Observation
+from vae_compat.checks.finding import Finding, Grade, Tier
+from vae_compat.checks.speaking import Metrics, Speaker, incomparable, promised, seams_of
+from vae_compat.measure.distance import distance_of
+from vae_compat.measure.observation import Observation
 
 _SEAMS = Speaker("seams", Tier.RECOMMENDED)
 _COLOUR = Speaker("colour_shift", Tier.RECOMMENDED)

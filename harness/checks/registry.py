@@ -6,39 +6,39 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from harness.cases import Case, Direction, Scale, Scenario
-from harness.checks.caches import (
+from vae_compat.cases import Case, Direction, Scale, Scenario
+from vae_compat.checks.caches import (
     check_cache_aliases,
     check_cache_index,
     check_cache_sentinels,
     check_cache_slots,
 )
-from harness.checks.clips import check_clip_completes, check_flicker, check_video_parity
-from harness.checks.contract import check_call_contract, check_completes
-from harness.checks.cost import check_peak_vram, check_transfers, check_work
-from harness.checks.finding import Finding, Grade, Tier
-from harness.checks.manners import (
+from vae_compat.checks.clips import check_clip_completes, check_flicker, check_video_parity
+from vae_compat.checks.contract import check_call_contract, check_completes
+from vae_compat.checks.cost import check_peak_vram, check_transfers, check_work
+from vae_compat.checks.finding import Finding, Grade, Tier
+from vae_compat.checks.manners import (
     check_input_untouched,
     check_left_behind,
     check_live_bytes,
     check_refusal,
 )
-from harness.checks.mechanism import check_mechanism
-from harness.checks.output import (
+from vae_compat.checks.mechanism import check_mechanism
+from vae_compat.checks.output import (
     check_finite,
     check_output_device,
     check_output_dtype,
     check_output_shape,
 )
-from harness.checks.parity import check_batch_items, check_parity
-from harness.checks.phases import (
+from vae_compat.checks.parity import check_batch_items, check_parity
+from vae_compat.checks.phases import (
     LONG,
     check_cache_parked,
     check_cache_phase,
     check_memory_growth,
 )
-from harness.checks.picture import check_colour_shift, check_seams, check_value_range
-from harness.checks.relations import (
+from vae_compat.checks.picture import check_colour_shift, check_seams, check_value_range
+from vae_compat.checks.relations import (
     check_batch_split,
     check_oversize,
     check_partition,
@@ -47,22 +47,22 @@ from harness.checks.relations import (
     check_shift,
     check_tile_size,
 )
-from harness.checks.sequences import check_sequence
-from harness.checks.tiles import (
+from vae_compat.checks.sequences import check_sequence
+from vae_compat.checks.tiles import (
     check_single_tile,
     check_tiles_ran,
     may_run_untiled,
     wants_single_tile,
 )
-from harness.checks.usage import (
+from vae_compat.checks.usage import (
     check_on_host,
     check_out_of_memory,
     check_settings,
     check_switches,
     check_tiny_tiles,
 )
-from harness.measure.observation import Promise
-from harness.measure.sequences import SEQUENCES
+from vae_compat.measure.observation import Promise
+from vae_compat.measure.sequences import SEQUENCES
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from harness.checks.finding import Finding, Tier
-from harness.checks.speaking import Metrics, Speaker
-from harness.checks.wording import number
-from harness.measure.relations import Related
+from vae_compat.checks.finding import Finding, Tier
+from vae_compat.checks.speaking import Metrics, Speaker
+from vae_compat.checks.wording import number
+from vae_compat.measure.relations import Related
 
 _TILE_SIZE = Speaker("tile_size", Tier.ADVANCED)
 _OVERSIZE = Speaker("oversize", Tier.ADVANCED)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from harness.checks.finding import Finding, Tier
-from harness.checks.parity import LIKENESS
-from harness.checks.speaking import Metrics, Speaker
-from harness.checks.tiles import may_run_untiled
-from harness.checks.wording import number
-from harness.measure.distance import FLOOR_RATIO, WORST_RATIO, is_exact
-from harness.measure.observation import Observed
-from harness.measure.player import Step
-from harness.measure.sequences import SequenceObserved
+from vae_compat.checks.finding import Finding, Tier
+from vae_compat.checks.parity import LIKENESS
+from vae_compat.checks.speaking import Metrics, Speaker
+from vae_compat.checks.tiles import may_run_untiled
+from vae_compat.checks.wording import number
+from vae_compat.measure.distance import FLOOR_RATIO, WORST_RATIO, is_exact
+from vae_compat.measure.observation import Observed
+from vae_compat.measure.player import Step
+from vae_compat.measure.sequences import SequenceObserved
 
 _SEQUENCE = Speaker("sequence", Tier.ADVANCED)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.cases import Scenario
-from harness.checks.finding import NOT_JUDGED, Finding, Grade, Status, Tier
-from harness.checks.wording import deviation, shape
-from harness.measure.observation import Observation, Observed
-from harness.measure.seams import Seams, find_seams
+from vae_compat.cases import Scenario
+from vae_compat.checks.finding import NOT_JUDGED, Finding, Grade, Status, Tier
+from vae_compat.checks.wording import deviation, shape
+from vae_compat.measure.observation import Observation, Observed
+from vae_compat.measure.seams import Seams, find_seams
 
 Metrics = Mapping[str, float | int | str | None]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from harness.cases import Case, Mode
-from harness.checks.finding import Finding, Tier
-from harness.checks.speaking import Metrics, Speaker, no_output
-from harness.checks.wording import shape
-from harness.device.meter import Convolution, largest_plane
-from harness.measure.observation import Observation, Promise
+from vae_compat.cases import Case, Mode
+from vae_compat.checks.finding import Finding, Tier
+from vae_compat.checks.speaking import Metrics, Speaker, no_output
+from vae_compat.checks.wording import shape
+from vae_compat.device.meter import Convolution, largest_plane
+from vae_compat.measure.observation import Observation, Promise
 
 _TILES = Speaker("tiles_ran", Tier.MINIMUM)
 _SINGLE = Speaker("single_tile", Tier.RECOMMENDED)

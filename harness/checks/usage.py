@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import torch
-
-from harness.checks.finding import Finding, Grade, Tier
-from harness.checks.manners import is_clear
-from harness.checks.parity import broken, described, grade_of
-from harness.checks.speaking import Speaker, incomparable, promised
-from harness.checks.wording import mebibytes, repeat
-from harness.measure.observation import Failure, Observed
-from harness.measure.usage import Pair, Ran, UsageObserved
+from vae_compat.checks.finding import Finding, Grade, Tier
+from vae_compat.checks.manners import is_clear
+from vae_compat.checks.parity import broken, described, grade_of
+from vae_compat.checks.speaking import Speaker, incomparable, promised
+from vae_compat.checks.wording import mebibytes, repeat
+from vae_compat.measure.observation import Failure, Observed
+from vae_compat.measure.usage import Pair, Ran, UsageObserved
 
 _SETTINGS = Speaker("settings", Tier.RECOMMENDED)
 _SWITCHES = Speaker("switches", Tier.RECOMMENDED)

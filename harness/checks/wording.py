@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.measure.observation import Observed
+from vae_compat.measure.observation import Observed
 
 
 def deviation(observation: Observed, got: str, should: str, where: str = "") -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from harness.device.meter import Convolution, Device, Reading
-from harness.errors import UsageError
+from vae_compat.device.meter import Convolution, Device, Reading
+from vae_compat.errors import UsageError
 
 __all__ = ["Convolution", "Device", "Reading", "UsageError", "available_devices", "open_device"]
 
@@ -29,15 +29,15 @@ def open_device(name: str, *, capacity: int | None = None) -> Device:
     if capacity is not None and capacity <= 0:
         raise UsageError(f"a device cannot have a capacity of {capacity} bytes: give more than 0")
     if name == "sim":
-        from harness.device.simulated import SimulatedDevice
+        from vae_compat.device.simulated import SimulatedDevice
 
         return SimulatedDevice(capacity)
     if name == "cuda":
-        from harness.device.cuda import CudaDevice
+        from vae_compat.device.cuda import CudaDevice
 
         return CudaDevice(capacity)
     if name == "cpu":
-        from harness.device.cpu import CpuDevice
+        from vae_compat.device.cpu import CpuDevice
 
         if capacity is not None:
             raise UsageError("the device 'cpu' has no capacity to set: use 'sim', or leave it out")

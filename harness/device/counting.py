@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch._C import DispatchKey
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from harness.device.ledger import Tally
-from harness.device.opcount import Count, counter_of
+from vae_compat.device.ledger import Tally
+from vae_compat.device.opcount import Count, counter_of
 
 aten = torch.ops.aten
 

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-
-from harness.device.meter import Reading
+from vae_compat.device.meter import Reading
 
 
 class CpuDevice:
@@ -41,8 +40,8 @@ class CpuDevice:
     @contextmanager
     def metered(self) -> Iterator[Reading]:
         """Count convolutions and FLOPs from here."""
-        from harness.device.counting import CountingMode
-        from harness.device.ledger import Tally
+        from vae_compat.device.counting import CountingMode
+        from vae_compat.device.ledger import Tally
 
         reading = Reading()
         tally = Tally()

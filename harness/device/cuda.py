@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from harness.device.counting import CountingMode
-from harness.device.ledger import Tally
-from harness.device.meter import Reading
-from harness.device.patches import replace_in
-from harness.errors import UsageError
+from vae_compat.device.counting import CountingMode
+from vae_compat.device.ledger import Tally
+from vae_compat.device.meter import Reading
+from vae_compat.device.patches import replace_in
+from vae_compat.errors import UsageError
 
 ALLOCATIONS = "allocation.all.allocated"
 """Key of ``torch.cuda.memory_stats``: allocations since the process began."""

@@ -8,7 +8,7 @@ that is called with the arguments. Kinds of rules:
 - *creating*: takes ``device=``
 - *composed*: made of other operations (only in inference mode they arrive in one piece)
 - *fresh*: every output is a new allocation
-- those of ``harness.device.transfers``: copies between devices, reads by the host, attention
+- those of ``vae_compat.device.transfers``: copies between devices, reads by the host, attention
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ import torch
 from torch import Tensor
 from torch._C import DispatchKey
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from harness.device.ledger import Block, Ledger
-from harness.device.opcount import counter_of
-from harness.device.tensor import HOST, SimTensor, become, is_alias_of, mixed_devices, wrap
+from vae_compat.device.ledger import Block, Ledger
+from vae_compat.device.opcount import counter_of
+from vae_compat.device.tensor import HOST, SimTensor, become, is_alias_of, mixed_devices, wrap
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-
-from harness.device.meter import Convolution, Reading
+from vae_compat.device.meter import Convolution, Reading
 
 ROUNDING = 512
 """Bytes; every allocation takes a multiple of it."""

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch.utils.flop_counter import flop_registry
-
-from harness.device.ledger import Tally
-from harness.device.meter import Convolution
+from vae_compat.device.ledger import Tally
+from vae_compat.device.meter import Convolution
 
 aten = torch.ops.aten
 

@@ -12,9 +12,8 @@ from functools import partial
 from typing import Any
 
 import torch
-
-from harness.device.ledger import Ledger
-from harness.device.tensor import with_index
+from vae_compat.device.ledger import Ledger
+from vae_compat.device.tensor import with_index
 
 NAME = "Simulated accelerator"
 MARK = "simulated_accelerator"

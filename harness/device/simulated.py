@@ -7,14 +7,13 @@ from contextlib import AbstractContextManager, ExitStack
 
 import torch
 from torch import Tensor, nn
-
-from harness.device.dispatch import Accelerator
-from harness.device.functions import Front
-from harness.device.ledger import Ledger
-from harness.device.meter import Reading
-from harness.device.patches import is_simulated, out_of_memory, patched
-from harness.device.tensor import DEVICE, SimTensor, wrap
-from harness.device.transfers import make_attention, special_rules
+from vae_compat.device.dispatch import Accelerator
+from vae_compat.device.functions import Front
+from vae_compat.device.ledger import Ledger
+from vae_compat.device.meter import Reading
+from vae_compat.device.patches import is_simulated, out_of_memory, patched
+from vae_compat.device.tensor import DEVICE, SimTensor, wrap
+from vae_compat.device.transfers import make_attention, special_rules
 
 TOTAL = 24 * 2**30
 """Bytes of memory that are reported where no capacity is set; nothing is refused then."""
@@ -29,7 +28,7 @@ class SimulatedDevice:
     ``live`` and peak bytes are those of storages: views share, and a storage is free as soon as
     the last tensor on it is gone. Only tensors that operations return are counted, not what
     happens inside a kernel; each allocation takes a multiple of 512 bytes
-    (``harness.device.ledger``).
+    (``vae_compat.device.ledger``).
 
     Opened inside of a ``FakeTensorMode`` it counts without computing: tensors have shapes and no
     data, and every counter shows what it would show for real ones, however large they are.

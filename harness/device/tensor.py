@@ -10,8 +10,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-
-from harness.device.ledger import Block
+from vae_compat.device.ledger import Block
 
 DEVICE = torch.device("cuda", 0)
 HOST = torch.device("cpu")

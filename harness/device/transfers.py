@@ -13,8 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-from harness.device.dispatch import (
+from vae_compat.device.dispatch import (
     Accelerator,
     Args,
     Kwargs,
@@ -23,7 +22,7 @@ from harness.device.dispatch import (
     note_write,
     unwrapper,
 )
-from harness.device.tensor import HOST, SimTensor, mixed_devices, wrap
+from vae_compat.device.tensor import HOST, SimTensor, mixed_devices, wrap
 
 aten = torch.ops.aten
 

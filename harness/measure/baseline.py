@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-
-from harness.cases import Case
-from harness.device import Device
-from harness.measure.distance import noise
-from harness.measure.observation import Baseline, LayoutVAE
-from harness.measure.placing import live_bytes, placed
-from harness.subject.state import snapshot
+from vae_compat.cases import Case
+from vae_compat.device import Device
+from vae_compat.measure.distance import noise
+from vae_compat.measure.observation import Baseline, LayoutVAE
+from vae_compat.measure.placing import live_bytes, placed
+from vae_compat.subject.state import snapshot
 
 
 def measure_baseline(

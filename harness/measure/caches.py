@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
-
-from harness.device import Device
-from harness.measure.failing import kind_of
-from harness.measure.run import is_plain
+from vae_compat.device import Device
+from vae_compat.measure.failing import kind_of
+from vae_compat.measure.run import is_plain
 
 
 class Access(NamedTuple):

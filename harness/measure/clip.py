@@ -10,11 +10,10 @@ from itertools import chain
 
 import torch
 from torch import Tensor
-
-from harness.device import Device, open_device
-from harness.measure.distance import Distance, changes, distance
-from harness.measure.draws import beyond_doubt, is_doubtful
-from harness.measure.observation import (
+from vae_compat.device import Device, open_device
+from vae_compat.measure.distance import Distance, changes, distance
+from vae_compat.measure.draws import beyond_doubt, is_doubtful
+from vae_compat.measure.observation import (
     Baseline,
     Chunked,
     Convention,
@@ -25,11 +24,11 @@ from harness.measure.observation import (
     Observed,
     coder_of,
 )
-from harness.measure.placing import placed
-from harness.measure.run import attempt, observe
-from harness.measure.stage import Stage
-from harness.measure.streams import Stream
-from harness.measure.tracks import ChunkSeen, SlotSeen, Track, draw_further, follow, joined
+from vae_compat.measure.placing import placed
+from vae_compat.measure.run import attempt, observe
+from vae_compat.measure.stage import Stage
+from vae_compat.measure.streams import Stream
+from vae_compat.measure.tracks import ChunkSeen, SlotSeen, Track, draw_further, follow, joined
 
 __all__ = ["ChunkSeen", "ClipObserved", "SlotSeen", "Way", "observe_clip"]
 

@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from harness.cases import Case, Direction
-from harness.measure.observation import WHOLE, Baseline, Floors, Noise, Observation
-from harness.measure.planes import halves, level_sizes, output_tile, planes, spans
+from vae_compat.cases import Case, Direction
+from vae_compat.measure.observation import WHOLE, Baseline, Floors, Noise, Observation
+from vae_compat.measure.planes import halves, level_sizes, output_tile, planes, spans
 
 FLOOR_RATIO = 2.0
 """An exact result is as right as the VAE: another order of additions costs no more than that."""

@@ -23,12 +23,11 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-
-from harness.cases import Case
-from harness.device import Device
-from harness.measure.distance import changes, distance_of, floors, is_exact, largest
-from harness.measure.observation import Baseline, Floors, LayoutVAE, Noise, Observation
-from harness.measure.placing import placed
+from vae_compat.cases import Case
+from vae_compat.device import Device
+from vae_compat.measure.distance import changes, distance_of, floors, is_exact, largest
+from vae_compat.measure.observation import Baseline, Floors, LayoutVAE, Noise, Observation
+from vae_compat.measure.placing import placed
 
 DRAWS = 8
 """Beyond the first."""

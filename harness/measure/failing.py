@@ -16,8 +16,7 @@ from types import FrameType
 from typing import Any, Protocol, cast
 
 import torch
-
-from harness.measure.observation import Failure
+from vae_compat.measure.observation import Failure
 
 _HARNESS = Path(__file__).resolve().parents[1]
 _LIBRARIES = (str(_HARNESS) + "/", "/site-packages/", "/dist-packages/", "/lib/python", "<frozen ")

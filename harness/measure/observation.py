@@ -9,9 +9,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-
-from harness.cases import Case, Direction
-from harness.device.meter import Reading
+from vae_compat.cases import Case, Direction
+from vae_compat.device.meter import Reading
 
 
 class LayoutVAE(Protocol):

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
-
-from harness.device import Device
-from harness.measure.observation import LayoutVAE
+from vae_compat.device import Device
+from vae_compat.measure.observation import LayoutVAE
 
 
 @contextmanager

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-from harness.cases import Case, Direction
+from vae_compat.cases import Case, Direction
 
 
 def planes(x: Tensor) -> Tensor:

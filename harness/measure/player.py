@@ -15,18 +15,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-from harness.cases import Case
-from harness.device import open_device
-from harness.device.meter import largest_plane
-from harness.measure.distance import correlation, floor_of, noise
-from harness.measure.draws import is_doubtful
-from harness.measure.failing import Interrupted, failure_of, limited, returned_kind
-from harness.measure.observation import Chunked, Failure, LayoutVAE, Noise, coder_of
-from harness.measure.run import is_plain
-from harness.measure.stage import Stage
-from harness.measure.streams import Sent, Stream
-from harness.measure.tracks import Further, Track, draw_further, follow, joined
+from vae_compat.cases import Case
+from vae_compat.device import open_device
+from vae_compat.device.meter import largest_plane
+from vae_compat.measure.distance import correlation, floor_of, noise
+from vae_compat.measure.draws import is_doubtful
+from vae_compat.measure.failing import Interrupted, failure_of, limited, returned_kind
+from vae_compat.measure.observation import Chunked, Failure, LayoutVAE, Noise, coder_of
+from vae_compat.measure.run import is_plain
+from vae_compat.measure.stage import Stage
+from vae_compat.measure.streams import Sent, Stream
+from vae_compat.measure.tracks import Further, Track, draw_further, follow, joined
 
 
 @dataclass(frozen=True)

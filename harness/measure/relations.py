@@ -19,16 +19,15 @@ import torch
 from torch import Tensor
 from torch.utils import deterministic
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from harness.cases import Case, Direction, Mechanism, Mode, Scale, Scenario
-from harness.device import Device, Reading, open_device
-from harness.device.meter import largest_plane
-from harness.families import Family
-from harness.measure.failing import returned_kind
-from harness.measure.observation import Failure, LayoutVAE, Observed
-from harness.measure.placing import placed
-from harness.measure.run import Trial, attempt, kept
-from harness.measure.stage import Stage
+from vae_compat.cases import Case, Direction, Mechanism, Mode, Scale, Scenario
+from vae_compat.device import Device, Reading, open_device
+from vae_compat.device.meter import largest_plane
+from vae_compat.families import Family
+from vae_compat.measure.failing import returned_kind
+from vae_compat.measure.observation import Failure, LayoutVAE, Observed
+from vae_compat.measure.placing import placed
+from vae_compat.measure.run import Trial, attempt, kept
+from vae_compat.measure.stage import Stage
 
 SHARP = 1e-9
 """Largest difference, over the rms of the result, that rounding can make in float64: measured are

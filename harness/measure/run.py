@@ -10,13 +10,12 @@ from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
-
-from harness.cases import Case, Direction
-from harness.device import Device
-from harness.device.meter import Reading
-from harness.device.tensor import SimTensor
-from harness.measure.failing import Interrupted, failure_of, kind_of, limited, returned_kind
-from harness.measure.observation import (
+from vae_compat.cases import Case, Direction
+from vae_compat.device import Device
+from vae_compat.device.meter import Reading
+from vae_compat.device.tensor import SimTensor
+from vae_compat.measure.failing import Interrupted, failure_of, kind_of, limited, returned_kind
+from vae_compat.measure.observation import (
     Baseline,
     CoderCall,
     Convention,
@@ -27,9 +26,9 @@ from harness.measure.observation import (
     Promise,
     coder_of,
 )
-from harness.measure.placing import live_bytes, placed
-from harness.measure.process import ProcessState
-from harness.subject.state import Change, snapshot
+from vae_compat.measure.placing import live_bytes, placed
+from vae_compat.measure.process import ProcessState
+from vae_compat.subject.state import Change, snapshot
 
 
 class Fitting(AbstractContextManager[Any], Protocol):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from harness.cases import Scenario
-from harness.measure.clip import observe_clip
-from harness.measure.observation import Observed
-from harness.measure.relations import RELATIONS
-from harness.measure.sequences import SEQUENCES, observe_sequence
-from harness.measure.stage import Stage
-from harness.measure.usage import USAGES
+from vae_compat.cases import Scenario
+from vae_compat.measure.clip import observe_clip
+from vae_compat.measure.observation import Observed
+from vae_compat.measure.relations import RELATIONS
+from vae_compat.measure.sequences import SEQUENCES, observe_sequence
+from vae_compat.measure.stage import Stage
+from vae_compat.measure.usage import USAGES
 
 SCENARIOS: Mapping[Scenario, Callable[[Stage], Observed]] = MappingProxyType(
     {

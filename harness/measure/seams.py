@@ -19,10 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-
-from harness.cases import Case
-from harness.measure.observation import Baseline
-from harness.measure.planes import level_sizes, output_tile, planes
+from vae_compat.cases import Case
+from vae_compat.measure.observation import Baseline
+from vae_compat.measure.planes import level_sizes, output_tile, planes
 
 VISIBLE = 1.0
 """Levels: a smaller step moves no level of the picture by more than rounding does."""

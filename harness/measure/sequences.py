@@ -13,15 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from harness.cases import Case, Scenario
-from harness.device import open_device
-from harness.device.meter import largest_plane
-from harness.measure.baseline import measure_baseline, measure_truth
-from harness.measure.draws import draw_floors
-from harness.measure.observation import WHOLE, Baseline, Noise, Observed, Promise
-from harness.measure.placing import placed
-from harness.measure.player import (
+from vae_compat.cases import Case, Scenario
+from vae_compat.device import open_device
+from vae_compat.device.meter import largest_plane
+from vae_compat.measure.baseline import measure_baseline, measure_truth
+from vae_compat.measure.draws import draw_floors
+from vae_compat.measure.observation import WHOLE, Baseline, Noise, Observed, Promise
+from vae_compat.measure.placing import placed
+from vae_compat.measure.player import (
     CLIP_A,
     CLIP_B,
     Call,
@@ -31,7 +30,7 @@ from harness.measure.player import (
     Step,
     Stopped,
 )
-from harness.measure.stage import Bench, Stage
+from vae_compat.measure.stage import Bench, Stage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
-
-from harness.cases import Case
-from harness.device import Device
-from harness.measure.observation import Baseline, LayoutVAE, Promise
-from harness.measure.run import Subject, Trial, attempt
+from vae_compat.cases import Case
+from vae_compat.device import Device
+from vae_compat.measure.observation import Baseline, LayoutVAE, Promise
+from vae_compat.measure.run import Subject, Trial, attempt
 
 
 class Bench(Protocol):

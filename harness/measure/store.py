@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
-
-from harness.cases import Case
-from harness.device.meter import Convolution, Reading
-from harness.measure.observation import Baseline, Floors, Noise
+from vae_compat.cases import Case
+from vae_compat.device.meter import Convolution, Reading
+from vae_compat.measure.observation import Baseline, Floors, Noise
 
 _VERSION = 1
 

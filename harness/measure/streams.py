@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-
-from harness.device import Device
-from harness.device.meter import Reading
-from harness.measure.caches import Access, CacheLog, Slot, materialised, sharing, watched_cache
-from harness.measure.failing import returned_kind
-from harness.measure.observation import Chunked
-from harness.measure.placing import live_bytes
-from harness.measure.run import is_plain
+from vae_compat.device import Device
+from vae_compat.device.meter import Reading
+from vae_compat.measure.caches import Access, CacheLog, Slot, materialised, sharing, watched_cache
+from vae_compat.measure.failing import returned_kind
+from vae_compat.measure.observation import Chunked
+from vae_compat.measure.placing import live_bytes
+from vae_compat.measure.run import is_plain
 
 
 @dataclass(frozen=True)

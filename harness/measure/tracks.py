@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from harness.cases import Direction
-from harness.device import Device
-from harness.device.meter import Reading
-from harness.measure.caches import Access, CacheLog, Holds, Slot
-from harness.measure.distance import correlation, floor_of, floors, largest, noise
-from harness.measure.draws import DRAWS, moved
-from harness.measure.observation import (
+from vae_compat.cases import Direction
+from vae_compat.device import Device
+from vae_compat.device.meter import Reading
+from vae_compat.measure.caches import Access, CacheLog, Holds, Slot
+from vae_compat.measure.distance import correlation, floor_of, floors, largest, noise
+from vae_compat.measure.draws import DRAWS, moved
+from vae_compat.measure.observation import (
     WHOLE,
     Baseline,
     Chunked,
@@ -27,8 +26,8 @@ from harness.measure.observation import (
     Noise,
     coder_of,
 )
-from harness.measure.placing import placed
-from harness.measure.streams import Sent, Stream
+from vae_compat.measure.placing import placed
+from vae_compat.measure.streams import Sent, Stream
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from harness.cases import Case, Direction, Scenario
-from harness.device.meter import Convolution
-from harness.measure.draws import beyond_doubt
-from harness.measure.observation import Baseline, Failure, LayoutVAE, Observation, Observed
-from harness.measure.placing import placed
-from harness.measure.run import Trial, kept
-from harness.measure.stage import Stage
-from harness.subject.hook import Hook
+from vae_compat.cases import Case, Direction, Scenario
+from vae_compat.device.meter import Convolution
+from vae_compat.measure.draws import beyond_doubt
+from vae_compat.measure.observation import Baseline, Failure, LayoutVAE, Observation, Observed
+from vae_compat.measure.placing import placed
+from vae_compat.measure.run import Trial, kept
+from vae_compat.measure.stage import Stage
+from vae_compat.subject.hook import Hook
 
 TILES = (1, 3, 8)
 """Latent pixels. The first that a hook takes must work; three quarters of eight leave a sliver of

@@ -15,16 +15,15 @@ from typing import Protocol
 import psutil
 import torch
 from torch import Tensor, nn
-
-from harness.cases import Case, Layout, Scale, Scenario
-from harness.device import open_device
-from harness.families import Family
-from harness.measure.baseline import measure_baseline, measure_truth
-from harness.measure.clip import ClipObserved
-from harness.measure.draws import beyond_doubt, draw_floors
-from harness.measure.failing import stuck_at, watched
-from harness.measure.memory import limited_memory
-from harness.measure.observation import (
+from vae_compat.cases import Case, Layout, Scale, Scenario
+from vae_compat.device import open_device
+from vae_compat.families import Family
+from vae_compat.measure.baseline import measure_baseline, measure_truth
+from vae_compat.measure.clip import ClipObserved
+from vae_compat.measure.draws import beyond_doubt, draw_floors
+from vae_compat.measure.failing import stuck_at, watched
+from vae_compat.measure.memory import limited_memory
+from vae_compat.measure.observation import (
     WHOLE,
     Baseline,
     ConventionResult,
@@ -34,12 +33,12 @@ from harness.measure.observation import (
     Observation,
     Observed,
 )
-from harness.measure.run import observe, observe_conventions
-from harness.measure.scenarios import SCENARIOS
-from harness.measure.stage import Stage
-from harness.measure.store import BaselineStore
-from harness.subject.hook import Hook
-from harness.subject.profile import Profile
+from vae_compat.measure.run import observe, observe_conventions
+from vae_compat.measure.scenarios import SCENARIOS
+from vae_compat.measure.stage import Stage
+from vae_compat.measure.store import BaselineStore
+from vae_compat.subject.hook import Hook
+from vae_compat.subject.profile import Profile
 
 KEPT = 8
 """Small VAEs kept for later cases."""

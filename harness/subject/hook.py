@@ -10,19 +10,18 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-
-from harness.cases import Case, Direction, Mode
-from harness.measure.observation import CoderCall, LayoutVAE
-from harness.subject.profile import HookSpec, Kind
-from harness.subject.recorder import Recorder, set_plainly
-from harness.subject.settings import (
+from vae_compat.cases import Case, Direction, Mode
+from vae_compat.measure.observation import CoderCall, LayoutVAE
+from vae_compat.subject.profile import HookSpec, Kind
+from vae_compat.subject.recorder import Recorder, set_plainly
+from vae_compat.subject.settings import (
     ModeNotOffered,
     Signature,
     needed_keywords,
     read_signature,
     settings_for,
 )
-from harness.subject.state import Change, Snapshot, snapshot_of, untiled_residue
+from vae_compat.subject.state import Change, Snapshot, snapshot_of, untiled_residue
 
 __all__ = ["Fitting", "Hook", "ModeNotOffered"]
 

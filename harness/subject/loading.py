@@ -15,13 +15,12 @@ from types import CodeType, ModuleType
 from typing import Any
 
 import torch
-
-from harness.errors import UsageError
-from harness.subject.guard import guarded, silenced
-from harness.subject.hook import Hook
-from harness.subject.hosts import Host
-from harness.subject.hosts.comfyui import ROOTS, StandInError
-from harness.subject.profile import Profile
+from vae_compat.errors import UsageError
+from vae_compat.subject.guard import guarded, silenced
+from vae_compat.subject.hook import Hook
+from vae_compat.subject.hosts import Host
+from vae_compat.subject.hosts.comfyui import ROOTS, StandInError
+from vae_compat.subject.profile import Profile
 
 _SYNTHETIC = "_vae_compat_subject"
 
@@ -167,7 +166,7 @@ def load_hook(profile: Profile, *, comfyui: Path | None = None) -> Hook:
     What the import does to torch is undone: baselines are computed in this process too, and a
     reference that is as wrong as the hook agrees with it.
     """
-    from harness.measure.process import ProcessState  # stands above this room
+    from vae_compat.measure.process import ProcessState  # stands above this room
 
     host = Host(profile.hook.host, comfyui)
     entry = Entry(profile.hook.entry, profile.folder, host)

@@ -13,14 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cases import Case, Direction, Layout, Mode
-from harness.errors import UsageError
-from harness.families import FAMILIES
-from harness.matrix import is_claimed
+from vae_compat.cases import Case, Direction, Layout, Mode
+from vae_compat.errors import UsageError
+from vae_compat.families import FAMILIES
+from vae_compat.matrix import is_claimed
 
 if TYPE_CHECKING:
-    from harness.checks.finding import Grade
-    from harness.measure.observation import Promise
+    from vae_compat.checks.finding import Grade
+    from vae_compat.measure.observation import Promise
 
 
 class Kind(StrEnum):
@@ -75,7 +75,7 @@ class Claims:
 
     def promise(self, case: Case) -> Promise:
         """What is promised of a case (as a hook of kind ``forward``; see ``Profile.promise``)."""
-        from harness.measure.observation import Promise  # imports torch
+        from vae_compat.measure.observation import Promise  # imports torch
 
         default = "degraded" if case.mode in ESTIMATING else "exact"
         grades = {**self.grade, **self.family_grade.get(case.family, {})}
@@ -122,7 +122,7 @@ class Profile:
 
 def load_profile(path: Path | str) -> Profile:
     """Read a profile. Raises ``UsageError`` for whatever is wrong with it."""
-    from harness.subject.schema import parse_profile  # imports pydantic
+    from vae_compat.subject.schema import parse_profile  # imports pydantic
 
     path = Path(path)
     if path.is_dir():
@@ -175,7 +175,7 @@ def profile_from_flags(
     for which the hook takes the keywords (to know them the hook is loaded). ``layout`` defaults to
     ``ldm`` for kind ``forward`` and to ``diffusers`` for the others. Raises ``UsageError``.
     """
-    from harness.subject.schema import build_profile  # imports pydantic
+    from vae_compat.subject.schema import build_profile  # imports pydantic
 
     if layout is None:
         layout = Layout.LDM if kind == Kind.FORWARD else Layout.DIFFUSERS
@@ -209,6 +209,6 @@ def name_of(entry: str) -> str:
 
 
 def _offered_modes(profile: Profile, comfyui: Path | None) -> tuple[Mode, ...]:
-    from harness.subject.loading import load_hook
+    from vae_compat.subject.loading import load_hook
 
     return load_hook(profile, comfyui=comfyui).offered_modes()

@@ -9,8 +9,7 @@ from types import MethodType
 from typing import Any
 
 from torch import Tensor, nn
-
-from harness.measure.observation import CoderCall
+from vae_compat.measure.observation import CoderCall
 
 
 class Recorder:

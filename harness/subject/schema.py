@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-
-from harness.cases import Direction, Layout, Mode
-from harness.checks.finding import Grade
-from harness.errors import UsageError
-from harness.families import FAMILIES
-from harness.subject.profile import (
+from vae_compat.cases import Direction, Layout, Mode
+from vae_compat.checks.finding import Grade
+from vae_compat.errors import UsageError
+from vae_compat.families import FAMILIES
+from vae_compat.subject.profile import (
     HOSTS,
     Cache,
     Claims,

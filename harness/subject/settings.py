@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-
-from harness.cases import Case, Direction, Mode
-from harness.errors import UsageError
-from harness.subject.profile import HookSpec, Kind
+from vae_compat.cases import Case, Direction, Mode
+from vae_compat.errors import UsageError
+from vae_compat.subject.profile import HookSpec, Kind
 
 KEYWORDS = (
     "net",

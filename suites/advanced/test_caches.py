@@ -1,6 +1,6 @@
 """After each chunk the caller's feature cache is what untiled would have left."""
 
-from harness.checks.caches import (
+from vae_compat.checks.caches import (
     check_cache_aliases,
     check_cache_index,
     check_cache_sentinels,

@@ -1,6 +1,6 @@
 """A clip is the VAE's from its first frame to its last."""
 
-from harness.checks.clips import check_clip_completes, check_flicker, check_video_parity
+from vae_compat.checks.clips import check_clip_completes, check_flicker, check_video_parity
 
 
 def test_clip_completes(observation, report):

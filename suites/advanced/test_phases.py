@@ -1,6 +1,6 @@
 """How far the hook has come with causal caches, and what a clip takes while it runs."""
 
-from harness.checks.phases import check_cache_parked, check_cache_phase, check_memory_growth
+from vae_compat.checks.phases import check_cache_parked, check_cache_phase, check_memory_growth
 
 
 def test_cache_parked(observation, report):

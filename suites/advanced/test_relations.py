@@ -1,6 +1,6 @@
 """Relations: results that must agree with each other, whatever they are."""
 
-from harness.checks.relations import (
+from vae_compat.checks.relations import (
     check_batch_split,
     check_oversize,
     check_partition,

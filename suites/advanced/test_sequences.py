@@ -1,6 +1,6 @@
 """Calls in a row: what came before shows in none of them."""
 
-from harness.checks.sequences import check_sequence
+from vae_compat.checks.sequences import check_sequence
 
 
 def test_sequence(observation, report):

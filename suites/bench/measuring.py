@@ -12,20 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
-
-from fixtures.layouts import view
-from fixtures.vaes.building import unseeded
-from harness.cases import Case, Direction, Layout
-from harness.checks.parity import grade_of
-from harness.device import Reading, open_device
-from harness.measure.baseline import measure_truth
-from harness.measure.distance import distance_of, noise
-from harness.measure.observation import Baseline, Observation, Promise
-from harness.measure.placing import live_bytes
-from harness.measure.workbench import Workbench
-from harness.subject.hook import Hook
-from harness.subject.loading import load_hook
-from harness.subject.profile import Profile
+from vae_compat.cases import Case, Direction, Layout
+from vae_compat.checks.parity import grade_of
+from vae_compat.device import Reading, open_device
+from vae_compat.fixtures.layouts import view
+from vae_compat.fixtures.vaes.building import unseeded
+from vae_compat.measure.baseline import measure_truth
+from vae_compat.measure.distance import distance_of, noise
+from vae_compat.measure.observation import Baseline, Observation, Promise
+from vae_compat.measure.placing import live_bytes
+from vae_compat.measure.workbench import Workbench
+from vae_compat.subject.hook import Hook
+from vae_compat.subject.loading import load_hook
+from vae_compat.subject.profile import Profile
 
 UNTILED = "untiled"
 

@@ -1,8 +1,7 @@
 """The hook that ships here with activations at rest after each convolution, whatever the coder."""
 
 from torch import nn
-
-from harness.tiled_vae import VAEHook
+from vae_compat.tiled_vae import VAEHook
 
 
 def hook(net: nn.Module, tile_size: int, is_decoder: bool) -> VAEHook:

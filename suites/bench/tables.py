@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
-
-from reports.markdown import table
-from suites.bench.measuring import Figures
-from suites.bench.rows import Row
+from vae_compat.reports.markdown import table
+from vae_compat.suites.bench.measuring import Figures
+from vae_compat.suites.bench.rows import Row
 
 GIVEN = ("peak over weights", "FLOPs", "CPU time", "host to device", "error / floor", "grade")
 NOT = "not measured"

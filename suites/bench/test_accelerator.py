@@ -6,12 +6,11 @@ import time
 
 import pytest
 import torch
-
-from fixtures.inputs import make_input
-from fixtures.layouts import view
-from fixtures.vaes import build
-from harness.cases import Case, Direction, Layout, Mode, Scale
-from harness.device import open_device
+from vae_compat.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.device import open_device
+from vae_compat.fixtures.inputs import make_input
+from vae_compat.fixtures.layouts import view
+from vae_compat.fixtures.vaes import build
 
 CASE = Case("sd", Scale.REAL, Layout.DIFFUSERS, Direction.DECODE, Mode.EXACT, 32, 32, 8)
 

@@ -12,19 +12,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-
-from harness.cases import Case, Layout, Scale
-from harness.cli import DEFAULT_PROFILES
-from harness.launch import load_subject
-from harness.plugin import Fixtures
-from harness.session import Run, RunOptions
+from vae_compat.cases import Case, Layout, Scale
+from vae_compat.cli import DEFAULT_PROFILES
+from vae_compat.launch import load_subject
+from vae_compat.plugin import Fixtures
+from vae_compat.session import Run, RunOptions
 
 
 def _run(workers: int, *more: str) -> tuple[float, float]:
     """Wall and CPU seconds of a run in fresh processes."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
-    command = [sys.executable, "-m", "harness.cli", "run", "-n", str(workers)]
+    command = [sys.executable, "-m", "vae_compat", "run", "-n", str(workers)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([*command, *more], capture_output=True, env=environment, check=False)
     wall = time.perf_counter() - start

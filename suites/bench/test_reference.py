@@ -6,16 +6,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-
-from harness.cases import Case, Direction, Layout, Mode, Scale
-from harness.measure.workbench import Workbench
-from harness.plugin import Fixtures
-from harness.session import RunOptions
-from harness.subject.profile import load_embedded, profile_from_flags
-from suites.bench.measuring import Figures, compare, count, parked_bytes
-from suites.bench.rows import ROWS, Row
-from suites.bench.tables import TABLES
-from suites.selftest.shapes import counted, over_weights
+from vae_compat.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.measure.workbench import Workbench
+from vae_compat.plugin import Fixtures
+from vae_compat.session import RunOptions
+from vae_compat.subject.profile import load_embedded, profile_from_flags
+from vae_compat.suites.bench.measuring import Figures, compare, count, parked_bytes
+from vae_compat.suites.bench.rows import ROWS, Row
+from vae_compat.suites.bench.tables import TABLES
+from vae_compat.suites.selftest.shapes import counted, over_weights
 
 OURS, THEIRS, PUBLISHED = "this hook", "diffusers' tiling", "published hook"
 MIB = 2**20
@@ -31,7 +30,7 @@ def contenders(row: Row, published: str | None):
     """Profiles by name; ours first."""
     found = {OURS: load_embedded("reference")}
     if row.rests:
-        found[OURS] = profile_from_flags("suites.bench.resting:hook", modes=["exact"])
+        found[OURS] = profile_from_flags("vae_compat.suites.bench.resting:hook", modes=["exact"])
     if row.beside:
         found[THEIRS] = load_embedded("diffusers")
         if published is not None:

@@ -1,4 +1,4 @@
-"""``python -m suites.killing``: try everything, write the matrix, fail where it does not hold."""
+"""Try everything, write the kill matrix, fail where it does not hold."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import time
 from pathlib import Path
 
 import torch
-
-from harness.checks.registry import CHECKS
-from reports.kill_matrix import Matrix, to_markdown, to_text
-from reports.results import DEFAULT_FOLDER, write_text
-from suites.killing.mutants import LEVELS, Plan, on_trial
-from suites.killing.specimens import all_trials
-from suites.killing.targets import targets
+from vae_compat.checks.registry import CHECKS
+from vae_compat.reports.kill_matrix import Matrix, to_markdown, to_text
+from vae_compat.reports.results import DEFAULT_FOLDER, write_text
+from vae_compat.suites.killing.mutants import LEVELS, Plan, on_trial
+from vae_compat.suites.killing.specimens import all_trials
+from vae_compat.suites.killing.targets import targets
 
 KILLED = 0.98
 """Share of the mutants that are not equivalent."""
@@ -27,7 +26,9 @@ NAMED = 0.9
 
 def main() -> int:
     """0 where the matrix holds, 1 where it does not."""
-    parser = argparse.ArgumentParser(prog="python -m suites.killing", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m vae_compat.suites.killing", description=__doc__
+    )
     parser.add_argument("--seed", type=int, default=20, help="draws the random faults")
     parser.add_argument("--mutants", type=int, default=220, help="about how many")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)

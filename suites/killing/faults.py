@@ -18,12 +18,11 @@ from types import CodeType, FrameType, FunctionType
 from typing import Any, Protocol
 
 import torch
-
-from harness.measure.workbench import Subject
-from harness.subject.hook import Hook
-from harness.subject.profile import Profile
-from suites.killing.copies import Copy, copied
-from suites.killing.values import KINDS, Route, at, differs, kind_of, parts, put
+from vae_compat.measure.workbench import Subject
+from vae_compat.subject.hook import Hook
+from vae_compat.subject.profile import Profile
+from vae_compat.suites.killing.copies import Copy, copied
+from vae_compat.suites.killing.values import KINDS, Route, at, differs, kind_of, parts, put
 
 RESULT = "result"
 TIMES = ("always", "first", "later", "once")

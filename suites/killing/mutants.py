@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-
-from harness.cases import Case, Mode, Scale
-from harness.judge import Record
-from harness.matrix import cost
-from harness.measure.observation import Observation, Observed
-from harness.session import Run
-from reports.compare import worse
-from reports.kill_matrix import Mutant
-from suites.killing.faults import Fault, Planted, Seen, Target, Watch, value_faults
-from suites.killing.reviewed import why_sound
-from suites.killing.rewriting import source_faults
-from suites.killing.spreading import spread
-from suites.killing.trial import is_cause, is_wrong, joined, judged, narrowed, prepared
+from vae_compat.cases import Case, Mode, Scale
+from vae_compat.judge import Record
+from vae_compat.matrix import cost
+from vae_compat.measure.observation import Observation, Observed
+from vae_compat.reports.compare import worse
+from vae_compat.reports.kill_matrix import Mutant
+from vae_compat.session import Run
+from vae_compat.suites.killing.faults import Fault, Planted, Seen, Target, Watch, value_faults
+from vae_compat.suites.killing.reviewed import why_sound
+from vae_compat.suites.killing.rewriting import source_faults
+from vae_compat.suites.killing.spreading import spread
+from vae_compat.suites.killing.trial import is_cause, is_wrong, joined, judged, narrowed, prepared
 
 LEVELS = ("tile", "halo", "statistics", "cache", "merge", "install")
 EXACT = (Mode.EXACT, Mode.QUADTREE)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from harness.subject.profile import KnownFailure
-from reports.kill_matrix import Mutant
+from vae_compat.reports.kill_matrix import Mutant
+from vae_compat.subject.profile import KnownFailure
 
 _BORDERS = (
     "decides where tiles are cut and nothing else: the plane is still covered once, the result is "

@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType
 
-from suites.killing.copies import Copy
-from suites.killing.faults import Seen, Target
+from vae_compat.suites.killing.copies import Copy
+from vae_compat.suites.killing.faults import Seen, Target
 
 Change = Callable[[ast.AST], ast.AST]
 

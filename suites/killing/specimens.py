@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fixtures.specimens import SPECIMENS, Specimen
-from harness.cases import Case, Mode, Scale
-from harness.checks.registry import CHECKS
-from harness.judge import Record, diagnose
-from harness.matrix import cost
-from harness.session import Run
-from reports.kill_matrix import Trial
-from suites.killing.spreading import spread
-from suites.killing.trial import (
+from vae_compat.cases import Case, Mode, Scale
+from vae_compat.checks.registry import CHECKS
+from vae_compat.fixtures.specimens import SPECIMENS, Specimen
+from vae_compat.judge import Record, diagnose
+from vae_compat.matrix import cost
+from vae_compat.reports.kill_matrix import Trial
+from vae_compat.session import Run
+from vae_compat.suites.killing.spreading import spread
+from vae_compat.suites.killing.trial import (
     is_cause,
     is_wrong,
     narrowed,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fixtures.specimens import SPECIMENS
-from suites.killing.faults import Target
-from suites.killing.trial import profile_of, reference
+from vae_compat.fixtures.specimens import SPECIMENS
+from vae_compat.suites.killing.faults import Target
+from vae_compat.suites.killing.trial import profile_of, reference
 
 _REFERENCE = (
     ("push.push", "tile"),
@@ -61,6 +61,8 @@ def targets() -> dict[str, Target]:
     """By short names."""
     resting = profile_of(SPECIMENS["resting"])
     return {
-        "reference": Target(reference(), "harness.tiled_vae", "hook:VAEHook", _REFERENCE),
-        "resting": Target(resting, "fixtures.specimens", "resting:RestingTiler", _RESTING),
+        "reference": Target(reference(), "vae_compat.tiled_vae", "hook:VAEHook", _REFERENCE),
+        "resting": Target(
+            resting, "vae_compat.fixtures.specimens", "resting:RestingTiler", _RESTING
+        ),
     }

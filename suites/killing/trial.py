@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from fixtures.specimens import Specimen
-from fixtures.vaes.building import model_class
-from harness.cases import Case, Scale
-from harness.checks.registry import CHECKS
-from harness.families import FAMILIES
-from harness.judge import Outcome, Record
-from harness.launch import load_subject
-from harness.matrix import cost
-from harness.measure.observation import Observed
-from harness.measure.workbench import Subject
-from harness.plugin import Fixtures
-from harness.session import Item, Run, RunOptions
-from harness.subject.profile import Profile, profile_from_flags
+from vae_compat.cases import Case, Scale
+from vae_compat.checks.registry import CHECKS
+from vae_compat.families import FAMILIES
+from vae_compat.fixtures.specimens import Specimen
+from vae_compat.fixtures.vaes.building import model_class
+from vae_compat.judge import Outcome, Record
+from vae_compat.launch import load_subject
+from vae_compat.matrix import cost
+from vae_compat.measure.observation import Observed
+from vae_compat.measure.workbench import Subject
+from vae_compat.plugin import Fixtures
+from vae_compat.session import Item, Run, RunOptions
+from vae_compat.subject.profile import Profile, profile_from_flags
 
 SCALES = ("mock", "probe")
 """Real nets say the same of a hook, a hundred times as slowly."""

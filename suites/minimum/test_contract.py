@@ -1,6 +1,6 @@
 """The call contract: every way in which the field calls a coder, and nothing crashes."""
 
-from harness.checks.contract import check_call_contract, check_completes
+from vae_compat.checks.contract import check_call_contract, check_completes
 
 
 def test_call_contract(observation, report):

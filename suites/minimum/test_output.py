@@ -1,6 +1,6 @@
 """What comes back has the shape, dtype and place of the untiled result."""
 
-from harness.checks.output import (
+from vae_compat.checks.output import (
     check_finite,
     check_output_device,
     check_output_dtype,

@@ -1,6 +1,6 @@
 """Never a vacuous pass: tiles really ran."""
 
-from harness.checks.tiles import check_tiles_ran
+from vae_compat.checks.tiles import check_tiles_ran
 
 
 def test_tiles_ran(observation, report):

@@ -10,11 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import vae_compat
+from vae_compat.suites.mutations.listed import Mutation, Selection, mutations
 
-import harness
-from suites.mutations.listed import Mutation, Selection, mutations
-
-ENGINE = Path(next(iter(harness.__path__)))
+ENGINE = Path(next(iter(vae_compat.__path__)))
 HOOK = ENGINE / "tiled_vae"
 PROFILE = ENGINE / "subject" / "profiles" / "reference.toml"
 PACKAGE = Path("lifted", "out")
@@ -33,7 +32,7 @@ def copy_of_the_hook(folder: Path) -> Path:
     shutil.copytree(HOOK, folder / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
     profile = folder / "lifted.toml"
     text = PROFILE.read_text()
-    for old, new in (('"harness.tiled_vae:', '"lifted.out:'), ('"reference"', '"lifted"')):
+    for old, new in (('"vae_compat.tiled_vae:', '"lifted.out:'), ('"reference"', '"lifted"')):
         assert text.count(old) == 1
         text = text.replace(old, new)
     profile.write_text(text)
@@ -42,7 +41,7 @@ def copy_of_the_hook(folder: Path) -> Path:
 
 def judged(profile: Path, selection: Selection) -> tuple[int, list[dict[str, str]], str]:
     """Exit code, records and output of ``vae-compat run``."""
-    command = [sys.executable, "-m", "harness.cli", "run", "-n", "0", "--profile", profile]
+    command = [sys.executable, "-m", "vae_compat", "run", "-n", "0", "--profile", profile]
     done = subprocess.run(
         [*command, *selection.options, "--out", profile.parent / "out"],
         cwd=profile.parent,

@@ -1,7 +1,7 @@
 """Tiling saves what it is there to save, and costs no more than it must."""
 
-from harness.checks.cost import check_peak_vram, check_transfers, check_work
-from harness.checks.tiles import check_single_tile
+from vae_compat.checks.cost import check_peak_vram, check_transfers, check_work
+from vae_compat.checks.tiles import check_single_tile
 
 
 def test_peak_vram(observation, report):

@@ -1,6 +1,6 @@
 """Probes: which mechanism of the net the hook breaks."""
 
-from harness.checks.mechanism import check_mechanism
+from vae_compat.checks.mechanism import check_mechanism
 
 
 def test_mechanism(observation, report):

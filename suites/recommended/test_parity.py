@@ -1,7 +1,7 @@
 """The result is the VAE's, as far as its own noise allows."""
 
-from harness.checks.parity import check_batch_items, check_parity
-from harness.checks.picture import check_colour_shift, check_seams, check_value_range
+from vae_compat.checks.parity import check_batch_items, check_parity
+from vae_compat.checks.picture import check_colour_shift, check_seams, check_value_range
 
 
 def test_parity(observation, report):

@@ -1,6 +1,6 @@
 """What is not claimed refuses or falls back, and never returns a wrong picture."""
 
-from harness.checks.manners import check_refusal
+from vae_compat.checks.manners import check_refusal
 
 
 def test_refusal(observation, report):

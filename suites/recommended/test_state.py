@@ -1,6 +1,6 @@
 """The hook leaves the VAE, the input and the device as it found them."""
 
-from harness.checks.manners import check_input_untouched, check_left_behind, check_live_bytes
+from vae_compat.checks.manners import check_input_untouched, check_left_behind, check_live_bytes
 
 
 def test_left_behind(observation, report):

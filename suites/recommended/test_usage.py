@@ -1,6 +1,6 @@
 """The hook behaves as a program that uses it expects."""
 
-from harness.checks.usage import (
+from vae_compat.checks.usage import (
     check_on_host,
     check_out_of_memory,
     check_settings,

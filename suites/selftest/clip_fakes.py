@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from harness.cases import Case, Direction, Layout, Mode, Scale, Scenario
-from harness.checks.finding import Finding
-from harness.device import open_device
-from harness.measure.clip import ClipObserved, observe_clip
-from harness.measure.observation import Promise
-from harness.measure.stage import Stage
-from harness.measure.workbench import Workbench
-from suites.selftest.measure_fakes import FakeHook
+from vae_compat.cases import Case, Direction, Layout, Mode, Scale, Scenario
+from vae_compat.checks.finding import Finding
+from vae_compat.device import open_device
+from vae_compat.measure.clip import ClipObserved, observe_clip
+from vae_compat.measure.observation import Promise
+from vae_compat.measure.stage import Stage
+from vae_compat.measure.workbench import Workbench
+from vae_compat.suites.selftest.measure_fakes import FakeHook
 
 CLIP = Case(
     "qwen",

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from harness.cases import Case, Direction, Layout, Mode, Scale
-from harness.device.meter import Convolution, Reading
-from harness.measure.distance import noise
-from harness.measure.observation import (
+from vae_compat.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.device.meter import Convolution, Reading
+from vae_compat.measure.distance import noise
+from vae_compat.measure.observation import (
     Baseline,
     Convention,
     Failure,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fixtures.specimens import SPECIMENS
-from harness.cases import Case, Direction, Layout, Mode, Scale, Scenario
-from harness.checks.finding import Finding
-from harness.checks.registry import CHECKS
-from harness.measure.observation import Observed
-from harness.plugin import Fixtures
-from harness.session import Run, RunOptions
-from harness.subject.profile import Profile, profile_from_flags
+from vae_compat.cases import Case, Direction, Layout, Mode, Scale, Scenario
+from vae_compat.checks.finding import Finding
+from vae_compat.checks.registry import CHECKS
+from vae_compat.fixtures.specimens import SPECIMENS
+from vae_compat.measure.observation import Observed
+from vae_compat.plugin import Fixtures
+from vae_compat.session import Run, RunOptions
+from vae_compat.subject.profile import Profile, profile_from_flags
 
 TILE = 4
 

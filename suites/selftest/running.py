@@ -15,9 +15,8 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-
-from harness import cli, launch
-from harness.judge import Record, Verdict, gate
+from vae_compat import cli, launch
+from vae_compat.judge import Record, Verdict, gate
 
 PROFILE = """
 [hook]
@@ -33,7 +32,7 @@ cache = "{cache}"
 [claims.grade]
 exact = "{grade}"
 """
-SOUND = "fixtures.specimens.resting:RestingTiler"
+SOUND = "vae_compat.fixtures.specimens.resting:RestingTiler"
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def here(folder: Path, *arguments: object) -> Ran:
 
 def outside(folder: Path, *arguments: object) -> Ran:
     """Run as people do: the command, in a process of its own, from a folder of theirs."""
-    command = [sys.executable, "-m", "harness.cli", "run", *map(str, arguments)]
+    command = [sys.executable, "-m", "vae_compat", "run", *map(str, arguments)]
     done = subprocess.run(
         [*command, "--out", str(folder)],
         capture_output=True,

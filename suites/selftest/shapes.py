@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 from torch._subclasses import FakeTensorMode
-
-from fixtures.layouts import view
-from fixtures.vaes.building import unseeded
-from harness.cases import Case, Direction, Scale
-from harness.device import Reading, open_device
-from harness.measure.placing import placed
-from harness.tiled_vae import tiled
+from vae_compat.cases import Case, Direction, Scale
+from vae_compat.device import Reading, open_device
+from vae_compat.fixtures.layouts import view
+from vae_compat.fixtures.vaes.building import unseeded
+from vae_compat.measure.placing import placed
+from vae_compat.tiled_vae import tiled
 
 
 def counted(

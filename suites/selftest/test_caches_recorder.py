@@ -8,10 +8,9 @@ import pickle
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
-
-from harness.measure import caches
-from harness.measure.caches import Access, CacheLog, Holds, materialised, sharing, watched_cache
-from suites.selftest.measure_fakes import hostile
+from vae_compat.measure import caches
+from vae_compat.measure.caches import Access, CacheLog, Holds, materialised, sharing, watched_cache
+from vae_compat.suites.selftest.measure_fakes import hostile
 
 
 def watched(*slots):

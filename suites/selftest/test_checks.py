@@ -10,20 +10,19 @@ from typing import Any
 
 import pytest
 import torch
+import vae_compat.checks.registry as checks
 from torch import Tensor
-
-import harness.checks.registry as checks
-from harness.cases import Direction, Mechanism, Mode, Scale
-from harness.checks.contract import breaks_contract
-from harness.checks.cost import work_bound
-from harness.checks.finding import Finding, Grade, Status, Tier
-from harness.checks.manners import is_clear
-from harness.checks.parity import grade_of
-from harness.checks.registry import CHECKS, Check
-from harness.device.meter import Convolution, Reading
-from harness.measure.observation import ConventionResult, Noise, Observation, Promise
-from harness.mechanisms import EXPLANATION
-from suites.selftest.measure_fakes import (
+from vae_compat.cases import Direction, Mechanism, Mode, Scale
+from vae_compat.checks.contract import breaks_contract
+from vae_compat.checks.cost import work_bound
+from vae_compat.checks.finding import Finding, Grade, Status, Tier
+from vae_compat.checks.manners import is_clear
+from vae_compat.checks.parity import grade_of
+from vae_compat.checks.registry import CHECKS, Check
+from vae_compat.device.meter import Convolution, Reading
+from vae_compat.measure.observation import ConventionResult, Noise, Observation, Promise
+from vae_compat.mechanisms import EXPLANATION
+from vae_compat.suites.selftest.measure_fakes import (
     CASE,
     a_baseline,
     a_case,
@@ -518,7 +517,7 @@ def test_checks_are_named_after_their_functions(one: Check):
 
 
 def test_numbers_are_measured_once_for_all_checks(monkeypatch: pytest.MonkeyPatch):
-    import harness.measure.distance as measuring
+    import vae_compat.measure.distance as measuring
 
     counted = []
     whole = measuring.distance

@@ -10,19 +10,18 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-
-from harness import cli, explain, launch
-from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
-from harness.checks.finding import Phase
-from harness.errors import UsageError
-from harness.families import FAMILIES
+from vae_compat import cli, explain, launch
+from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
+from vae_compat.checks.finding import Phase
+from vae_compat.errors import UsageError
+from vae_compat.families import FAMILIES
 
 HEAVY = ("torch", "numpy", "diffusers", "rich", "pydantic", "pytest", "jinja2", "PIL")
 CASE = "sd-mock-diffusers-decode-exact-40x40t16-b1-f1-float32-sim"
 PROFILE = """
 [hook]
 name = "mine"
-entry = "harness.subject.diffusers_tiling:enable"
+entry = "vae_compat.subject.diffusers_tiling:enable"
 kind = "vae"
 layout = "diffusers"
 [claims]
@@ -68,7 +67,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     program = (
         "import sys\n"
-        "from harness.cli import main\n"
+        "from vae_compat.cli import main\n"
         "try:\n"
         f"    main({arguments!r})\n"
         "except SystemExit as end:\n"
@@ -121,8 +120,8 @@ def _refused(result: tuple[int, str, str]) -> str:
         ("run --layout ldm", "--layout describes --hook"),
         ("run --hook a:b --profile diffusers", "exclude each other"),
         ("run --hook nothere.py:Hook", "nothere.py"),
-        ("run --hook harness.matrix:nothing", "no attribute 'nothing'"),
-        ("run --hook harness.matrix", "FILE_OR_MODULE:ATTRIBUTE"),
+        ("run --hook vae_compat.matrix:nothing", "no attribute 'nothing'"),
+        ("run --hook vae_compat.matrix", "FILE_OR_MODULE:ATTRIBUTE"),
         ("run --profile diffuser", "did you mean 'diffusers'"),
         ("run --profile nothere.toml", "no profile nothere.toml"),
         ("run --comfyui nothere", "no ComfyUI checkout"),
@@ -138,7 +137,7 @@ def _refused(result: tuple[int, str, str]) -> str:
         ("run --junitxml=", "is no file"),
         ("run --junitxml .", "'.' is no file"),
         ("run --junitxml pyproject.toml/junit.xml", "'pyproject.toml' is a file, no folder"),
-        ("run --hook harness.matrix:Geometry --kind vae", "is a class"),
+        ("run --hook vae_compat.matrix:Geometry --kind vae", "is a class"),
         ("run --weights sd=an/id --scale mock", "no case of sd at real scale"),
         (f"run --weights sd=an/id --profile diffusers --case {CASE}", "no case of sd at real"),
         (f"run --profile diffusers --device cpu --case {CASE}", "no case of diffusers"),
@@ -305,7 +304,7 @@ def test_a_single_case_takes_its_device_from_its_id(
 def test_a_hook_by_flags_brings_no_default_profile(
     command: Command, given: list[list[str]]
 ) -> None:
-    entry = "harness.subject.diffusers_tiling:enable"
+    entry = "vae_compat.subject.diffusers_tiling:enable"
     code, _, err = command("run", "--hook", entry, "--kind", "vae")
     assert code == 0, err
     (arguments,) = given
@@ -367,7 +366,7 @@ def test_list_marks_what_is_not_claimed(command: Command, tmp_path: Path) -> Non
 def test_list_names_what_a_hook_offers_and_does_not_claim(command: Command, tmp_path: Path) -> None:
     (tmp_path / "hook.py").write_text("def enable(vae, use_quadtree=False): ...\n")
     file = tmp_path / "vae-compat.toml"
-    file.write_text(PROFILE.replace("harness.subject.diffusers_tiling", "hook.py"))
+    file.write_text(PROFILE.replace("vae_compat.subject.diffusers_tiling", "hook.py"))
     narrowed = ("--families=sd", "--directions=decode", "--modes=quadtree")
     _, out, _ = command("list", "--profile", str(file), *narrowed)
     _, line = out.splitlines()
@@ -445,7 +444,7 @@ def test_explain_gives_the_docstring_of_a_check(
 
 
 def test_every_check_that_runs_is_known_by_name() -> None:
-    from harness.checks.registry import CHECKS
+    from vae_compat.checks.registry import CHECKS
 
     docs = explain.check_docs()
     assert sorted(docs) == sorted(check.name for check in CHECKS)

@@ -7,32 +7,31 @@ from weakref import finalize
 
 import pytest
 import torch
-
-from harness.cases import Direction, Layout, Mechanism, Scale, Scenario
-from harness.checks.caches import (
+from vae_compat.cases import Direction, Layout, Mechanism, Scale, Scenario
+from vae_compat.checks.caches import (
     check_cache_aliases,
     check_cache_index,
     check_cache_sentinels,
     check_cache_slots,
 )
-from harness.checks.clips import check_clip_completes, check_flicker, check_video_parity
-from harness.checks.finding import Phase
-from harness.checks.phases import (
+from vae_compat.checks.clips import check_clip_completes, check_flicker, check_video_parity
+from vae_compat.checks.finding import Phase
+from vae_compat.checks.phases import (
     check_cache_parked,
     check_cache_phase,
     check_memory_growth,
     clip_ratio,
 )
-from harness.checks.registry import CHECKS
-from harness.device.meter import Convolution
-from harness.measure.observation import Promise
-from harness.measure.scenarios import SCENARIOS
-from harness.measure.workbench import Workbench
-from harness.plugin import Fixtures
-from harness.session import RunOptions
-from harness.tiled_vae import VAEHook
-from suites.selftest.clip_fakes import CLIP, after, plain, played, told
-from suites.selftest.measure_fakes import FakeHook
+from vae_compat.checks.registry import CHECKS
+from vae_compat.device.meter import Convolution
+from vae_compat.measure.observation import Promise
+from vae_compat.measure.scenarios import SCENARIOS
+from vae_compat.measure.workbench import Workbench
+from vae_compat.plugin import Fixtures
+from vae_compat.session import RunOptions
+from vae_compat.suites.selftest.clip_fakes import CLIP, after, plain, played, told
+from vae_compat.suites.selftest.measure_fakes import FakeHook
+from vae_compat.tiled_vae import VAEHook
 
 CACHE_CHECKS = (
     check_cache_slots,

@@ -9,8 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from harness.device import Convolution, Device, UsageError, available_devices, open_device
+from vae_compat.device import Convolution, Device, UsageError, available_devices, open_device
 
 KIB = 1024
 

@@ -15,9 +15,8 @@ import diffusers
 import pytest
 import torch
 from torch import Tensor
-
-from harness.device import Reading, open_device
-from harness.families import FAMILIES
+from vae_compat.device import Reading, open_device
+from vae_compat.families import FAMILIES
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-
-from harness.device import Device, Reading, UsageError, open_device
-from harness.device.meter import Convolution, largest_plane
+from vae_compat.device import Device, Reading, UsageError, open_device
+from vae_compat.device.meter import Convolution, largest_plane
 
 MODES = pytest.mark.parametrize(
     "mode", [torch.no_grad, torch.inference_mode], ids=["no_grad", "inference"]

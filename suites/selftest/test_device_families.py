@@ -11,9 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-
-from harness.device import Reading, open_device
-from harness.families import FAMILIES
+from vae_compat.device import Reading, open_device
+from vae_compat.families import FAMILIES
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from harness.device import Device, open_device
+from vae_compat.device import Device, open_device
 
 CUDA = torch.device("cuda", 0)
 

@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
-
-from harness.device import Device, open_device
+from vae_compat.device import Device, open_device
 
 
 def surroundings() -> dict[str, Any]:
@@ -59,7 +58,7 @@ def test_an_exception_undoes_every_patch() -> None:
 def test_opening_patches_nothing_and_importing_is_light() -> None:
     code = (
         "import sys, torch; before = set(sys.modules); v = dict(vars(torch.cuda));"
-        "import harness.device as d; d.open_device('sim'); d.available_devices();"
+        "import vae_compat.device as d; d.open_device('sim'); d.available_devices();"
         "assert v == dict(vars(torch.cuda));"
         "new = {m for m in set(sys.modules) - before if m.startswith('torch')};"
         "heavy = {m for m in new if m.split('.')[1] in ('_dynamo', '_inductor', 'distributed')};"

@@ -5,10 +5,9 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
-
-from harness.cases import Case, Direction, Layout, Mode, Scale
-from harness.device import open_device
-from suites.selftest.shapes import counted
+from vae_compat.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.device import open_device
+from vae_compat.suites.selftest.shapes import counted
 
 
 @pytest.mark.parametrize("tile", [None, 64])

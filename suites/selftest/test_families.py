@@ -12,12 +12,11 @@ import diffusers
 import pytest
 import torch
 from torch import nn
-
-from fixtures.inputs import make_input
-from fixtures.vaes import build
-from fixtures.vaes.building import skeleton
-from harness.cases import Case, Direction, Layout, Mode, Scale
-from harness.families import FAMILIES
+from vae_compat.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.families import FAMILIES
+from vae_compat.fixtures.inputs import make_input
+from vae_compat.fixtures.vaes import build
+from vae_compat.fixtures.vaes.building import skeleton
 
 CAUSAL = [name for name, family in FAMILIES.items() if family.causal]
 PLANAR = [name for name, family in FAMILIES.items() if not family.causal]
@@ -43,7 +42,7 @@ def test_the_facts_cannot_be_changed_by_accident():
 
 def test_reading_the_facts_imports_neither_torch_nor_diffusers():
     code = (
-        "import sys, harness.families; "
+        "import sys, vae_compat.families; "
         "sys.exit(bool({'torch', 'diffusers', 'numpy'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

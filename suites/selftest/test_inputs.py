@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-
-from fixtures.inputs import PHOTOGRAPHS, make_input
-from harness.cases import Case, Direction, Layout, Mode, Scale
-from harness.errors import UsageError
+from vae_compat.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.errors import UsageError
+from vae_compat.fixtures.inputs import PHOTOGRAPHS, make_input
 
 
 def case(family: str, direction: Direction, **changes: Any) -> Case:
@@ -98,7 +97,7 @@ def test_batch_items_show_different_photographs(monkeypatch):
         opened.append(path.name)
         return Image.new("RGB", (64, 64))
 
-    monkeypatch.setattr("fixtures.inputs._open", note)
+    monkeypatch.setattr("vae_compat.fixtures.inputs._open", note)
     make_input(case("qwen", Direction.ENCODE, batch=5, frames=2))
     assert opened == [*PHOTOGRAPHS, PHOTOGRAPHS[0]]
 

@@ -7,12 +7,11 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
-
-from harness.cases import Mechanism, Scale
-from harness.checks.finding import Finding, Grade, Status, Tier
-from harness.judge import ExitCode, Outcome, Record, diagnose, gate, judge, tell
-from harness.subject.profile import KnownFailure
-from suites.selftest.measure_fakes import a_case
+from vae_compat.cases import Mechanism, Scale
+from vae_compat.checks.finding import Finding, Grade, Status, Tier
+from vae_compat.judge import ExitCode, Outcome, Record, diagnose, gate, judge, tell
+from vae_compat.subject.profile import KnownFailure
+from vae_compat.suites.selftest.measure_fakes import a_case
 
 CASE = a_case().id
 

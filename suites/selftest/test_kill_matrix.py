@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from fixtures.specimens import SOUND, SPECIMENS, Specimen
-from harness.cases import Case, Direction, Mechanism
-from harness.checks.registry import CHECKS
-from harness.matrix import cost
-from harness.mechanisms import EXPLANATION
-from harness.session import Run
-from reports.kill_matrix import Matrix, Mutant, Trial, to_text
-from suites.killing.__main__ import holds
-from suites.killing.specimens import REFERENCE, covering, telling, trial_of
-from suites.killing.trial import (
+from vae_compat.cases import Case, Direction, Mechanism
+from vae_compat.checks.registry import CHECKS
+from vae_compat.fixtures.specimens import SOUND, SPECIMENS, Specimen
+from vae_compat.matrix import cost
+from vae_compat.mechanisms import EXPLANATION
+from vae_compat.reports.kill_matrix import Matrix, Mutant, Trial, to_text
+from vae_compat.session import Run
+from vae_compat.suites.killing.__main__ import holds
+from vae_compat.suites.killing.specimens import REFERENCE, covering, telling, trial_of
+from vae_compat.suites.killing.trial import (
     is_cause,
     is_wrong,
     judged,
@@ -31,7 +30,7 @@ from suites.killing.trial import (
     records_of,
     reference,
 )
-from suites.selftest.running import outside, shared
+from vae_compat.suites.selftest.running import outside, shared
 
 DEADLY = ("hangs", "crashes-process")
 BROKEN = sorted(

@@ -10,16 +10,23 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-
-from fixtures.specimens.resting import Box
-from harness.tiled_vae.statistics import Moments
-from reports.kill_matrix import Matrix, Mutant, Trial, to_markdown, to_text
-from suites.killing.copies import Copy, copied
-from suites.killing.faults import RESULT, Planted, Seen, Site, Target, ValueFault, value_faults
-from suites.killing.rewriting import source_faults
-from suites.killing.spreading import spread
-from suites.killing.targets import targets
-from suites.killing.values import KINDS, at, differs, kind_of, parts, put
+from vae_compat.fixtures.specimens.resting import Box
+from vae_compat.reports.kill_matrix import Matrix, Mutant, Trial, to_markdown, to_text
+from vae_compat.suites.killing.copies import Copy, copied
+from vae_compat.suites.killing.faults import (
+    RESULT,
+    Planted,
+    Seen,
+    Site,
+    Target,
+    ValueFault,
+    value_faults,
+)
+from vae_compat.suites.killing.rewriting import source_faults
+from vae_compat.suites.killing.spreading import spread
+from vae_compat.suites.killing.targets import targets
+from vae_compat.suites.killing.values import KINDS, at, differs, kind_of, parts, put
+from vae_compat.tiled_vae.statistics import Moments
 
 CPU = torch.device("cpu")
 SAMPLES: dict[str, Any] = {
@@ -67,7 +74,7 @@ def test_parts_are_found_and_replaced_in_a_copy() -> None:
 
 def test_copy_is_another_one_and_leaves_nothing_behind() -> None:
     before = set(sys.modules)
-    copy = copied("harness.tiled_vae", "hook:VAEHook")
+    copy = copied("vae_compat.tiled_vae", "hook:VAEHook")
     theirs = copy.modules()["statistics"].Moments
     copy.replace("statistics.Moments.add", lambda function: lambda self, tile: None)
     assert theirs is not Moments
@@ -80,7 +87,7 @@ def test_copy_is_another_one_and_leaves_nothing_behind() -> None:
 
 
 def test_function_is_replaced_wherever_it_is_named() -> None:
-    copy = copied("harness.tiled_vae", "hook:VAEHook")
+    copy = copied("vae_compat.tiled_vae", "hook:VAEHook")
     copy.replace("tiles.grid", lambda function: lambda *args: "replaced")
     assert copy.modules()["plan"].grid() == "replaced"
     copy.forget()

@@ -7,13 +7,12 @@ from functools import cache
 import pytest
 import torch
 from torch import Tensor, nn
-
-from fixtures.layouts import VARIANTS, view
-from fixtures.vaes import build, truth
-from harness.cases import Direction, Layout
-from harness.errors import UsageError
-from harness.families import FAMILIES
-from harness.measure.observation import LayoutVAE
+from vae_compat.cases import Direction, Layout
+from vae_compat.errors import UsageError
+from vae_compat.families import FAMILIES
+from vae_compat.fixtures.layouts import VARIANTS, view
+from vae_compat.fixtures.vaes import build, truth
+from vae_compat.measure.observation import LayoutVAE
 
 ORIGINAL_LAYOUTS = [
     (name, variant)

@@ -12,13 +12,12 @@ from diffusers.loaders.single_file_utils import (
     convert_wan_vae_to_diffusers,
 )
 from torch import Tensor, nn
-
-from fixtures.layouts import VARIANTS, view
-from fixtures.layouts.conventions import Chunk, chunks, count_slots, joined
-from fixtures.vaes import build
-from harness.cases import Direction
-from harness.families import FAMILIES
-from harness.measure.observation import LayoutVAE, coder_of
+from vae_compat.cases import Direction
+from vae_compat.families import FAMILIES
+from vae_compat.fixtures.layouts import VARIANTS, view
+from vae_compat.fixtures.layouts.conventions import Chunk, chunks, count_slots, joined
+from vae_compat.fixtures.vaes import build
+from vae_compat.measure.observation import LayoutVAE, coder_of
 
 IMAGE = [name for name, family in FAMILIES.items() if not family.causal]
 VIDEO = [name for name, family in FAMILIES.items() if family.causal]

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from itertools import product
 
 import pytest
-
-from harness.caseid import parse_case_id
-from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale
-from harness.explain import parse_case
-from harness.families import FAMILIES
-from harness.launch import load_subject, subject_folders
-from harness.matrix import SIZES, Selection, applies, cost, generate, is_claimed
-from harness.subject.profile import embedded_names
+from vae_compat.caseid import parse_case_id
+from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale
+from vae_compat.explain import parse_case
+from vae_compat.families import FAMILIES
+from vae_compat.launch import load_subject, subject_folders
+from vae_compat.matrix import SIZES, Selection, applies, cost, generate, is_claimed
+from vae_compat.subject.profile import embedded_names
 
 DTYPES = ("float16", "float32", "bfloat16")
 DEVICES = ("sim", "cuda", "cpu")

@@ -8,12 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from harness.cases import Direction
-from harness.measure.distance import Place, distance, floor_of, in_words, noise
-from harness.measure.observation import Noise
-from harness.measure.planes import level_sizes, spans
-from suites.selftest.measure_fakes import CASE, a_baseline, a_case
+from vae_compat.cases import Direction
+from vae_compat.measure.distance import Place, distance, floor_of, in_words, noise
+from vae_compat.measure.observation import Noise
+from vae_compat.measure.planes import level_sizes, spans
+from vae_compat.suites.selftest.measure_fakes import CASE, a_baseline, a_case
 
 DECODE = Direction.DECODE
 

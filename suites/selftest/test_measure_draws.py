@@ -10,18 +10,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-
-from fixtures.specimens.caching import CachingTiler
-from fixtures.specimens.resting import RestingTiler
-from harness.cases import Direction
-from harness.checks.finding import Finding, Status
-from harness.measure import draws, tracks
-from harness.measure.distance import floors, largest
-from harness.measure.draws import DRAWS, EXPLAINED, SHARE, in_doubt, is_doubtful, moved
-from harness.measure.observation import WHOLE, Noise, Promise
-from harness.subject.profile import Profile, profile_from_flags
-from suites.selftest.measure_fakes import FLOOR, a_case, an_observation
-from suites.selftest.playing import Stand
+from vae_compat.cases import Direction
+from vae_compat.checks.finding import Finding, Status
+from vae_compat.fixtures.specimens.caching import CachingTiler
+from vae_compat.fixtures.specimens.resting import RestingTiler
+from vae_compat.measure import draws, tracks
+from vae_compat.measure.distance import floors, largest
+from vae_compat.measure.draws import DRAWS, EXPLAINED, SHARE, in_doubt, is_doubtful, moved
+from vae_compat.measure.observation import WHOLE, Noise, Promise
+from vae_compat.subject.profile import Profile, profile_from_flags
+from vae_compat.suites.selftest.measure_fakes import FLOOR, a_case, an_observation
+from vae_compat.suites.selftest.playing import Stand
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LITTLE, MUCH = 2e-5, 0.03

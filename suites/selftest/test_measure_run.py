@@ -18,13 +18,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-
-from harness.device import open_device
-from harness.measure.baseline import measure_baseline, measure_truth
-from harness.measure.failing import limited, stuck_at, watched
-from harness.measure.observation import Observation, Promise
-from harness.measure.run import is_plain, observe, observe_conventions
-from suites.selftest.measure_fakes import FakeHook, TinyView, a_case, by_tiles, hostile
+from vae_compat.device import open_device
+from vae_compat.measure.baseline import measure_baseline, measure_truth
+from vae_compat.measure.failing import limited, stuck_at, watched
+from vae_compat.measure.observation import Observation, Promise
+from vae_compat.measure.run import is_plain, observe, observe_conventions
+from vae_compat.suites.selftest.measure_fakes import FakeHook, TinyView, a_case, by_tiles, hostile
 
 CASE = a_case(height=40, width=8)
 
@@ -445,7 +444,7 @@ def test_conventions_are_for_hooks_on_the_forward(x: torch.Tensor):
 WATCHED = """
 import sys, time
 from pathlib import Path
-from harness.measure.failing import limited, stuck_at, watched
+from vae_compat.measure.failing import limited, stuck_at, watched
 
 def call(seconds):
     with limited(60):

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-
-from harness.cases import Direction
-from harness.measure.observation import Baseline
-from harness.measure.seams import find_seams
-from suites.selftest.measure_fakes import CASE, a_baseline, a_case
+from vae_compat.cases import Direction
+from vae_compat.measure.observation import Baseline
+from vae_compat.measure.seams import find_seams
+from vae_compat.suites.selftest.measure_fakes import CASE, a_baseline, a_case
 
 LEVEL = 2 / 255
 SIZE = 384

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
-
-from harness.cases import Layout, Mode
-from harness.measure.observation import Baseline
-from harness.measure.store import BaselineStore
-from suites.selftest.measure_fakes import CASE, a_baseline, a_case
+from vae_compat.cases import Layout, Mode
+from vae_compat.measure.observation import Baseline
+from vae_compat.measure.store import BaselineStore
+from vae_compat.suites.selftest.measure_fakes import CASE, a_baseline, a_case
 
 SMALL = a_case(height=8, width=8)
 

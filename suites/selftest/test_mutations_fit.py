@@ -7,9 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-
-from harness.checks.registry import CHECKS
-from suites.mutations.listed import Mutation, Selection, mutations
+from vae_compat.checks.registry import CHECKS
+from vae_compat.suites.mutations.listed import Mutation, Selection, mutations
 
 HOOK = Path(__file__).parents[2] / "harness" / "tiled_vae"
 MUTATIONS = mutations()

@@ -10,18 +10,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-
-from fixtures import probes
-from fixtures.inputs import make_input
-from fixtures.vaes import truth
-from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
-from harness.checks.finding import NOT_JUDGED, Finding, Status, Tier
-from harness.checks.registry import CHECKS
-from harness.device import open_device
-from harness.families import FAMILIES
-from harness.matrix import generate
-from harness.measure.observation import Promise
-from harness.measure.relations import (
+from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
+from vae_compat.checks.finding import NOT_JUDGED, Finding, Status, Tier
+from vae_compat.checks.registry import CHECKS
+from vae_compat.device import open_device
+from vae_compat.families import FAMILIES
+from vae_compat.fixtures import probes
+from vae_compat.fixtures.inputs import make_input
+from vae_compat.fixtures.vaes import truth
+from vae_compat.matrix import generate
+from vae_compat.measure.observation import Promise
+from vae_compat.measure.relations import (
     RELATIONS,
     SHARP,
     Related,
@@ -32,8 +31,8 @@ from harness.measure.relations import (
     moving,
     uninitialised,
 )
-from harness.measure.stage import Stage
-from suites.selftest.measure_fakes import FakeHook, TinyView, a_case, hostile
+from vae_compat.measure.stage import Stage
+from vae_compat.suites.selftest.measure_fakes import FakeHook, TinyView, a_case, hostile
 
 Original = Callable[[Tensor], Tensor]
 Hook = Callable[[Case, Original, Tensor], Any]

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from harness.caseid import parse_case_id
-from harness.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
-from harness.checks.finding import NOT_JUDGED
-from harness.errors import UsageError
-from harness.families import FAMILIES
-from harness.judge import ExitCode, Record, Verdict, gate
-from reports import compare, digest, results, summary, table
+from vae_compat.caseid import parse_case_id
+from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
+from vae_compat.checks.finding import NOT_JUDGED
+from vae_compat.errors import UsageError
+from vae_compat.families import FAMILIES
+from vae_compat.judge import ExitCode, Record, Verdict, gate
+from vae_compat.reports import compare, digest, results, summary, table
 
 HEADER = results.Header(
     schema=results.SCHEMA,

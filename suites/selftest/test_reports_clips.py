@@ -6,12 +6,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-
-from harness.cases import Scenario
-from harness.checks.finding import Phase
-from harness.judge import Record
-from reports import digest, plot, summary, table
-from suites.selftest.test_reports import case_id, record, run
+from vae_compat.cases import Scenario
+from vae_compat.checks.finding import Phase
+from vae_compat.judge import Record
+from vae_compat.reports import digest, plot, summary, table
+from vae_compat.suites.selftest.test_reports import case_id, record, run
 
 
 def phase(told: Phase | None, ratio: float | None = 0.2, **case: object) -> Record:

@@ -8,20 +8,19 @@ from typing import Any
 
 import pytest
 from torch import Tensor
-
-from harness import plugin
-from harness.cases import Case
-from harness.checks.registry import CHECKS
-from harness.cli import DEFAULT_TIERS
-from harness.explain import parse_case
-from harness.judge import Outcome
-from harness.measure.observation import Promise
-from suites.selftest.running import Ran, here, once, outside, profile, shared
+from vae_compat import plugin
+from vae_compat.cases import Case
+from vae_compat.checks.registry import CHECKS
+from vae_compat.cli import DEFAULT_TIERS
+from vae_compat.explain import parse_case
+from vae_compat.judge import Outcome
+from vae_compat.measure.observation import Promise
+from vae_compat.suites.selftest.running import Ran, here, once, outside, profile, shared
 
 NARROW = ("--directions", "decode", "--scale", "mock")
 SD = "sd-mock-ldm-decode-exact-17x17t16-b1-f1-float32-sim"
 HOOK = """
-from fixtures.specimens.resting import RestingTiler
+from vae_compat.fixtures.specimens.resting import RestingTiler
 
 
 class Mine(RestingTiler):
@@ -46,7 +45,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 
 
 def _mixed(out: Path, processes: int) -> Ran:
-    entry = "fixtures.specimens.as_reported:AsReported"
+    entry = "vae_compat.fixtures.specimens.as_reported:AsReported"
     folder = out.parents[1]  # the same for both runs: messages name the profile
     reported = profile(folder, "reported", entry, families=("sd", "qwen"), grade="degraded")
     sound = profile(folder, "sound")
@@ -213,7 +212,7 @@ def test_no_folder_of_a_run_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_known_failures_are_strict(tmp_path: Path) -> None:
     right = ["call_contract[qwen-*]", "completes[qwen-*]"]
-    entry = "fixtures.specimens.as_reported:AsReported"
+    entry = "vae_compat.fixtures.specimens.as_reported:AsReported"
     options = {"families": ("sd", "qwen"), "grade": "degraded"}
     listed = profile(tmp_path, "listed", entry, known=right, **options)
     stale = profile(tmp_path, "stale", entry, known=[*right, "parity[sd-*]"], **options)
@@ -312,7 +311,7 @@ def test_an_earlier_run_that_was_better_fails_this_one(sound: Ran, tmp_path: Pat
     for record in better["records"]:
         record["hook"] = "as-before"
     file = tmp_path / "better.json"
-    entry = "fixtures.specimens.forward:PerTileStatistics"
+    entry = "vae_compat.fixtures.specimens.forward:PerTileStatistics"
     hook = profile(tmp_path, "as-before", entry, grade="degraded")
     file.write_text(json.dumps(better))
     narrow = ("--profile", hook, "--case", SD, "-k", "parity", "-n", 0)

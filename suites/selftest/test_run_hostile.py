@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from fixtures.specimens import SPECIMENS
-from suites.selftest.running import Ran, here, once, profile, shared
+from vae_compat.fixtures.specimens import SPECIMENS
+from vae_compat.suites.selftest.running import Ran, here, once, profile, shared
 
 NARROW = ("--families", "sd", "--directions", "decode", "--scale", "mock")
 SIDE = "44x20"

@@ -10,18 +10,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-
-from fixtures.specimens.resting import RestingTiler
-from harness.cases import Direction, Layout, Scenario
-from harness.checks.finding import Finding, Status
-from harness.checks.sequences import check_sequence
-from harness.launch import load_subject
-from harness.matrix import generate
-from harness.measure.observation import Noise, Promise
-from harness.measure.player import Player, Right, Stopped
-from harness.measure.sequences import SEQUENCES, Interrupting, Interruption, SequenceObserved
-from harness.subject.profile import profile_from_flags
-from suites.selftest.playing import Stand
+from vae_compat.cases import Direction, Layout, Scenario
+from vae_compat.checks.finding import Finding, Status
+from vae_compat.checks.sequences import check_sequence
+from vae_compat.fixtures.specimens.resting import RestingTiler
+from vae_compat.launch import load_subject
+from vae_compat.matrix import generate
+from vae_compat.measure.observation import Noise, Promise
+from vae_compat.measure.player import Player, Right, Stopped
+from vae_compat.measure.sequences import SEQUENCES, Interrupting, Interruption, SequenceObserved
+from vae_compat.subject.profile import profile_from_flags
+from vae_compat.suites.selftest.playing import Stand
 
 CHUNKWISE = {Scenario.STREAMS, Scenario.CLEARED, Scenario.TURNS}
 TOLD = {

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from harness import cli
-from harness.session import RunOptions
-from suites.selftest.running import here, profile
+from vae_compat import cli
+from vae_compat.session import RunOptions
+from vae_compat.suites.selftest.running import here, profile
 
 
 @pytest.mark.parametrize(

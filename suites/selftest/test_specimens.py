@@ -13,20 +13,19 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-
-from fixtures import probes
-from fixtures.layouts import view
-from fixtures.specimens import SOUND, SPECIMENS
-from fixtures.specimens.pieces import untiled_function
-from fixtures.specimens.switches import leaves_hook_on
-from fixtures.specimens.whole import blending
-from fixtures.vaes import build, truth
-from harness.cases import Direction, Mechanism
-from harness.checks.finding import Grade
-from harness.families import FAMILIES
-from harness.launch import load_subject
-from harness.matrix import applies
-from harness.measure.observation import coder_of
+from vae_compat.cases import Direction, Mechanism
+from vae_compat.checks.finding import Grade
+from vae_compat.families import FAMILIES
+from vae_compat.fixtures import probes
+from vae_compat.fixtures.layouts import view
+from vae_compat.fixtures.specimens import SOUND, SPECIMENS
+from vae_compat.fixtures.specimens.pieces import untiled_function
+from vae_compat.fixtures.specimens.switches import leaves_hook_on
+from vae_compat.fixtures.specimens.whole import blending
+from vae_compat.fixtures.vaes import build, truth
+from vae_compat.launch import load_subject
+from vae_compat.matrix import applies
+from vae_compat.measure.observation import coder_of
 
 TILE = 8
 PLANE = (9, 12)

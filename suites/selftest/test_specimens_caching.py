@@ -6,19 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-
-from fixtures.layouts import VARIANTS, view
-from fixtures.specimens import SPECIMENS
-from fixtures.specimens.caching import CachingTiler
-from fixtures.vaes import build
-from harness.cases import Direction
-from harness.checks.finding import Status
-from harness.device import open_device
-from harness.families import FAMILIES
-from harness.measure.observation import coder_of
-from harness.measure.placing import placed
-from harness.measure.streams import Sent, Stream
-from suites.selftest.playing import TILE, Stand
+from vae_compat.cases import Direction
+from vae_compat.checks.finding import Status
+from vae_compat.device import open_device
+from vae_compat.families import FAMILIES
+from vae_compat.fixtures.layouts import VARIANTS, view
+from vae_compat.fixtures.specimens import SPECIMENS
+from vae_compat.fixtures.specimens.caching import CachingTiler
+from vae_compat.fixtures.vaes import build
+from vae_compat.measure.observation import coder_of
+from vae_compat.measure.placing import placed
+from vae_compat.measure.streams import Sent, Stream
+from vae_compat.suites.selftest.playing import TILE, Stand
 
 TOLD = {
     "index-stays": "feat_idx at 0 (slot 0, decoder.conv1) after chunk 0",

@@ -9,19 +9,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-
-from fixtures import probes
-from fixtures.layouts import view
-from fixtures.specimens import SPECIMENS
-from fixtures.specimens.overlapping import full_overlap
-from fixtures.specimens.pieces import crossfading, pixels_per_latent
-from fixtures.specimens.whole import blending
-from fixtures.vaes import build
-from harness.cases import Direction, Layout, Mechanism
-from harness.checks.registry import CHECKS
-from harness.families import FAMILIES
-from harness.matrix import generate
-from suites.killing.trial import profile_of
+from vae_compat.cases import Direction, Layout, Mechanism
+from vae_compat.checks.registry import CHECKS
+from vae_compat.families import FAMILIES
+from vae_compat.fixtures import probes
+from vae_compat.fixtures.layouts import view
+from vae_compat.fixtures.specimens import SPECIMENS
+from vae_compat.fixtures.specimens.overlapping import full_overlap
+from vae_compat.fixtures.specimens.pieces import crossfading, pixels_per_latent
+from vae_compat.fixtures.specimens.whole import blending
+from vae_compat.fixtures.vaes import build
+from vae_compat.matrix import generate
+from vae_compat.suites.killing.trial import profile_of
 
 TILE = 8
 """Latent pixels."""

@@ -6,11 +6,10 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-
-from harness.judge import Outcome, Record, gate
-from reports.results import Header, Results
-from suites.stability.__main__ import differences
-from suites.stability.shuffling import ORDER, pytest_collection_modifyitems
+from vae_compat.judge import Outcome, Record, gate
+from vae_compat.reports.results import Header, Results
+from vae_compat.suites.stability.__main__ import differences
+from vae_compat.suites.stability.shuffling import ORDER, pytest_collection_modifyitems
 
 HEADER = Header(1, "", "", "", "", "", "", "sim", (), None, 1, "default", "", "", "")
 PASSED = Record("sd", "parity", "recommended", Outcome.PASSED, hook="one")

@@ -6,15 +6,14 @@ from itertools import product
 
 import pytest
 import torch
-
-from fixtures.layouts import view
-from fixtures.vaes import build
-from harness.cases import Direction
-from harness.families import FAMILIES
-from harness.measure.caches import Holds
-from harness.measure.observation import coder_of
-from harness.measure.streams import Stream
-from harness.measure.tracks import joined, naming
+from vae_compat.cases import Direction
+from vae_compat.families import FAMILIES
+from vae_compat.fixtures.layouts import view
+from vae_compat.fixtures.vaes import build
+from vae_compat.measure.caches import Holds
+from vae_compat.measure.observation import coder_of
+from vae_compat.measure.streams import Stream
+from vae_compat.measure.tracks import joined, naming
 
 VIEWS = [
     *product(("qwen", "wan21", "wan22"), ("diffusers",), ("original",)),

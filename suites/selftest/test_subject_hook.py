@@ -10,16 +10,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-
-from fixtures.layouts import view as view_of
-from fixtures.vaes import build
-from harness.cases import Case, Direction, Layout, Mode, Scale
-from harness.families import FAMILIES
-from harness.subject.hook import Hook, ModeNotOffered
-from harness.subject.loading import load_hook
-from harness.subject.profile import HookSpec, Kind, Profile, load_embedded
-from harness.subject.settings import KEYWORDS
-from harness.subject.state import snapshot
+from vae_compat.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.families import FAMILIES
+from vae_compat.fixtures.layouts import view as view_of
+from vae_compat.fixtures.vaes import build
+from vae_compat.subject.hook import Hook, ModeNotOffered
+from vae_compat.subject.loading import load_hook
+from vae_compat.subject.profile import HookSpec, Kind, Profile, load_embedded
+from vae_compat.subject.settings import KEYWORDS
+from vae_compat.subject.state import snapshot
 
 CASE = Case(
     "sd", Scale.MOCK, Layout.LDM, Direction.DECODE, Mode.EXACT, 40, 40, tile=16, device="cpu"

@@ -7,9 +7,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-
-from harness.errors import UsageError
-from harness.subject.hosts import Host, host_modules
+from vae_compat.errors import UsageError
+from vae_compat.subject.hosts import Host, host_modules
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda", 0)

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from harness.cases import Layout
-from harness.errors import UsageError
-from harness.subject.hook import Hook
-from harness.subject.hosts import Host
-from harness.subject.loading import Entry, load_hook
-from harness.subject.profile import HookSpec, Kind, Profile
+from vae_compat.cases import Layout
+from vae_compat.errors import UsageError
+from vae_compat.subject.hook import Hook
+from vae_compat.subject.hosts import Host
+from vae_compat.subject.loading import Entry, load_hook
+from vae_compat.subject.profile import HookSpec, Kind, Profile
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda", 0)
@@ -82,7 +81,7 @@ def test_a_package_folder_is_an_entry(tmp_path: Path) -> None:
 
 
 def test_a_module_is_an_entry(tmp_path: Path) -> None:
-    hook = load(tmp_path, "harness.subject.diffusers_tiling:enable", kind="vae")
+    hook = load(tmp_path, "vae_compat.subject.diffusers_tiling:enable", kind="vae")
     assert hook.accepted_settings == {"tile_size"}
 
 

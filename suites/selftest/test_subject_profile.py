@@ -5,12 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from harness.cases import Case, Direction, Layout, Mode, Scale
-from harness.checks.finding import Grade
-from harness.errors import UsageError
-from harness.families import FAMILIES
-from harness.subject.profile import (
+from vae_compat.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.checks.finding import Grade
+from vae_compat.errors import UsageError
+from vae_compat.families import FAMILIES
+from vae_compat.subject.profile import (
     Cache,
     Claims,
     Kind,
@@ -217,7 +216,7 @@ def test_embedded_profiles_are_found_by_name(tmp_path: Path) -> None:
 
 
 def test_importing_the_profile_stays_cheap() -> None:
-    code = "import sys, harness.subject.profile; print({'torch', 'pydantic'} & {*sys.modules})"
+    code = "import sys, vae_compat.subject.profile; print({'torch', 'pydantic'} & {*sys.modules})"
     root = Path(__file__).parents[2]
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-
-from harness.subject.state import Change, snapshot
+from vae_compat.subject.state import Change, snapshot
 
 
 class Inner(nn.Module):

@@ -29,7 +29,7 @@ def start(folder: Path, hook: str) -> subprocess.Popen[str]:
     (folder / "mine.py").write_text(hook)
     narrow = ["--case", CASE, "-k", "completes", "-n", "0", "--out", str(folder / "out")]
     return subprocess.Popen(
-        [sys.executable, "-m", "harness.cli", "run", "--hook", "mine.py:Hook", *narrow],
+        [sys.executable, "-m", "vae_compat", "run", "--hook", "mine.py:Hook", *narrow],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -49,8 +49,7 @@ def start(folder: Path, hook: str) -> subprocess.Popen[str]:
         (USELESS.replace("raise NotImplementedError", "import os; os._exit(0)"), 1, "no verdict"),
         ("import os, sys\nos._exit = lambda _: sys.exit(0)" + USELESS, 1, ""),
         (
-            "import os, harness\nif hasattr(harness, 'seen'): os._exit(0)\nharness.seen = 1"
-            + USELESS,
+            "import os, vae_compat as v\nif hasattr(v, 'seen'): os._exit(0)\nv.seen = 1" + USELESS,
             2,
             "mine",
         ),

@@ -7,13 +7,12 @@ from functools import cache
 import pytest
 import torch
 from torch import Tensor, nn
-
-from fixtures.layouts import view
-from fixtures.vaes import build
-from fixtures.vaes.precision import truth
-from harness.cases import Direction
-from harness.families import FAMILIES
-from harness.tiled_vae import TilingError, VAEHook, tiled
+from vae_compat.cases import Direction
+from vae_compat.families import FAMILIES
+from vae_compat.fixtures.layouts import view
+from vae_compat.fixtures.vaes import build
+from vae_compat.fixtures.vaes.precision import truth
+from vae_compat.tiled_vae import TilingError, VAEHook, tiled
 
 DECODE, ENCODE = Direction.DECODE, Direction.ENCODE
 GROUP = ["sd", "flux2"]

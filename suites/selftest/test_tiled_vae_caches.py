@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-
-from fixtures.layouts import view
-from fixtures.layouts.conventions import count_slots
-from fixtures.vaes import build
-from harness.device import open_device
-from harness.families import FAMILIES
-from harness.tiled_vae import VAEHook
+from vae_compat.device import open_device
+from vae_compat.families import FAMILIES
+from vae_compat.fixtures.layouts import view
+from vae_compat.fixtures.layouts.conventions import count_slots
+from vae_compat.fixtures.vaes import build
+from vae_compat.tiled_vae import VAEHook
 
 CODERS = [
     (family, layout, name)

@@ -3,9 +3,8 @@
 from dataclasses import replace
 
 import pytest
-
-from harness.cases import Case, Direction, Layout, Mode, Scale
-from suites.selftest.shapes import counted, over_weights
+from vae_compat.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.suites.selftest.shapes import counted, over_weights
 
 BOUND = 0.05
 

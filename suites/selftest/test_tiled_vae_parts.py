@@ -4,12 +4,11 @@ import itertools
 
 import pytest
 import torch
-
-from harness.tiled_vae.push import schedule
-from harness.tiled_vae.statistics import Moments
-from harness.tiled_vae.steps import Conv
-from harness.tiled_vae.tiles import cuts, grid, quadtree, scaled
-from harness.tiled_vae.window import Span, Window
+from vae_compat.tiled_vae.push import schedule
+from vae_compat.tiled_vae.statistics import Moments
+from vae_compat.tiled_vae.steps import Conv
+from vae_compat.tiled_vae.tiles import cuts, grid, quadtree, scaled
+from vae_compat.tiled_vae.window import Span, Window
 
 WINDOWS = [
     Window(),

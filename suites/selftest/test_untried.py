@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from harness.cases import Scenario
-from harness.checks.finding import Status
-from harness.matrix import CLIPS
-from suites.selftest.playing import Stand
-from suites.selftest.running import Ran, once, outside, profile, shared
+from vae_compat.cases import Scenario
+from vae_compat.checks.finding import Status
+from vae_compat.matrix import CLIPS
+from vae_compat.suites.selftest.playing import Stand
+from vae_compat.suites.selftest.running import Ran, once, outside, profile, shared
 
 DEATH = "the process that ran this case died"
 DEADLY = """

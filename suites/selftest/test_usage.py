@@ -9,23 +9,22 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-
-from fixtures.specimens import SPECIMENS
-from harness.cases import Case, Direction, Layout, Mode, Scale, Scenario
-from harness.checks.finding import Finding, Status
-from harness.checks.registry import CHECKS
-from harness.checks.usage import (
+from vae_compat.cases import Case, Direction, Layout, Mode, Scale, Scenario
+from vae_compat.checks.finding import Finding, Status
+from vae_compat.checks.registry import CHECKS
+from vae_compat.checks.usage import (
     check_on_host,
     check_out_of_memory,
     check_settings,
     check_tiny_tiles,
 )
-from harness.device.meter import Reading
-from harness.measure.observation import Failure, Observation, Observed, Promise
-from harness.measure.run import Trial
-from harness.measure.usage import Memory, Pair, Play, Ran, UsageObserved
-from suites.killing.trial import joined, prepared, profile_of
-from suites.selftest.measure_fakes import a_case, an_observation
+from vae_compat.device.meter import Reading
+from vae_compat.fixtures.specimens import SPECIMENS
+from vae_compat.measure.observation import Failure, Observation, Observed, Promise
+from vae_compat.measure.run import Trial
+from vae_compat.measure.usage import Memory, Pair, Play, Ran, UsageObserved
+from vae_compat.suites.killing.trial import joined, prepared, profile_of
+from vae_compat.suites.selftest.measure_fakes import a_case, an_observation
 
 USAGE = {
     "settings": ("sticky-settings", "blending", "its own defaults"),

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
-from fixtures.inputs import make_input
-from fixtures.vaes import build, truth
-from harness.cases import Case, Direction, Layout, Mode, Scale
-from harness.errors import UsageError
-from harness.families import FAMILIES
+from vae_compat.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.errors import UsageError
+from vae_compat.families import FAMILIES
+from vae_compat.fixtures.inputs import make_input
+from vae_compat.fixtures.vaes import build, truth
 
 CAUSAL = [name for name, family in FAMILIES.items() if family.causal]
 PLANAR = [name for name, family in FAMILIES.items() if not family.causal]

@@ -12,12 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-
-from fixtures.vaes import build, load, parse_weights
-from fixtures.vaes.building import empty, model_class
-from fixtures.vaes.seeding import seed_weights
-from harness.errors import UsageError
-from harness.families import FAMILIES
+from vae_compat.errors import UsageError
+from vae_compat.families import FAMILIES
+from vae_compat.fixtures.vaes import build, load, parse_weights
+from vae_compat.fixtures.vaes.building import empty, model_class
+from vae_compat.fixtures.vaes.seeding import seed_weights
 
 State = dict[str, Tensor]
 

@@ -1,4 +1,4 @@
-"""``python -m suites.stability``: repeat a run with other seeds, worker counts and test orders.
+"""Repeat a run with other seeds, worker counts and test orders.
 
 Fails where a record changes its status from one repetition to the next, or is missing from one.
 """
@@ -15,8 +15,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from reports.results import FILE_NAME, Results, read
-from suites.stability.shuffling import ORDER
+from vae_compat.reports.results import FILE_NAME, Results, read
+from vae_compat.suites.stability.shuffling import ORDER
 
 WORKERS = (2, 1, 3, 4)
 """One after the other; more than the cores as well, so that processes wait for each other."""
@@ -25,7 +25,7 @@ WORKERS = (2, 1, 3, 4)
 def main() -> int:
     """0 where all repetitions agree, 1 where they don't, 2 where one of them came to no verdict."""
     parser = argparse.ArgumentParser(
-        prog="python -m suites.stability",
+        prog="python -m vae_compat.suites.stability",
         description=__doc__,
         epilog="Whatever else is given goes to vae-compat run.",
     )
@@ -62,9 +62,9 @@ def arguments_of(seed: int, room: Path, selection: list[str]) -> list[str]:
 
 def repeated(seed: int, arguments: list[str]) -> int:
     """Run once; returns the exit code, negative where a signal ended the run."""
-    command = [sys.executable, "-m", "harness.cli", *arguments]
+    command = [sys.executable, "-m", "vae_compat", *arguments]
     started = time.monotonic()
-    environment = {"PYTEST_PLUGINS": "suites.stability.shuffling", ORDER: str(seed)}
+    environment = {"PYTEST_PLUGINS": "vae_compat.suites.stability.shuffling", ORDER: str(seed)}
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
     took = f"{time.monotonic() - started:.0f} s"
     judged = done.returncode in (0, 1)

@@ -11,10 +11,9 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-
-from harness.errors import UsageError
-from harness.subject.hosts import comfyui as comfyui_stand_ins
-from harness.subject.profile import HOSTS
+from vae_compat.errors import UsageError
+from vae_compat.subject.hosts import comfyui as comfyui_stand_ins
+from vae_compat.subject.profile import HOSTS
 
 
 class Host:

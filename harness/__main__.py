@@ -1,0 +1,7 @@
+"""``python -m vae_compat``: the command."""
+
+import sys
+
+from vae_compat.cli import main
+
+sys.exit(main())
