@@ -35,10 +35,10 @@ def render(options: argparse.Namespace) -> str:
 def cases_of(profile: Profile, options: argparse.Namespace, *, full: bool) -> tuple[Case, ...]:
     """The matrix of a profile, claimed and unclaimed, before any filter: what a run would make.
 
-    Loads the hook, which tells what modes it can be asked for. Raises ``UsageError``.
+    The hook tells what modes it can be asked for. Raises ``UsageError``.
     """
     from vae_compat.device import open_device
-    from vae_compat.subject.loading import load_hook
+    from vae_compat.subject.describing import described
 
     comfyui = None if options.comfyui is None else Path(options.comfyui)
     return generate(
@@ -47,7 +47,7 @@ def cases_of(profile: Profile, options: argparse.Namespace, *, full: bool) -> tu
         options.device,
         open_device(options.device).dtypes,
         full=full,
-        unclaimed_modes=load_hook(profile, comfyui=comfyui).offered_modes(),
+        unclaimed_modes=described(profile, comfyui).modes,
     )
 
 

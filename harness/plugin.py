@@ -10,21 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import Tensor, nn
-from vae_compat.cases import Case, Layout, Mechanism, Scale
+
+from vae_compat.cases import Case
 from vae_compat.checks.finding import Finding, Status
 from vae_compat.checks.registry import CHECKS
 from vae_compat.errors import UsageError
-from vae_compat.families import Family
-from vae_compat.fixtures.inputs import make_input
-from vae_compat.fixtures.layouts import VARIANTS, view
-from vae_compat.fixtures.probes import build as build_probe
-from vae_compat.fixtures.probes import with_image_channels
-from vae_compat.fixtures.vaes import build as build_vae
-from vae_compat.fixtures.vaes import parse_weights, truth
+from vae_compat.fixtures.supplies import Fixtures
 from vae_compat.judge import ExitCode, Outcome, Record, diagnose, gate, tell
 from vae_compat.launch import load_subject
-from vae_compat.measure.observation import LayoutVAE, Observed
+from vae_compat.measure.observation import Observed
 from vae_compat.reports.compare import hold_against
 from vae_compat.reports.results import (
     HookEntry,
@@ -39,6 +33,7 @@ from vae_compat.reports.summary import write_summary
 from vae_compat.reports.table import to_text
 from vae_compat.scheduling import BaselineScheduling
 from vae_compat.session import Item, Run, RunOptions
+from vae_compat.subject import describing
 from vae_compat.subject.profile import Profile, profile_from_flags
 
 RUN = pytest.StashKey[Run]()
@@ -91,8 +86,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if not options.asks_for_a_hook:
         return
     shared = _shared_folder(config)
+    if shared:
+        describing.hear(config.workerinput["vae_facts"])  # type: ignore[attr-defined]
+    supplies = Fixtures(seed=options.seed, weights=options.weights, image=options.image)
     try:
-        run = Run.prepare(options, _profiles(options), Fixtures(options), shared)
+        run = Run.prepare(options, _profiles(options), supplies, shared)
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
     config.stash[RUN] = run
@@ -136,6 +134,7 @@ def pytest_configure_node(node: Any) -> None:
     run = node.config.stash.get(RUN, None)
     if run is not None:
         node.workerinput["vae_shared"] = str(run.folder)
+        node.workerinput["vae_facts"] = describing.told()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -193,38 +192,6 @@ def report(request: pytest.FixtureRequest, observation: Observed) -> Callable[[F
             pytest.fail(f"{prefix}{finding.message}", pytrace=False)
 
     return take
-
-
-class Fixtures:
-    """The VAEs, views and inputs of ``fixtures``, as the options of a run want them."""
-
-    def __init__(self, options: RunOptions) -> None:
-        self._seed = options.seed
-        self._image = options.image
-        self._weights = dict(map(parse_weights, options.weights))
-
-    def build(self, case: Case) -> nn.Module:
-        """The VAE of a case."""
-        if case.mechanism is Mechanism.CHANNELS:
-            facts = with_image_channels(case.facts, case.image_channels)
-            return build_probe(facts, Mechanism.STUB, seed=self._seed)
-        if case.mechanism is not None:
-            return build_probe(case.family, case.mechanism, seed=self._seed)
-        weights = self._weights.get(case.family) if case.scale is Scale.REAL else None
-        return build_vae(case.family, case.scale, seed=self._seed, weights=weights)
-
-    def truth(self, vae: nn.Module) -> nn.Module:
-        """Its float64 twin."""
-        return truth(vae)
-
-    def views(self, vae: nn.Module, layout: Layout, family: Family) -> tuple[LayoutVAE, ...]:
-        """The VAE in a layout; the Wan layout also as ComfyUI has rewritten it."""
-        variants = VARIANTS if layout is Layout.WAN else VARIANTS[:1]
-        return tuple(view(vae, layout, family, variant=variant) for variant in variants)
-
-    def make_input(self, case: Case) -> Tensor:
-        """What the direction of the case is given."""
-        return make_input(case, image=self._image)
 
 
 class Gathering:

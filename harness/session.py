@@ -8,23 +8,28 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+
 from vae_compat.cases import Case, Direction, Layout, Mode, Scale
 from vae_compat.checks.finding import NOT_JUDGED, Finding
 from vae_compat.checks.registry import CHECKS
 from vae_compat.cli import DEFAULT_TIERS, TIERS
 from vae_compat.device import open_device
 from vae_compat.errors import UsageError
+from vae_compat.isolation.limits import DEFAULT_SECONDS, IDLE, memory_share
+from vae_compat.isolation.messages import Loading
 from vae_compat.judge import ROOTS, Record, judge
 from vae_compat.matrix import Selection, cost, generate
+from vae_compat.measure.models import Supplies
 from vae_compat.measure.observation import Observed
-from vae_compat.measure.workbench import Subject, Supplies, Workbench
-from vae_compat.subject.loading import load_hook
+from vae_compat.measure.runners import InRunners
+from vae_compat.measure.workbench import Runners, Subject, Workbench
+from vae_compat.subject.describing import described, loading_of
 from vae_compat.subject.profile import KnownFailure, Profile
 
 
@@ -52,7 +57,7 @@ class RunOptions:
     """As given to pytest with ``-k``, which selects by it."""
     tiers: tuple[str, ...] = ()
     """Names of the folders of tests that run."""
-    timeout: float = 120.0
+    timeout: float = DEFAULT_SECONDS
     out: Path = Path("reports/out")
     against: Path | None = None
 
@@ -158,6 +163,8 @@ class Run:
     folder: Path
     """Shared by the processes of the run; the controller removes it at the end."""
     supplies: Supplies
+    processes: int = 1
+    """How many share the machine in this run."""
 
     @classmethod
     def prepare(
@@ -167,7 +174,7 @@ class Run:
         supplies: Supplies,
         folder: Path | None = None,
     ) -> Run:
-        """Load the hooks and generate their cases. Raises ``UsageError``.
+        """Ask the hooks what they take, and generate their cases. Raises ``UsageError``.
 
         ``profiles`` pairs each profile with the name by which the command line knows it.
         ``folder`` is that of the run where another process has made it already.
@@ -176,8 +183,8 @@ class Run:
         cases: dict[str, tuple[Case, ...]] = {}
         device = open_device(options.device)
         for told, profile in profiles:
-            hook = load_hook(profile, comfyui=options.comfyui)
-            subject = Subject(profile, hook, tuple(options.subject_flags(told)))
+            facts = described(profile, options.comfyui)
+            subject = Subject(profile, facts, tuple(options.subject_flags(told)))
             if subject.name in subjects:
                 raise UsageError(f"two hooks are named {subject.name!r}: rename one in its profile")
             subjects[subject.name] = subject
@@ -187,7 +194,7 @@ class Run:
                 options.device,
                 device.dtypes,
                 full=options.full,
-                unclaimed_modes=hook.offered_modes(),
+                unclaimed_modes=facts.modes,
             )
             cases[subject.name] = tuple(filter(options.selection.admits, whole))
         if options.case is not None:
@@ -225,11 +232,30 @@ class Run:
         return {group: (-value, group) for group, value in total.items()}
 
     @cached_property
+    def runners(self) -> Runners:
+        """Where the hooks under test are."""
+        return InRunners(
+            {name: self._loading(subject) for name, subject in self.subjects.items()},
+            self.folder,
+            idle=min(IDLE, self.options.timeout),
+        )
+
+    def _loading(self, subject: Subject) -> Loading:
+        options = self.options
+        return replace(
+            loading_of(subject.profile, options.comfyui),
+            image=None if options.image is None else str(options.image),
+            threads=torch.get_num_threads(),
+            memory=memory_share(self.processes),
+        )
+
+    @cached_property
     def workbench(self) -> Workbench:
-        """Where this process runs its cases."""
+        """What this process judges cases with."""
         return Workbench(
             subjects=self.subjects,
             supplies=self.supplies,
+            runners=self.runners,
             folder=self.folder,
             fingerprint=self.options.fingerprint,
             seconds=self.options.timeout,
@@ -248,7 +274,7 @@ class Run:
 
     def share_cores(self, processes: int) -> None:
         """Give a worker its share of the cores."""
-        self.workbench.processes = processes
+        self.processes = processes
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
@@ -282,7 +308,9 @@ class Run:
         )[0]
 
     def close(self) -> None:
-        """Remove the shared folder."""
+        """End the hooks, and remove the shared folder."""
+        if isinstance(runners := vars(self).get("runners"), InRunners):
+            runners.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

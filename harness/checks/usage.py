@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from vae_compat.checks.finding import Finding, Grade, Tier
 from vae_compat.checks.manners import is_clear
 from vae_compat.checks.parity import broken, described, grade_of
@@ -69,7 +70,7 @@ def check_out_of_memory(observed: Observed) -> Finding:
     memory = observed.memory
     if memory is None or observed.empty:
         return _MEMORY.not_judged(observed.empty or "memory was not measured")
-    bound = memory.first + memory.held
+    bound = memory.first + observed.held
     numbers = {"live_first": memory.first, "live_failed": memory.most, "live_after": memory.after}
     if memory.after is not None and memory.after > bound:
         return _MEMORY.failed(
@@ -80,7 +81,7 @@ def check_out_of_memory(observed: Observed) -> Finding:
             f"that is being handled keeps them alive)",
             metrics=numbers,
         )
-    if memory.left > memory.held:
+    if memory.left > observed.held:
         got = f"{mebibytes(memory.left)} still allocated after memory had run out"
         return _MEMORY.failed(observed, got, "none beyond the output", metrics=numbers)
     for pair in observed.pairs:

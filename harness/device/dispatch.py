@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch._C import DispatchKey
 from torch.utils._python_dispatch import TorchDispatchMode
+
 from vae_compat.device.ledger import Block, Ledger
 from vae_compat.device.opcount import counter_of
 from vae_compat.device.tensor import HOST, SimTensor, become, is_alias_of, mixed_devices, wrap

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
 from vae_compat.device.tensor import DEVICE, SimTensor, set_data, with_index
 from vae_compat.device.transfers import is_pinned, make_attention, pin
 

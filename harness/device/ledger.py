@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
 from vae_compat.device.meter import Convolution, Reading
 
 ROUNDING = 512

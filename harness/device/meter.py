@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from vae_compat.isolation.wire import Pairs
 
 
 class Convolution(NamedTuple):
@@ -40,7 +42,7 @@ class Reading:
     allocations: int | None = None
     flops: int | None = None
     """As ``torch.utils.flop_counter`` counts them (a multiply-add is two)."""
-    convolutions: Mapping[Convolution, int] = field(default_factory=dict)
+    convolutions: Annotated[Mapping[Convolution, int], Pairs()] = field(default_factory=dict)
     """How often each convolution ran on which plane."""
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
+
 from vae_compat.device.ledger import Ledger
 from vae_compat.device.tensor import with_index
 

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack
 
 import torch
 from torch import Tensor, nn
+
 from vae_compat.device.dispatch import Accelerator
 from vae_compat.device.functions import Front
 from vae_compat.device.ledger import Ledger

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+
 from vae_compat.device.ledger import Block
 
 DEVICE = torch.device("cuda", 0)

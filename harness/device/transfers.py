@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
 from vae_compat.device.dispatch import (
     Accelerator,
     Args,

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from vae_compat.cases import Case, Layout, Scale
 from vae_compat.cli import DEFAULT_PROFILES
 from vae_compat.launch import load_subject

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+
 from vae_compat.cases import Case, Direction, Layout, Mode, Scale
 from vae_compat.measure.workbench import Workbench
 from vae_compat.plugin import Fixtures

@@ -18,6 +18,7 @@ from types import CodeType, FrameType, FunctionType
 from typing import Any, Protocol
 
 import torch
+
 from vae_compat.measure.workbench import Subject
 from vae_compat.subject.hook import Hook
 from vae_compat.subject.profile import Profile

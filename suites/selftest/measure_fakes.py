@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
 from vae_compat.cases import Case, Direction, Layout, Mode, Scale
 from vae_compat.device.meter import Convolution, Reading
 from vae_compat.measure.distance import noise

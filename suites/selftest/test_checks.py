@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-import vae_compat.checks.registry as checks
 from torch import Tensor
+
+import vae_compat.checks.registry as checks
 from vae_compat.cases import Direction, Mechanism, Mode, Scale
 from vae_compat.checks.contract import breaks_contract
 from vae_compat.checks.cost import work_bound

@@ -7,6 +7,7 @@ from weakref import finalize
 
 import pytest
 import torch
+
 from vae_compat.cases import Direction, Layout, Mechanism, Scale, Scenario
 from vae_compat.checks.caches import (
     check_cache_aliases,

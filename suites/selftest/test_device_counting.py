@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
 from vae_compat.device import Device, Reading, UsageError, open_device
 from vae_compat.device.meter import Convolution, largest_plane
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+
 from vae_compat.device import Reading, open_device
 from vae_compat.families import FAMILIES
 

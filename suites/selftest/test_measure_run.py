@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+
 from vae_compat.device import open_device
 from vae_compat.measure.baseline import measure_baseline, measure_truth
 from vae_compat.measure.failing import limited, stuck_at, watched

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+
 from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
 from vae_compat.checks.finding import NOT_JUDGED, Finding, Status, Tier
 from vae_compat.checks.registry import CHECKS

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from vae_compat.caseid import parse_case_id
 from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
 from vae_compat.checks.finding import NOT_JUDGED

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from vae_compat import cli
 from vae_compat.session import RunOptions
 from vae_compat.suites.selftest.running import here, profile

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from vae_compat.cases import Scenario
 from vae_compat.checks.finding import Status
 from vae_compat.matrix import CLIPS

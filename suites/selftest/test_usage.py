@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from vae_compat.cases import Case, Direction, Layout, Mode, Scale, Scenario
 from vae_compat.checks.finding import Finding, Status
 from vae_compat.checks.registry import CHECKS
