@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vae_compat.device.ledger import Block, Ledger
 from vae_compat.device.opcount import counter_of
+from vae_compat.device.precision import in_float32
 from vae_compat.device.tensor import HOST, SimTensor, become, is_alias_of, mixed_devices, wrap
 
 Args = tuple[Any, ...]
@@ -50,13 +51,14 @@ COMPOSITE = DispatchKey.CompositeImplicitAutograd
 class Accelerator(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The dispatch mode of one opened device: every operation in its scope comes through here."""
 
-    def __init__(self, ledger: Ledger, special: Callable[[Accelerator], dict[Any, Rule]]) -> None:
+    def __init__(self, ledger: Ledger, *special: Callable[[Accelerator], dict[Any, Rule]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = ledger
         self._rules: dict[int, Rule] = {}
         self._functions: list[Any] = []
-        for func, rule in special(self).items():
-            self._remember(func, rule)
+        for rules in special:
+            for func, rule in rules(self).items():
+                self._remember(func, rule)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -194,7 +196,7 @@ def takes_one_tensor(func: Any) -> bool:
 
 def _fresh(accelerator: Accelerator, func: Any) -> Rule:
     ledger = accelerator.ledger
-    op = func._op
+    op = in_float32(func)
     unwrap = unwrapper(func)
     count = counter_of(func)
 
@@ -256,7 +258,7 @@ def _view(func: Any) -> Rule:
 
 def _writing(accelerator: Accelerator, func: Any) -> Rule:
     ledger = accelerator.ledger
-    op = func._op
+    op = in_float32(func)
     unwrap = unwrapper(func)
     schema = func._schema
     written = [

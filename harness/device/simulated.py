@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vae_compat.device.dispatch import Accelerator
 from vae_compat.device.functions import Front
+from vae_compat.device.kernels import kernel_rules
 from vae_compat.device.ledger import Ledger
 from vae_compat.device.meter import Reading
 from vae_compat.device.patches import is_simulated, out_of_memory, patched
@@ -63,7 +64,7 @@ class SimulatedDevice:
                 "CUDA_VISIBLE_DEVICES to nothing, or use the device 'cuda'"
             )
         self._entered = True
-        accelerator = Accelerator(self._ledger, special_rules)
+        accelerator = Accelerator(self._ledger, special_rules, kernel_rules)
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(patched(self._ledger, make_attention()))
