@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
 from vae_compat.device.dispatch import Accelerator, Args, Kwargs, Rule, unwrapper
 from vae_compat.device.precision import HALVES
 from vae_compat.device.tensor import wrap

@@ -59,7 +59,8 @@ def limited(seconds: float) -> Iterator[None]:
         unspent, _ = signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, before)
         if left:
-            signal.setitimer(signal.ITIMER_PROF, max(left - (seconds - unspent), 0.01), interval)
+            left = max(left - (seconds - unspent), 0.01)
+            signal.setitimer(signal.ITIMER_PROF, left, interval)
         beat(left)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -13,10 +14,11 @@ from vae_compat.isolation.client import Ended, RunnerClient
 from vae_compat.isolation.limits import IDLE
 from vae_compat.isolation.messages import Ask, Loading
 from vae_compat.measure.attempt import Subject as Hook
-from vae_compat.measure.models import Models, Supplies
+from vae_compat.measure.models import ModelFiles, Models, Supplies
 from vae_compat.measure.observation import Failure, Origin
 from vae_compat.measure.performing import perform
 from vae_compat.measure.workbench import PATIENCE, GaveNone, not_run
+from vae_compat.subject.hook import Hook as LoadedHook
 
 T = TypeVar("T")
 
@@ -98,22 +100,37 @@ def _failure(ended: Ended, origin: Origin) -> Failure:
     return Failure(kind, ended.told, "", ended.detail, "run", origin)
 
 
+@dataclass
 class InProcess:
-    """Hooks of this project's own, performed where they are told from: quick, and not guarded."""
+    """Hooks of this project's own, performed where they are told from: quick, and not guarded.
 
-    def __init__(self, hooks: Mapping[str, Hook], supplies: Supplies) -> None:
-        self._hooks = hooks
-        self._models = Models(supplies)
+    With ``folder`` a case that took its process down is not tried again by the next one.
+    """
+
+    hooks: dict[str, Hook]
+    supplies: Supplies
+    folder: Path | None = None
+    _files: ModelFiles = field(default_factory=ModelFiles)
+
+    def __post_init__(self) -> None:
+        self._models = Models(self.supplies, self._files)
 
     def perform(self, name: str, ask: Ask, kind: type[T]) -> T:
         """What a hook does of a case."""
-        hook = self._hooks[name]
-        kept = getattr(hook, "kept", None)
-        if kept is None:
-            performed = perform(ask, hook, self._models)
-        else:
-            with kept() as once:
-                performed = perform(ask, once, self._models)
+        mark = None if self.folder is None else self.folder / "performing" / name / ask.case.id
+        if mark is not None:
+            if mark.exists():
+                told = "the process that ran this case died"
+                raise GaveNone(Failure("ProcessDied", told, "", "", "run", Origin.DEATH))
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        self._files.paths = ask.weights
+        self._models.age()
+        hook = self.hooks[name]
+        with hook.kept() if isinstance(hook, LoadedHook) else nullcontext(hook) as once:
+            performed = perform(ask, once, self._models)
+        if mark is not None:
+            mark.unlink(missing_ok=True)
         assert isinstance(performed, kind)
         return performed
 

@@ -48,6 +48,11 @@ def described(profile: Profile, comfyui: Path | None = None) -> HookFacts:
     return _KNOWN[key]
 
 
+def remember(profile: Profile, facts: HookFacts) -> None:
+    """Take facts from somebody who has loaded the hook: one of this project's own."""
+    _KNOWN[_key(profile, None)] = facts
+
+
 def told() -> str:
     """Everything that is known, as JSON for another process."""
     return json.dumps({key: asdict(facts) for key, facts in _KNOWN.items()})

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
 from vae_compat.device import open_device
 
 KIB = 1024
