@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vae_compat.device.dispatch import Accelerator, Args, Kwargs, Rule, unwrapper
 from vae_compat.device.precision import HALVES
+from vae_compat.device.recording import recorder
 from vae_compat.device.tensor import wrap
 
 aten = torch.ops.aten
@@ -32,15 +33,20 @@ def kernel_rules(accelerator: Accelerator) -> dict[Any, Rule]:
 def _computed(accelerator: Accelerator, func: Any, compute: Callable[..., Any]) -> Rule:
     op = func._op
     unwrap = unwrapper(func)
+    record = recorder(accelerator.ledger, func)
 
     def rule(args: Args, kwargs: Kwargs) -> Any:
         inner, plain, sim = unwrap(args, kwargs)
         if sim is None:
             return op(*args, **kwargs)
         out = compute(*inner, **plain)
+        result: Any
         if isinstance(out, Tensor):
-            return wrap(out, accelerator.ledger.allocate(out.nbytes))
-        return tuple(wrap(part, accelerator.ledger.allocate(part.nbytes)) for part in out)
+            result = wrap(out, accelerator.ledger.allocate(out.nbytes))
+        else:
+            result = tuple(wrap(part, accelerator.ledger.allocate(part.nbytes)) for part in out)
+        record(inner, plain, out, args, kwargs, result)
+        return result
 
     return rule
 
