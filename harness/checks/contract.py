@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from vae_compat.checks.finding import Finding, Tier
 from vae_compat.checks.speaking import Speaker
 from vae_compat.checks.wording import repeat, shape
@@ -12,34 +10,7 @@ from vae_compat.measure.observation import ConventionResult, Failure, Observatio
 _CONTRACT = Speaker("call_contract", Tier.MINIMUM)
 _COMPLETES = Speaker("completes", Tier.MINIMUM)
 
-_SIGNATURE = re.compile(
-    r"unexpected keyword argument|positional arguments? |missing \d+ required|"
-    r"multiple values for|takes no arguments"
-)
-_CODER_ARGUMENTS = ("feat_cache", "feat_idx", "first_chunk", "final")
-"""What Wan's coders are called with beyond their input (Wan2.1 wan/modules/vae.py, diffusers,
-ComfyUI comfy/ldm/wan/vae.py)."""
 _RULE = "a hook must accept and pass on every argument that the coder's own forward takes"
-
-
-def breaks_contract(failure: Failure) -> bool:
-    """Whether an exception says that the hooked coder cannot be called as its callers do.
-
-    Not so where the hook itself makes the wrong call, of a function of its own.
-    """
-    if failure.kind != "TypeError" or failure.phase != "run":
-        return False
-    if not _SIGNATURE.search(failure.message):
-        return False
-    if any(f"'{name}'" in failure.message for name in _CODER_ARGUMENTS):
-        return True
-    return innermost(failure) != failure.where
-
-
-def innermost(failure: Failure) -> str | None:
-    """``file:line`` of the innermost frame; ``None`` where the traceback does not tell."""
-    frames = re.findall(r'^ *File "(.+)", line (\d+)', failure.traceback, re.MULTILINE)
-    return ":".join(frames[-1]) if frames else None
 
 
 def check_call_contract(observation: Observation) -> Finding:
@@ -47,7 +18,7 @@ def check_call_contract(observation: Observation) -> Finding:
     failure, conventions = observation.failure, observation.conventions
     bad = [result for result in conventions or () if _trouble(result)]
     count = len(conventions or ())
-    if failure is not None and breaks_contract(failure):
+    if failure is not None and failure.refuses_call:
         called = f" ({bad[0].convention})" if bad else ""
         return _CONTRACT.failed(
             observation,
@@ -95,7 +66,7 @@ def check_completes(observation: Observation) -> Finding:
     failure = observation.failure
     if failure is None:
         return _COMPLETES.passed()
-    if breaks_contract(failure):
+    if failure.refuses_call:
         return _COMPLETES.not_judged(
             "; ".join(["the coder could not be called (see call_contract)", *repeat(observation)])
         )

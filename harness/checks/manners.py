@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
-from vae_compat.checks.contract import breaks_contract, innermost
 from vae_compat.checks.finding import Finding, Grade, Tier
 from vae_compat.checks.parity import grade_of
 from vae_compat.checks.speaking import Speaker, incomparable
 from vae_compat.checks.wording import mebibytes, number, shape
 from vae_compat.measure.distance import distance_of
-from vae_compat.measure.observation import Failure, Observation
+from vae_compat.measure.observation import Observation
 
 _LIVE = Speaker("live_bytes", Tier.RECOMMENDED)
 _LEFT = Speaker("left_behind", Tier.RECOMMENDED)
@@ -20,15 +17,6 @@ _REFUSAL = Speaker("refusal", Tier.RECOMMENDED)
 _WORKSPACE = 33 * 2**20
 """Bytes that cuBLAS keeps once it has been used (32 MiB on Hopper, 8 MiB before; CUDA
 documentation, cublasSetWorkspace): a real device allocates them whenever the first product runs."""
-
-_ACCIDENTS = frozenset(
-    {
-        "AttributeError", "IndexError", "KeyError", "NameError", "UnboundLocalError",
-        "ZeroDivisionError", "RecursionError", "MemoryError", "OutOfMemoryError", "TimeoutError",
-        "SystemExit", "KeyboardInterrupt", "GeneratorExit", "StopIteration", "ProcessDied",
-    }
-)  # fmt: skip
-"""Exceptions that say nothing to the user of a hook, whoever raised them."""
 
 
 def check_live_bytes(observation: Observation) -> Finding:
@@ -83,7 +71,7 @@ def check_input_untouched(observation: Observation) -> Finding:
 def _unseen(observation: Observation) -> str | None:
     """Why nothing is known of what the hook did; ``None`` where it was watched to its end."""
     failure = observation.failure
-    if failure is None or failure.kind not in ("ProcessDied", "NotRun"):
+    if failure is None or not failure.unseen:
         return None
     return f"{failure.kind}: {failure.message} (see completes)"
 
@@ -92,7 +80,7 @@ def check_refusal(observation: Observation) -> Finding:
     """What is not claimed is refused with a clear error, or gives the untiled result."""
     failure = observation.failure
     if failure is not None:
-        if is_clear(failure):
+        if failure.deliberate:
             return _REFUSAL.passed({"answer": f"refused: {failure.kind}"})
         return _REFUSAL.failed(
             observation,
@@ -127,27 +115,3 @@ def check_refusal(observation: Observation) -> Finding:
         grade=grade,
         metrics={"answer": "wrong"},
     )
-
-
-def is_clear(failure: Failure) -> bool:
-    """Whether an exception was raised on purpose and says something.
-
-    It comes from a ``raise`` or an ``assert``, in the hook's own code (or, while it is put on, in
-    the code that asks it for what it does not offer), it has a message, and it is not of a kind
-    that tells of an accident. A TypeError about the hook's own signature is an accident: the
-    caller learns nothing about what is not supported.
-    """
-    if failure.kind in _ACCIDENTS or not failure.message.strip() or breaks_contract(failure):
-        return False
-    if failure.kind == "ModeNotOffered":
-        return True
-    frame = innermost(failure)
-    if frame is None or not _on_purpose(failure.traceback):
-        return False
-    return failure.phase in ("load", "put_on") or frame == failure.where
-
-
-def _on_purpose(text: str) -> bool:
-    """Whether the innermost line of a traceback is a ``raise`` or an ``assert``."""
-    last = re.split(r'^ *File "', text, flags=re.MULTILINE)[-1].splitlines()
-    return len(last) > 1 and bool(re.search(r"(?:^|[:;]\s*)(?:raise|assert)\b", last[1].strip()))

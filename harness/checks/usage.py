@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 from vae_compat.checks.finding import Finding, Grade, Tier
-from vae_compat.checks.manners import is_clear
 from vae_compat.checks.parity import broken, described, grade_of
 from vae_compat.checks.speaking import Speaker, incomparable, promised
 from vae_compat.checks.wording import mebibytes, repeat
-from vae_compat.measure.observation import Failure, Observed
+from vae_compat.measure.observation import Observed
 from vae_compat.measure.usage import Pair, Ran, UsageObserved
 
 _SETTINGS = Speaker("settings", Tier.RECOMMENDED)
@@ -42,7 +41,7 @@ def check_tiny_tiles(observed: Observed) -> Finding:
     for ran in observed.ran:
         failure = ran.seen.failure
         whole = ran.seen.case.fits_one_tile  # refusing that as well would be to refuse everything
-        refused = failure is not None and is_clear(failure) and not whole
+        refused = failure is not None and failure.deliberate and not whole
         if not refused and (wrong := _wrong(ran, refusing=not whole)) is not None:
             return _TINY.failed(observed, *wrong)
         untiled = sum(ran.seen.baseline.reading.convolutions.values())
@@ -62,7 +61,7 @@ def check_out_of_memory(observed: Observed) -> Finding:
         return _MEMORY.not_judged(why or "")
     for ran in observed.ran:
         failure = ran.seen.failure
-        told = failure is not None and (_tells(failure) or is_clear(failure))
+        told = failure is not None and (failure.out_of_memory or failure.deliberate)
         told = told and ran is not observed.ran[0]
         if not told and (wrong := _wrong(ran)) is not None:
             return _MEMORY.failed(observed, *wrong)
@@ -158,8 +157,3 @@ def _differs(pair: Pair) -> str | None:
     if pair.work is not None and pair.work[0] != pair.work[1]:
         return "the same result by other convolutions"
     return None
-
-
-def _tells(failure: Failure) -> bool:
-    """Whether an exception says that memory ran out."""
-    return failure.kind == "OutOfMemoryError" or "out of memory" in failure.message.lower()

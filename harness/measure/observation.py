@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol
 
 import torch
@@ -106,9 +107,28 @@ class CoderCall:
     """Arguments after the input, as ``name: repr of kind``."""
 
 
+class Origin(StrEnum):
+    """Who ended a run of the hook."""
+
+    HOOK = "hook"
+    """An exception that came out of the hook's code, or out of code that it called."""
+    HARNESS = "harness"
+    """The harness found the hook unusable: it offers no such mode, or returned no plain tensor."""
+    LIMIT = "limit"
+    """The time limit."""
+    DEATH = "death"
+    """The process that ran the hook died."""
+    NOT_RUN = "not_run"
+    """Nobody: the hook was not run, because it had hung or died too often."""
+
+
 @dataclass(frozen=True)
 class Failure:
-    """An exception that came out of the hook."""
+    """Why a run of the hook gave no result.
+
+    What the checks decide by is worked out where the exception is caught, from the exception
+    itself. ``kind``, ``message`` and ``traceback`` are for readers only.
+    """
 
     kind: str
     """Type name."""
@@ -118,11 +138,23 @@ class Failure:
     traceback: str
     phase: str
     """``load``, ``put_on``, ``run`` or ``take_off``."""
+    origin: Origin = Origin.HOOK
+    deliberate: bool = False
+    """Raised on purpose and with words, by a ``raise`` or an ``assert``: a refusal."""
+    refuses_call: bool = False
+    """The hooked coder cannot be called as its callers call it."""
+    out_of_memory: bool = False
+    """It says that memory ran out."""
 
     @property
     def hung(self) -> bool:
-        """Whether the clock cut the hook short: what waits for it again waits as long."""
-        return self.kind == "TimeoutError"
+        """Whether the time limit ended the run: each further call would wait as long."""
+        return self.origin is Origin.LIMIT
+
+    @property
+    def unseen(self) -> bool:
+        """Whether nothing is known of what the hook did: its process died, or it was not run."""
+        return self.origin in (Origin.DEATH, Origin.NOT_RUN)
 
 
 @dataclass(frozen=True)

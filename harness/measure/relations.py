@@ -24,7 +24,7 @@ from vae_compat.device import Device, Reading, open_device
 from vae_compat.device.meter import largest_plane
 from vae_compat.families import Family
 from vae_compat.measure.failing import returned_kind
-from vae_compat.measure.observation import Failure, LayoutVAE, Observed
+from vae_compat.measure.observation import Failure, LayoutVAE, Observed, Origin
 from vae_compat.measure.placing import placed
 from vae_compat.measure.run import Trial, attempt, kept
 from vae_compat.measure.stage import Stage
@@ -365,7 +365,7 @@ def _output(trial: Trial, result: Any, device: Device) -> Tensor:
         raise HookFailed(one.failure)
     if output is None:
         told = f"returned {returned_kind(result)} where a tensor belongs"
-        raise HookFailed(Failure("NoTensor", told, "", "", "run"))
+        raise HookFailed(Failure("NoTensor", told, "", "", "run", Origin.HARNESS))
     return output
 
 

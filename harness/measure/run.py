@@ -23,6 +23,7 @@ from vae_compat.measure.observation import (
     Failure,
     LayoutVAE,
     Observation,
+    Origin,
     Promise,
     coder_of,
 )
@@ -159,7 +160,7 @@ def _convention(
     failure = trial.failure
     if failure is None and output is None:
         kind = returned_kind(trial.result)
-        failure = Failure("NoTensor", f"returned {kind}", "", "", "run")
+        failure = Failure("NoTensor", f"returned {kind}", "", "", "run", Origin.HARNESS)
     return ConventionResult(
         convention=convention.name,
         failure=failure,
@@ -270,14 +271,14 @@ def kept(trial: Trial, device: Device) -> tuple[Tensor | None, torch.device | No
             f"returned a tensor of {trial.result.dtype} with layout {trial.result.layout} that is "
             "not dense or not of numbers that torch computes with: return a plain one"
         )
-        trial.failure = Failure("NotPlainTensor", told, "", "", "run")
+        trial.failure = Failure("NotPlainTensor", told, "", "", "run", Origin.HARNESS)
         return None, None
     if not is_plain(trial.result):
         told = (
             f"returned a {kind_of(trial.result)}, a subclass of torch.Tensor that may run code "
             "when it is read: return a plain torch.Tensor"
         )
-        trial.failure = Failure("NotPlainTensor", told, "", "", "run")
+        trial.failure = Failure("NotPlainTensor", told, "", "", "run", Origin.HARNESS)
         return None, None
     try:
         output = _host(device, trial.result)

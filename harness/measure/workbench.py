@@ -32,6 +32,7 @@ from vae_compat.measure.observation import (
     LayoutVAE,
     Observation,
     Observed,
+    Origin,
 )
 from vae_compat.measure.run import observe, observe_conventions
 from vae_compat.measure.scenarios import SCENARIOS
@@ -134,7 +135,8 @@ class Workbench:
             observation = self._untried(name, case, self._death(name, case))
         elif len(lost) >= PATIENCE:
             reason = f"the hook hung or died in {PATIENCE} cases of this run, so no more were tried"
-            observation = self._untried(name, case, _unseen("NotRun", reason))
+            failure = _unseen("NotRun", reason, origin=Origin.NOT_RUN)
+            observation = self._untried(name, case, failure)
         else:
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.write_text(str(os.getpid()))
@@ -327,8 +329,8 @@ def _given_up(seconds: float) -> float:
     return 4 * seconds + 5
 
 
-def _unseen(kind: str, reason: str, where: str = "") -> Failure:
-    return Failure(kind, reason, where, traceback="", phase="run")
+def _unseen(kind: str, reason: str, where: str = "", *, origin: Origin = Origin.DEATH) -> Failure:
+    return Failure(kind, reason, where, traceback="", phase="run", origin=origin)
 
 
 def _key(case: Case) -> tuple[str, ...]:

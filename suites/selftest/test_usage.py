@@ -143,7 +143,7 @@ def test_only_tiles_smaller_than_the_plane_may_be_refused(tile: int, status: Sta
     seen = observed(Scenario.TINY_TILES)
     case = replace(seen.case, height=9, width=13, tile=tile, scenario=None)
     baseline = SimpleNamespace(reading=Reading())
-    refusal = Failure("ModeNotOffered", "no tiles like that", "", "", "put_on")
+    refusal = Failure("ValueError", "no tiles like that", "", "", "put_on", deliberate=True)
     refused = Observation(
         case=case, promise=seen.promise, baseline=baseline, output=None, failure=refusal
     )
