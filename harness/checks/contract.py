@@ -2,55 +2,48 @@
 
 from __future__ import annotations
 
-from vae_compat.checks.finding import Finding, Tier
-from vae_compat.checks.speaking import Speaker
-from vae_compat.checks.wording import repeat, shape
+from vae_compat.checks.conditions import claimed, single_run
+from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
+from vae_compat.checks.finding import Tier
+from vae_compat.checks.wording import ended_by, raised, shape
 from vae_compat.measure.observation import ConventionResult, Failure, Observation
-
-_CONTRACT = Speaker("call_contract", Tier.MINIMUM)
-_COMPLETES = Speaker("completes", Tier.MINIMUM)
 
 _RULE = "a hook must accept and pass on every argument that the coder's own forward takes"
 
 
-def check_call_contract(observation: Observation) -> Finding:
+@check(tier=Tier.MINIMUM, when=claimed & single_run)
+def check_call_contract(observation: Observation) -> Answer:
     """The hooked coder takes every call that the coder takes."""
     failure, conventions = observation.failure, observation.conventions
     bad = [result for result in conventions or () if _trouble(result)]
     count = len(conventions or ())
+    coder = f"{observation.case.direction}r"
     if failure is not None and failure.refuses_call:
         called = f" ({bad[0].convention})" if bad else ""
-        return _CONTRACT.failed(
-            observation,
-            f"{failure.kind}: {failure.message} when the {_coder(observation)} was called as "
-            f"the field calls it{called}",
+        return failed(
+            f"{raised(failure)} when the {coder} was called as the field calls it{called}",
             f"a result: {_RULE}",
             failure.where,
             metrics={"conventions": count, "refused": len(bad)},
         )
     if bad:
         names = ", ".join(result.convention for result in bad)
-        return _CONTRACT.failed(
-            observation,
-            f"{_trouble(bad[0])} when the {_coder(observation)} was called as the field calls "
-            f"it ({bad[0].convention})",
+        return failed(
+            f"{_trouble(bad[0])} when the {coder} was called as the field calls it "
+            f"({bad[0].convention})",
             f"what the bare coder gives: {_RULE}",
             bad[0].failure.where if bad[0].failure else "",
             metrics={"conventions": count, "refused": len(bad), "refused_ways": names},
         )
     if failure is not None and not conventions:
-        return _CONTRACT.not_judged(f"the hook raised {failure.kind} (see completes)")
-    return _CONTRACT.passed({"conventions": count, "refused": 0})
-
-
-def _coder(observation: Observation) -> str:
-    return f"{observation.case.direction}r"
+        return not_judged(ended_by(failure), blocked_by="completes")
+    return passed({"conventions": count, "refused": 0})
 
 
 def _trouble(result: ConventionResult) -> str:
-    """What is wrong with a result, or with where a call leaves the cache index; or nothing."""
+    """What is wrong with a result or with the cache index after a call; empty if nothing is."""
     if result.failure is not None:
-        return f"{result.failure.kind}: {result.failure.message}"
+        return raised(result.failure)
     if result.shape != result.expected_shape:
         return f"shape {shape(result.shape)} instead of {shape(result.expected_shape)}"
     if not result.finite:
@@ -61,21 +54,15 @@ def _trouble(result: ConventionResult) -> str:
     return ""
 
 
-def check_completes(observation: Observation) -> Finding:
+@check(tier=Tier.MINIMUM, when=claimed & single_run)
+def check_completes(observation: Observation) -> Answer:
     """The run ends without an exception."""
     failure = observation.failure
     if failure is None:
-        return _COMPLETES.passed()
+        return passed()
     if failure.refuses_call:
-        return _COMPLETES.not_judged(
-            "; ".join(["the coder could not be called (see call_contract)", *repeat(observation)])
-        )
-    return _COMPLETES.failed(
-        observation,
-        f"{failure.kind}: {failure.message or '(no message)'}",
-        f"a result ({_phase(failure)})",
-        failure.where,
-    )
+        return not_judged("the coder could not be called", blocked_by="call_contract")
+    return failed(raised(failure), f"a result ({_phase(failure)})", failure.where)
 
 
 def _phase(failure: Failure) -> str:

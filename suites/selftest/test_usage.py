@@ -46,7 +46,7 @@ def found(name: str, check: str, case_id: str, folder: Path) -> Finding:
     run = prepared([profile_of(SPECIMENS[name])], folder)
     case = next(case for case in run.cases[name] if case.id == case_id)
     observed = joined(run, run.subjects, [case]).workbench.observation(name, case, every_way=False)
-    return next(each for each in CHECKS if each.name == check).function(observed)
+    return next(each for each in CHECKS if each.name == check)(observed)
 
 
 @pytest.mark.parametrize("check", USAGE)
@@ -79,7 +79,7 @@ def pair(**more: object) -> Pair:
 
 
 def test_nothing_run_is_no_pass() -> None:
-    assert check_settings(observed(Scenario.SETTINGS)).status is Status.ERROR
+    assert check_settings(observed(Scenario.SETTINGS)).status is Status.NOT_JUDGED
 
 
 def test_same_result_by_other_work_is_no_same() -> None:
@@ -107,7 +107,7 @@ def test_memory_of_a_failed_attempt(change: dict[str, int | None], status: Statu
 def test_memory_that_never_ran_out_is_no_pass() -> None:
     memory = Memory(first=100, most=300, after=None, left=0, held=50)
     seen = observed(Scenario.OUT_OF_MEMORY, pairs=(pair(),), memory=memory, empty="not so far")
-    assert check_out_of_memory(seen).status is Status.ERROR
+    assert check_out_of_memory(seen).status is Status.NOT_JUDGED
 
 
 def test_a_vae_that_is_broken_for_good_is_told() -> None:
