@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from vae_compat.cases import Case
-from vae_compat.checks.finding import Finding, Status
-from vae_compat.checks.registry import CHECKS
+from vae_compat.checks.finding import Finding, Status, Tier
+from vae_compat.checks.registry import BY_NAME, CHECKS
 from vae_compat.errors import UsageError
 from vae_compat.fixtures.supplies import Fixtures
 from vae_compat.judge import ExitCode, Outcome, Record, diagnose, gate, tell
@@ -39,9 +39,9 @@ from vae_compat.subject.profile import Profile, profile_from_flags
 RUN = pytest.StashKey[Run]()
 ITEM = pytest.StashKey[Item]()
 RECORD = "record"
-_CHECKS = {check.name: check for check in CHECKS}
 _PYTEST_CODES = {ExitCode.HOLDS: 0, ExitCode.FAILS: 1, ExitCode.USAGE: 4, ExitCode.HARNESS: 3}
-_NODE = re.compile(r"::test_(?P<check>\w+)\[(?P<hook>[^:\]]*):(?P<case>[^\]]+)\]")
+_NODE = re.compile(r"::test_\w+\[(?P<check>\w+)-(?P<hook>[^:\]]*):(?P<case>[^\]]+)\]")
+"""A test of a tier's suite: ``::test_minimum[completes-diffusers:sd-mock-...]``."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -138,18 +138,25 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test per check and case to which the check applies."""
+    """One test per check of the tier and case to which the check applies."""
     if "observation" not in metafunc.fixturenames:
         return
     run = metafunc.config.stash[RUN]
-    check = _CHECKS[metafunc.definition.originalname.removeprefix("test_")]
-    parameters = []
-    for item in run.items(check.name):
-        marks = [pytest.mark.case]
-        if item.known is not None:
-            marks.append(pytest.mark.xfail(reason=item.known.reason, strict=True))
-        parameters.append(pytest.param(item, id=item.id, marks=marks))
-    metafunc.parametrize("observation", parameters, indirect=True)
+    tier = Tier(metafunc.definition.originalname.removeprefix("test_"))
+    parameters = [
+        pytest.param(check, item, id=f"{check.name}-{item.id}", marks=_marks(item))
+        for check in CHECKS
+        if check.tier is tier
+        for item in run.items(check.name)
+    ]
+    metafunc.parametrize(("check", "observation"), parameters, indirect=["observation"])
+
+
+def _marks(item: Item) -> list[pytest.MarkDecorator]:
+    marks = [pytest.mark.case]
+    if item.known is not None:
+        marks.append(pytest.mark.xfail(reason=item.known.reason, strict=True))
+    return marks
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -231,7 +238,7 @@ class Gathering:
         return Record(
             case=found["case"],
             check=found["check"],
-            tier=str(_CHECKS[found["check"]].tier),
+            tier=str(BY_NAME[found["check"]].tier),
             status=str(Outcome.ERROR),
             message=message,
             hook=found["hook"],

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from vae_compat.cases import Case, Direction, Layout, Mode, Scale
-from vae_compat.checks.finding import NOT_JUDGED, Finding
-from vae_compat.checks.registry import CHECKS
+from vae_compat.checks.finding import Finding, Status
+from vae_compat.checks.registry import BY_NAME
 from vae_compat.cli import DEFAULT_TIERS, TIERS
 from vae_compat.device import open_device
 from vae_compat.errors import UsageError
@@ -204,7 +204,7 @@ class Run:
 
     def items(self, check: str) -> Iterator[Item]:
         """All tests of a check."""
-        found = next(known for known in CHECKS if known.name == check)
+        found = BY_NAME[check]
         for name, subject in self.subjects.items():
             for case in self.cases[name]:
                 if found.applies(case, subject.profile.promise(case)):
@@ -291,12 +291,11 @@ class Run:
         subject = self.subjects[item.subject]
         known = subject.profile.known_failures
         findings = [finding]
-        if finding.message.startswith(NOT_JUDGED):
+        if finding.status is Status.NOT_JUDGED:
             findings += [
-                check.function(observation)
-                for check in CHECKS
-                if check.name in ROOTS - {item.check}
-                and check.applies(item.case, observation.promise)
+                BY_NAME[root](observation)
+                for root in sorted(ROOTS - {item.check})
+                if BY_NAME[root].applies(item.case, observation.promise)
             ]
         return judge(
             item.case.id,

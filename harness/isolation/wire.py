@@ -119,7 +119,7 @@ class OnWire:
 
 
 class Pairs:
-    """Lets a mapping travel whose keys are tuples, as pairs: ``Annotated[Mapping[K, V], Pairs()]``."""
+    """Lets a mapping with tuples for keys travel: ``Annotated[Mapping[K, V], Pairs()]``."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema

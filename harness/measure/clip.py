@@ -26,6 +26,7 @@ from vae_compat.measure.observation import (
     Observed,
     Promise,
     coder_of,
+    untold,
 )
 from vae_compat.measure.performed import ClipPerformed, Sent, WayPerformed
 from vae_compat.measure.placing import placed
@@ -193,7 +194,7 @@ def _is_due(case: Case, promise: Promise, variant: int, hung: bool) -> bool:
 
 
 def _untold(variant: int, name: str) -> WayPerformed:
-    failure = Failure("NoResult", "the runner told nothing of it", "", "", "run")
+    failure = untold("the runner told nothing of it")
     return WayPerformed(variant=variant, convention=name, sent=(), failure=failure)
 
 
@@ -223,7 +224,7 @@ def _beside(case: Case, promise: Promise, performed: WayPerformed, followed: _Fo
     sent = _as_sent(performed.sent, followed.track)
     failure = performed.failure
     if failure is None and len(sent) < len(followed.track.untiled):
-        failure = Failure("NoResult", "the runner told nothing of later chunks", "", "", "run")
+        failure = untold("the runner told nothing of later chunks")
     way = _way(case, performed, sent, failure, followed.track)
     if promise.by_noise(case.direction) and is_doubtful(_pairs(way)):
         return _way(case, performed, sent, failure, followed.raised())

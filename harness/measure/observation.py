@@ -110,23 +110,27 @@ class CoderCall:
 
 
 class Origin(StrEnum):
-    """What a failure came from."""
+    """Who ended a run of the hook."""
 
     HOOK = "hook"
-    """An exception that the hook raised."""
+    """An exception that came out of the hook's code, or out of code that it called."""
     HARNESS = "harness"
-    """Our own doing."""
+    """The harness found the hook unusable: it offers no such mode, or returned no plain tensor."""
     LIMIT = "limit"
-    """The hook was cut short: it took too long, waited for nothing, or took too much memory."""
+    """It was cut short: it took too long, waited for nothing, or took too much memory."""
     DEATH = "death"
-    """The process in which the hook ran ended."""
+    """The process that ran the hook died."""
     NOT_RUN = "not_run"
-    """The hook was not tried, since it had been cut short too often."""
+    """Nobody: the hook was not run, because it had been cut short too often."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a run of the hook gave no result."""
+    """Why a run of the hook gave no result.
+
+    What the checks decide by is worked out where the exception is caught, from the exception
+    itself. ``kind``, ``message`` and ``traceback`` are for readers only.
+    """
 
     kind: str
     """Type name of the exception."""
@@ -138,15 +142,26 @@ class Failure:
     """``load``, ``put_on``, ``run`` or ``take_off``."""
     origin: Origin = Origin.HOOK
     deliberate: bool = False
-    """Whether it was raised on purpose and says something: by a ``raise`` or an ``assert`` of the
-    hook's own, or because it was asked for a mode that it does not offer."""
+    """Raised on purpose and with words, by a ``raise`` or an ``assert``: a refusal."""
     refuses_call: bool = False
-    """Whether the coder cannot be called as its callers call it."""
+    """The hooked coder cannot be called as its callers call it."""
+    out_of_memory: bool = False
+    """It says that memory ran out."""
 
     @property
     def hung(self) -> bool:
-        """Whether the hook was cut short: what waits for it again waits as long."""
+        """Whether a limit ended the run: each further call would take as long."""
         return self.origin is Origin.LIMIT
+
+    @property
+    def unseen(self) -> bool:
+        """Whether nothing is known of what the hook did: its process died, or it was not run."""
+        return self.origin in (Origin.DEATH, Origin.NOT_RUN)
+
+
+def untold(words: str) -> Failure:
+    """There is no result, because the runner told none, or none that can be looked at."""
+    return Failure("NoResult", words, "", "", "run", Origin.HARNESS)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vae_compat.device import Device
 from vae_compat.device.tensor import SimTensor
 from vae_compat.measure.failing import failure_of, kind_of
-from vae_compat.measure.observation import Failure
+from vae_compat.measure.observation import Failure, Origin
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _REAL = {*_FLOATS, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
@@ -62,7 +62,7 @@ def kept(result: object, device: Device) -> tuple[Tensor | None, str | None, Fai
 
 
 def _not_plain(told: str) -> Failure:
-    return Failure("NotPlainTensor", told, "", "", "run")
+    return Failure("NotPlainTensor", told, "", "", "run", Origin.HARNESS)
 
 
 def _honest(thing: object) -> TypeGuard[Tensor]:

@@ -26,7 +26,7 @@ from vae_compat.families import Family
 from vae_compat.measure.attempt import Attempt
 from vae_compat.measure.bench import Bench
 from vae_compat.measure.failing import returned_kind
-from vae_compat.measure.observation import Failure, Observed, Promise
+from vae_compat.measure.observation import Failure, Observed, Origin, Promise, untold
 from vae_compat.measure.performed import RelationPerformed, Run
 from vae_compat.measure.placing import placed
 from vae_compat.measure.plain import kept
@@ -219,7 +219,7 @@ def _output(made: Attempt, result: Any, device: Device) -> Tensor:
         raise HookFailed(failure)
     if output is None:
         told = f"returned {returned_kind(result)} where a tensor belongs"
-        raise HookFailed(Failure("NoTensor", told, "", "", "run"))
+        raise HookFailed(Failure("NoTensor", told, "", "", "run", Origin.HARNESS))
     return output
 
 
@@ -256,7 +256,7 @@ def examine_relation(
         comparisons, empty = relation.compare(results)
     except _Missing:
         told = "the runner told nothing of some of the runs"
-        failure = Failure("NoResult", told, "", "", "run")
+        failure = untold(told)
         return Related(case=case, promise=promise, failure=failure)
     return Related(
         case=case,

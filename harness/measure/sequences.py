@@ -20,7 +20,14 @@ from vae_compat.device.meter import largest_plane
 from vae_compat.measure.baseline import measure_baseline, measure_truth
 from vae_compat.measure.bench import Bench
 from vae_compat.measure.draws import draw_floors
-from vae_compat.measure.observation import WHOLE, Baseline, Failure, Noise, Observed, Promise
+from vae_compat.measure.observation import (
+    WHOLE,
+    Baseline,
+    Noise,
+    Observed,
+    Promise,
+    untold,
+)
 from vae_compat.measure.performed import SequencePerformed, Taken
 from vae_compat.measure.placing import placed
 from vae_compat.measure.player import (
@@ -150,7 +157,7 @@ def examine_sequence(
         right = rights.get(taken.right)
         if right is None:
             told = f"the runner told of {taken.right!r}, which was not asked for"
-            failure = failure or Failure("NoResult", told, "", "", "run")
+            failure = failure or untold(told)
             continue
         if taken.bare:
             right = replace(right, alone=None)

@@ -28,6 +28,7 @@ from vae_compat.measure.observation import (
     Observation,
     Observed,
     Promise,
+    untold,
 )
 from vae_compat.measure.performed import Called, Memory, UsagePerformed
 from vae_compat.measure.placing import placed
@@ -257,7 +258,9 @@ def examine_usage(
     except _Missing:
         told = "the runner told nothing of some of the calls"
         return UsageObserved(
-            case=case, promise=promise, failure=Failure("NoResult", told, "", "", "run")
+            case=case,
+            promise=promise,
+            failure=untold(told),
         )
     failures = (each.failure for each in performed.calls)
     return replace(

@@ -21,8 +21,10 @@ from vae_compat.measure.observation import (
     Failure,
     LayoutVAE,
     Observation,
+    Origin,
     Promise,
     coder_of,
+    untold,
 )
 from vae_compat.measure.performed import Called, ConventionCalled, WholePerformed
 from vae_compat.measure.placing import live_bytes, placed
@@ -146,7 +148,7 @@ def _convention(
     failure = made.failure or unreadable
     if failure is None and output is None:
         told = f"returned {returned_kind(made.result)}"
-        failure = Failure("NoTensor", told, "", "", "run")
+        failure = Failure("NoTensor", told, "", "", "run", Origin.HARNESS)
     return ConventionCalled(
         variant=variant,
         convention=convention.name,
@@ -188,7 +190,7 @@ def beside_untiled(
     found = []
     for place, (shape, index) in untiled.items():
         each = by_name.get(place)
-        missing = Failure("NoResult", "the runner told nothing of it", "", "", "run")
+        missing = untold("the runner told nothing of it")
         found.append(
             ConventionResult(
                 convention=place[1],

@@ -124,7 +124,7 @@ def judged(run: Run, name: str, case: Case) -> tuple[list[Record], Observed | No
         if check.applies(case, promise):
             item = Item(name, case, check.name, known=None)
             observed = run.observe(item)
-            records.append(run.record(item, observed, check.function(observed)))
+            records.append(run.record(item, observed, check(observed)))
     return records, observed
 
 
@@ -146,4 +146,4 @@ def is_wrong(record: Record) -> bool:
 
 def is_cause(record: Record) -> bool:
     """Whether a wrong record says something, and does not only hang on another one."""
-    return "(see " not in record.message
+    return record.blocked_by is None

@@ -20,6 +20,7 @@ from vae_compat.measure.observation import (
     Failure,
     Noise,
     Observation,
+    Origin,
     Promise,
     coder_of,
 )
@@ -111,17 +112,24 @@ def raised(
     message: str = "boom",
     *,
     kind: str = "ValueError",
-    line: str = "raise ValueError('boom')",
-    where: str = "/hook.py:3",
-    innermost: str = "/hook.py:3",
     phase: str = "run",
+    origin: Origin = Origin.HOOK,
+    deliberate: bool = False,
+    refuses_call: bool = False,
     case: Case = CASE,
     **more: Any,
 ) -> Observation:
-    """A run that ended with an exception whose innermost source line is ``line``."""
-    file, number = innermost.rsplit(":", 1)
-    text = f'Traceback:\n  File "{file}", line {number}, in tile\n    {line}\n{kind}: {message}\n'
-    failure = Failure(kind, message, where, text, phase)
+    """A run that ended with an exception."""
+    failure = Failure(
+        kind,
+        message,
+        "/hook.py:3",
+        f"Traceback:\n{kind}: {message}\n",
+        phase,
+        origin,
+        deliberate=deliberate,
+        refuses_call=refuses_call,
+    )
     return an_observation(
         case, output=None, returned="None", output_device=None, failure=failure, **more
     )

@@ -53,7 +53,7 @@ class Stand:
 
 def _judged(observed: Observed) -> dict[str, Finding]:
     return {
-        check.name: check.function(observed)
+        check.name: check(observed)
         for check in CHECKS
         if check.applies(observed.case, observed.promise)
     }

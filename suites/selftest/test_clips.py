@@ -139,7 +139,7 @@ def test_a_clip_that_is_cut_short_in_the_whole_vae_alone_does_not_complete(bench
     message = told(check_clip_completes(replace(sound, whole=short)))
     assert "got 1x3x8x32x48 (the whole VAE); should be 1x3x9x32x48" in message
     other = check_video_parity(replace(sound, whole=short, memo={}))
-    assert "(see clip_completes)" in other.message
+    assert other.blocked_by == "clip_completes"
 
 
 # -- caches ----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
 from vae_compat.device import Device, Reading, open_device
 from vae_compat.device.meter import Copies, HostMemory, Waits
 

@@ -84,7 +84,7 @@ def test_what_is_carried_over_does_not_show_in_a_single_clip(stand: Stand, name:
 
 def test_hook_that_does_not_tile_shows_nothing(stand: Stand) -> None:
     found = judged(stand, "ignores-tiling", "twice", height=4, width=32, tile=8)
-    assert found.status == Status.ERROR
+    assert found.status == Status.NOT_JUDGED
     assert "tiles did not run" in found.message
 
 
@@ -180,7 +180,7 @@ def test_sequence_that_was_not_interrupted_shows_nothing(stand: Stand) -> None:
     observed = stand.observed("resting", "interrupted")
     assert isinstance(observed, SequenceObserved)
     late = SequenceObserved(**vars(observed) | {"empty": "call 2 ended too early"})
-    assert check_sequence(late).status == Status.ERROR
+    assert check_sequence(late).status == Status.NOT_JUDGED
 
 
 def test_likeness_is_enough_only_after_inexact_chunks() -> None:

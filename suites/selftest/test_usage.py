@@ -47,7 +47,7 @@ def found(name: str, check: str, case_id: str, folder: Path) -> Finding:
     run = prepared([profile_of(SPECIMENS[name])], folder)
     case = next(case for case in run.cases[name] if case.id == case_id)
     observed = run.workbench.observation(name, case, every_way=False)
-    return next(each for each in CHECKS if each.name == check).function(observed)
+    return next(each for each in CHECKS if each.name == check)(observed)
 
 
 @pytest.mark.parametrize("check", USAGE)
@@ -80,7 +80,7 @@ def pair(**more: object) -> Pair:
 
 
 def test_nothing_run_is_no_pass() -> None:
-    assert check_settings(observed(Scenario.SETTINGS)).status is Status.ERROR
+    assert check_settings(observed(Scenario.SETTINGS)).status is Status.NOT_JUDGED
 
 
 def test_same_result_by_other_work_is_no_same() -> None:
@@ -109,7 +109,7 @@ def test_memory_that_never_ran_out_is_no_pass() -> None:
     memory = Memory(first=100, most=300, after=None, left=0)
     told = {"memory": memory, "held": 50, "empty": "not so far"}
     seen = observed(Scenario.OUT_OF_MEMORY, pairs=(pair(),), **told)
-    assert check_out_of_memory(seen).status is Status.ERROR
+    assert check_out_of_memory(seen).status is Status.NOT_JUDGED
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_only_tiles_smaller_than_the_plane_may_be_refused(tile: int, status: Sta
     seen = observed(Scenario.TINY_TILES)
     case = replace(seen.case, height=9, width=13, tile=tile, scenario=None)
     baseline = SimpleNamespace(reading=Reading())
-    refusal = Failure("ModeNotOffered", "no tiles like that", "", "", "put_on")
+    refusal = Failure("ValueError", "no tiles like that", "", "", "put_on", deliberate=True)
     refused = Observation(
         case=case, promise=seen.promise, baseline=baseline, output=None, failure=refusal
     )
