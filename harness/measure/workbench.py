@@ -13,7 +13,7 @@ from torch import Tensor
 from vae_compat.cases import Case, Layout, Scenario
 from vae_compat.device import open_device
 from vae_compat.isolation.limits import seconds_for
-from vae_compat.isolation.messages import Ask, HookFacts
+from vae_compat.isolation.messages import Ask
 from vae_compat.measure.baseline import measure_baseline, measure_truth
 from vae_compat.measure.clip import ClipObserved
 from vae_compat.measure.draws import draw_floors, in_doubt
@@ -63,10 +63,9 @@ class Runners(Protocol):
 
 @dataclass(frozen=True)
 class Subject:
-    """A hook under test, what its profile says of it, and what it says of itself."""
+    """A hook under test, and what its profile says of it."""
 
     profile: Profile
-    facts: HookFacts
     flags: tuple[str, ...]
     """Command-line options that name this hook."""
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from vae_compat.cases import Mode
 
 if TYPE_CHECKING:
     from vae_compat.isolation.messages import HookFacts, Loading
@@ -51,20 +49,6 @@ def described(profile: Profile, comfyui: Path | None = None) -> HookFacts:
 def remember(profile: Profile, facts: HookFacts) -> None:
     """Take facts from somebody who has loaded the hook: one of this project's own."""
     _KNOWN[_key(profile, None)] = facts
-
-
-def told() -> str:
-    """Everything that is known, as JSON for another process."""
-    return json.dumps({key: asdict(facts) for key, facts in _KNOWN.items()})
-
-
-def hear(text: str) -> None:
-    """Take over what another process knows."""
-    from vae_compat.isolation.messages import HookFacts
-
-    for key, facts in json.loads(text).items():
-        modes = tuple(map(Mode, facts["modes"]))
-        _KNOWN[key] = HookFacts(modes, facts["apart"], facts["file"])
 
 
 def _key(profile: Profile, comfyui: Path | None) -> str:

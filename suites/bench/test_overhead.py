@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from vae_compat.cases import Case, Layout, Scale
-from vae_compat.cli import DEFAULT_PROFILES
 from vae_compat.fixtures.supplies import Fixtures
 from vae_compat.launch import load_subject
 from vae_compat.session import Run, RunOptions
+from vae_compat.vocabulary import DEFAULT_PROFILES
 
 
 def _run(workers: int, *more: str) -> tuple[float, float]:

@@ -85,7 +85,7 @@ class Tried:
 
 def tried(profile: Profile, hook: Hook) -> Tried:
     """What a run takes for a hook under test."""
-    return Tried(Subject(profile, facts_of(hook), ("--hook", profile.hook.entry)), hook)
+    return Tried(Subject(profile, ("--hook", profile.hook.entry)), hook)
 
 
 def joined(run: Run, others: Mapping[str, Tried], cases: Sequence[Case]) -> Run:

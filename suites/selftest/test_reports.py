@@ -181,7 +181,8 @@ def test_a_header_says_where_and_with_what() -> None:
         command="vae-compat run --full",
     )
     assert header.torch.startswith("2.")
-    assert header.finished >= header.started
+    assert header.started <= results.now()
+    assert header.finished == ""
     assert header.cpu
 
 
