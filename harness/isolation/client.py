@@ -138,8 +138,8 @@ class RunnerClient:
                 else:
                     raise Garbled(f"a frame of sort {found} is no answer")
         except Garbled as garbled:
-            told = f"the process of the hook answered with what is no answer: {garbled}"
-            raise Ended(told) from None
+            words = f"the process of the hook answered with what is no answer: {garbled}"
+            raise Ended(words) from None
         raise Ended(self._how_it_ended(), detail=self.printed)
 
     def _frames(self, request: bytes) -> Iterator[tuple[Sort, bytes, bytes]]:

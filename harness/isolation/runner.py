@@ -114,11 +114,12 @@ class Runner:
 
     def _loaded(self, loading: Loading) -> Callable[..., object] | None:
         """What performs a case with the hook; ``None`` where it cannot be loaded."""
+        from vae_compat.cases import Layout
         from vae_compat.errors import UsageError
         from vae_compat.isolation.limits import LOADING
         from vae_compat.measure.failing import BEAT, Hang, limited
         from vae_compat.subject.loading import facts_of, load_hook
-        from vae_compat.subject.profile import HookSpec, Kind, Layout, Profile
+        from vae_compat.subject.profile import HookSpec, Kind, Profile
 
         BEAT.set(self._channel.beat)
         spec = HookSpec(

@@ -124,10 +124,10 @@ class Pairs:
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
 
-        key, value = get_args(source)
+        pair = tuple[get_args(source)]  # type: ignore[misc]
         return core_schema.no_info_after_validator_function(
             dict,
-            handler.generate_schema(list[tuple[key, value]]),
+            handler.generate_schema(list[pair]),
             serialization=core_schema.plain_serializer_function_ser_schema(
                 lambda mapping: [[list(key), value] for key, value in mapping.items()]
             ),
@@ -167,5 +167,5 @@ def _told(error: Exception) -> str:
 
 
 @cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
