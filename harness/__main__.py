@@ -2,6 +2,6 @@
 
 import sys
 
-from vae_compat.cli import main
+from vae_compat.front.cli import main
 
 sys.exit(main())

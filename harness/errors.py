@@ -8,3 +8,7 @@ class UsageError(Exception):
 
     Ends a run with exit code 2 before anything has run, without a traceback.
     """
+
+
+class StoppedError(Exception):
+    """The harness failed or was stopped before there was anything to report: exit code 3."""

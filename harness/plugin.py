@@ -1,141 +1,53 @@
-"""The pytest plugin: options, the parametrized observations, and the records of a run."""
+"""The pytest plugin: the parametrized observations, and what becomes of a finding.
+
+It runs in every process of a run. What the process of the command does besides is in
+`vae_compat.front.gathering`, what worker processes do in `vae_compat.front.workers`.
+"""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import pytest
-from torch import Tensor, nn
-from vae_compat.cases import Case, Layout, Mechanism, Scale
+
+from vae_compat.cases import Case
 from vae_compat.checks.finding import Finding, Status, Tier
-from vae_compat.checks.registry import BY_NAME, CHECKS
-from vae_compat.errors import UsageError
-from vae_compat.families import Family
-from vae_compat.fixtures.inputs import make_input
-from vae_compat.fixtures.layouts import VARIANTS, view
-from vae_compat.fixtures.probes import build as build_probe
-from vae_compat.fixtures.probes import with_image_channels
-from vae_compat.fixtures.vaes import build as build_vae
-from vae_compat.fixtures.vaes import parse_weights, truth
-from vae_compat.judge import ExitCode, Outcome, Record, diagnose, gate, tell
-from vae_compat.launch import load_subject
-from vae_compat.measure.observation import LayoutVAE, Observed
-from vae_compat.reports.compare import hold_against
-from vae_compat.reports.results import (
-    HookEntry,
-    Results,
-    command_line,
-    describe_run,
-    now,
-    read,
-    write,
-)
-from vae_compat.reports.summary import write_summary
-from vae_compat.reports.table import to_text
-from vae_compat.scheduling import BaselineScheduling
-from vae_compat.session import Item, Run, RunOptions
-from vae_compat.subject.profile import Profile, profile_from_flags
+from vae_compat.checks.registry import CHECKS
+from vae_compat.front import workers
+from vae_compat.judge import Outcome
+from vae_compat.measure.observation import Observed
+from vae_compat.reports.escaping import printable
+from vae_compat.session import Item, Run
 
 RUN = pytest.StashKey[Run]()
 ITEM = pytest.StashKey[Item]()
-RECORD = "record"
-_PYTEST_CODES = {ExitCode.HOLDS: 0, ExitCode.FAILS: 1, ExitCode.USAGE: 4, ExitCode.HARNESS: 3}
 _NODE = re.compile(r"::test_\w+\[(?P<check>\w+)-(?P<hook>[^:\]]*):(?P<case>[^\]]+)\]")
 """A test of a tier's suite: ``::test_minimum[completes-diffusers:sd-mock-...]``."""
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Offer what ``vae-compat run`` offers, as pytest options."""
-    group = parser.getgroup("vae-compat")
-    several: dict[str, Any] = {"action": "append", "default": []}
-    group.addoption("--vae-profile", help="profile file or embedded name; repeatable", **several)
-    group.addoption("--vae-hook", help="FILE_OR_MODULE:ATTRIBUTE of a hook without a profile")
-    group.addoption("--vae-kind", default="forward")
-    group.addoption("--vae-layout")
-    group.addoption("--vae-host")
-    group.addoption("--vae-comfyui", type=Path)
-    group.addoption("--vae-families", default="")
-    group.addoption("--vae-directions", default="")
-    group.addoption("--vae-modes", default="")
-    group.addoption("--vae-scales", default="")
-    group.addoption("--vae-full", action="store_true", help="the whole matrix")
-    group.addoption("--vae-device", help="sim, cuda or cpu")
-    group.addoption("--vae-weights", help="FAMILY=PATH_OR_ID; repeatable", **several)
-    group.addoption("--vae-image", type=Path)
-    group.addoption("--vae-seed", type=int, default=0)
-    group.addoption("--vae-case", help="exactly the case with this id")
-    group.addoption("--vae-timeout", type=float, help="seconds a hook may take for a case")
-    group.addoption("--vae-out", type=Path, default=Path("reports/out"))
-    group.addoption("--vae-against", type=Path, help="results.json that must not get worse")
+class Told(NamedTuple):
+    """What the id of a test tells."""
+
+    hook: str
+    case: str
+    check: str
+
+
+def told_by(nodeid: str) -> Told | None:
+    """The check of a case for a hook that a test is; ``None`` where it is another test."""
+    found = _NODE.search(nodeid)
+    return None if found is None else Told(found["hook"], found["case"], found["check"])
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Prepare the run; wrong use ends here, before anything has run."""
+    """Join the run where this process is one of its workers."""
     config.addinivalue_line("markers", "case: a check of one case of the matrix")
-    options = RunOptions.from_mapping(
-        {
-            name.removeprefix("vae_"): value
-            for name, value in vars(config.option).items()
-            if name.startswith("vae_")
-        }
-        | {
-            "expression": config.option.keyword or None,
-            "tiers": [Path(folder).name for folder in config.args],
-        }
-    )
-    if not options.asks_for_a_hook:
-        return
-    shared = _shared_folder(config)
-    try:
-        run = Run.prepare(options, _profiles(options), Fixtures(options), shared)
-    except UsageError as error:
-        raise pytest.UsageError(str(error)) from None
-    config.stash[RUN] = run
-    if shared:
-        run.share_cores(processes=int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
-    else:
-        config.pluginmanager.register(Gathering(run), "vae-compat-gathering")
-
-
-def _profiles(options: RunOptions) -> list[tuple[str, Profile]]:
-    """The profiles of the hooks under test, with the names that the command line has for them."""
-    if options.hook is None:
-        return [(name, load_subject(name)) for name in options.profile]
-    flags = (options.hook, options.kind, options.layout, options.host)
-    return [(options.hook, profile_from_flags(*flags, comfyui=options.comfyui))]
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> BaselineScheduling | None:
-    """Keep the tests of a baseline in one process."""
-    run = config.stash.get(RUN, None)
-    if run is None:
-        return None
-
-    def group_of(nodeid: str) -> str:
-        found = _NODE.search(nodeid)
-        return run.group(found["case"]) if found else nodeid
-
-    return BaselineScheduling(config, log, group_of)
-
-
-def _shared_folder(config: pytest.Config) -> Path | None:
-    """The run's folder, where this process is one of its xdist workers."""
-    told = getattr(config, "workerinput", {}).get("vae_shared")
-    return None if told is None else Path(told)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node: Any) -> None:
-    """Tell every xdist worker the folder that the controller made."""
-    run = node.config.stash.get(RUN, None)
-    if run is not None:
-        node.workerinput["vae_shared"] = str(run.folder)
+    given = workers.given(config)
+    if given is not None:
+        workers.settle(given.controller)
+        config.stash[RUN] = workers.join(given)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -156,7 +68,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _marks(item: Item) -> list[pytest.MarkDecorator]:
     marks = [pytest.mark.case]
     if item.known is not None:
-        marks.append(pytest.mark.xfail(reason=item.known.reason, strict=True))
+        marks.append(pytest.mark.xfail(reason=printable(item.known.reason), strict=True))
     return marks
 
 
@@ -192,140 +104,15 @@ def report(request: pytest.FixtureRequest, observation: Observed) -> Callable[[F
 
     def take(finding: Finding) -> None:
         record = run.record(item, observation, finding)
-        request.node.user_properties.append((RECORD, asdict(record)))
+        request.node.user_properties.append(workers.told(record))
+        message = printable(record.message, lines=True)
         if record.status == Outcome.SKIPPED:
-            pytest.skip(f"a known failure of this case leaves nothing to judge: {record.message}")
+            pytest.skip(f"a known failure of this case leaves nothing to judge: {message}")
         if finding.status is not Status.PASSED:
             prefix = "" if finding.status is Status.FAILED else "ERROR: "
-            pytest.fail(f"{prefix}{finding.message}", pytrace=False)
+            pytest.fail(f"{prefix}{message}", pytrace=False)
 
     return take
 
 
-class Fixtures:
-    """The VAEs, views and inputs of ``fixtures``, as the options of a run want them."""
-
-    def __init__(self, options: RunOptions) -> None:
-        self._seed = options.seed
-        self._image = options.image
-        self._weights = dict(map(parse_weights, options.weights))
-
-    def build(self, case: Case) -> nn.Module:
-        """The VAE of a case."""
-        if case.mechanism is Mechanism.CHANNELS:
-            facts = with_image_channels(case.facts, case.image_channels)
-            return build_probe(facts, Mechanism.STUB, seed=self._seed)
-        if case.mechanism is not None:
-            return build_probe(case.family, case.mechanism, seed=self._seed)
-        weights = self._weights.get(case.family) if case.scale is Scale.REAL else None
-        return build_vae(case.family, case.scale, seed=self._seed, weights=weights)
-
-    def truth(self, vae: nn.Module) -> nn.Module:
-        """Its float64 twin."""
-        return truth(vae)
-
-    def views(self, vae: nn.Module, layout: Layout, family: Family) -> tuple[LayoutVAE, ...]:
-        """The VAE in a layout; the Wan layout also as ComfyUI has rewritten it."""
-        variants = VARIANTS if layout is Layout.WAN else VARIANTS[:1]
-        return tuple(view(vae, layout, family, variant=variant) for variant in variants)
-
-    def make_input(self, case: Case) -> Tensor:
-        """What the direction of the case is given."""
-        return make_input(case, image=self._image)
-
-
-class Gathering:
-    """Gathers the records in the process that started the run, and tells what became of it."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._started = now()
-        self._records: dict[str, Record] = {}
-        self._expected: set[str] = set()
-        self._harness_failure: str | None = None
-        self._text = ""
-
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Note what is to run, where this process runs it."""
-        self._expected.update(item.nodeid for item in session.items)
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
-        """Note what is to run, where others run it."""
-        self._expected.update(ids)
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take the record of a test, or make one where its process died."""
-        told = dict(report.user_properties).get(RECORD)
-        if report.when == "call" and isinstance(told, dict):
-            self._records[report.nodeid] = Record(**told)
-        elif report.failed and (found := _NODE.search(report.nodeid)):
-            died = report.when not in ("setup", "call", "teardown")
-            message = "the process that ran this case died" if died else str(report.longrepr)
-            if not died:
-                self._harness_failure = self._harness_failure or message
-            self._records[report.nodeid] = self._error(found, message)
-
-    def _error(self, found: re.Match[str], message: str) -> Record:
-        """The record of a test that told nothing itself."""
-        return Record(
-            case=found["case"],
-            check=found["check"],
-            tier=str(BY_NAME[found["check"]].tier),
-            status=str(Outcome.ERROR),
-            message=message,
-            hook=found["hook"],
-            repeat=self._run.subjects[found["hook"]].repeat_id(found["case"]),
-        )
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Judge the run, write its reports and set the exit code."""
-        self._run.close()
-        if exitstatus not in (0, 1, pytest.ExitCode.NO_TESTS_COLLECTED):
-            return  # interrupted or wrong use: there is no run to judge
-        if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
-            raise pytest.UsageError("no check of any case was selected: widen the selection")
-        for nodeid in self._expected - self._records.keys():
-            if found := _NODE.search(nodeid):
-                message = "the run ended before this case was reached"
-                self._records[nodeid] = self._error(found, message)
-        records = sorted(self._records.values(), key=lambda r: (r.hook, r.case, r.check))
-        if not records:
-            self._harness_failure = self._harness_failure or "no test told what became of it"
-        options = self._run.options
-        header = describe_run(
-            hooks=[
-                HookEntry(
-                    name=name,
-                    entry=subject.profile.hook.entry,
-                    kind=str(subject.profile.hook.kind),
-                    layout=str(subject.profile.hook.layout),
-                    profile=subject.flags[1] if options.hook is None else None,
-                )
-                for name, subject in self._run.subjects.items()
-            ],
-            device=options.device,
-            seed=options.seed,
-            selection=options.described_selection,
-            started=self._started,
-            command=command_line(),
-        )
-        results = Results(
-            header=header,
-            records=tuple(records),
-            verdict=gate(records, harness_failure=self._harness_failure),
-            diagnosis=tell(diagnose(records)),
-        )
-        if options.against is not None:
-            results = hold_against(results, read(options.against))
-        write(results, options.out)
-        write_summary(results, options.out)
-        terminal = session.config.get_terminal_writer()
-        self._text = to_text(results, width=terminal.fullwidth, colour=terminal.hasmarkup)
-        session.exitstatus = _PYTEST_CODES[results.verdict.code]
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Print the table."""
-        terminalreporter.ensure_newline()
-        terminalreporter.write(self._text)
+pytest_runtest_makereport = workers.pytest_runtest_makereport

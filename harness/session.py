@@ -2,134 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from vae_compat.cases import Case, Direction, Layout, Mode, Scale
+
+from vae_compat.cases import Case, Layout, Mode, Scale
 from vae_compat.checks.finding import Finding, Status
 from vae_compat.checks.registry import BY_NAME
-from vae_compat.cli import DEFAULT_TIERS, TIERS
 from vae_compat.device import open_device
 from vae_compat.errors import UsageError
+from vae_compat.front.options import Options
+from vae_compat.isolation.limits import IDLE, memory_share
+from vae_compat.isolation.messages import Loading
 from vae_compat.judge import ROOTS, Record, judge
-from vae_compat.matrix import Selection, cost, generate
+from vae_compat.matrix import cost, generate
+from vae_compat.measure.models import Supplies
 from vae_compat.measure.observation import Observed
-from vae_compat.measure.workbench import Subject, Supplies, Workbench
-from vae_compat.subject.loading import load_hook
+from vae_compat.measure.runners import InRunners
+from vae_compat.measure.workbench import Runners, Subject, Workbench
+from vae_compat.subject.describing import described, loading_of
 from vae_compat.subject.profile import KnownFailure, Profile
 
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What a run was asked for, as plain values."""
-
-    profile: tuple[str, ...] = ()
-    hook: str | None = None
-    kind: str = "forward"
-    layout: str | None = None
-    host: str | None = None
-    comfyui: Path | None = None
-    families: tuple[str, ...] = ()
-    directions: tuple[str, ...] = ()
-    modes: tuple[str, ...] = ()
-    scales: tuple[str, ...] = ()
-    full: bool = False
-    device: str = "sim"
-    weights: tuple[str, ...] = ()
-    image: Path | None = None
-    seed: int = 0
-    case: str | None = None
-    expression: str | None = None
-    """As given to pytest with ``-k``, which selects by it."""
-    tiers: tuple[str, ...] = ()
-    """Names of the folders of tests that run."""
-    timeout: float = 120.0
-    out: Path = Path("reports/out")
-    against: Path | None = None
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> RunOptions:
-        """Take what is known from parsed options; lists may be given as ``a,b``."""
-        known = {field.name for field in fields(cls)}
-        lists = ("families", "directions", "modes", "scales")
-        taken: dict[str, Any] = {}
-        for name, value in values.items():
-            if name not in known or value is None:
-                continue
-            if name in lists:
-                value = tuple(part.strip() for part in value.split(",") if part.strip())
-            taken[name] = tuple(value) if isinstance(value, list) else value
-        return cls(**taken)
-
-    @property
-    def asks_for_a_hook(self) -> bool:
-        """Whether there is anything to judge."""
-        return bool(self.profile or self.hook)
-
-    @property
-    def selection(self) -> Selection:
-        """The filters. Raises ``UsageError`` for a word that is none."""
-        try:
-            return Selection(
-                scales=frozenset(map(Scale, self.scales)) or frozenset(Scale),
-                families=frozenset(self.families),
-                directions=frozenset(map(Direction, self.directions)),
-                modes=frozenset(map(Mode, self.modes)),
-            )
-        except ValueError as error:
-            raise UsageError(
-                f"{error}: correct the selection (see vae-compat run --help)"
-            ) from None
-
-    def subject_flags(self, name: str) -> list[str]:
-        """The options that name this hook again, and all else that a repeated case depends on.
-
-        The subject's own two come first.
-        """
-        if self.hook is None:
-            flags = ["--profile", name]
-        else:
-            flags = ["--hook", self.hook, "--kind", self.kind]
-        own = () if self.hook is None else ("layout", "host")
-        for option in (*own, "comfyui", "device", "seed", "image", "timeout"):
-            value = getattr(self, option)
-            if value != getattr(RunOptions, option):
-                told = f"{value:.15g}" if isinstance(value, float) else str(value)
-                flags += [f"--{option}", told]
-        for text in self.weights:
-            flags += ["--weights", text]
-        return flags
-
-    @property
-    def described_selection(self) -> str:
-        """``default`` or ``full``, with what narrowed it."""
-        narrowed = {
-            name: getattr(self, name) for name in ("families", "directions", "modes", "scales")
-        }
-        words = [f"{name} {','.join(given)}" for name, given in narrowed.items() if given]
-        tiers = [tier for tier in TIERS if tier in self.tiers]
-        if tiers and tiers != list(DEFAULT_TIERS):
-            words.append(f"tiers {','.join(tiers)}")
-        if self.expression:
-            words.append(f"-k {self.expression}")
-        if self.case is not None:
-            words.append(f"case {self.case}")
-        return "; ".join(["full" if self.full else "default", *words])
-
-    @property
-    def fingerprint(self) -> str:
-        """Stands for what changes the baselines of a case without being part of it."""
-        told = [self.seed, sorted(self.weights), str(self.image), torch.__version__]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+RunOptions = Options
+"""Its former name."""
 
 
 @dataclass(frozen=True)
@@ -151,56 +53,72 @@ class Item:
 class Run:
     """One run, as every process of it knows it."""
 
-    options: RunOptions
+    options: Options
     subjects: Mapping[str, Subject]
     cases: Mapping[str, tuple[Case, ...]]
     """Cases of each subject, selected."""
     folder: Path
     """Shared by the processes of the run; the controller removes it at the end."""
     supplies: Supplies
+    finished: frozenset[tuple[str, str, str]] = frozenset()
+    """Hook, case id and check of what an earlier run has found already."""
+    processes: int = 1
+    """How many share the machine in this run."""
 
     @classmethod
     def prepare(
         cls,
-        options: RunOptions,
+        options: Options,
         profiles: Sequence[tuple[str, Profile]],
         supplies: Supplies,
         folder: Path | None = None,
+        *,
+        modes: Mapping[str, Sequence[Mode]] | None = None,
+        finished: frozenset[tuple[str, str, str]] = frozenset(),
     ) -> Run:
-        """Load the hooks and generate their cases. Raises ``UsageError``.
+        """Generate the cases of the hooks. Raises ``UsageError``.
 
         ``profiles`` pairs each profile with the name by which the command line knows it.
-        ``folder`` is that of the run where another process has made it already.
+        ``folder`` is that of the run where another process has made it already; ``modes`` are what
+        each hook can be asked for, by its name; without them a runner is asked.
         """
         subjects: dict[str, Subject] = {}
         cases: dict[str, tuple[Case, ...]] = {}
         device = open_device(options.device)
         for told, profile in profiles:
-            hook = load_hook(profile, comfyui=options.comfyui)
-            subject = Subject(profile, hook, tuple(options.subject_flags(told)))
+            subject = Subject(profile, tuple(options.subject_flags(told)))
             if subject.name in subjects:
                 raise UsageError(f"two hooks are named {subject.name!r}: rename one in its profile")
             subjects[subject.name] = subject
+            offered = (
+                described(profile, options.comfyui).modes if modes is None else modes[subject.name]
+            )
             whole = generate(
                 profile.claims,
                 Layout(profile.hook.layout),
                 options.device,
                 device.dtypes,
-                full=options.full,
-                unclaimed_modes=hook.offered_modes(),
+                full=options.whole_matrix,
+                unclaimed_modes=offered,
             )
             cases[subject.name] = tuple(filter(options.selection.admits, whole))
         if options.case is not None:
             cases = {name: _exactly(options.case, some) for name, some in cases.items()}
         folder = folder or Path(tempfile.mkdtemp(prefix="vae-compat-"))
-        return cls(options, subjects, cases, folder, supplies)
+        return cls(options, subjects, cases, folder, supplies, finished)
+
+    @property
+    def size(self) -> int:
+        """How many cases there are."""
+        return sum(map(len, self.cases.values()))
 
     def items(self, check: str) -> Iterator[Item]:
         """All tests of a check."""
         found = BY_NAME[check]
         for name, subject in self.subjects.items():
             for case in self.cases[name]:
-                if found.applies(case, subject.profile.promise(case)):
+                known = (name, case.id, check) in self.finished
+                if not known and found.applies(case, subject.profile.promise(case)):
                     yield Item(name, case, check, _known(subject.profile, check, case))
 
     def group(self, case: str) -> str:
@@ -225,11 +143,30 @@ class Run:
         return {group: (-value, group) for group, value in total.items()}
 
     @cached_property
+    def runners(self) -> Runners:
+        """Where the hooks under test are."""
+        return InRunners(
+            {name: self._loading(subject) for name, subject in self.subjects.items()},
+            self.folder,
+            idle=min(IDLE, self.options.timeout),
+        )
+
+    def _loading(self, subject: Subject) -> Loading:
+        options = self.options
+        return replace(
+            loading_of(subject.profile, options.comfyui),
+            image=None if options.image is None else str(options.image),
+            threads=torch.get_num_threads(),
+            memory=memory_share(self.processes),
+        )
+
+    @cached_property
     def workbench(self) -> Workbench:
-        """Where this process runs its cases."""
+        """What this process judges cases with."""
         return Workbench(
             subjects=self.subjects,
             supplies=self.supplies,
+            runners=self.runners,
             folder=self.folder,
             fingerprint=self.options.fingerprint,
             seconds=self.options.timeout,
@@ -248,7 +185,7 @@ class Run:
 
     def share_cores(self, processes: int) -> None:
         """Give a worker its share of the cores."""
-        self.workbench.processes = processes
+        self.processes = processes
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
@@ -281,7 +218,9 @@ class Run:
         )[0]
 
     def close(self) -> None:
-        """Remove the shared folder."""
+        """End the hooks, and remove the shared folder."""
+        if isinstance(runners := vars(self).get("runners"), InRunners):
+            runners.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

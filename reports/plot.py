@@ -10,6 +10,7 @@ from pathlib import Path
 from vae_compat.caseid import parse_case_id
 from vae_compat.judge import Record
 
+from .escaping import printable
 from .results import write_text
 
 FILE_NAME = "memory.svg"
@@ -76,7 +77,8 @@ def to_svg(drawn: list[Course]) -> str:
         for panel, course in zip(panels, drawn, strict=False):
             for name, (label, colour, line) in SERIES.items():
                 panel.plot(course.series[name], line, color=colour, marker=".", label=label)
-            panel.set_title(f"{course.hook}: {course.family} {course.direction}", fontsize="medium")
+            hook = printable(course.hook, 60).replace("$", r"\$")  # no formula
+            panel.set_title(f"{hook}: {course.family} {course.direction}", fontsize="medium")
             panel.set_xlabel("chunk")
             panel.set_ylabel("MiB")
             panel.set_ylim(bottom=0)

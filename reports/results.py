@@ -8,14 +8,16 @@ import json
 import math
 import os
 import platform
+import stat
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from vae_compat.checks.finding import Grade
 from vae_compat.errors import UsageError
 from vae_compat.judge import Record, Verdict
 
@@ -24,6 +26,7 @@ DEFAULT_FOLDER = Path("reports/out")
 """Relative to the working directory of the run."""
 FILE_NAME = "results.json"
 
+_Kind = TypeVar("_Kind")
 _NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 """JSON has no word for these; an infinite PSNR must survive all the same."""
 
@@ -38,6 +41,12 @@ class HookEntry:
     layout: str
     profile: str | None = None
     """Path or embedded name of the profile; ``None`` where the hook came by flags."""
+    sha256: str | None = None
+    """Of the hook's file, or of all Python files where it is a package."""
+    commit: str | None = None
+    """Of the repository that the file is in, with ``+`` where files differ from it."""
+    claims: str | None = None
+    """SHA-256 of what the profile claims and knows."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,10 @@ class Header:
     """``default`` or ``full``, with what narrowed it."""
     started: str
     finished: str
+    """Empty while the run goes on."""
     command: str
+    inputs: str = ""
+    """Stands for seed, weights, picture and torch: what else decides what is measured."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +104,10 @@ def describe_run(
     selection: str,
     started: str,
     command: str,
+    finished: str = "",
+    inputs: str = "",
 ) -> Header:
-    """Fill a header for a run that ends now. Starts no torch: versions come from metadata."""
+    """Fill a header. Starts no torch: versions come from metadata."""
     return Header(
         schema=SCHEMA,
         version=_version("vae-compat"),
@@ -104,12 +118,13 @@ def describe_run(
         cpu=_cpu_name(),
         device=device,
         hooks=tuple(hooks),
-        commit=_commit(),
+        commit=_own_commit(),
         seed=seed,
         selection=selection,
         started=started,
-        finished=now(),
+        finished=finished,
         command=command,
+        inputs=inputs,
     )
 
 
@@ -118,7 +133,7 @@ def write(results: Results, folder: Path = DEFAULT_FOLDER) -> Path:
 
     A reader never sees half a file, and an aborted run leaves the previous one in place.
     """
-    text = json.dumps(_jsonable(asdict(results)), indent=1, allow_nan=False)
+    text = json.dumps(jsonable(asdict(results)), indent=1, allow_nan=False)
     return write_text(folder / FILE_NAME, text + "\n")
 
 
@@ -144,24 +159,43 @@ def read(path: Path) -> Results:
     Raises ``UsageError`` where there is none, or where the file is no results file of this schema.
     """
     file = path / FILE_NAME if path.is_dir() else path
+    check_regular(file, "give a results.json of an earlier run")
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = parsed_json(file.read_text(encoding="utf-8"))
     except OSError as error:
         reason = error.strerror
         raise UsageError(
             f"cannot read '{file}' ({reason}): give a results.json of an earlier run"
         ) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UsageError(
             f"'{file}' is no JSON: give a results.json that vae-compat wrote"
         ) from None
-    return _validated(document, file)
-
-
-def _validated(document: Any, file: Path) -> Results:
-    from pydantic import TypeAdapter, ValidationError
-
     header = document.get("header") if isinstance(document, dict) else None
+    check_schema(header, file)
+    results = validated(Results, _restored(document), file)
+    for record in results.records:
+        if record.grade is not None and record.grade not in list(Grade):
+            raise UsageError(
+                f"'{file}' has the unknown grade {record.grade!r} in {record.id}: make it anew"
+                " with vae-compat run"
+            )
+    return results
+
+
+def check_regular(file: Path, advice: str) -> None:
+    """Refuse what is no plain file before it is opened: a pipe would never end."""
+    try:
+        mode = file.stat().st_mode
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"cannot read '{file}' ({reason}): {advice}") from None
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"'{file}' is no plain file: {advice}")
+
+
+def check_schema(header: Any, file: Path) -> None:
+    """Refuse a header of another kind or version of file."""
     if not isinstance(header, dict) or "schema" not in header:
         raise UsageError(
             f"'{file}' is no results file (no header with a schema): give a results.json that"
@@ -169,11 +203,17 @@ def _validated(document: Any, file: Path) -> Results:
         )
     if header["schema"] != SCHEMA:
         raise UsageError(
-            f"'{file}' has results schema {header['schema']!r} and this version reads {SCHEMA}:"
-            " make it anew with this version"
+            f"'{file}' has results schema {header['schema']!r:.40} and this version reads"
+            f" {SCHEMA}: make it anew with this version"
         )
+
+
+def validated(kind: type[_Kind], value: Any, file: Path) -> _Kind:
+    """Plain data as a dataclass. Raises ``UsageError`` that names the first wrong place."""
+    from pydantic import ValidationError
+
     try:
-        results = TypeAdapter(Results).validate_python(_restored(document))
+        return _adapter(kind).validate_python(value)  # type: ignore[no-any-return]
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -181,29 +221,45 @@ def _validated(document: Any, file: Path) -> Results:
             f"'{file}' is no valid results file ({where}: {first['msg']}): make it anew with"
             " vae-compat run"
         ) from None
-    return results
 
 
-def _jsonable(value: Any) -> Any:
-    """Replace what JSON cannot say."""
+@functools.cache
+def _adapter(kind: type[Any]) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def parsed_json(text: str) -> Any:
+    """JSON without the words that it does not have. Raises ``ValueError``, ``RecursionError``."""
+
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def jsonable(value: Any) -> Any:
+    """Plain data with what JSON cannot say replaced."""
     if isinstance(value, dict):
-        return {str(key): _jsonable(item) for key, item in value.items()}
+        return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
+        return [jsonable(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
 
 
 def _restored(document: dict[str, Any]) -> dict[str, Any]:
-    """Undo ``_jsonable`` where it can matter: in the metrics."""
+    """Undo ``jsonable`` where it can matter: in the metrics."""
     records = document.get("records")
     if not isinstance(records, list):
         return document
-    return {**document, "records": [_restored_record(record) for record in records]}
+    return {**document, "records": [restored_record(record) for record in records]}
 
 
-def _restored_record(record: Any) -> Any:
+def restored_record(record: Any) -> Any:
+    """Undo ``jsonable`` for one record."""
     if not isinstance(record, dict) or not isinstance(record.get("metrics"), dict):
         return record
     metrics = {
@@ -233,15 +289,20 @@ def _cpu_name() -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
-def _commit() -> str | None:
-    """The commit of the checkout this module lies in, with ``+`` where files differ from it."""
+def _own_commit() -> str | None:
+    """The commit of the checkout that this module lies in; none where it is installed."""
     root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
+    return commit_of(root) if (root / ".git").exists() else None
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit of a checkout that a folder lies in, with ``+`` where files differ from it."""
+    if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
         return None
-    head = _git(root, ["rev-parse", "--short=12", "HEAD"])
+    head = _git(folder, ["rev-parse", "--short=12", "HEAD"])
     if not head:
         return None
-    return head + ("+" if _git(root, ["status", "--porcelain", "-uno"]) else "")
+    return head + ("+" if _git(folder, ["status", "--porcelain", "-uno"]) else "")
 
 
 def _git(root: Path, arguments: Sequence[str]) -> str | None:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+
 from vae_compat.judge import Record
 
 from . import digest
 from .digest import Cell, Group, Key
-from .markdown import block, cell, line, table
+from .escaping import shown
+from .markdown import Markdown, block, cell, code, line, table
 from .plot import write_plot
 from .results import DEFAULT_FOLDER, Results, write_text
 from .table import LEGEND
@@ -31,7 +33,7 @@ def to_markdown(results: Results, plot: str | None = None) -> str:
     ``plot`` is the file name of the plot of memory over time, where there is one.
     """
     environment = Environment(
-        loader=PackageLoader("reports", "."),
+        loader=PackageLoader("vae_compat.reports", "."),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -39,8 +41,15 @@ def to_markdown(results: Results, plot: str | None = None) -> str:
         autoescape=False,  # Markdown: the filters below escape what could break it
     )
     environment.filters.update(
-        block=block, cell=cell, grid=table, line=line, statement=digest.statement
+        block=block,
+        cell=cell,
+        code=code,
+        grid=table,
+        line=line,
+        piped=lambda text: text.replace("|", "\\|"),
+        statement=digest.statement,
     )
+    results = shown(results)
     hooks = digest.hook_names(results.records)
     return environment.get_template("summary.md.j2").render(
         header=results.header,
@@ -57,7 +66,7 @@ def to_markdown(results: Results, plot: str | None = None) -> str:
         failures=digest.groups(results.records),
         known=[_known(group) for group in digest.groups(results.records, {"xfailed"})],
         grades=[
-            (name, family, record.grade, f"`{record.case}`", _numbers(record.metrics))
+            (name, family, record.grade, Markdown(code(record.case)), _numbers(record.metrics))
             for name in hooks
             for family, record in digest.worst_grades(_of(results, name))
         ],
@@ -106,7 +115,8 @@ def _cell_words(cell: Cell | None) -> str:
     if cell is None:
         return ""
     mark = f"**{cell.mark}**" if cell.status not in {"passed", "skipped", "xfailed"} else cell.mark
-    return " ".join(word for word in (mark, cell.grade_text, cell.ratio_text) if word)
+    words = (Markdown(mark), cell.grade_text, cell.ratio_text)
+    return Markdown(" ".join(word for word in words if word))
 
 
 def _numbers(metrics: Mapping[str, float | int | str | None]) -> str:

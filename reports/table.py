@@ -12,10 +12,12 @@ from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+
 from vae_compat.judge import Record
 
 from . import digest
 from .digest import Cell, Key
+from .escaping import printable, shown
 from .results import Results
 
 SHOWN_FAILURES = 12
@@ -51,7 +53,7 @@ def to_text(results: Results, *, width: int = 80, colour: bool = False) -> str:
         emoji=False,
         legacy_windows=False,
     )
-    for part in renderables(results, width):
+    for part in renderables(shown(results), width):
         console.print(part, soft_wrap=isinstance(part, Text) and bool(part.no_wrap))
     lines = buffer.getvalue().splitlines()
     return "\n".join(line.rstrip() for line in lines) + "\n"
@@ -71,14 +73,14 @@ def renderables(results: Results, width: int) -> Iterable[RenderableType]:
         yield Text()
     yield from _failures(results, width)
     for line in results.regressions[:SHOWN_FAILURES]:
-        yield Text(f"regression: {line}", style=_STYLES["failed"])
+        yield Text(f"regression: {printable(line)}", style=_STYLES["failed"])
     hidden = len(results.regressions) - SHOWN_FAILURES
     if hidden > 0:
         yield Text(f"and {hidden} more regressions: see summary.md")
     for line in results.notes:
-        yield Text(f"note: {line}")
+        yield Text(f"note: {printable(line)}")
     for line in results.diagnosis:
-        yield Text(f"diagnosis: {line}")
+        yield Text(f"diagnosis: {printable(line)}")
     for tier, counted in digest.counts(results.records).items():
         yield Text(f"{tier}: {digest.count_line(counted)}")
     missing = digest.not_measured(results.records)
@@ -128,7 +130,7 @@ def gate_line(results: Results) -> Text:
     """``gate holds`` or ``gate does not hold: ...``, with the exit code."""
     verdict = results.verdict
     word = "gate holds" if verdict.holds else "gate does not hold"
-    reason = f": {verdict.reason}" if verdict.reason else ""
+    reason = f": {printable(verdict.reason)}" if verdict.reason else ""
     style = _STYLES["passed" if verdict.holds else "failed"]
     return Text(f"{word}{reason} (exit code {int(verdict.code)})", style=style)
 
@@ -165,7 +167,7 @@ def _failures(results: Results, width: int) -> Iterable[RenderableType]:
     for group in found[:SHOWN_FAILURES]:
         hook = f"[{group.hook}] " if len(digest.hook_names(results.records)) > 1 else ""
         yield Text(f"{hook}{group.title}", style=_STYLES.get(group.status, _STYLES["error"]))
-        message = " ".join(digest.statement(group.first).split())
+        message = printable(digest.statement(group.first))
         yield Padding(Text(textwrap.shorten(message, 4 * width, placeholder=" ...")), (0, 0, 0, 2))
         if group.first.repeat:
             # Never broken into lines here: it is there to be copied.

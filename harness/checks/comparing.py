@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
+
 from vae_compat.cases import Scenario
 from vae_compat.checks.declaring import Answer, not_judged
 from vae_compat.checks.finding import Grade

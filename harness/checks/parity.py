@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 from torch import Tensor
+
 from vae_compat.cases import Direction
 from vae_compat.checks.comparing import comparable, promised, seams_of
 from vae_compat.checks.conditions import claimed, several_items, single_run, whole_net

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
+
 from vae_compat.checks.comparing import comparable, promised, seams_of
 from vae_compat.checks.conditions import claimed, decode, single_run, whole_net
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from vae_compat.cases import Scenario
 from vae_compat.checks.comparing import comparable, promised
 from vae_compat.checks.conditions import claimed, plays
@@ -75,7 +76,7 @@ def check_out_of_memory(observed: Observed) -> Answer:
     memory = observed.memory
     if memory is None or observed.empty:
         return not_judged(observed.empty or "memory was not measured")
-    bound = memory.first + memory.held
+    bound = memory.first + observed.held
     numbers = {"live_first": memory.first, "live_failed": memory.most, "live_after": memory.after}
     if memory.after is not None and memory.after > bound:
         live, most = mebibytes_apart(memory.after, bound)
@@ -86,7 +87,7 @@ def check_out_of_memory(observed: Observed) -> Answer:
             f"that is being handled keeps them alive)",
             metrics=numbers,
         )
-    if memory.left > memory.held:
+    if memory.left > observed.held:
         got = f"{mebibytes(memory.left)} still allocated after memory had run out"
         return failed(got, "none beyond the output", metrics=numbers)
     for pair in observed.pairs:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dis
-import faulthandler
 import re
 import signal
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
+
 from vae_compat.measure.observation import Failure, Origin
 from vae_compat.subject.settings import ModeNotOffered
 
@@ -35,17 +35,14 @@ class Hang(BaseException):
     """
 
 
-class Interrupted(BaseException):
-    """The user pressed Ctrl-C while a hook ran."""
-
-
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Raise `Hang` inside after some seconds, again every second until it gets through.
+    """Raise `Hang` inside after some CPU seconds, again every further one until it gets through.
 
-    Ctrl-C raises `Interrupted` instead of ``KeyboardInterrupt``, to be told apart from one that a
-    hook raises. Works in the main thread alone, elsewhere there is no limit; a hook that is stuck
-    in C is for whoever watches the process. An alarm that was set before is set again afterwards.
+    CPU time of the process, all threads together: what else the machine does makes no difference.
+    Works in the main thread alone, elsewhere there is no limit. A hook that is stuck in C, or that
+    waits and uses no CPU, is for whoever watches the process; `BEAT` tells when a stretch begins
+    and ends. A timer that was set before is set again afterwards.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -56,84 +53,40 @@ def limited(seconds: float) -> Iterator[None]:
         if armed:
             raise Hang
 
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        if armed:
-            raise Interrupted
-
-    watch = _WATCH.get()
-    watch(calling=True)
-    old_alarm = signal.signal(signal.SIGALRM, expire)
-    old_interrupt = signal.signal(signal.SIGINT, interrupt)
-    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    beat = BEAT.get()
+    beat(seconds)
+    before = signal.signal(signal.SIGPROF, expire)
+    left, interval = signal.setitimer(signal.ITIMER_PROF, seconds, 1.0)
     try:
         yield
     finally:
         armed = False
-        watch(calling=left > 0)
-        unspent, _ = signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old_alarm)
-        signal.signal(signal.SIGINT, old_interrupt)
+        unspent, _ = signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
         if left:
-            signal.setitimer(signal.ITIMER_REAL, max(left - (seconds - unspent), 0.01), interval)
+            left = max(left - (seconds - unspent), 0.01)
+            signal.setitimer(signal.ITIMER_PROF, left, interval)
+        beat(left)
 
 
-@contextmanager
-def watched(seconds: float, trace: Path) -> Iterator[None]:
-    """Kill the process if a call inside takes longer, even where it holds the interpreter's lock.
-
-    For a hook that is stuck in C, which `limited` cannot get through to: a thread of Python could
-    not run then either, the one of ``faulthandler`` can. Each `limited` stretch is a call and has
-    a clock of its own, so there may be any number of them; what is done between two is the
-    harness's own work and may take ten times as long. Where the process was is left in ``trace``,
-    which is empty or gone otherwise.
-    """
-    trace.parent.mkdir(parents=True, exist_ok=True)  # inside, it may be deleted by a hook
-    with trace.open("w") as file:
-
-        def start(*, calling: bool) -> None:
-            limit = seconds if calling else 10 * seconds
-            faulthandler.dump_traceback_later(limit, exit=True, file=file)
-
-        before = _WATCH.set(start)
-        start(calling=False)
-        try:
-            yield
-        finally:
-            _WATCH.reset(before)
-            faulthandler.cancel_dump_traceback_later()
-    trace.unlink(missing_ok=True)
+def _unheard(_seconds: float) -> None:
+    """Where nobody watches."""
 
 
-class _Watch(Protocol):
-    def __call__(self, *, calling: bool) -> None: ...
+BEAT: ContextVar[Callable[[float], None]] = ContextVar("beat", default=_unheard)
+"""Called with the CPU seconds that a stretch of the hook may take where one begins, and with what
+is left of the surrounding one, or 0, where one ends."""
 
 
-def _unwatched(*, calling: bool) -> None:
-    """What starts the clock where nobody watches."""
-
-
-_WATCH: ContextVar[_Watch] = ContextVar("watch", default=_unwatched)
-"""Starts the clock of the surrounding `watched` anew."""
-
-
-def stuck_at(trace: Path) -> str | None:
-    """``file:line`` where `watched` killed a process; ``None`` where it did not."""
-    try:
-        threads = trace.read_text().split("Thread 0x")
-    except OSError:
-        return None
-    main = threads[-1]  # the oldest comes last, its innermost frame first
-    found = re.search(r'^  File "(.*)", line (\d+)', main, re.MULTILINE)
-    return None if found is None else f"{found[1]}:{found[2]}"
-
-
-def failure_of(error: BaseException, phase: str, seconds: float, hook_file: str = "") -> Failure:
+def failure_of(
+    error: BaseException, phase: str, seconds: float = 0.0, hook_file: str = ""
+) -> Failure:
     """Describe an exception, and let go of all that it holds."""
     kind = kind_of(error)
     message = _message(error)
     origin = _origin(error)
     if origin is Origin.LIMIT:
-        kind, message = "TimeoutError", f"still running after {seconds:g} s"
+        kind, message = "TimeLimit", f"still running after {seconds:g} s of CPU time"
     try:
         frames = list(traceback.extract_tb(error.__traceback__))
         text = "".join(traceback.TracebackException.from_exception(error, limit=-40).format())

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from vae_compat import cli, launch
+
+from vae_compat.front import cli
+from vae_compat.front import running as front
 from vae_compat.judge import Record, Verdict, gate
 
 PROFILE = """
@@ -102,10 +104,10 @@ def here(folder: Path, *arguments: object) -> Ran:
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         # It hides the GPU from the whole process, for good.
-        patch.setattr(launch, "_set_environment", lambda _: None)
+        patch.setattr(front, "set_environment", lambda _: None)
         patch.delenv("PYTEST_ADDOPTS", raising=False)
         with redirect_stdout(out), redirect_stderr(err):
-            code = cli.main(["run", *map(str, arguments), "--out", str(folder)])
+            code = cli.main(["run", *map(str, arguments), *_out(folder, arguments)])
     return Ran(code, out.getvalue(), err.getvalue(), str(folder))
 
 
@@ -113,7 +115,7 @@ def outside(folder: Path, *arguments: object) -> Ran:
     """Run as people do: the command, in a process of its own, from a folder of theirs."""
     command = [sys.executable, "-m", "vae_compat", "run", *map(str, arguments)]
     done = subprocess.run(
-        [*command, "--out", str(folder)],
+        [*command, *_out(folder, arguments)],
         capture_output=True,
         text=True,
         timeout=240,
@@ -121,6 +123,10 @@ def outside(folder: Path, *arguments: object) -> Ran:
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
     )
     return Ran(done.returncode, done.stdout, done.stderr, str(folder))
+
+
+def _out(folder: Path, arguments: Sequence[object]) -> list[str]:
+    return [] if "--resume" in arguments else ["--out", str(folder)]
 
 
 def once(base: Path, name: str, make: Callable[[Path], Ran]) -> Ran:

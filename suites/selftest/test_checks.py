@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+
 from vae_compat.cases import Direction, Mechanism, Mode, Scale
 from vae_compat.checks.conditions import claimed, decode, may_run_untiled, probe
 from vae_compat.checks.cost import work_bound
@@ -165,7 +166,7 @@ FAILS: list[tuple[str, Callable[[], Observation], str]] = [
     ("output_shape", lambda: an_observation(change=lambda y: y[..., :-8]), "1x3x384x376"),
     ("output_shape", lambda: an_observation(output=None, returned="list of 2 Tensor"), "list of 2"),
     ("output_dtype", lambda: an_observation(change=Tensor.half), "dtype float16"),
-    ("output_device", lambda: an_observation(output_device=torch.device("cpu")), "on cpu"),
+    ("output_device", lambda: an_observation(output_device="cpu"), "on cpu"),
     ("finite", lambda: an_observation(change=poisoned), "y 130, x 5"),
     ("single_tile", lambda: an_observation(SMALL), "18 convolutions"),
     ("parity", lambda: an_observation(change=plus(1e-5)), "x floor"),
@@ -175,7 +176,7 @@ FAILS: list[tuple[str, Callable[[], Observation], str]] = [
     ("parity", lambda: an_observation(change=Tensor.half, grade="degraded"), "float16"),
     (
         "parity",
-        lambda: an_observation(output_device=torch.device("cpu"), grade="degraded"),
+        lambda: an_observation(output_device="cpu", grade="degraded"),
         "device cpu",
     ),
     ("seams", lambda: an_observation(change=seamed, grade="close"), "a tile border"),

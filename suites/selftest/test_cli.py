@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from vae_compat import cli, explain, launch
+
 from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
 from vae_compat.checks.finding import Phase
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
+from vae_compat.front import cli, explain, running
+from vae_compat.front.options import Options
 
 HEAVY = ("torch", "numpy", "diffusers", "rich", "pydantic", "pytest", "jinja2", "PIL")
 CASE = "sd-mock-diffusers-decode-exact-40x40t16-b1-f1-float32-sim"
@@ -49,15 +51,12 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 
 @pytest.fixture
-def given(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """What pytest is given, instead of running it."""
-    calls: list[list[str]] = []
-
-    def main(arguments: list[str]) -> int:
-        calls.append(arguments)
-        return 0
-
-    monkeypatch.setattr(pytest, "main", main)
+def given(monkeypatch: pytest.MonkeyPatch) -> list[Options]:
+    """What a run is asked for, instead of running it."""
+    calls: list[Options] = []
+    monkeypatch.setattr(running, "set_environment", lambda _: None)
+    monkeypatch.setattr(running, "judged", lambda options, *_: calls.append(options))
+    monkeypatch.setattr(running, "_tell", lambda *_: 0)
     return calls
 
 
@@ -67,7 +66,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     program = (
         "import sys\n"
-        "from vae_compat.cli import main\n"
+        "from vae_compat.front.cli import main\n"
         "try:\n"
         f"    main({arguments!r})\n"
         "except SystemExit as end:\n"
@@ -134,7 +133,7 @@ def _refused(result: tuple[int, str, str]) -> str:
         ("run --timeout inf", "up to 1000000 seconds"),
         ("run --timeout 1e12", "up to 1000000 seconds"),
         ("run --out=", "--out is empty"),
-        ("run --junitxml=", "is no file"),
+        ("run --junitxml=", "--junitxml is empty"),
         ("run --junitxml .", "'.' is no file"),
         ("run --junitxml pyproject.toml/junit.xml", "'pyproject.toml' is a file, no folder"),
         ("run --hook vae_compat.matrix:Geometry --kind vae", "is a class"),
@@ -163,14 +162,14 @@ def _refused(result: tuple[int, str, str]) -> str:
     ],
 )
 def test_wrong_use_is_one_sentence(
-    command: Command, given: list[list[str]], arguments: str, match: str
+    command: Command, given: list[Options], arguments: str, match: str
 ) -> None:
     assert match in _refused(command(*arguments.split()))
     assert given == []
 
 
 def test_files_of_the_wrong_kind_are_wrong_use(
-    command: Command, given: list[list[str]], tmp_path: Path
+    command: Command, given: list[Options], tmp_path: Path
 ) -> None:
     text = tmp_path / "text.safetensors"
     text.write_text("this is text")
@@ -179,7 +178,7 @@ def test_files_of_the_wrong_kind_are_wrong_use(
     folder = tmp_path / "empty"
     folder.mkdir()
     assert "no safetensors" in _refused(command("run", "--weights", f"sd={folder}"))
-    assert "no readable picture" in _refused(command("run", "--image", file))
+    assert "cannot be read as a picture" in _refused(command("run", "--image", file))
     assert "no JSON" in _refused(command("run", "--against", file))
     assert "is a file" in _refused(command("run", "--out", file))
     assert given == []
@@ -198,7 +197,7 @@ def test_files_of_the_wrong_kind_are_wrong_use(
 )
 def test_a_wrong_profile_is_wrong_use(
     command: Command,
-    given: list[list[str]],
+    given: list[Options],
     tmp_path: Path,
     change: tuple[str, str],
     match: str,
@@ -219,7 +218,7 @@ def test_a_wrong_profile_is_wrong_use(
     ],
 )
 def test_a_known_failure_must_be_about_some_check_of_some_case(
-    command: Command, given: list[list[str]], tmp_path: Path, known: str, fits: bool
+    command: Command, given: list[Options], tmp_path: Path, known: str, fits: bool
 ) -> None:
     file = tmp_path / "vae-compat.toml"
     file.write_text(f'{PROFILE}[[known_failures]]\nid = "{known}"\nreason = "it is known"\n')
@@ -238,47 +237,48 @@ def test_a_defect_of_the_harness_is_not_the_hooks(
     def broken(_: object) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(launch, "validate", broken)
+    monkeypatch.setattr(running, "validate", broken)
+    monkeypatch.setattr(running, "set_environment", lambda _: None)
     code, _, err = command("run", "--profile", "diffusers")
     assert code == 3
     assert "RuntimeError: broken" in err
 
 
-# What pytest is handed
+# What a run is asked for
 
 
-def test_options_reach_the_plugin(command: Command, given: list[list[str]], tmp_path: Path) -> None:
+def test_options_reach_the_run(command: Command, given: list[Options], tmp_path: Path) -> None:
     picture = tmp_path / "picture.png"
     Image.new("RGB", (8, 8)).save(picture)
     code, _, err = command(
         *("run", "--profile", "diffusers", "--families", "sd, qwen", "--scale=mock,real"),
-        *("--tier", "minimum", "--full", "--seed", "7", "-k", "parity", "-n", "3"),
+        *("--tier", "minimum", "--full", "--seed", "7", "-k", "parity", "-n", "3", "-x"),
         *("--image", str(picture), "--timeout", "2.5", "--out", str(tmp_path / "out")),
-        *("--weights", "sd=some-owner/some-vae", "--weights", "qwen=some-owner/other"),
+        *("--junitxml", str(tmp_path / "junit.xml"), "-v"),
     )
     assert code == 0, err
-    (arguments,) = given
-    assert {
-        "--vae-profile=diffusers",
-        "--vae-families=sd,qwen",
-        "--vae-scales=mock,real",
-        "--vae-full",
-        "--vae-device=sim",
-        "--vae-seed=7",
-        f"--vae-image={picture}",
-        "--vae-timeout=2.5",
-        f"--vae-out={tmp_path / 'out'}",
-        "--vae-weights=sd=some-owner/some-vae",
-        "--vae-weights=qwen=some-owner/other",
-    } <= set(arguments)
-    assert arguments[arguments.index("-n") + 1] == "3"
-    assert arguments[arguments.index("-k") + 1] == "parity"
-    suites = [Path(word) for word in arguments if "suites" in word and Path(word).is_dir()]
-    assert [folder.name for folder in suites if folder.parent.name == "suites"] == ["minimum"]
+    (options,) = given
+    assert options == Options(
+        profile=("diffusers",),
+        families=("sd", "qwen"),
+        scales=("mock", "real"),
+        tiers=("minimum",),
+        full=True,
+        seed=7,
+        expression="parity",
+        workers=3,
+        fail_fast=True,
+        image=picture,
+        timeout=2.5,
+        out=tmp_path / "out",
+        junitxml=tmp_path / "junit.xml",
+        verbose=True,
+    )
+    assert options.tiers_to_run == ("minimum",)
 
 
 def test_one_case_meets_its_checks_of_every_tier(
-    command: Command, given: list[list[str]], tmp_path: Path
+    command: Command, given: list[Options], tmp_path: Path
 ) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(PROFILE)
@@ -287,49 +287,40 @@ def test_one_case_meets_its_checks_of_every_tier(
     for more, tiers in ((), cli.TIERS), (("--tier", "minimum"), ("minimum",)):
         code, _, err = command("run", "--profile", str(file), "--case", case, *more)
         assert code == 0, err
-        folders = [Path(word).name for word in given.pop() if Path(word).parent.name == "suites"]
-        assert tuple(folders) == tiers
+        assert given.pop().tiers_to_run == tiers
 
 
 @pytest.mark.parametrize("device", ["sim", "cpu"])
 def test_a_single_case_takes_its_device_from_its_id(
-    command: Command, given: list[list[str]], device: str
+    command: Command, given: list[Options], device: str
 ) -> None:
     case = CASE.removesuffix("sim") + device
     code, _, err = command("run", "--profile", "diffusers", "--case", case)
     assert code == 0, err
-    assert f"--vae-device={device}" in given[0]
+    assert given[0].device == device
 
 
-def test_a_hook_by_flags_brings_no_default_profile(
-    command: Command, given: list[list[str]]
-) -> None:
+def test_a_hook_by_flags_brings_no_default_profile(command: Command, given: list[Options]) -> None:
     entry = "vae_compat.subject.diffusers_tiling:enable"
     code, _, err = command("run", "--hook", entry, "--kind", "vae")
     assert code == 0, err
-    (arguments,) = given
-    assert f"--vae-hook={entry}" in arguments
-    assert "--vae-kind=vae" in arguments
-    assert not [word for word in arguments if word.startswith("--vae-profile")]
+    assert (given[0].hook, given[0].kind, given[0].profiles) == (entry, "vae", ())
 
 
 def test_a_single_case_may_be_any_of_the_whole_matrix_and_runs_alone(
-    command: Command, given: list[list[str]]
+    command: Command, given: list[Options]
 ) -> None:
     code, _, err = command("run", "--profile", "diffusers", "--case", CASE)
     assert code == 0, err
-    (arguments,) = given
-    assert {f"--vae-case={CASE}", "--vae-full"} <= set(arguments)
-    assert arguments[arguments.index("-n") + 1] == "1"
+    assert given[0].whole_matrix
+    assert running.worker_count(given[0], 1) == 1
 
 
-@pytest.mark.parametrize(("ended", "code"), [(0, 0), (1, 1), (2, 3), (3, 3), (4, 2), (5, 2)])
-def test_how_pytest_ends_becomes_the_exit_code(
-    command: Command, monkeypatch: pytest.MonkeyPatch, ended: int, code: int
-) -> None:
-    monkeypatch.setattr(launch, "validate", lambda _: None)
-    monkeypatch.setattr(pytest, "main", lambda _: ended)
-    assert command("run", "--profile", "diffusers")[0] == code
+def test_there_are_no_more_processes_than_cases() -> None:
+    assert running.worker_count(Options(workers=50), 3) == 3
+    assert running.worker_count(Options(workers=2), 3) == 2
+    assert running.worker_count(Options(workers=0), 3) == 0
+    assert running.worker_count(Options(), 1) == 1
 
 
 # list and explain

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+
 from vae_compat.cases import Mode
 from vae_compat.measure.failing import Hang, failure_of
 from vae_compat.measure.observation import Failure, Origin

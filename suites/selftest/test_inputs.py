@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from vae_compat.cases import Case, Direction, Layout, Mode, Scale
 from vae_compat.errors import UsageError
 from vae_compat.fixtures.inputs import PHOTOGRAPHS, make_input
@@ -97,7 +98,7 @@ def test_batch_items_show_different_photographs(monkeypatch):
         opened.append(path.name)
         return Image.new("RGB", (64, 64))
 
-    monkeypatch.setattr("vae_compat.fixtures.inputs._open", note)
+    monkeypatch.setattr("vae_compat.fixtures.inputs.open_picture", note)
     make_input(case("qwen", Direction.ENCODE, batch=5, frames=2))
     assert opened == [*PHOTOGRAPHS, PHOTOGRAPHS[0]]
 
@@ -142,6 +143,6 @@ def test_a_truncated_picture_and_a_directory_are_wrong_use(tmp_path):
     path = tmp_path / "half.png"
     Image.effect_noise((90, 90), 40).convert("RGB").save(path)
     path.write_bytes(path.read_bytes()[:2000])
-    for bad in (path, tmp_path):
-        with pytest.raises(UsageError, match="cannot be read as a picture"):
+    for bad, match in (path, "cannot be read as a picture"), (tmp_path, "no plain file"):
+        with pytest.raises(UsageError, match=match):
             make_input(case("sd", Direction.ENCODE), image=bad)

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
+
 from vae_compat.cases import Mechanism, Scale
 from vae_compat.checks.finding import Finding, Grade, Status, Tier
 from vae_compat.judge import ExitCode, Outcome, Record, diagnose, gate, judge, tell

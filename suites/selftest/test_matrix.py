@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from itertools import product
 
 import pytest
+
 from vae_compat.caseid import parse_case_id
 from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale
-from vae_compat.explain import parse_case
 from vae_compat.families import FAMILIES
+from vae_compat.front.explain import parse_case
 from vae_compat.launch import load_subject, subject_folders
 from vae_compat.matrix import SIZES, Selection, applies, cost, generate, is_claimed
 from vae_compat.subject.profile import embedded_names

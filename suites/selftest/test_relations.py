@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+
 from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
 from vae_compat.checks.finding import Finding, Status, Tier
 from vae_compat.checks.registry import CHECKS
@@ -25,10 +26,12 @@ from vae_compat.measure.relations import (
     SHARP,
     Related,
     compared,
+    examine_relation,
     in_common,
     is_local,
     moved,
     moving,
+    perform_relation,
     uninitialised,
 )
 from vae_compat.measure.stage import Stage
@@ -151,6 +154,12 @@ class TinyBench:
     def twin(self, case: Case) -> TinyView:
         return self._made(case, torch.float64)
 
+    def views(self, case: Case) -> tuple[TinyView, ...]:
+        return (self.view(case),)
+
+    def twins(self, case: Case) -> tuple[TinyView, ...]:
+        return (self.twin(case),)
+
     def make_input(self, case: Case) -> Tensor:
         return make_input(case)
 
@@ -177,8 +186,9 @@ CASES = {
 
 def play(scenario: Scenario, hook: Hook) -> Related:
     case = replace(CASES[scenario], scenario=scenario)
-    stage = Stage(case, Promise(), Built(hook), TinyBench(), open_device("sim"), 20.0)
-    return RELATIONS[scenario](stage)
+    bench = TinyBench()
+    performed = perform_relation(Stage(case, Promise(), Built(hook), bench, 20.0))
+    return examine_relation(case, Promise(), performed, bench)
 
 
 def judged(scenario: Scenario, hook: Hook) -> Finding:

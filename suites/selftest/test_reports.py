@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from vae_compat.caseid import parse_case_id
 from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
 from vae_compat.errors import UsageError
@@ -180,7 +181,8 @@ def test_a_header_says_where_and_with_what() -> None:
         command="vae-compat run --full",
     )
     assert header.torch.startswith("2.")
-    assert header.finished >= header.started
+    assert header.started <= results.now()
+    assert header.finished == ""
     assert header.cpu
 
 

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 from torch import Tensor
+
 from vae_compat import plugin
 from vae_compat.cases import Case
 from vae_compat.checks.registry import CHECKS
-from vae_compat.cli import DEFAULT_TIERS
-from vae_compat.explain import parse_case
+from vae_compat.front.explain import parse_case
 from vae_compat.judge import Outcome
 from vae_compat.measure.observation import Promise
 from vae_compat.suites.selftest.running import Ran, here, once, outside, profile, shared
+from vae_compat.vocabulary import DEFAULT_TIERS
 
 NARROW = ("--directions", "decode", "--scale", "mock")
 SD = "sd-mock-ldm-decode-exact-17x17t16-b1-f1-float32-sim"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from vae_compat import cli
-from vae_compat.session import RunOptions
+
+from vae_compat.front import cli
+from vae_compat.front.options import Options
 from vae_compat.suites.selftest.running import here, profile
 
 
@@ -24,17 +26,29 @@ from vae_compat.suites.selftest.running import here, profile
 def test_the_command_of_one_case_says_all_that_it_depends_on(
     hook: str | None, given: dict[str, Any]
 ) -> None:
-    options = RunOptions(profile=() if hook else ("mine",), hook=hook, **given)
+    options = Options(profile=() if hook else ("mine",), hook=hook, **given)
     flags = options.subject_flags("mine")
     assert flags[:2] == (["--hook", hook] if hook else ["--profile", "mine"])
-    parsed = cli.parser().parse_args(["run", *flags])
-    values = {name: value for name, value in vars(parsed).items() if value not in (None, [])}
-    again = RunOptions.from_mapping({**values, "out": None})
-    for name in ("profile", "hook", "device", "seed", "timeout", "weights"):
-        assert getattr(again, name) == getattr(options, name), name
-    for name in ("image", "comfyui"):
-        assert str(getattr(again, name)) == str(getattr(options, name)), name
+    again = cli.options_of(cli.parser().parse_args(["run", *flags]))
+    assert replace(again, kind=None) == options
     assert len(flags) == 2 + 2 * bool(hook) + 2 * (len(given) + ("weights" in given))
+
+
+def test_options_are_handed_to_other_processes_whole() -> None:
+    filled = Options(
+        profile=("a", "b"),
+        comfyui=Path("somewhere"),
+        families=("sd",),
+        weights=("sd=an/id",),
+        image=Path("a picture.png"),
+        seed=3,
+        timeout=0.1,
+        workers=2,
+        fail_fast=True,
+        resume=Path("there"),
+    )
+    assert Options.from_json(filled.to_json()) == filled
+    assert Options.from_json(Options().to_json()) == Options()
 
 
 @pytest.mark.parametrize(
@@ -42,9 +56,9 @@ def test_the_command_of_one_case_says_all_that_it_depends_on(
     [
         ({}, "default"),
         ({"tiers": ("recommended", "minimum")}, "default"),
-        ({"tiers": ("suites",)}, "default"),
         ({"tiers": ("minimum",)}, "default; tiers minimum"),
         ({"full": True, "case": "sd-mock"}, "full; case sd-mock"),
+        ({"case": "sd-mock", "tiers": ("minimum",)}, "default; tiers minimum; case sd-mock"),
         (
             {"families": ("sd", "qwen"), "expression": "parity"},
             "default; families sd,qwen; -k parity",
@@ -54,7 +68,7 @@ def test_the_command_of_one_case_says_all_that_it_depends_on(
 def test_everything_that_narrowed_a_run_is_part_of_its_selection(
     given: dict[str, Any], told: str
 ) -> None:
-    assert RunOptions(**given).described_selection == told
+    assert Options(**given).described_selection == told
 
 
 def test_a_narrower_run_is_held_only_against_what_it_ran(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The ``vae-compat`` command: ``run``, ``list``, ``explain``.
+"""The ``vae-compat`` command: ``run``, ``list``, ``report``, ``explain``.
 
 Nothing heavy is imported before the command line is known to be right: ``--help`` answers at once.
 """
@@ -9,19 +9,19 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from vae_compat.errors import UsageError
+from vae_compat.errors import StoppedError, UsageError
+from vae_compat.vocabulary import DEFAULT_PROFILES, DEFAULT_TIERS, Device, ExitCode, Tier
 
-OK, FAILS, USAGE, HARNESS = 0, 1, 2, 3
-"""Exit codes: gate holds, gate doesn't, wrong use, the harness itself failed."""
+if TYPE_CHECKING:
+    from vae_compat.front.options import Options
 
 MOST_SECONDS = 1_000_000
 """Of a case; timers of the system take no much longer."""
-DEVICES = ("sim", "cuda", "cpu")
-TIERS = ("minimum", "recommended", "advanced")
-DEFAULT_TIERS = ("minimum", "recommended")
-DEFAULT_PROFILES = ("reference",)
+DEVICES = tuple(map(str, Device))
+TIERS = tuple(map(str, Tier))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -31,44 +31,41 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
-def main(
-    arguments: Sequence[str] | None = None, *, tell: Callable[[str], None] = lambda _: None
-) -> int:
-    """Run a command line and return its exit code.
-
-    Without ``arguments`` it is that of this process, and a run gets a process of its own, so that
-    no hook can end this one. ``tell`` is called with the name of each hook before it is loaded,
-    and with nothing when all are.
-    """
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line, by default that of this process, and return its exit code."""
     running = False
     try:
         options = parser().parse_args(arguments)
-        options.tell = tell
-        _settle_device(options)
         command: Callable[[argparse.Namespace], int] = options.command
         running = command is _run
-        if running and arguments is None:
-            from vae_compat.supervise import supervised
-
-            return supervised(sys.argv[1:])
         return command(options)
     except UsageError as error:
-        sys.stderr.write(f"vae-compat: {' '.join(str(error).split())}\n")
-        return USAGE
+        _complain(error)
+        return ExitCode.USAGE
+    except StoppedError as error:
+        _complain(error)
+        return ExitCode.HARNESS
     except KeyboardInterrupt:
-        sys.stderr.write("vae-compat: interrupted\n")
-        return HARNESS
+        _complain("interrupted before any case ran" if running else "interrupted")
+        return ExitCode.HARNESS
     except BrokenPipeError:
         # The reader (head, less) went away; keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return HARNESS if running else OK  # a run that was cut short has no verdict
+        return ExitCode.HARNESS if running else ExitCode.HOLDS  # a run cut short has no verdict
     except Exception:
         # An uncaught exception would exit with 1, which says that the gate does not hold.
         import traceback
 
         traceback.print_exc()
         sys.stderr.write("vae-compat: this is a defect of the harness, not of the hook\n")
-        return HARNESS
+        return ExitCode.HARNESS
+
+
+def _complain(told: object) -> None:
+    """One sentence on stderr; paths and profiles in it may hold anything."""
+    from vae_compat.reports.escaping import printable
+
+    sys.stderr.write(f"vae-compat: {printable(told, 2000)}\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -77,7 +74,8 @@ def parser() -> argparse.ArgumentParser:
         prog="vae-compat",
         allow_abbrev=False,
         description="Does a tiled VAE still equal the VAE, and does it really save VRAM?",
-        epilog="exit codes: 0 the gate holds, 1 it does not, 2 wrong use, 3 the harness failed",
+        epilog="exit codes: 0 the gate holds, 1 it does not, 2 wrong use, nothing was run,"
+        " 3 the harness failed or was interrupted",
     )
     top.add_argument("--version", action=_Version)
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -96,6 +94,13 @@ def parser() -> argparse.ArgumentParser:
     _add_subject(listing)
     _add_selection(listing, tiers="all")
     listing.set_defaults(command=_list)
+
+    report = commands.add_parser(
+        "report", allow_abbrev=False, help="render the reports of a run again from its log"
+    )
+    report.add_argument("folder", metavar="DIR", type=Path, help="--out of the run")
+    _add_rendered(report)
+    report.set_defaults(command=_report)
 
     explain = commands.add_parser(
         "explain", allow_abbrev=False, help="explain a word of the report"
@@ -119,7 +124,7 @@ class _Version(argparse.Action):
         except metadata.PackageNotFoundError:
             version = "(not installed)"
         sys.stdout.write(f"vae-compat {version}\n")
-        parser.exit(OK)
+        parser.exit(ExitCode.HOLDS)
 
 
 def _add_subject(parser: argparse.ArgumentParser) -> None:
@@ -171,20 +176,51 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--image", metavar="FILE", help="picture to use as input")
     add("--seed", type=_whole, default=0, metavar="N", help="of weights and inputs (default: 0)")
     add("-n", dest="workers", type=_whole, metavar="N", help="processes (default: one a core)")
-    add("--timeout", type=_seconds, metavar="SECONDS", help="for one case")
-    add("--out", default="reports/out", metavar="DIR", help="default: reports/out")
-    add("--junitxml", metavar="FILE", help="write JUnit XML as well")
     add(
-        "--against", metavar="FILE", help="results.json of an earlier run: fail where it was better"
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help="CPU time that a call of the hook may take however quick untiled is (default: 120; "
+        "or 30 x untiled where that is more), and the time that it may wait without using the CPU "
+        "(at most 60)",
     )
+    add("--out", metavar="DIR", help="for records, results and summary (default: reports/out)")
+    add(
+        "--resume",
+        metavar="DIR",
+        help="go on with the run in this folder: same hook, selection, seed and versions",
+    )
+    add("-x", "--fail-fast", action="store_true", help="stop at the first failure")
+    _add_rendered(parser)
     add("-v", "--verbose", action="store_true", help="name every test, show tracebacks")
 
 
-def _settle_device(options: argparse.Namespace) -> None:
-    """The device that was asked for, else that of the one case to run, else the simulated one."""
-    if getattr(options, "device", "") is None:
-        last = (getattr(options, "case", None) or "").rpartition("-")[2]
-        options.device = last if last in DEVICES else "sim"
+def _add_rendered(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--junitxml", metavar="FILE", help="write JUnit XML as well")
+    parser.add_argument(
+        "--against", metavar="FILE", help="results.json of an earlier run: fail where it was better"
+    )
+
+
+def options_of(given: argparse.Namespace) -> Options:
+    """The options of a command. Raises ``UsageError`` for lists and paths without anything."""
+    from vae_compat.front.options import Options
+
+    values = vars(given).copy()
+    values["scales"], values["tiers"] = values.pop("scale", None), values.pop("tier", None)
+    for name in ("families", "directions", "modes", "scales", "tiers"):
+        if values[name] == []:
+            option = {"scales": "scale", "tiers": "tier"}.get(name, name)
+            raise UsageError(f"--{option} is empty: give one or more names")
+    for name in ("out", "junitxml", "against", "resume", "image", "comfyui"):
+        if values.get(name) is not None and not values[name].strip():
+            raise UsageError(f"--{name} is empty: give a path")
+    if values["device"] is None:
+        last = (values.get("case") or "").rpartition("-")[2]
+        values["device"] = last if last in DEVICES else str(Device.SIM)
+    if values.get("resume") is not None and values["out"] not in (None, values["resume"]):
+        raise UsageError("--resume and --out exclude each other: the run goes on where it was")
+    return Options.of(values)
 
 
 def _names(text: str) -> list[str]:
@@ -214,26 +250,40 @@ def _seconds(text: str) -> float:
 _seconds.__name__ = "number of seconds"
 
 
-def _run(options: argparse.Namespace) -> int:
-    from vae_compat.launch import launch
+def _run(given: argparse.Namespace) -> int:
+    options = options_of(given)
 
-    return launch(options)
+    from vae_compat.front.running import run
+
+    return run(options)
 
 
-def _list(options: argparse.Namespace) -> int:
-    from vae_compat import listing
+def _list(given: argparse.Namespace) -> int:
+    options = options_of(given)
 
-    sys.stdout.write(listing.render(options))
+    from vae_compat.front import listing
+
+    sys.stdout.write(listing.render(options, given.what, ids=given.ids))
     sys.stdout.flush()
-    return OK
+    return ExitCode.HOLDS
 
 
-def _explain(options: argparse.Namespace) -> int:
-    from vae_compat.explain import explain
+def _report(given: argparse.Namespace) -> int:
+    from vae_compat.front.running import report
 
-    sys.stdout.write(explain(options.word) + "\n")
+    paths = {
+        name: None if (told := getattr(given, name)) is None else Path(told)
+        for name in ("junitxml", "against")
+    }
+    return report(given.folder, **paths)
+
+
+def _explain(given: argparse.Namespace) -> int:
+    from vae_compat.front.explain import explain
+
+    sys.stdout.write(explain(given.word) + "\n")
     sys.stdout.flush()
-    return OK
+    return ExitCode.HOLDS
 
 
 if __name__ == "__main__":

@@ -23,6 +23,25 @@ class BaselineScheduling(LoadScopeScheduling):  # type: ignore[misc]
     def _split_scope(self, nodeid: str) -> str:
         return self._group_of(nodeid)
 
+    def remove_node(self, node: Any) -> str | None:
+        """Hand on what a process that has ended leaves, but for the test it died in.
+
+        xdist would run that again, and so take one process after the other down.
+        """
+        if self.collection is None:
+            self.registered_collections.pop(node, None)  # its successor collects again
+        lost: str | None = None
+        workload = self.assigned_work.pop(node)
+        for tests in workload.values():
+            for nodeid, done in tests.items():
+                if lost is None and not done:
+                    lost, tests[nodeid] = nodeid, True
+        left = {name: tests for name, tests in workload.items() if not all(tests.values())}
+        self.workqueue.update(left)
+        for other in self.assigned_work:
+            self._reschedule(other)
+        return lost
+
     def _reschedule(self, node: Any) -> None:
         """Give a process more to do, and let it end where there is no more.
 
@@ -30,7 +49,7 @@ class BaselineScheduling(LoadScopeScheduling):  # type: ignore[misc]
         been run to its end already, and a process with no more than one test at hand waits for
         another: it would wait for ever.
         """
-        if node.shutting_down:
+        if node.shutting_down or node not in self.registered_collections:
             return
         for group in [name for name, tests in self.workqueue.items() if all(tests.values())]:
             del self.workqueue[group]

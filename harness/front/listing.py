@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vae_compat.cases import Case, Direction, Layout, Mode, Scale
-from vae_compat.explain import check_docs
+from vae_compat.cases import Case, Layout
 from vae_compat.families import FAMILIES
-from vae_compat.matrix import Selection, generate, is_claimed
+from vae_compat.front.explain import check_docs
+from vae_compat.front.options import Options
+from vae_compat.matrix import generate, is_claimed
 
 if TYPE_CHECKING:
     from vae_compat.checks.registry import Check
+    from vae_compat.front.subjects import HookUnderTest
     from vae_compat.subject.profile import Profile
 
 
-def render(options: argparse.Namespace) -> str:
-    """The list that was asked for, a line an item."""
-    match options.what:
+def render(options: Options, what: str = "cases", *, ids: bool = False) -> str:
+    """The list that was asked for, a line an item; ``ids`` are plain case ids.
+
+    Raises ``UsageError`` for what a run would refuse.
+    """
+    match what:
         case "families":
             lines = [f"{name:<8} {family.title}" for name, family in FAMILIES.items()]
         case "checks":
@@ -28,53 +31,46 @@ def render(options: argparse.Namespace) -> str:
         case "hooks":
             lines = _hooks()
         case _:
-            lines = _cases(options)
+            lines = _cases(options, ids=ids)
     return "\n".join(lines) + "\n" if lines else ""
 
 
-def cases_of(profile: Profile, options: argparse.Namespace, *, full: bool) -> tuple[Case, ...]:
-    """The matrix of a profile, claimed and unclaimed, before any filter: what a run would make.
-
-    Loads the hook, which tells what modes it can be asked for. Raises ``UsageError``.
-    """
+def cases_of(under_test: HookUnderTest, options: Options, *, full: bool) -> tuple[Case, ...]:
+    """The matrix of a hook, claimed and unclaimed, before any filter: what a run would make."""
     from vae_compat.device import open_device
-    from vae_compat.subject.loading import load_hook
 
-    comfyui = None if options.comfyui is None else Path(options.comfyui)
+    profile = under_test.profile
     return generate(
         profile.claims,
         Layout(profile.hook.layout),
         options.device,
         open_device(options.device).dtypes,
         full=full,
-        unclaimed_modes=load_hook(profile, comfyui=comfyui).offered_modes(),
+        unclaimed_modes=under_test.facts.offered_modes,
     )
 
 
-def selection_of(options: argparse.Namespace) -> Selection:
-    """The filters of the options, which ``check_selection`` has found right."""
-    return Selection(
-        scales=frozenset(Scale(name) for name in options.scale or Scale),
-        families=frozenset(options.families or ()),
-        directions=frozenset(Direction(name) for name in options.directions or ()),
-        modes=frozenset(Mode(name) for name in options.modes or ()),
-    )
-
-
-def _cases(options: argparse.Namespace) -> list[str]:
-    from vae_compat.launch import check_selection, profiles
+def _cases(options: Options, *, ids: bool) -> list[str]:
+    from vae_compat.front.subjects import resolve
+    from vae_compat.front.validation import check_known_failures, check_profiles, check_selection
 
     check_selection(options)
-    selection, checks = selection_of(options), _of_tiers(options.tier)
+    found = resolve(options)
+    for under in found:
+        whole = [case.id for case in cases_of(under, options, full=True)]
+        check_known_failures(under.profile, whole)
+    check_profiles([under.profile for under in found])
+    selection, checks = options.selection, _of_tiers(options.tiers)
     lines: list[str] = []
     seen: set[str] = set()
-    for profile in profiles(options):
+    for under in found:
+        profile = under.profile
         cases = [
             case
-            for case in cases_of(profile, options, full=options.full)
+            for case in cases_of(under, options, full=options.full)
             if selection.admits(case) and (not checks or _is_checked(profile, case, checks))
         ]
-        if options.ids:
+        if ids:
             lines += [case.id for case in cases if case.id not in seen]
             seen.update(case.id for case in cases)
             continue
@@ -87,11 +83,11 @@ def _cases(options: argparse.Namespace) -> list[str]:
     return lines
 
 
-def _checks(options: argparse.Namespace) -> list[str]:
-    from vae_compat.launch import check_selection
+def _checks(options: Options) -> list[str]:
+    from vae_compat.front.validation import check_selection
 
     check_selection(options)
-    wanted = {check.name for check in _of_tiers(options.tier)}
+    wanted = {check.name for check in _of_tiers(options.tiers)}
     return [
         f"{name:<20} {_first_line(text)}"
         for name, text in check_docs().items()
@@ -99,7 +95,7 @@ def _checks(options: argparse.Namespace) -> list[str]:
     ]
 
 
-def _of_tiers(tiers: Sequence[str] | None) -> tuple[Check, ...]:
+def _of_tiers(tiers: Sequence[str]) -> tuple[Check, ...]:
     """The checks of these tiers; none where none are asked for, which needs no torch."""
     if not tiers:
         return ()
@@ -120,7 +116,7 @@ def _counts(cases: Sequence[Case], claimed: Sequence[bool]) -> str:
 
 
 def _hooks() -> list[str]:
-    from vae_compat.launch import load_subject, subject_folders
+    from vae_compat.front.subjects import load_subject, subject_folders
     from vae_compat.subject.profile import embedded_names
 
     lines = []

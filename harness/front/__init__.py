@@ -1,0 +1,1 @@
+"""What people and other programs use: command line, pytest plugin, Python API."""

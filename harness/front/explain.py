@@ -1,0 +1,247 @@
+"""What ``vae-compat explain`` answers: every word of a report, and case ids."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from importlib import resources
+from itertools import pairwise
+
+from vae_compat.caseid import parse_case_id
+from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
+from vae_compat.checks.finding import Grade, Phase
+from vae_compat.errors import UsageError
+from vae_compat.families import FAMILIES, Family
+from vae_compat.mechanisms import EXPLANATION
+
+GRADES: Mapping[Grade, str] = {
+    Grade.EXACT: (
+        "The hook is as right as the VAE itself: its distance from the float64 truth is at most"
+        " twice the distance of the untiled result in the same dtype (worst element: within eight"
+        " times the untiled worst element)."
+    ),
+    Grade.LOSSLESS: "No 8-bit level of the picture moves by more than one.",
+    Grade.CLOSE: "PSNR of at least 40 dB against the untiled result, and no seam.",
+    Grade.DEGRADED: (
+        "Right shape and finite, visibly different, but still the same picture: its correlation"
+        " with the truth is at least 0.25."
+    ),
+    Grade.BROKEN: (
+        "No usable picture: an exception, a wrong shape, dtype or device, NaN, missing pixels,"
+        " or one that has nothing to do with the truth (correlation below 0.25)."
+    ),
+}
+
+TERMS: Mapping[str, str] = {
+    "truth": "The result of the untiled VAE with the same weights and input in float64.",
+    "floor": (
+        "The VAE's own noise: how far its untiled result is from the truth in the dtype of the"
+        " case, or the rounding of the result where that is more. It is drawn once. For a result"
+        " that misses the bounds of `exact` by less than a factor of 100 it is the largest of nine"
+        " draws: eight more on a VAE that no hook has been on, with an eighth of the input's"
+        " values moved by one unit in the last place."
+    ),
+    "minimum": "The tier of what must not break: it loads, runs, and tiles.",
+    "recommended": "The tier of what users see: the right output, and less memory for it.",
+    "advanced": "The tier of what shows over time: clips, caches, sequences of calls, relations.",
+}
+MODES: Mapping[Mode, str] = {
+    Mode.EXACT: "Plain tiles of one size, and no option of the hook switched on.",
+    Mode.FAST: "`fast_decoder` or `fast_encoder`: statistics estimated from a small copy.",
+    Mode.COLOR_FIX: "`fast_encoder` with `color_fix`: estimated up to the first downsampling.",
+    Mode.QUADTREE: "`use_quadtree`: tiles as large as the content allows.",
+}
+
+
+def explain(word: str) -> str:
+    """Explain a check, grade, mode, phase, mechanism, scenario, family, term or case id.
+
+    Some words are both a scenario and the check that is for it.
+
+    Raises ``UsageError`` with the closest known words where the word is none of these.
+    """
+    checks = check_docs()
+    name = word.removeprefix("check_")
+    scenarios, phases = member_docs(Scenario), member_docs(Phase)
+    texts: dict[str, dict[str, str]] = {
+        "check": checks,
+        "grade": {str(grade): text for grade, text in GRADES.items()},
+        "mode": {str(mode): text for mode, text in MODES.items()},
+        "term": dict(TERMS),
+        "phase": phases,
+        "scenario": scenarios,
+    }
+    found = [f"{kind} {name}\n\n{docs[name]}" for kind, docs in texts.items() if name in docs]
+    if name in list(Mechanism):
+        found.append(_mechanism(Mechanism(name)))
+    if name in FAMILIES:
+        found.append(_family(FAMILIES[name]))
+    if not found and "-" in word:
+        found.append(_case(word))
+    if found:
+        return "\n\n".join(found)
+    known = [*checks, *Grade, *MODES, *TERMS, *phases, *Mechanism, *scenarios, *FAMILIES]
+    raise UsageError(
+        f"'{word}' is no check, grade, mode, phase, mechanism, scenario, family, term or case id"
+        f"{closest(word, known)}"
+    )
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """``: did you mean 'sdxl'?`` or, where nothing is near, all that is known."""
+    words = [str(name) for name in known]
+    near = difflib.get_close_matches(word, words, n=3, cutoff=0.6)
+    if near:
+        return f": did you mean {' or '.join(repr(name) for name in near)}?"
+    return f": give one of {', '.join(words)}"
+
+
+def check_docs() -> dict[str, str]:
+    """Names of the checks with their docstrings, in the order of the source.
+
+    Read from the source and not imported: the checks import torch, which takes seconds.
+    """
+    found: dict[str, str] = {}
+    folder = resources.files("vae_compat.checks")
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        if not file.name.endswith(".py"):
+            continue
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and any(map(_declares, node.decorator_list)):
+                text = ast.get_docstring(node) or "No description."
+                found[node.name.removeprefix("check_")] = text
+    return found
+
+
+def _declares(decorator: ast.expr) -> bool:
+    """Whether a decorator is ``@check(...)``."""
+    match decorator:
+        case ast.Call(func=ast.Name(id="check")):
+            return True
+    return False
+
+
+def member_docs(words: type[StrEnum]) -> dict[str, str]:
+    """The words of an enumeration with what stands under each of them in the source."""
+    (owner,) = ast.parse(inspect.getsource(words)).body
+    assert isinstance(owner, ast.ClassDef)
+    found: dict[str, str] = {}
+    for node, after in pairwise(owner.body):
+        match node, after:
+            case (
+                ast.Assign(targets=[ast.Name(id=name)]),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                found[words[name].value] = inspect.cleandoc(text)
+    return found
+
+
+def parse_case(text: str) -> Case:
+    """The case of an id, or of a record id ``check[case id]``.
+
+    Raises ``UsageError`` that names the part which is wrong.
+    """
+    parts = parse_case_id(text)
+    if parts is None:
+        raise UsageError(
+            f"'{text}' is no case id: it should read like"
+            " sd-mock-ldm-decode-exact-40x40t16-b1-f1-float32-sim (see vae-compat list --ids)"
+        )
+    sets: Mapping[str, Iterable[str]] = {
+        "family": FAMILIES,
+        "scale": Scale,
+        "layout": Layout,
+        "mode": Mode,
+        "dtype": ("float32", "bfloat16", "float16"),
+        "device": ("sim", "cuda", "cpu"),
+    }
+    for field, known in sets.items():
+        value = getattr(parts, field)
+        if value not in list(known):
+            raise UsageError(f"'{value}' in '{text}' is no {field}{closest(value, known)}")
+    probe = parts.scale == Scale.PROBE
+    if probe and parts.part is None:
+        raise UsageError(
+            f"'{text}' is no case id: a probe has a mechanism, as in sd-probe.halo-ldm-decode-..."
+        )
+    mechanism, _, scenario = (parts.part or "").partition(".") if probe else ("", "", parts.part)
+    for word, kind, words in (
+        (mechanism, "mechanism", Mechanism),
+        (scenario, "scenario", Scenario),
+    ):
+        if word and word not in list(words):
+            raise UsageError(f"'{word}' in '{text}' is no {kind}{closest(word, words)}")
+    if 0 in (parts.height, parts.width, parts.tile, parts.batch, parts.frames):
+        raise UsageError(f"'{text}' is no case id: sizes, batch and frames start at 1")
+    return Case(
+        **{
+            **{name: value for name, value in parts._asdict().items() if name != "part"},
+            "scale": Scale(parts.scale),
+            "layout": Layout(parts.layout),
+            "direction": Direction(parts.direction),
+            "mode": Mode(parts.mode),
+            "mechanism": Mechanism(mechanism) if mechanism else None,
+            "scenario": Scenario(scenario) if scenario else None,
+        }
+    )
+
+
+def _mechanism(mechanism: Mechanism) -> str:
+    return (
+        f"mechanism {mechanism}\n\n"
+        f"A probe of this mechanism is a mock VAE in which it alone is at work. Where its probe"
+        f" fails and the stub, which has none, passes, the report says: {EXPLANATION[mechanism]}."
+    )
+
+
+def _family(family: Family) -> str:
+    frames = f", {family.temporal_ratio} image frames per latent frame" if family.causal else ""
+    caches = "causal feature caches" if family.causal else "no caches"
+    return inspect.cleandoc(
+        f"""
+        family {family.name}: {family.title}
+
+        class      {family.model_class} (diffusers); original layout {family.coder_layout}
+        scale      {family.ratio} image pixels per latent pixel{frames}
+        channels   {family.latent_channels} latent, {family.image_channels} image
+        norm       {family.norm}
+        state      {caches}
+        source     {family.source}
+        """
+    )
+
+
+def _case(text: str) -> str:
+    case = parse_case(text)
+    facts = case.facts
+    size = f"{case.height} x {case.width} latent pixels ({_pixels(case)} image pixels)"
+    part = f", probe of {case.mechanism}" if case.mechanism else ""
+    part += f", scenario {case.scenario}" if case.scenario else ""
+    lines = {
+        "family": f"{case.family}: {facts.title}",
+        "scale": f"{case.scale}{part}",
+        "layout": f"{case.layout}",
+        "does": f"{case.direction} in mode {case.mode}",
+        "plane": size,
+        "tile": f"{case.tile} latent pixels (the hook is given tile_size={case.tile_size})",
+        "tiling": _tiling(case),
+        "batch": f"{case.batch}",
+        "frames": f"{case.frames} latent, {case.image_frames} image",
+        "dtype": case.dtype,
+        "device": case.device,
+    }
+    body = "\n".join(f"{name:<10} {value}" for name, value in lines.items())
+    return f"case {case.id}\n\n{body}"
+
+
+def _pixels(case: Case) -> str:
+    return f"{case.height * case.facts.ratio} x {case.width * case.facts.ratio}"
+
+
+def _tiling(case: Case) -> str:
+    if case.fits_one_tile:
+        return "the plane fits into one tile"
+    return "more than one tile has to run" if case.must_tile else "one padded tile may do"

@@ -1,0 +1,174 @@
+"""What the process of the command does while tests run: take their records as they come."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from rich.text import Text
+
+from vae_compat.checks.registry import BY_NAME
+from vae_compat.front import workers
+from vae_compat.front.interrupts import Interrupts
+from vae_compat.front.scheduling import BaselineScheduling
+from vae_compat.judge import Outcome, Record
+from vae_compat.plugin import RUN, told_by
+from vae_compat.reports import digest
+from vae_compat.reports.escaping import printable
+from vae_compat.reports.log import Entry, Key, Log, LogError, Writer
+from vae_compat.reports.results import Header
+from vae_compat.session import Run
+
+
+class Gathering:
+    """A pytest plugin that writes every record down when its test reports.
+
+    Knows afterwards what was found, how much there was to find, and why it is not all.
+    """
+
+    def __init__(
+        self, run: Run, header: Header, interrupts: Interrupts, resumed: Log | None = None
+    ) -> None:
+        self.header = header
+        self.selected = 0
+        """Records that the whole run is to have, earlier ones included."""
+        self.entries: dict[Key, Entry] = {} if resumed is None else dict(resumed.entries)
+        self.stopped: str | None = None
+        """Why not everything runs."""
+        self.refused: str | None = None
+        """Why nothing runs: wrong use that shows late."""
+        self.writer: Writer | None = None
+        self._run = run
+        self._interrupts = interrupts
+        self._resumed = resumed
+        self._nodes: set[Any] = set()
+        self._terminal: Any = None
+
+    @property
+    def interrupted(self) -> str | None:
+        """The signal that ended the run."""
+        return self._interrupts.asked
+
+    # What is to run
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Hand the run to the tests of this process."""
+        config.stash[RUN] = self._run
+
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Find the terminal, for failures as they come."""
+        self._terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> BaselineScheduling:
+        """Keep the tests of a baseline in one process."""
+
+        def group_of(nodeid: str) -> str:
+            found = told_by(nodeid)
+            return self._run.group(found.case) if found else nodeid
+
+        return BaselineScheduling(config, log, group_of)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a new worker what it works on."""
+        workers.give(node.workerinput, self._run.folder)
+        self._nodes.add(node)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Forget a worker that has ended."""
+        self._nodes.discard(node)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Begin, where this process runs the tests."""
+        if session.items:
+            self._begin([item.nodeid for item in session.items])
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        """Begin, where others run them."""
+        if ids and self.writer is None:
+            self._begin(ids)
+
+    def _begin(self, ids: list[str]) -> None:
+        keys = {(found.hook, found.case, found.check) for found in map(told_by, ids) if found}
+        self.selected = len(keys | self.entries.keys())
+        with self._interrupts.held():
+            try:
+                options = self._run.options
+                self.writer = Writer(options.out, self.header, self.selected, self._resumed)
+            except LogError as error:
+                self.refused = str(error)
+                pytest.exit(str(error))
+
+    # What comes of it
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Write down the record of a test, or that the harness failed in it."""
+        record = workers.record_in(report.user_properties) if report.when == "call" else None
+        found = told_by(report.nodeid)
+        if record is not None:
+            self._take(Entry(record))
+        elif report.failed and found is not None:
+            died = report.when not in ("setup", "call", "teardown")
+            if died and (found.hook, found.case, found.check) in self.entries:
+                return  # it had told all before
+            message = workers.crash_in(report.user_properties) or str(report.longrepr)
+            if died:
+                message = "the worker process that ran this case died"
+            self._take(Entry(self._error(*found, message), harness=True))
+        self._interrupts.check()
+
+    def _error(self, hook: str, case: str, check: str, message: str) -> Record:
+        """The record of a test that told nothing itself."""
+        return Record(
+            case=case,
+            check=check,
+            tier=str(BY_NAME[check].tier),
+            status=str(Outcome.ERROR),
+            message=printable(message, lines=True),
+            hook=hook,
+            repeat=self._run.subjects[hook].repeat_id(case),
+        )
+
+    def _take(self, entry: Entry) -> None:
+        with self._interrupts.held():
+            self.entries[entry.key] = entry
+            try:
+                assert self.writer is not None
+                self.writer.append(entry)
+            except LogError as error:
+                self.stopped = str(error)
+                pytest.exit(str(error))
+        if entry.record.status in digest.BAD:
+            self._show(entry.record)
+
+    def _show(self, record: Record) -> None:
+        """A failure as it comes, on one line."""
+        if self._terminal is None:
+            return
+        mark = digest.MARKS.get(record.status, record.status.upper())
+        several = len(self._run.subjects) > 1
+        hook = f"[{printable(record.hook, 80)}] " if several else ""
+        line = Text(f"{mark} {hook}{record.id}: {printable(digest.statement(record), 500)}")
+        width = shutil.get_terminal_size((self._terminal._tw.fullwidth, 24)).columns
+        line.truncate(max(width - 1, 20), overflow="ellipsis")
+        self._terminal.ensure_newline()
+        self._terminal.write_line(line.plain)
+
+    # The end
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        """Wait for nobody where the run was told to stop."""
+        self._interrupts.close()
+        if exitstatus != pytest.ExitCode.INTERRUPTED:
+            return
+        for node in self._nodes:
+            with suppress(Exception):  # a worker that is gone, or never came up
+                os.kill(node.gateway._rinfo().pid, signal.SIGKILL)

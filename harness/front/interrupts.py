@@ -1,0 +1,81 @@
+"""Requests to stop: one orderly end, whichever signal asks for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from vae_compat.vocabulary import ExitCode
+
+_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+IMPATIENCE = 3
+"""Requests after which a process leaves at once."""
+
+
+class Interrupts:
+    """Turns SIGINT, SIGTERM and SIGHUP into one ``KeyboardInterrupt`` in the main thread.
+
+    What must not be cut in two is done under ``held``. Once the first request has been raised,
+    further ones are only counted: whoever cleans up is not interrupted.
+    """
+
+    def __init__(self) -> None:
+        self.asked: str | None = None
+        """Name of the first signal that came."""
+        self._count = 0
+        self._depth = 0
+        self._raised = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                # What was ignored when the process started (nohup, background jobs) stays ignored.
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        self.asked = self.asked or signal.Signals(number).name
+        self._count += 1
+        if self._count >= IMPATIENCE:
+            os._exit(ExitCode.HARNESS)
+        if not self._depth:
+            self._raise()
+
+    def _raise(self) -> None:
+        if not self._raised:
+            self._raised = True
+            raise KeyboardInterrupt(self.asked)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """What happens inside is done to its end; a request that came meanwhile is raised then."""
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+        if self.asked and not self._depth:
+            self._raise()
+
+    def check(self) -> None:
+        """Raise again what somebody may have swallowed."""
+        if self.asked:
+            raise KeyboardInterrupt(self.asked)
+
+    def close(self) -> None:
+        """From here on requests only count: the end is on its way anyhow."""
+        self._raised = True

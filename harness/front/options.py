@@ -1,0 +1,162 @@
+"""What a run is asked for: one frozen object for command line, plugin, workers and Python API."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vae_compat.vocabulary import DEFAULT_PROFILES, DEFAULT_TIERS, Device, Tier
+
+if TYPE_CHECKING:
+    from vae_compat.matrix import Selection
+
+SECONDS = 120.0
+"""What a hook may take for a case."""
+_PATHS = frozenset({"comfyui", "image", "out", "junitxml", "against", "resume"})
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run was asked for, as plain values. Empty selections mean everything."""
+
+    profile: tuple[str, ...] = ()
+    """Paths, or names of embedded profiles."""
+    hook: str | None = None
+    kind: str | None = None
+    layout: str | None = None
+    host: str | None = None
+    comfyui: Path | None = None
+    families: tuple[str, ...] = ()
+    directions: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ()
+    scales: tuple[str, ...] = ()
+    tiers: tuple[str, ...] = ()
+    full: bool = False
+    device: str = str(Device.SIM)
+    weights: tuple[str, ...] = ()
+    """``FAMILY=PATH_OR_ID``, one for each family."""
+    image: Path | None = None
+    seed: int = 0
+    case: str | None = None
+    expression: str | None = None
+    """As pytest takes it with ``-k``."""
+    workers: int | None = None
+    """Processes; ``None`` for one a core."""
+    timeout: float = SECONDS
+    """Seconds that a hook may take for a case."""
+    out: Path = Path("reports/out")
+    junitxml: Path | None = None
+    against: Path | None = None
+    """results.json that must not get worse."""
+    resume: Path | None = None
+    """Folder of a run to go on with."""
+    fail_fast: bool = False
+    verbose: bool = False
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Options:
+        """From parsed options or JSON: unknown names are left out, and so is what is ``None``."""
+        known = {field.name for field in fields(cls)}
+        taken: dict[str, Any] = {}
+        for name, value in values.items():
+            if name not in known or value is None:
+                continue
+            if name in _PATHS:
+                value = Path(value)
+            taken[name] = tuple(value) if isinstance(value, list) else value
+        return cls(**taken)
+
+    def to_json(self) -> str:
+        """As the processes of a run hand it to each other."""
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> Options:
+        """The same options again."""
+        return cls.of(json.loads(text))
+
+    @property
+    def profiles(self) -> tuple[str, ...]:
+        """The profiles to judge; none where the hook is given itself."""
+        return () if self.hook is not None else self.profile or DEFAULT_PROFILES
+
+    @property
+    def tiers_to_run(self) -> tuple[str, ...]:
+        """What was asked for; one case meets all of its checks, so that it can be repeated."""
+        return self.tiers or (DEFAULT_TIERS if self.case is None else tuple(map(str, Tier)))
+
+    @property
+    def whole_matrix(self) -> bool:
+        """Whether every case is generated; a single case may be any of them."""
+        return self.full or self.case is not None
+
+    @property
+    def selection(self) -> Selection:
+        """The filters, which `vae_compat.front.validation` has found right."""
+        from vae_compat.cases import Direction, Mode, Scale
+        from vae_compat.matrix import Selection
+
+        return Selection(
+            scales=frozenset(map(Scale, self.scales)) or frozenset(Scale),
+            families=frozenset(self.families),
+            directions=frozenset(map(Direction, self.directions)),
+            modes=frozenset(map(Mode, self.modes)),
+        )
+
+    def subject_flags(self, name: str) -> list[str]:
+        """The options that name this hook again, and all else that a repeated case depends on.
+
+        The subject's own two come first.
+        """
+        if self.hook is None:
+            flags, own = ["--profile", name], ()
+        else:
+            flags, own = ["--hook", self.hook, "--kind", self.kind or "forward"], ("layout", "host")
+        for option in (*own, "comfyui", "device", "seed", "image", "timeout"):
+            value = getattr(self, option)
+            if value != getattr(Options, option):
+                told = f"{value:.15g}" if isinstance(value, float) else str(value)
+                flags += [f"--{option}", told]
+        for text in self.weights:
+            flags += ["--weights", text]
+        return flags
+
+    @property
+    def described_selection(self) -> str:
+        """``default`` or ``full``, with what narrowed it."""
+        words = [
+            f"{name} {','.join(given)}"
+            for name in ("families", "directions", "modes", "scales")
+            if (given := getattr(self, name))
+        ]
+        tiers = [str(tier) for tier in Tier if tier in self.tiers_to_run]
+        usual = DEFAULT_TIERS if self.case is None else tuple(map(str, Tier))
+        if tuple(tiers) != usual:
+            words.append(f"tiers {','.join(tiers)}")
+        if self.expression:
+            words.append(f"-k {self.expression}")
+        if self.case is not None:
+            words.append(f"case {self.case}")
+        return "; ".join(["full" if self.full else "default", *words])
+
+    @property
+    def fingerprint(self) -> str:
+        """Stands for what changes the baselines of a case without being part of it."""
+        files = [_stamp(text.partition("=")[2]) for text in sorted(self.weights)]
+        image = None if self.image is None else [str(self.image), _stamp(self.image)]
+        told = [self.seed, sorted(self.weights), files, image, metadata.version("torch")]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+def _stamp(path: str | Path) -> Sequence[int]:
+    """Size and time of change of a file; nothing where there is none."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return ()
+    return (found.st_size, found.st_mtime_ns)

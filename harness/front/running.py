@@ -1,0 +1,212 @@
+"""``vae-compat run`` and ``report``: from options to an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vae_compat.errors import StoppedError, UsageError
+from vae_compat.front.interrupts import Interrupts
+from vae_compat.front.options import Options
+from vae_compat.front.validation import validate
+from vae_compat.vocabulary import Device, ExitCode
+
+if TYPE_CHECKING:
+    from vae_compat.front.gathering import Gathering
+    from vae_compat.front.subjects import HookUnderTest
+    from vae_compat.reports.log import Log
+    from vae_compat.reports.results import Header, Results
+
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(128 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+}
+"""Has glibc keep some freed memory: else every activation is fetched from the system page by page,
+a quarter of the CPU time of a run. Read at the start of a process, so by the workers."""
+LOST_WORKERS = 32
+"""Workers that may die before a run gives up: nothing of a hook runs in them."""
+
+
+def run(options: Options) -> int:
+    """Run the suites and return the exit code of the gate.
+
+    Raises ``UsageError`` for whatever is wrong with the options, before anything has run.
+    """
+    set_environment(options.device)
+    if options.resume is not None:
+        options = replace(options, out=options.resume)
+    with Interrupts() as interrupts:
+        found = validate(options)
+        results = judged(options, found, interrupts)
+        return _tell(results, options)
+
+
+def set_environment(device: str) -> None:
+    """Settle what the processes of a run inherit."""
+    for name, value in ALLOCATOR.items():
+        os.environ.setdefault(name, value)
+    os.environ.pop("PYTEST_ADDOPTS", None)  # an adopter's, for tests of their own
+    if device != Device.CUDA:  # the simulated accelerator must not hide a real one: there is none
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def judged(options: Options, found: tuple[HookUnderTest, ...], interrupts: Interrupts) -> Results:
+    """Run everything that was selected and is not yet found; returns all that was found.
+
+    Raises ``UsageError`` where there is nothing to run, or the log cannot be written.
+    """
+    import pytest
+
+    from vae_compat.front import workers
+    from vae_compat.front.gathering import Gathering
+    from vae_compat.front.resuming import finished, resumed
+    from vae_compat.front.run_folder import RunFolder
+    from vae_compat.reports.compare import hold_against
+    from vae_compat.reports.results import read
+
+    before = None if options.against is None else read(options.against)
+    header = _header(options, found)
+    earlier = None if options.resume is None else resumed(options.resume, header)
+    known = frozenset() if earlier is None else finished(earlier)
+    with RunFolder() as folder:
+        workers.hand_on(folder.path, options, found, known)
+        prepared = workers.prepared(options, found, folder.path, known)
+        gathering = Gathering(prepared, header, interrupts, earlier)
+        code = int(pytest.main(_arguments(options, prepared.size), plugins=[gathering]))
+    results = _concluded(gathering, code, options, earlier)
+    return results if before is None else hold_against(results, before)
+
+
+def _concluded(gathering: Gathering, code: int, options: Options, earlier: Log | None) -> Results:
+    """What was found, with a verdict; the end is written to the log where that can be."""
+    import pytest
+
+    from vae_compat.reports.digest import BAD
+    from vae_compat.reports.log import End, Log, LogError, concluded
+    from vae_compat.reports.results import now
+
+    if gathering.refused is not None:
+        raise UsageError(f"{gathering.refused}: give another --out")
+    if code == pytest.ExitCode.USAGE_ERROR:
+        raise UsageError("pytest refused the run: see above")
+    stopped, asked = gathering.stopped, gathering.interrupted
+    if stopped is None and asked is not None:
+        stopped = "interrupted" if asked == "SIGINT" else f"stopped by {asked}"
+    if stopped is None and code == pytest.ExitCode.INTERNAL_ERROR:
+        stopped = "failed inside pytest"
+    if gathering.writer is None and not gathering.entries:
+        if code == pytest.ExitCode.NO_TESTS_COLLECTED:
+            raise UsageError("no check of any case was selected: widen the selection")
+        raise StoppedError(f"{stopped or 'ended'} before any case ran")
+    failing = any(entry.record.status in BAD for entry in gathering.entries.values())
+    by_failure = options.fail_fast and failing and stopped is None
+    end = End(finished=now(), stopped=stopped, by_failure=by_failure)
+    header = gathering.header if earlier is None else earlier.header
+    if gathering.writer is not None:
+        try:
+            gathering.writer.finish(end)
+        except LogError as error:
+            end = replace(end, stopped=end.stopped or str(error))
+        gathering.writer.close()
+    selected = max(gathering.selected, len(gathering.entries))
+    log = Log(header, selected, gathering.entries, end)
+    return concluded(log, options.out)
+
+
+def _header(options: Options, found: tuple[HookUnderTest, ...]) -> Header:
+    from vae_compat.front.subjects import claims_digest
+    from vae_compat.reports.results import HookEntry, command_line, describe_run, now
+
+    return describe_run(
+        hooks=[
+            HookEntry(
+                name=under.profile.hook.name,
+                entry=under.profile.hook.entry,
+                kind=str(under.profile.hook.kind),
+                layout=str(under.profile.hook.layout),
+                profile=under.told if options.hook is None else None,
+                sha256=under.facts.sha256,
+                commit=under.facts.commit,
+                claims=claims_digest(under.profile),
+            )
+            for under in found
+        ],
+        device=options.device,
+        seed=options.seed,
+        selection=options.described_selection,
+        started=now(),
+        command=command_line(),
+        inputs=options.fingerprint,
+    )
+
+
+def _tell(results: Results, options: Options) -> int:
+    """Print what was found, then write it; returns the exit code."""
+    from vae_compat.reports.rendering import print_table, write_all
+
+    code = int(results.verdict.code)
+    broken = not print_table(results, sys.stdout)
+    try:
+        write_all(results, options.out, options.junitxml)
+    except UsageError as error:
+        _complain(f"{error}; what was found is printed above and in {options.out}")
+        return ExitCode.HARNESS
+    if code == ExitCode.HARNESS:
+        _complain(results.verdict.reason)
+    return ExitCode.HARNESS if broken and code == ExitCode.HOLDS else code
+
+
+def report(folder: Path, *, junitxml: Path | None = None, against: Path | None = None) -> int:
+    """Render everything again from the log of a run, and return its exit code."""
+    from vae_compat.reports.compare import hold_against
+    from vae_compat.reports.log import concluded, read_log
+    from vae_compat.reports.results import read
+
+    before = None if against is None else read(against)
+    results = concluded(read_log(folder), folder)
+    if before is not None:
+        results = hold_against(results, before)
+    return _tell(results, Options(out=folder, junitxml=junitxml))
+
+
+def _complain(sentence: str) -> None:
+    sys.stderr.write(f"vae-compat: {sentence}\n")
+    sys.stderr.flush()
+
+
+def _arguments(options: Options, size: int) -> list[str]:
+    """The command line of the run as pytest takes it; ``size`` is the number of its cases."""
+    suites = suites_folder()
+    arguments = [str(suites / tier) for tier in options.tiers_to_run]
+    # Neither the configuration nor the cache of the folder we happen to be in: it is an adopter's.
+    arguments += ["-c", os.devnull, "--rootdir", str(suites.parent), "-p", "no:cacheprovider"]
+    arguments += ["-p", "vae_compat.plugin", "--import-mode=importlib", "--no-header", "-rN"]
+    arguments += ["-v", "--tb=short"] if options.verbose else ["-q", "--tb=no"]
+    arguments += ["-p", "no:benchmark", "-p", "no:junitxml", "-p", "no:faulthandler"]
+    arguments += ["-n", str(worker_count(options, size)), f"--max-worker-restart={LOST_WORKERS}"]
+    if options.fail_fast:
+        arguments += ["--maxfail=1"]
+    if options.expression is not None:
+        arguments += ["-k", options.expression]
+    return arguments
+
+
+def worker_count(options: Options, size: int) -> int:
+    """One process a core; a single case, or a GPU that all would share, wants one."""
+    if options.workers is not None:
+        return min(options.workers, max(size, 1))
+    if options.case is not None or options.device == Device.CUDA:
+        return 1
+    if hasattr(os, "sched_getaffinity"):
+        return min(len(os.sched_getaffinity(0)), max(size, 1))
+    return min(os.cpu_count() or 1, max(size, 1))
+
+
+def suites_folder() -> Path:
+    """The suites as they are installed, so that a run works from any folder."""
+    from vae_compat import suites
+
+    return Path(next(iter(suites.__path__)))

@@ -1,0 +1,205 @@
+"""Wrong use: everything about the options that can be found out before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vae_compat.cases import Direction, Mode, Scale
+from vae_compat.errors import UsageError
+from vae_compat.families import FAMILIES
+from vae_compat.front.explain import check_docs, closest, parse_case
+from vae_compat.front.files import check_file_in, check_folder, check_regular, check_writable
+from vae_compat.front.listing import cases_of
+from vae_compat.front.options import Options
+from vae_compat.front.subjects import HookUnderTest, resolve
+from vae_compat.subject.profile import Profile
+from vae_compat.vocabulary import Device, Tier
+
+WRITTEN = ("records.jsonl", "results.json", "summary.md", "memory.svg")
+"""What a run leaves in its folder."""
+
+
+def validate(options: Options) -> tuple[HookUnderTest, ...]:
+    """Refuse wrong options, cheapest checks first; returns the hooks that they name.
+
+    Raises ``UsageError``.
+    """
+    check_selection(options)
+    if options.case is not None:
+        parse_case(options.case)
+    _check_output(options)
+    for text in options.weights:
+        _check_weights(text)
+    if options.image is not None:
+        check_regular("--image", options.image)
+    if options.expression is not None:
+        _check_expression(options.expression)
+    if options.against is not None:
+        from vae_compat.reports.results import read
+
+        read(options.against)
+    if options.resume is not None:
+        from vae_compat.reports.log import read_log
+
+        read_log(options.resume)
+    _check_device(options.device)
+    found = resolve(options)
+    _check_matrix(found, options)
+    _check_contents(options)
+    return found
+
+
+def check_selection(options: Options) -> None:
+    """Refuse unknown words in the lists that select cases and checks."""
+    for option, given, known in (
+        ("--families", options.families, list(FAMILIES)),
+        ("--directions", options.directions, list(Direction)),
+        ("--modes", options.modes, list(Mode)),
+        ("--scale", options.scales, list(Scale)),
+        ("--tier", options.tiers, list(Tier)),
+    ):
+        _check_words(option, given, known)
+
+
+def check_profiles(profiles: Sequence[Profile]) -> None:
+    """Refuse profiles that claim nothing: nothing could be shown of them."""
+    for profile in profiles:
+        if not (profile.claims.families and profile.claims.directions and profile.claims.modes):
+            raise UsageError(
+                f"{profile.source} claims nothing: list at least one of each of families,"
+                " directions and modes in [claims]"
+            )
+
+
+def check_known_failures(profile: Profile, ids: Sequence[str]) -> None:
+    """Refuse a known failure that is about no check of any case of the whole matrix."""
+    if not profile.known_failures:
+        return
+    records = [f"{check}[{case}]" for check in check_docs() for case in ids]
+    for failure in profile.known_failures:
+        if not any(map(failure.matches, records)):
+            raise UsageError(
+                f"{profile.source}: the known failure '{failure.id}' matches no check of any"
+                " case: correct it or remove it (see vae-compat list --full)"
+            )
+
+
+def _check_words(option: str, given: Sequence[str], known: Sequence[str]) -> None:
+    for word in given:
+        if word not in known:
+            raise UsageError(f"{option}: '{word}' is unknown{closest(word, known)}")
+
+
+def _check_output(options: Options) -> None:
+    check_folder("--out", options.out)
+    check_file_in(options.out, WRITTEN)
+    if options.junitxml is not None:
+        check_writable("--junitxml", options.junitxml)
+    if options.resume is not None and not options.resume.is_dir():
+        raise UsageError(f"--resume {options.resume}: there is no such folder: check the path")
+
+
+def _check_weights(text: str) -> None:
+    family, equals, source = text.partition("=")
+    if not equals or not source:
+        raise UsageError(f"--weights '{text}': give FAMILY=PATH_OR_ID, as in sd=vae.safetensors")
+    _check_words("--weights", [family], list(FAMILIES))
+    path = Path(source)
+    if path.is_dir():
+        if not list(path.glob("**/*.safetensors")):
+            raise UsageError(
+                f"--weights: there are no safetensors in '{path}': give another folder"
+            )
+    elif path.exists():
+        check_regular("--weights", path)
+        _check_safetensors(path)
+    elif path.suffix or path.is_absolute() or source.count("/") != 1:
+        raise UsageError(
+            f"--weights: '{source}' is neither a file or folder here nor a repository id"
+            " (owner/name): check the path"
+        )
+
+
+def _check_safetensors(path: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            file.keys()
+    except (SafetensorError, OSError):
+        raise UsageError(
+            f"--weights: '{path}' is no safetensors file: convert it, other formats are not read"
+        ) from None
+
+
+def _check_device(device: str) -> None:
+    if device != Device.CUDA:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch finds no CUDA device here: use sim or cpu")
+
+
+def _check_expression(expression: str) -> None:
+    # Left to pytest, this error would come out of every worker as a failure of pytest itself.
+    from _pytest.mark.expression import Expression
+
+    try:
+        Expression.compile(expression)
+    except SyntaxError as error:
+        raise UsageError(
+            f"-k '{expression}' is no expression of pytest ({error.msg}): give for instance"
+            " 'parity and not wan22'"
+        ) from None
+    except (RecursionError, MemoryError):
+        raise UsageError(f"-k '{expression[:40]}...' is nested too deep: simplify it") from None
+
+
+def _check_matrix(found: Sequence[HookUnderTest], options: Options) -> None:
+    """Find every case that the options or the profiles name."""
+    whole = {
+        under.told: [case.id for case in cases_of(under, options, full=True)] for under in found
+    }
+    for under in found:
+        check_known_failures(under.profile, whole[under.told])
+    check_profiles([under.profile for under in found])
+    selection = options.selection
+    selected = [
+        case
+        for under in found
+        for case in cases_of(under, options, full=options.full)
+        if selection.admits(case)
+    ]
+    if options.case is not None:
+        selected = [parse_case(options.case)]
+    if not selected:
+        raise UsageError(
+            "the selection leaves no case: widen --families, --directions, --modes or --scale, or"
+            " add --full (see vae-compat list)"
+        )
+    for text in options.weights:
+        family = text.partition("=")[0]
+        if not any(case.scale is Scale.REAL and case.family == family for case in selected):
+            raise UsageError(
+                f"--weights {text}: the selection has no case of {family} at real scale, which"
+                " alone uses them: add --full, widen --families and --scale, or leave it out"
+            )
+    if options.case is not None and not any(options.case in ids for ids in whole.values()):
+        names = " or ".join(under.profile.hook.name for under in found)
+        raise UsageError(
+            f"--case {options.case} is no case of {names}: choose one of vae-compat list --full"
+        )
+
+
+def _check_contents(options: Options) -> None:
+    """Read pictures and weights to their end; last, for weights are large."""
+    if options.image is not None:
+        from vae_compat.fixtures.inputs import open_picture
+
+        open_picture(options.image)
+    for text in options.weights:
+        from vae_compat.fixtures.vaes import load, parse_weights
+
+        load(*parse_weights(text))

@@ -1,0 +1,42 @@
+"""The words that every room shares. Imports nothing but the standard library."""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+
+
+class Tier(StrEnum):
+    """The test levels."""
+
+    MINIMUM = "minimum"
+    RECOMMENDED = "recommended"
+    ADVANCED = "advanced"
+
+
+class Device(StrEnum):
+    """Where a case runs."""
+
+    SIM = "sim"
+    CUDA = "cuda"
+    CPU = "cpu"
+
+
+class Dtype(StrEnum):
+    """Types of weights and planes."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class ExitCode(IntEnum):
+    """What a run ends with."""
+
+    HOLDS = 0
+    FAILS = 1
+    USAGE = 2
+    HARNESS = 3
+
+
+DEFAULT_TIERS: tuple[str, ...] = (str(Tier.MINIMUM), str(Tier.RECOMMENDED))
+DEFAULT_PROFILES: tuple[str, ...] = ("reference",)

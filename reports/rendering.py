@@ -1,0 +1,42 @@
+"""Everything that a run leaves for people and programs, from its results."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TextIO
+
+from .junit import write_junit
+from .results import Results, write
+from .summary import write_summary
+from .table import to_text
+
+
+def print_table(results: Results, stream: TextIO) -> bool:
+    """Print the terminal report; returns whether somebody was there to take it."""
+    terminal = stream.isatty()
+    width = shutil.get_terminal_size((80, 24)).columns if terminal else 80
+    text = to_text(results, width=width, colour=terminal)
+    try:
+        stream.write(_encodable(text, stream))
+        stream.flush()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def write_all(results: Results, folder: Path, junitxml: Path | None = None) -> None:
+    """Write results.json, summary.md, memory.svg and, where wanted, JUnit XML.
+
+    Raises ``UsageError`` where that cannot be.
+    """
+    write(results, folder)
+    write_summary(results, folder)
+    if junitxml is not None:
+        write_junit(results, junitxml)
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    """The text with what the stream's encoding does not have as escapes."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)

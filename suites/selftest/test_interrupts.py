@@ -1,0 +1,274 @@
+"""However a run is ended, what it had found is kept, and nothing of it is left running."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vae_compat.front.janitor import VARIABLE
+from vae_compat.front.run_folder import RunFolder
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+HOOK = """
+import time
+from vae_compat.fixtures.specimens.resting import RestingTiler
+
+
+class Slow(RestingTiler):
+    def __call__(self, x):
+        if x.shape[-2:] == (10, 10):
+            time.sleep({seconds})
+        return super().__call__(x)
+"""
+PROFILE = """
+[hook]
+name = "slow"
+entry = "slow.py:Slow"
+kind = "forward"
+layout = "ldm"
+[claims]
+families = ["sd"]
+directions = ["decode"]
+modes = ["exact"]
+"""
+NARROW = ("--families=sd", "--directions=decode", "--scale=mock", "-k")
+SOME = "float32 and (finite or completes or dtype)"
+
+
+class Started:
+    """The command on a hook that halts in the middle of a run, in a session of its own."""
+
+    def __init__(self, folder: Path, workers: int, *, seconds: float = 60, resume: bool = False):
+        (folder / "slow.py").write_text(HOOK.format(seconds=seconds))
+        (folder / "slow.toml").write_text(PROFILE)
+        (folder / "tmp").mkdir(exist_ok=True)
+        self.folder, self.out = folder, folder / "out"
+        where = ("--resume", "out") if resume else ("--out", "out")
+        more = ("-n", str(workers), *where, "--profile", "slow.toml")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "vae_compat", "run", *NARROW, SOME, *more],
+            cwd=folder,
+            env=os.environ
+            | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(folder / "tmp")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            # A shell has its background jobs ignore interrupts, and what they start inherits that.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        )
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What the log says so far."""
+        file = self.out / "records.jsonl"
+        whole = file.read_text().splitlines(keepends=True) if file.exists() else []
+        return [json.loads(line) for line in whole if line.endswith("\n")]
+
+    def records(self) -> dict[tuple[str, str], str]:
+        """Statuses by case and check."""
+        found = (line["record"] for line in self.lines() if "record" in line)
+        return {(record["case"], record["check"]): record["status"] for record in found}
+
+    def wait_for(self, number: int) -> None:
+        """Until so many records are written down."""
+        _until(lambda: len(self.records()) >= number, self.process)
+
+    def ended(self) -> tuple[int, str, str]:
+        out, err = self.process.communicate(timeout=60)
+        return self.process.returncode, out, err
+
+    def left(self) -> tuple[list[int], list[str]]:
+        """Processes of the run that live, and what lies in its folder for temporary files."""
+        mark = f"TMPDIR={self.folder / 'tmp'}".encode()
+        found = [pid for pid in _pids() if mark in _environ(pid)]
+        return found, [path.name for path in (self.folder / "tmp").glob("vae-compat-*")]
+
+    def workers(self) -> list[int]:
+        return [pid for pid in _pids() if _parent(pid) == self.process.pid and _has_token(pid)]
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _environ(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def _has_token(pid: int) -> bool:
+    return any(entry.startswith(f"{VARIABLE}=".encode()) for entry in _environ(pid))
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def _until(holds: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
+    until = time.monotonic() + 90
+    while not holds():
+        if process is not None and process.poll() is not None:
+            raise AssertionError(process.communicate())
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
+    made: list[Started] = []
+
+    def begin(workers: int, **more: Any) -> Started:
+        made.append(Started(tmp_path, workers, **more))
+        return made[-1]
+
+    yield begin
+    for each in made:
+        if each.process.poll() is None:
+            each.process.kill()
+            each.process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("number", "workers", "everyone"),
+    [
+        (signal.SIGINT, 2, True),
+        (signal.SIGINT, 0, False),
+        (signal.SIGTERM, 1, False),
+        (signal.SIGHUP, 1, False),
+    ],
+    ids=["terminal", "interrupt-in-one-process", "terminate", "hang-up"],
+)
+def test_a_run_that_is_stopped_tells_what_it_found(
+    start: Callable[..., Started], number: int, workers: int, everyone: bool
+) -> None:
+    run = start(workers)
+    run.wait_for(2)
+    began = time.monotonic()
+    (os.killpg if everyone else os.kill)(run.process.pid, number)
+    code, out, err = run.ended()
+    assert time.monotonic() - began < 20
+    assert code == 3, out + err
+    found = run.records()
+    selected = run.lines()[0]["selected"]
+    assert 2 <= len(found) < selected
+    (line,) = err.splitlines()
+    assert f"after {len(found)} of {selected} records; go on with --resume out" in line
+    assert "hook slow" in out
+    results = json.loads((run.out / "results.json").read_text())
+    assert len(results["records"]) == len(found)
+    assert results["verdict"]["code"] == 3
+    assert run.left() == ([], [])
+
+
+def test_a_run_that_was_killed_leaves_its_records_and_nothing_else(
+    start: Callable[..., Started],
+) -> None:
+    run = start(2)
+    run.wait_for(2)
+    assert run.left()[1]
+    run.process.kill()
+    run.process.communicate()
+    _until(lambda: run.left() == ([], []))
+    before = run.records()
+
+    again = start(1, seconds=0, resume=True)
+    code, out, err = again.ended()
+    assert code == 0, out + err
+    lines = again.lines()
+    places = [n for n, line in enumerate(lines) if "resumed" in line]
+    assert len(places) == 1
+    told = [line["record"] for line in lines[places[0] :] if "record" in line]
+    assert not {(record["case"], record["check"]) for record in told} & before.keys()
+    assert len(again.records()) == lines[0]["selected"]
+
+
+def test_a_worker_that_dies_costs_the_test_it_ran_and_the_run_goes_on(
+    start: Callable[..., Started],
+) -> None:
+    run = start(1, seconds=20)
+    run.wait_for(2)
+    (worker,) = run.workers()
+    os.kill(worker, signal.SIGKILL)
+    (run.folder / "slow.py").write_text(HOOK.format(seconds=0))
+    code, out, err = run.ended()
+    assert code == 3, out + err
+    statuses = run.records()
+    assert len(statuses) == run.lines()[0]["selected"]
+    assert list(statuses.values()).count("error") == 1
+    assert set(statuses.values()) == {"passed", "error"}
+    (line,) = err.splitlines()
+    assert "the worker process that ran this case died" in line
+    assert "go on with --resume out" in line
+    assert run.left() == ([], [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_a_worker_is_no_request_to_stop(
+    start: Callable[..., Started], number: int
+) -> None:
+    run = start(1, seconds=2)
+    run.wait_for(2)
+    os.kill(run.workers()[0], number)
+    code, out, err = run.ended()
+    assert code == (0 if number == signal.SIGINT else 3), out + err
+    assert len(run.records()) == run.lines()[0]["selected"]
+
+
+def test_a_stop_before_anything_ran_says_so(start: Callable[..., Started]) -> None:
+    run = start(1)
+    _until(lambda: bool(run.left()[1]), run.process)
+    run.process.terminate()
+    code, out, err = run.ended()
+    assert code == 3
+    assert err == "vae-compat: stopped by SIGTERM before any case ran\n", out
+    assert not run.out.exists()
+    assert run.left() == ([], [])
+
+
+# The janitor
+
+
+def test_the_janitor_kills_what_carries_the_token_and_removes_the_folder() -> None:
+    with RunFolder() as folder:
+        (folder.path / "file").touch()
+        # In a session of its own, and deaf to requests.
+        program = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
+        stray = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
+        stranger = subprocess.Popen(
+            ["sleep", "60"], env={k: v for k, v in os.environ.items() if k != VARIABLE}
+        )
+    try:
+        assert stray.wait(timeout=5) == -signal.SIGKILL
+        assert not folder.path.exists()
+        assert stranger.poll() is None
+        assert folder.token not in os.environ.get(VARIABLE, "")
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_run_within_a_run_belongs_to_both() -> None:
+    with RunFolder() as outer:
+        with RunFolder() as inner:
+            assert os.environ[VARIABLE].split(":")[-2:] == [outer.token, inner.token]
+            stray = subprocess.Popen(["sleep", "60"])
+        assert stray.wait(timeout=5) == -signal.SIGKILL
+        stray = subprocess.Popen(["sleep", "60"])
+        assert stray.poll() is None
+    assert stray.wait(timeout=5) == -signal.SIGKILL
