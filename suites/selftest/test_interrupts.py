@@ -21,13 +21,14 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 HOOK = """
 import time
+from pathlib import Path
 from vae_compat.fixtures.specimens.resting import RestingTiler
 
 
 class Slow(RestingTiler):
     def __call__(self, x):
         if x.shape[-2:] == (10, 10):
-            time.sleep({seconds})
+            time.sleep(float(Path(__file__).with_name("seconds").read_text()))
         return super().__call__(x)
 """
 PROFILE = """
@@ -49,7 +50,8 @@ class Started:
     """The command on a hook that halts in the middle of a run, in a session of its own."""
 
     def __init__(self, folder: Path, workers: int, *, seconds: float = 600, resume: bool = False):
-        (folder / "slow.py").write_text(HOOK.format(seconds=seconds))
+        (folder / "slow.py").write_text(HOOK)
+        (folder / "seconds").write_text(str(seconds))
         (folder / "slow.toml").write_text(PROFILE)
         (folder / "tmp").mkdir(exist_ok=True)
         self.folder, self.out = folder, folder / "out"
@@ -200,7 +202,7 @@ def test_a_worker_that_dies_costs_the_test_it_ran_and_the_run_goes_on(
     time.sleep(0.5)
     assert run.workers() == [worker]
     os.kill(worker, signal.SIGKILL)
-    (run.folder / "slow.py").write_text(HOOK.format(seconds=0))
+    (run.folder / "seconds").write_text("0")
     code, out, err = run.ended()
     assert code == 3, out + err
     statuses = run.records()
