@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 from vae_compat.cases import Mechanism, Scale
-from vae_compat.checks.finding import NOT_JUDGED, Finding, Grade, Status
+from vae_compat.checks.finding import Finding, Grade, Status
 from vae_compat.families import FAMILIES
 from vae_compat.mechanisms import CAUSES, EXPLANATION
 from vae_compat.subject.profile import KnownFailure
@@ -62,6 +63,10 @@ class Record:
     reason: str = ""
     """Of the known failure that matched, as its link."""
     link: str = ""
+    judged: bool = True
+    """Whether the check had something to judge."""
+    blocked_by: str | None = None
+    """Where it had not: the check of the same case that says why, if one does."""
 
     @property
     def id(self) -> str:
@@ -103,7 +108,8 @@ def judge(
     )
     records = []
     for finding, (outcome, failure) in zip(findings, settled, strict=True):
-        dependent = outcome is Outcome.ERROR and finding.message.startswith(NOT_JUDGED)
+        unjudged = finding.status is Status.NOT_JUDGED
+        dependent = unjudged and outcome is Outcome.ERROR
         records.append(
             Record(
                 case=case,
@@ -118,6 +124,8 @@ def judge(
                 claimed=claimed,
                 reason=failure.reason if failure else "",
                 link=failure.link if failure else "",
+                judged=not unjudged,
+                blocked_by=finding.blocked_by,
             )
         )
     return tuple(records)
@@ -129,8 +137,17 @@ def _settle(
     record = f"{finding.check}[{case}]"
     failure = next((entry for entry in known if entry.matches(record)), None)
     if failure is None:
-        return Outcome(finding.status), None
+        return _OUTCOMES[finding.status], None
     return (Outcome.XPASSED if finding.status is Status.PASSED else Outcome.XFAILED), failure
+
+
+_OUTCOMES: Mapping[Status, Outcome] = MappingProxyType(
+    {
+        Status.PASSED: Outcome.PASSED,
+        Status.FAILED: Outcome.FAILED,
+        Status.NOT_JUDGED: Outcome.ERROR,
+    }
+)
 
 
 def gate(records: Sequence[Record], *, harness_failure: str | None = None) -> Verdict:
@@ -241,7 +258,7 @@ def diagnose(records: Iterable[Record]) -> list[Diagnosis]:
         if placed is None:
             continue
         place, mechanism = placed
-        judged = record.grade is not None and not record.message.startswith(NOT_JUDGED)
+        judged = record.judged and record.grade is not None
         differs = judged and record.grade != Grade.EXACT
         if mechanism is not None:
             if record.check == "mechanism":

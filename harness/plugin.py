@@ -11,28 +11,20 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
-from torch import Tensor, nn
-from vae_compat.cases import Case, Layout, Mechanism, Scale
-from vae_compat.checks.finding import Finding, Status
+
+from vae_compat.cases import Case
+from vae_compat.checks.finding import Finding, Status, Tier
 from vae_compat.checks.registry import CHECKS
-from vae_compat.families import Family
-from vae_compat.fixtures.inputs import make_input
-from vae_compat.fixtures.layouts import VARIANTS, view
-from vae_compat.fixtures.probes import build as build_probe
-from vae_compat.fixtures.probes import with_image_channels
-from vae_compat.fixtures.vaes import build as build_vae
-from vae_compat.fixtures.vaes import parse_weights, truth
 from vae_compat.front import workers
-from vae_compat.front.options import Options
 from vae_compat.judge import Outcome
-from vae_compat.measure.observation import LayoutVAE, Observed
+from vae_compat.measure.observation import Observed
 from vae_compat.reports.escaping import printable
 from vae_compat.session import Item, Run
 
 RUN = pytest.StashKey[Run]()
 ITEM = pytest.StashKey[Item]()
-_CHECKS = {check.name: check for check in CHECKS}
-_NODE = re.compile(r"::test_(?P<check>\w+)\[(?P<hook>[^:\]]*):(?P<case>[^\]]+)\]")
+_NODE = re.compile(r"::test_\w+\[(?P<check>\w+)-(?P<hook>[^:\]]*):(?P<case>[^\]]+)\]")
+"""A test of a tier's suite: ``::test_minimum[completes-diffusers:sd-mock-...]``."""
 
 
 class Told(NamedTuple):
@@ -55,22 +47,29 @@ def pytest_configure(config: pytest.Config) -> None:
     given = workers.given(config)
     if given is not None:
         workers.settle(given.controller)
-        config.stash[RUN] = workers.join(given, Fixtures)
+        config.stash[RUN] = workers.join(given)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test per check and case to which the check applies."""
+    """One test per check of the tier and case to which the check applies."""
     if "observation" not in metafunc.fixturenames:
         return
     run = metafunc.config.stash[RUN]
-    check = _CHECKS[metafunc.definition.originalname.removeprefix("test_")]
-    parameters = []
-    for item in run.items(check.name):
-        marks = [pytest.mark.case]
-        if item.known is not None:
-            marks.append(pytest.mark.xfail(reason=printable(item.known.reason), strict=True))
-        parameters.append(pytest.param(item, id=item.id, marks=marks))
-    metafunc.parametrize("observation", parameters, indirect=True)
+    tier = Tier(metafunc.definition.originalname.removeprefix("test_"))
+    parameters = [
+        pytest.param(check, item, id=f"{check.name}-{item.id}", marks=_marks(item))
+        for check in CHECKS
+        if check.tier is tier
+        for item in run.items(check.name)
+    ]
+    metafunc.parametrize(("check", "observation"), parameters, indirect=["observation"])
+
+
+def _marks(item: Item) -> list[pytest.MarkDecorator]:
+    marks = [pytest.mark.case]
+    if item.known is not None:
+        marks.append(pytest.mark.xfail(reason=printable(item.known.reason), strict=True))
+    return marks
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -117,35 +116,3 @@ def report(request: pytest.FixtureRequest, observation: Observed) -> Callable[[F
 
 
 pytest_runtest_makereport = workers.pytest_runtest_makereport
-
-
-class Fixtures:
-    """The VAEs, views and inputs of ``fixtures``, as the options of a run want them."""
-
-    def __init__(self, options: Options) -> None:
-        self._seed = options.seed
-        self._image = options.image
-        self._weights = dict(map(parse_weights, options.weights))
-
-    def build(self, case: Case) -> nn.Module:
-        """The VAE of a case."""
-        if case.mechanism is Mechanism.CHANNELS:
-            facts = with_image_channels(case.facts, case.image_channels)
-            return build_probe(facts, Mechanism.STUB, seed=self._seed)
-        if case.mechanism is not None:
-            return build_probe(case.family, case.mechanism, seed=self._seed)
-        weights = self._weights.get(case.family) if case.scale is Scale.REAL else None
-        return build_vae(case.family, case.scale, seed=self._seed, weights=weights)
-
-    def truth(self, vae: nn.Module) -> nn.Module:
-        """Its float64 twin."""
-        return truth(vae)
-
-    def views(self, vae: nn.Module, layout: Layout, family: Family) -> tuple[LayoutVAE, ...]:
-        """The VAE in a layout; the Wan layout also as ComfyUI has rewritten it."""
-        variants = VARIANTS if layout is Layout.WAN else VARIANTS[:1]
-        return tuple(view(vae, layout, family, variant=variant) for variant in variants)
-
-    def make_input(self, case: Case) -> Tensor:
-        """What the direction of the case is given."""
-        return make_input(case, image=self._image)

@@ -6,23 +6,28 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+
 from vae_compat.cases import Case, Layout, Mode, Scale
-from vae_compat.checks.finding import NOT_JUDGED, Finding
-from vae_compat.checks.registry import CHECKS
+from vae_compat.checks.finding import Finding, Status
+from vae_compat.checks.registry import BY_NAME
 from vae_compat.device import open_device
 from vae_compat.errors import UsageError
 from vae_compat.front.options import Options
+from vae_compat.isolation.limits import IDLE, memory_share
+from vae_compat.isolation.messages import Loading
 from vae_compat.judge import ROOTS, Record, judge
 from vae_compat.matrix import cost, generate
+from vae_compat.measure.models import Supplies
 from vae_compat.measure.observation import Observed
-from vae_compat.measure.workbench import Subject, Supplies, Workbench
-from vae_compat.subject.loading import load_hook
+from vae_compat.measure.runners import InRunners
+from vae_compat.measure.workbench import Runners, Subject, Workbench
+from vae_compat.subject.describing import described, loading_of
 from vae_compat.subject.profile import KnownFailure, Profile
 
 RunOptions = Options
@@ -57,6 +62,8 @@ class Run:
     supplies: Supplies
     finished: frozenset[tuple[str, str, str]] = frozenset()
     """Hook, case id and check of what an earlier run has found already."""
+    processes: int = 1
+    """How many share the machine in this run."""
 
     @classmethod
     def prepare(
@@ -69,28 +76,30 @@ class Run:
         modes: Mapping[str, Sequence[Mode]] | None = None,
         finished: frozenset[tuple[str, str, str]] = frozenset(),
     ) -> Run:
-        """Load the hooks and generate their cases. Raises ``UsageError``.
+        """Generate the cases of the hooks. Raises ``UsageError``.
 
         ``profiles`` pairs each profile with the name by which the command line knows it.
         ``folder`` is that of the run where another process has made it already; ``modes`` are what
-        each hook can be asked for, by its name, where somebody has looked.
+        each hook can be asked for, by its name; without them a runner is asked.
         """
         subjects: dict[str, Subject] = {}
         cases: dict[str, tuple[Case, ...]] = {}
         device = open_device(options.device)
         for told, profile in profiles:
-            hook = load_hook(profile, comfyui=options.comfyui)
-            subject = Subject(profile, hook, tuple(options.subject_flags(told)))
+            subject = Subject(profile, tuple(options.subject_flags(told)))
             if subject.name in subjects:
                 raise UsageError(f"two hooks are named {subject.name!r}: rename one in its profile")
             subjects[subject.name] = subject
+            offered = (
+                described(profile, options.comfyui).modes if modes is None else modes[subject.name]
+            )
             whole = generate(
                 profile.claims,
                 Layout(profile.hook.layout),
                 options.device,
                 device.dtypes,
                 full=options.whole_matrix,
-                unclaimed_modes=hook.offered_modes() if modes is None else modes[subject.name],
+                unclaimed_modes=offered,
             )
             cases[subject.name] = tuple(filter(options.selection.admits, whole))
         if options.case is not None:
@@ -105,7 +114,7 @@ class Run:
 
     def items(self, check: str) -> Iterator[Item]:
         """All tests of a check."""
-        found = next(known for known in CHECKS if known.name == check)
+        found = BY_NAME[check]
         for name, subject in self.subjects.items():
             for case in self.cases[name]:
                 known = (name, case.id, check) in self.finished
@@ -134,11 +143,30 @@ class Run:
         return {group: (-value, group) for group, value in total.items()}
 
     @cached_property
+    def runners(self) -> Runners:
+        """Where the hooks under test are."""
+        return InRunners(
+            {name: self._loading(subject) for name, subject in self.subjects.items()},
+            self.folder,
+            idle=min(IDLE, self.options.timeout),
+        )
+
+    def _loading(self, subject: Subject) -> Loading:
+        options = self.options
+        return replace(
+            loading_of(subject.profile, options.comfyui),
+            image=None if options.image is None else str(options.image),
+            threads=torch.get_num_threads(),
+            memory=memory_share(self.processes),
+        )
+
+    @cached_property
     def workbench(self) -> Workbench:
-        """Where this process runs its cases."""
+        """What this process judges cases with."""
         return Workbench(
             subjects=self.subjects,
             supplies=self.supplies,
+            runners=self.runners,
             folder=self.folder,
             fingerprint=self.options.fingerprint,
             seconds=self.options.timeout,
@@ -157,7 +185,7 @@ class Run:
 
     def share_cores(self, processes: int) -> None:
         """Give a worker its share of the cores."""
-        self.workbench.processes = processes
+        self.processes = processes
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
@@ -174,12 +202,11 @@ class Run:
         subject = self.subjects[item.subject]
         known = subject.profile.known_failures
         findings = [finding]
-        if finding.message.startswith(NOT_JUDGED):
+        if finding.status is Status.NOT_JUDGED:
             findings += [
-                check.function(observation)
-                for check in CHECKS
-                if check.name in ROOTS - {item.check}
-                and check.applies(item.case, observation.promise)
+                BY_NAME[root](observation)
+                for root in sorted(ROOTS - {item.check})
+                if BY_NAME[root].applies(item.case, observation.promise)
             ]
         return judge(
             item.case.id,
@@ -191,7 +218,9 @@ class Run:
         )[0]
 
     def close(self) -> None:
-        """Remove the shared folder."""
+        """End the hooks, and remove the shared folder."""
+        if isinstance(runners := vars(self).get("runners"), InRunners):
+            runners.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

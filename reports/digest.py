@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from vae_compat.caseid import parse_case_id
 from vae_compat.cases import Direction, Mode
-from vae_compat.checks.finding import NOT_JUDGED, Grade, Phase, Tier
+from vae_compat.checks.finding import Grade, Phase, Tier
 from vae_compat.families import FAMILIES
 from vae_compat.judge import ROOTS, Record
 
@@ -121,9 +121,9 @@ def dependents(records: Iterable[Record]) -> list[Record]:
     rooted = {
         (record.hook, record.case)
         for record in some
-        if record.check in ROOTS and record.status != "passed" and not _unjudged(record)
+        if record.check in ROOTS and record.status != "passed" and record.judged
     }
-    return [record for record in some if _unjudged(record) and (record.hook, record.case) in rooted]
+    return [each for each in some if not each.judged and (each.hook, each.case) in rooted]
 
 
 def independent(records: Iterable[Record]) -> list[Record]:
@@ -139,10 +139,6 @@ def statement(record: Record) -> str:
     if record.repeat:
         message = message.removesuffix(f"repeat: {record.repeat}").rstrip("; \n")
     return message or "no message"
-
-
-def _unjudged(record: Record) -> bool:
-    return record.message.startswith(NOT_JUDGED)
 
 
 def key_of(record: Record) -> Key | None:

@@ -12,6 +12,7 @@ from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+
 from vae_compat.judge import Record
 
 from . import digest

@@ -1,1 +1,1 @@
-"""Checks: plain functions ``check_*(observation) -> Finding``, a module per concern."""
+"""Checks: functions ``check_*(observation) -> Answer``, each declared with its tier and cases."""

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from vae_compat.checks.finding import Finding, Grade, Status, Tier
+from vae_compat.checks.comparing import promised
+from vae_compat.checks.conditions import claimed, clip, replaces_forward
+from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
+from vae_compat.checks.finding import Grade, Status, Tier
 from vae_compat.checks.parity import LIKENESS
-from vae_compat.checks.speaking import Speaker, promised
-from vae_compat.checks.wording import number
+from vae_compat.checks.wording import ended_by, number
 from vae_compat.measure.caches import Holds
 from vae_compat.measure.clip import ChunkSeen, ClipObserved, SlotSeen, Way
 from vae_compat.measure.distance import is_exact
 from vae_compat.mechanisms import EXPLANATION
 
-_SLOTS = Speaker("cache_slots", Tier.ADVANCED)
-_SENTINELS = Speaker("cache_sentinels", Tier.ADVANCED)
-_INDEX = Speaker("cache_index", Tier.ADVANCED)
-_ALIASES = Speaker("cache_aliases", Tier.ADVANCED)
-
 _WORDS = (Holds.WORD, Holds.NOTHING)
 
 
-def check_cache_slots(observed: ClipObserved) -> Finding:
+@check(tier=Tier.ADVANCED, when=claimed & clip & replaces_forward)
+def check_cache_slots(observed: ClipObserved) -> Answer:
     """The frames in every slot are those of untiled, within the noise of the VAE.
 
     Where less than ``exact`` is promised, they need only be like them. Nothing else may be in
@@ -43,10 +41,11 @@ def check_cache_slots(observed: ClipObserved) -> Finding:
                 return f"{place(slot, chunk)}: {told}{_mechanism(slot)}", f"{slot.untiled}"
         return None
 
-    return _judged(_SLOTS, observed, wrong)
+    return _judged(observed, wrong)
 
 
-def check_cache_sentinels(observed: ClipObserved) -> Finding:
+@check(tier=Tier.ADVANCED, when=claimed & clip & replaces_forward)
+def check_cache_sentinels(observed: ClipObserved) -> Answer:
     """Slots that untiled leaves empty or with a word (``Rep``) are left so, and no others."""
 
     def wrong(chunk: ChunkSeen) -> tuple[str, str] | None:
@@ -55,10 +54,11 @@ def check_cache_sentinels(observed: ClipObserved) -> Finding:
                 return f"{place(slot, chunk)}: {slot.ours}{_mechanism(slot)}", slot.untiled
         return None
 
-    return _judged(_SENTINELS, observed, wrong)
+    return _judged(observed, wrong)
 
 
-def check_cache_index(observed: ClipObserved) -> Finding:
+@check(tier=Tier.ADVANCED, when=claimed & clip & replaces_forward)
+def check_cache_index(observed: ClipObserved) -> Answer:
     """``feat_idx`` ends where untiled leaves it: once past each slot, however many tiles ran."""
 
     def wrong(chunk: ChunkSeen) -> tuple[str, str] | None:
@@ -72,10 +72,11 @@ def check_cache_index(observed: ClipObserved) -> Finding:
             f"{untiled}, past the last slot that the coder used",
         )
 
-    return _judged(_INDEX, observed, wrong)
+    return _judged(observed, wrong)
 
 
-def check_cache_aliases(observed: ClipObserved) -> Finding:
+@check(tier=Tier.ADVANCED, when=claimed & clip & replaces_forward)
+def check_cache_aliases(observed: ClipObserved) -> Answer:
     """No two slots share memory, nor a slot and the input or output, unless they do untiled."""
 
     def wrong(chunk: ChunkSeen) -> tuple[str, str] | None:
@@ -87,7 +88,7 @@ def check_cache_aliases(observed: ClipObserved) -> Finding:
             )
         return None
 
-    return _judged(_ALIASES, observed, wrong)
+    return _judged(observed, wrong)
 
 
 def place(slot: SlotSeen, chunk: ChunkSeen) -> str:
@@ -114,11 +115,7 @@ def coherent(observed: ClipObserved) -> bool:
     return not observed.ways or all(check(observed).status is Status.PASSED for check in checks)
 
 
-def _judged(
-    speaker: Speaker,
-    observed: ClipObserved,
-    wrong: Callable[[ChunkSeen], tuple[str, str] | None],
-) -> Finding:
+def _judged(observed: ClipObserved, wrong: Callable[[ChunkSeen], tuple[str, str] | None]) -> Answer:
     """Say what is wrong with the first chunk where something is.
 
     A cache in which nothing was kept shows nothing: no verdict then.
@@ -126,16 +123,16 @@ def _judged(
     for way, chunk in _chunks(observed):
         if (told := wrong(chunk)) is not None:
             where = f"convention {way.convention}{lone(observed)}"
-            return speaker.failed(observed, told[0], told[1], where)
+            return failed(told[0], told[1], where)
     raised = [way.failure for way in observed.shown if way.failure is not None]
     if raised:
-        return speaker.not_judged(f"the hook raised {raised[0].kind} (see clip_completes)")
+        return not_judged(ended_by(raised[0]), blocked_by="clip_completes")
     kept = sum(
         slot.holds[1] is Holds.FRAMES for _, chunk in _chunks(observed) for slot in chunk.slots
     )
     if not kept:
-        return speaker.not_judged("no chunk left frames in the cache, so nothing was compared")
-    return speaker.passed({"slots_compared": kept, "conventions": len(observed.shown)})
+        return not_judged("no chunk left frames in the cache, so nothing was compared")
+    return passed({"slots_compared": kept, "conventions": len(observed.shown)})
 
 
 def _chunks(observed: ClipObserved) -> Iterator[tuple[Way, ChunkSeen]]:

@@ -7,10 +7,12 @@ from dataclasses import replace
 
 from vae_compat.cases import Direction
 from vae_compat.checks.caches import lone
-from vae_compat.checks.finding import Finding, Grade, Tier
+from vae_compat.checks.comparing import comparable, promised
+from vae_compat.checks.conditions import claimed, clip, decode, promises_exact, several_frames
+from vae_compat.checks.declaring import Answer, check, failed, passed
+from vae_compat.checks.finding import Grade, Metrics, Tier
 from vae_compat.checks.parity import LIKENESS, grade_of
-from vae_compat.checks.speaking import Metrics, Speaker, incomparable, promised
-from vae_compat.checks.wording import number, shape
+from vae_compat.checks.wording import apart, number, raised, shape
 from vae_compat.measure.clip import ClipObserved, Way
 from vae_compat.measure.distance import (
     FLOOR_RATIO,
@@ -22,33 +24,33 @@ from vae_compat.measure.distance import (
 )
 from vae_compat.measure.observation import Observation
 
-_COMPLETES = Speaker("clip_completes", Tier.ADVANCED)
-_PARITY = Speaker("video_parity", Tier.ADVANCED)
-_FLICKER = Speaker("flicker", Tier.ADVANCED)
-
 STANDS_OUT = 2.0
 """A jump at a chunk border this many times the largest within the chunks is seen as a beat."""
 LEVEL = 2 / 255
 """One 8-bit level of a decoded picture."""
 
+tells_a_jump = promises_exact | decode
+"""Every frame of moments is a chunk of its own, so only exactness tells a jump between them."""
 
-def check_clip_completes(observed: ClipObserved) -> Finding:
+
+@check(tier=Tier.ADVANCED, when=claimed & clip)
+def check_clip_completes(observed: ClipObserved) -> Answer:
     """The whole VAE and the bare coder take every chunk and return what they return untiled."""
     told = incomplete(observed, observed.ways) or _misshapen(observed)
     if told is not None:
-        return _COMPLETES.failed(observed, *told)
-    return _COMPLETES.passed({"conventions": len(observed.ways)})
+        return failed(*told)
+    return passed({"conventions": len(observed.ways)})
 
 
 def incomplete(observed: ClipObserved, ways: Sequence[Way]) -> tuple[str, str, str] | None:
     """What came of a clip that did not come through, what should have, and where it broke."""
     # The bare coder first: it knows the chunk.
-    raised = [(way.convention, way.failure, f" at chunk {len(way.chunks)}") for way in ways]
-    raised.append(("the whole VAE", observed.whole.failure, ""))
-    for name, failure, place in raised:
+    failures = [(way.convention, way.failure, f" at chunk {len(way.chunks)}") for way in ways]
+    failures.append(("the whole VAE", observed.whole.failure, ""))
+    for name, failure, place in failures:
         if failure is not None:
-            message = f"{failure.kind}: {failure.message or '(no message)'}{place} ({name})"
-            return message, "a result for every chunk", failure.where
+            got = f"{raised(failure)}{place} ({name})"
+            return got, "a result for every chunk", failure.where
     for way in ways:
         for chunk in way.chunks:
             if chunk.returned[0] != chunk.returned[1]:
@@ -73,12 +75,14 @@ def _misshapen(observed: ClipObserved) -> tuple[str, str] | None:
     return None
 
 
-def check_video_parity(observed: ClipObserved) -> Finding:
+@check(tier=Tier.ADVANCED, when=claimed & clip)
+def check_video_parity(observed: ClipObserved) -> Answer:
     """Every frame reaches the promised grade: an average over the clip would hide a bad second."""
     numbers: Metrics = {}
     for name, run in runs(observed):
-        if (why := incomparable(run)) is not None:
-            return _PARITY.not_judged(f"{why} ({name})", grade=Grade.BROKEN)
+        output = comparable(run)
+        if isinstance(output, Answer):
+            return replace(output, why=f"{output.why} ({name})", grade=Grade.BROKEN)
         frames = distance_of(run).frames
         worst = max(frames, key=lambda part: part.ratio)
         if worst.ratio >= float(numbers.get("frame_ratio") or 0):
@@ -87,19 +91,20 @@ def check_video_parity(observed: ClipObserved) -> Finding:
             frame = part.frame or 0
             if is_exact(part.error, part.floor) or _meets(observed, run, frame):
                 continue
-            return _PARITY.failed(
-                observed,
-                f"frame {frame} with rms error {number(part.error.rms)}, {number(part.ratio)} x "
+            ratio, _ = apart(part.ratio, FLOOR_RATIO)
+            return failed(
+                f"frame {frame} with rms error {number(part.error.rms)}, {ratio} x "
                 f"its floor, {part.differing:.1%} of its pixels differ ({name})",
                 f"{promised(observed)} by itself (rms error at most twice its floor "
                 f"{number(part.floor.rms)} to be exact)",
                 f"chunk {_chunk(observed, name, frame)}{lone(observed)}",
                 metrics=numbers,
             )
-    return _PARITY.passed(numbers)
+    return passed(numbers)
 
 
-def check_flicker(observed: ClipObserved) -> Finding:
+@check(tier=Tier.ADVANCED, when=claimed & clip & several_frames & tells_a_jump)
+def check_flicker(observed: ClipObserved) -> Answer:
     """What the hook changes does not jump from one frame to the next.
 
     Where ``exact`` is promised, the change from frame to frame is as right as that of untiled.
@@ -108,22 +113,23 @@ def check_flicker(observed: ClipObserved) -> Finding:
     """
     numbers: Metrics = {}
     for name, run in runs(observed):
-        if (why := incomparable(run)) is not None or run.output is None:
-            return _FLICKER.not_judged(f"{why} ({name})")
+        output = comparable(run)
+        if isinstance(output, Answer):
+            return replace(output, why=f"{output.why} ({name})")
         borders = _borders(observed, name)
         frame, jump, bound = _jump(run, borders, exact=promised(observed) is Grade.EXACT)
         if jump >= float(numbers.get("jump") or 0):
             numbers = {"jump": jump, "run": name}
         if frame is not None:
             chunk = f", where chunk {borders.index(frame) + 1} begins" if frame in borders else ""
-            return _FLICKER.failed(
-                observed,
-                f"a difference from untiled that jumps by {number(jump)} between frames "
+            size, most = apart(jump, bound)
+            return failed(
+                f"a difference from untiled that jumps by {size} between frames "
                 f"{frame - 1} and {frame}{chunk} ({name})",
-                f"at most {number(bound)}",
+                f"at most {most}",
                 metrics=numbers,
             )
-    return _FLICKER.passed(numbers)
+    return passed(numbers)
 
 
 def runs(observed: ClipObserved) -> Iterator[tuple[str, Observation]]:

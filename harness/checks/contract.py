@@ -2,84 +2,48 @@
 
 from __future__ import annotations
 
-import re
-
-from vae_compat.checks.finding import Finding, Tier
-from vae_compat.checks.speaking import Speaker
-from vae_compat.checks.wording import repeat, shape
+from vae_compat.checks.conditions import claimed, single_run
+from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
+from vae_compat.checks.finding import Tier
+from vae_compat.checks.wording import ended_by, raised, shape
 from vae_compat.measure.observation import ConventionResult, Failure, Observation
 
-_CONTRACT = Speaker("call_contract", Tier.MINIMUM)
-_COMPLETES = Speaker("completes", Tier.MINIMUM)
-
-_SIGNATURE = re.compile(
-    r"unexpected keyword argument|positional arguments? |missing \d+ required|"
-    r"multiple values for|takes no arguments"
-)
-_CODER_ARGUMENTS = ("feat_cache", "feat_idx", "first_chunk", "final")
-"""What Wan's coders are called with beyond their input (Wan2.1 wan/modules/vae.py, diffusers,
-ComfyUI comfy/ldm/wan/vae.py)."""
 _RULE = "a hook must accept and pass on every argument that the coder's own forward takes"
 
 
-def breaks_contract(failure: Failure) -> bool:
-    """Whether an exception says that the hooked coder cannot be called as its callers do.
-
-    Not so where the hook itself makes the wrong call, of a function of its own.
-    """
-    if failure.kind != "TypeError" or failure.phase != "run":
-        return False
-    if not _SIGNATURE.search(failure.message):
-        return False
-    if any(f"'{name}'" in failure.message for name in _CODER_ARGUMENTS):
-        return True
-    return innermost(failure) != failure.where
-
-
-def innermost(failure: Failure) -> str | None:
-    """``file:line`` of the innermost frame; ``None`` where the traceback does not tell."""
-    frames = re.findall(r'^ *File "(.+)", line (\d+)', failure.traceback, re.MULTILINE)
-    return ":".join(frames[-1]) if frames else None
-
-
-def check_call_contract(observation: Observation) -> Finding:
+@check(tier=Tier.MINIMUM, when=claimed & single_run)
+def check_call_contract(observation: Observation) -> Answer:
     """The hooked coder takes every call that the coder takes."""
     failure, conventions = observation.failure, observation.conventions
     bad = [result for result in conventions or () if _trouble(result)]
     count = len(conventions or ())
-    if failure is not None and breaks_contract(failure):
+    coder = f"{observation.case.direction}r"
+    if failure is not None and failure.refuses_call:
         called = f" ({bad[0].convention})" if bad else ""
-        return _CONTRACT.failed(
-            observation,
-            f"{failure.kind}: {failure.message} when the {_coder(observation)} was called as "
-            f"the field calls it{called}",
+        return failed(
+            f"{raised(failure)} when the {coder} was called as the field calls it{called}",
             f"a result: {_RULE}",
             failure.where,
             metrics={"conventions": count, "refused": len(bad)},
         )
     if bad:
         names = ", ".join(result.convention for result in bad)
-        return _CONTRACT.failed(
-            observation,
-            f"{_trouble(bad[0])} when the {_coder(observation)} was called as the field calls "
-            f"it ({bad[0].convention})",
+        return failed(
+            f"{_trouble(bad[0])} when the {coder} was called as the field calls it "
+            f"({bad[0].convention})",
             f"what the bare coder gives: {_RULE}",
             bad[0].failure.where if bad[0].failure else "",
             metrics={"conventions": count, "refused": len(bad), "refused_ways": names},
         )
     if failure is not None and not conventions:
-        return _CONTRACT.not_judged(f"the hook raised {failure.kind} (see completes)")
-    return _CONTRACT.passed({"conventions": count, "refused": 0})
-
-
-def _coder(observation: Observation) -> str:
-    return f"{observation.case.direction}r"
+        return not_judged(ended_by(failure), blocked_by="completes")
+    return passed({"conventions": count, "refused": 0})
 
 
 def _trouble(result: ConventionResult) -> str:
-    """What is wrong with a result, or with where a call leaves the cache index; or nothing."""
+    """What is wrong with a result or with the cache index after a call; empty if nothing is."""
     if result.failure is not None:
-        return f"{result.failure.kind}: {result.failure.message}"
+        return raised(result.failure)
     if result.shape != result.expected_shape:
         return f"shape {shape(result.shape)} instead of {shape(result.expected_shape)}"
     if not result.finite:
@@ -90,21 +54,15 @@ def _trouble(result: ConventionResult) -> str:
     return ""
 
 
-def check_completes(observation: Observation) -> Finding:
+@check(tier=Tier.MINIMUM, when=claimed & single_run)
+def check_completes(observation: Observation) -> Answer:
     """The run ends without an exception."""
     failure = observation.failure
     if failure is None:
-        return _COMPLETES.passed()
-    if breaks_contract(failure):
-        return _COMPLETES.not_judged(
-            "; ".join(["the coder could not be called (see call_contract)", *repeat(observation)])
-        )
-    return _COMPLETES.failed(
-        observation,
-        f"{failure.kind}: {failure.message or '(no message)'}",
-        f"a result ({_phase(failure)})",
-        failure.where,
-    )
+        return passed()
+    if failure.refuses_call:
+        return not_judged("the coder could not be called", blocked_by="call_contract")
+    return failed(raised(failure), f"a result ({_phase(failure)})", failure.where)
 
 
 def _phase(failure: Failure) -> str:

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-NOT_JUDGED = "not judged: "
-"""How the message begins of a check that had nothing to judge."""
+Metrics = Mapping[str, float | int | str | None]
+"""Numbers for the record; ``None`` reads ``not measured``."""
 
 
 class Status(StrEnum):
-    """Outcome of a check. There is no silent fourth way: what cannot be judged is an error."""
+    """Outcome of a check. There is no silent fourth way: what cannot be judged is never a pass."""
 
     PASSED = "passed"
     FAILED = "failed"
-    ERROR = "error"
+    NOT_JUDGED = "not judged"
 
 
 class Tier(StrEnum):
@@ -71,5 +71,6 @@ class Finding:
     message: str = ""
     """What was got, what it should be, where; empty where the check passed."""
     grade: Grade | None = None
-    metrics: Mapping[str, float | int | str | None] = field(default_factory=dict)
-    """Numbers for the record; ``None`` reads ``not measured``."""
+    metrics: Metrics = field(default_factory=dict)
+    blocked_by: str | None = None
+    """Of a finding that is not judged: the check that says what was in the way."""

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from vae_compat.cases import Mechanism
-from vae_compat.checks.finding import Finding, Grade, Tier
-from vae_compat.checks.parity import judge_parity
-from vae_compat.checks.speaking import Speaker
+from vae_compat.checks.conditions import claimed, probe, single_run
+from vae_compat.checks.declaring import Answer, check, not_judged
+from vae_compat.checks.finding import Grade, Tier
+from vae_compat.checks.parity import graded
 from vae_compat.measure.observation import Observation
 from vae_compat.mechanisms import EXPLANATION
-
-_MECHANISM = Speaker("mechanism", Tier.RECOMMENDED)
 
 EXACTLY_TILEABLE = frozenset({Mechanism.STUB, Mechanism.CHANNELS})
 """Probes in which no output pixel depends on anything outside of its tile."""
 
 
-def check_mechanism(observation: Observation) -> Finding:
+@check(tier=Tier.RECOMMENDED, when=claimed & single_run & probe)
+def check_mechanism(observation: Observation) -> Answer:
     """A net with one mechanism alone keeps its result under the hook.
 
-    Who promises less than ``close`` is excused by statistics, attention or halos. A stub has none
-    of them, so there the worst promise is ``close``.
+    A hook that promises less than ``close`` may change statistics, attention or the neighbourhood
+    of a tile's border. The stub has none of them, so its result must be ``close`` at least.
     """
     mechanism = observation.case.mechanism
     if mechanism is None:
-        return _MECHANISM.not_judged("the case is no probe")
+        return not_judged("the case is no probe")
     least = Grade.CLOSE if mechanism in EXACTLY_TILEABLE else Grade.BROKEN
-    return judge_parity(_MECHANISM, observation, EXPLANATION[mechanism], least=least)
+    return graded(observation, EXPLANATION[mechanism], least=least)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+
+from torch import Tensor
 
 from vae_compat.cases import Direction
-from vae_compat.checks.finding import Finding, Grade, Tier
-from vae_compat.checks.speaking import Metrics, Speaker, incomparable, promised, seams_of
-from vae_compat.checks.wording import number
+from vae_compat.checks.comparing import comparable, promised, seams_of
+from vae_compat.checks.conditions import claimed, several_items, single_run, whole_net
+from vae_compat.checks.declaring import Answer, check, failed, passed
+from vae_compat.checks.finding import Grade, Metrics, Tier
+from vae_compat.checks.wording import apart, number
 from vae_compat.measure.distance import (
     FLOOR_RATIO,
     WORST_RATIO,
@@ -21,9 +26,6 @@ from vae_compat.measure.distance import (
 from vae_compat.measure.observation import Observation
 from vae_compat.measure.planes import halves, planes
 
-_PARITY = Speaker("parity", Tier.RECOMMENDED)
-_BATCH = Speaker("batch_items", Tier.RECOMMENDED)
-
 CLOSE_PSNR = 40.0
 """dB; above it a difference without structure is not seen."""
 LIKENESS = 0.25
@@ -35,7 +37,7 @@ _MISSING = 4
 
 def grade_of(observation: Observation) -> Grade:
     """How right an output is; `Grade.BROKEN` where there is none to compare."""
-    if incomparable(observation) is not None or broken(observation):
+    if isinstance(comparable(observation), Answer) or broken(observation):
         return Grade.BROKEN
     measured = distance_of(observation)
     if is_exact(measured.error, measured.floor):
@@ -80,36 +82,32 @@ def _likeness(observation: Observation) -> float:
     return found
 
 
-def judge_parity(
-    speaker: Speaker, observation: Observation, saying: str = "", *, least: Grade = Grade.BROKEN
-) -> Finding:
-    """Grade an output and compare with the promise; ``saying`` says what it means if it fails.
+@check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net)
+def check_parity(observation: Observation) -> Answer:
+    """The grade of the output is at least the promised one."""
+    return graded(observation)
 
-    Where less than ``least`` is promised, that is what the output is held to.
+
+def graded(observation: Observation, meaning: str = "", *, least: Grade = Grade.BROKEN) -> Answer:
+    """Grade an output and hold it to the promise; ``meaning`` says what a failure means.
+
+    Where less than ``least`` is promised, the output is held to ``least``.
     """
-    why = incomparable(observation)
-    if why is not None or observation.output is None:
-        return speaker.not_judged(why or "", grade=Grade.BROKEN)
+    output = comparable(observation)
+    if isinstance(output, Answer):
+        return replace(output, grade=Grade.BROKEN)
     measured, grade, bar = distance_of(observation), grade_of(observation), promised(observation)
     bar = bar if bar.meets(least) else least
     numbers = _numbers(measured, _likeness(observation))
     if grade.meets(bar):
-        return speaker.passed(numbers, grade=grade)
-    got = f"{saying + ': ' if saying else ''}grade {grade} ({described(observation, grade)})"
-    place = in_words(measured.worst_at, observation.case, tuple(observation.output.shape))
-    return speaker.failed(
-        observation,
-        got,
+        return passed(numbers, grade=grade)
+    return failed(
+        f"{meaning + ': ' if meaning else ''}grade {grade} ({described(observation, grade)})",
         f"{bar} ({_bound(bar, measured, observation)})",
-        place,
+        in_words(measured.worst_at, observation.case, tuple(output.shape)),
         grade=grade,
         metrics=numbers,
     )
-
-
-def check_parity(observation: Observation) -> Finding:
-    """The grade of the output is at least the promised one."""
-    return judge_parity(_PARITY, observation)
 
 
 def _numbers(measured: Distance, likeness: float) -> Metrics:
@@ -133,12 +131,14 @@ def described(observation: Observation, grade: Grade) -> str:
     """Why a comparable output has its grade."""
     measured = distance_of(observation)
     if grade is Grade.BROKEN:
-        unlike = f"a correlation of {_likeness(observation):.2f} with the untiled result"
-        return broken(observation) or unlike
+        likeness, _ = apart(_likeness(observation), LIKENESS, ".2f")
+        return broken(observation) or f"a correlation of {likeness} with the untiled result"
+    ratio, _ = apart(measured.ratio, FLOOR_RATIO)
+    psnr, _ = apart(measured.psnr, CLOSE_PSNR, ".1f")
     said = [
-        f"rms error {number(measured.error.rms)}, {number(measured.ratio)} x floor",
+        f"rms error {number(measured.error.rms)}, {ratio} x floor",
         f"worst {number(measured.error.worst)}",
-        f"PSNR {measured.psnr:.1f} dB",
+        f"PSNR {psnr} dB",
     ]
     if measured.level_change is not None:
         said.append(f"up to {measured.level_change} levels")
@@ -164,36 +164,36 @@ def _bound(bar: Grade, measured: Distance, observation: Observation) -> str:
     }.get(bar, "anything")
 
 
-def check_batch_items(observation: Observation) -> Finding:
-    """Every batch item is right by itself, and is itself.
+@check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net & several_items)
+def check_batch_items(observation: Observation) -> Answer:
+    """Each batch item is right by itself, and in its own place.
 
     An average over the batch would hide one item that is wrong.
     """
-    why = incomparable(observation)
-    if why is not None or observation.output is None:
-        return _BATCH.not_judged(why or "", grade=Grade.BROKEN)
+    output = comparable(observation)
+    if isinstance(output, Answer):
+        return replace(output, grade=Grade.BROKEN)
     measured = distance_of(observation)
     numbers: Metrics = {f"ratio_{part.batch}": part.ratio for part in measured.items}
     for part in measured.items:
         if is_exact(part.error, part.floor):
             continue
-        other = _twin(observation, part)
+        other = _nearer(output, observation.baseline.truth, part)
         if other is not None:
-            return _BATCH.failed(
-                observation,
+            return failed(
                 f"batch item {part.batch} that is nearer to item {other} of the untiled result",
                 f"item {part.batch}: items are mixed up",
                 metrics=numbers,
             )
         if not _item_meets(part, measured, promised(observation)):
-            return _BATCH.failed(
-                observation,
+            ratio, _ = apart(part.ratio, FLOOR_RATIO)
+            return failed(
                 f"batch item {part.batch} with rms error {number(part.error.rms)}, "
-                f"{number(part.ratio)} x its floor",
+                f"{ratio} x its floor",
                 f"{promised(observation)} by itself",
                 metrics=numbers,
             )
-    return _BATCH.passed(numbers)
+    return passed(numbers)
 
 
 def _item_meets(part: Part, measured: Distance, bar: Grade) -> bool:
@@ -205,13 +205,12 @@ def _item_meets(part: Part, measured: Distance, bar: Grade) -> bool:
     return math.isfinite(part.error.rms)
 
 
-def _twin(observation: Observation, part: Part) -> int | None:
+def _nearer(output: Tensor, truth: Tensor, part: Part) -> int | None:
     """Another item of the untiled result that this one is nearer to than to its own."""
-    assert observation.output is not None
-    truth, ours = observation.baseline.truth, observation.output[part.batch]
+    ours = output[part.batch].double()
     for other in range(truth.shape[0]):
         if other != part.batch:
-            away = (ours.double() - truth[other]).square_().mean().sqrt()
+            away = (ours - truth[other]).square_().mean().sqrt()
             if float(away) < part.error.rms:
                 return other
     return None

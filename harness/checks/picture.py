@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from vae_compat.checks.finding import Finding, Grade, Tier
-from vae_compat.checks.speaking import Metrics, Speaker, incomparable, promised, seams_of
+from torch import Tensor
+
+from vae_compat.checks.comparing import comparable, promised, seams_of
+from vae_compat.checks.conditions import claimed, decode, single_run, whole_net
+from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
+from vae_compat.checks.finding import Grade, Metrics, Tier
+from vae_compat.checks.wording import apart
 from vae_compat.measure.distance import distance_of
 from vae_compat.measure.observation import Observation
-
-_SEAMS = Speaker("seams", Tier.RECOMMENDED)
-_COLOUR = Speaker("colour_shift", Tier.RECOMMENDED)
-_RANGE = Speaker("value_range", Tier.RECOMMENDED)
 
 COLOUR_LEVELS = 1.0
 """8-bit levels by which the mean of a channel may move where the result is promised to be close."""
 
 
-def check_seams(observation: Observation) -> Finding:
+def _finite(observation: Observation) -> Tensor | Answer:
+    """A comparable output without NaN and infinity, or why there is none."""
+    output = comparable(observation)
+    if isinstance(output, Answer) or not distance_of(observation).non_finite:
+        return output
+    return not_judged("the output is not finite", blocked_by="finite")
+
+
+@check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net)
+def check_seams(observation: Observation) -> Answer:
     """No tile border shows, where the result is promised to be close or better."""
-    if (why := incomparable(observation)) is not None:
-        return _SEAMS.not_judged(why)
-    if distance_of(observation).non_finite:
-        return _SEAMS.not_judged("the output is not finite (see finite)")
+    output = _finite(observation)
+    if isinstance(output, Answer):
+        return output
     found = seams_of(observation)
     numbers: Metrics = {
         "seam": int(found.seam),
@@ -35,46 +44,22 @@ def check_seams(observation: Observation) -> Finding:
     if found.band_worst is None:  # the plane has no nominal border: nothing to measure there
         numbers = {"seam": int(found.seam), "lines": len(found.lines)}
     if found.seam and promised(observation).meets(Grade.CLOSE):
-        return _SEAMS.failed(
-            observation,
+        return failed(
             f"a seam ({max(len(found.lines), 1)} or more lines)",
             f"none where the result is promised to be {promised(observation)}",
             str(found),
             metrics=numbers,
         )
-    return _SEAMS.passed(numbers)
+    return passed(numbers)
 
 
-def check_colour_shift(observation: Observation) -> Finding:
-    """No channel's mean moves by a level, where the result is promised to be close or better."""
-    if (why := incomparable(observation)) is not None:
-        return _COLOUR.not_judged(why)
-    measured = distance_of(observation)
-    if measured.non_finite:
-        return _COLOUR.not_judged("the output is not finite (see finite)")
-    worst = max(range(len(measured.shift)), key=lambda index: abs(measured.shift[index]))
-    size = measured.shift[worst]
-    item, channel = divmod(worst, len(measured.shift) // len(measured.items))
-    level = abs(size) > COLOUR_LEVELS
-    if level and promised(observation).meets(Grade.CLOSE) and measured.ratio > 2:
-        return _COLOUR.failed(
-            observation,
-            f"a mean that is shifted by {size:+.2f} 8-bit levels",
-            f"within {COLOUR_LEVELS:g} level",
-            f"batch item {item}, channel {channel}",
-            metrics={"shift": size},
-        )
-    return _COLOUR.passed({"shift": size})
-
-
-def check_value_range(observation: Observation) -> Finding:
-    """Where the untiled picture stays within -1 to 1, so does this one: the last clamp is there."""
-    if (why := incomparable(observation)) is not None or observation.output is None:
-        return _RANGE.not_judged(why or "")
-    measured = distance_of(observation)
-    if measured.non_finite:
-        return _RANGE.not_judged("the output is not finite (see finite)")
-    low, high = map(float, observation.output.aminmax())
+@check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net & decode)
+def check_value_range(observation: Observation) -> Answer:
+    """Where the untiled picture stays within -1 to 1, so does the output: both end in a clamp."""
+    output = _finite(observation)
+    if isinstance(output, Answer):
+        return output
+    low, high = map(float, output.aminmax())
     least, most = map(float, observation.baseline.output.aminmax())
     numbers: Metrics = {
         "lowest": low,
@@ -82,12 +67,33 @@ def check_value_range(observation: Observation) -> Finding:
         "untiled_lowest": least,
         "untiled_highest": most,
     }
-    slack = 8 * measured.floor.worst
+    slack = 8 * distance_of(observation).floor.worst
     if least >= -1 and most <= 1 and (low < -1 - slack or high > 1 + slack):
-        return _RANGE.failed(
-            observation,
-            f"values from {low:.4g} to {high:.4g}",
+        return failed(
+            f"values from {apart(low, -1, '.4g')[0]} to {apart(high, 1, '.4g')[0]}",
             f"within -1 to 1, as untiled ({least:.4g} to {most:.4g}): the final clamp is missing",
             metrics=numbers,
         )
-    return _RANGE.passed(numbers)
+    return passed(numbers)
+
+
+@check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net)
+def check_colour_shift(observation: Observation) -> Answer:
+    """No channel's mean moves by a level, where the result is promised to be close or better."""
+    output = _finite(observation)
+    if isinstance(output, Answer):
+        return output
+    measured = distance_of(observation)
+    worst = max(range(len(measured.shift)), key=lambda index: abs(measured.shift[index]))
+    size = measured.shift[worst]
+    item, channel = divmod(worst, len(measured.shift) // len(measured.items))
+    shifted = abs(size) > COLOUR_LEVELS
+    if shifted and promised(observation).meets(Grade.CLOSE) and measured.ratio > 2:
+        levels, _ = apart(abs(size), COLOUR_LEVELS, ".2f")
+        return failed(
+            f"a mean that is shifted by {'-' if size < 0 else '+'}{levels} 8-bit levels",
+            f"within {COLOUR_LEVELS:g} level",
+            f"batch item {item}, channel {channel}",
+            metrics={"shift": size},
+        )
+    return passed({"shift": size})

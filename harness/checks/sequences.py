@@ -2,52 +2,51 @@
 
 from __future__ import annotations
 
-from vae_compat.checks.finding import Finding, Tier
+from vae_compat.checks.conditions import claimed, may_run_untiled, plays_sequence
+from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
+from vae_compat.checks.finding import Metrics, Tier
 from vae_compat.checks.parity import LIKENESS
-from vae_compat.checks.speaking import Metrics, Speaker
-from vae_compat.checks.tiles import may_run_untiled
-from vae_compat.checks.wording import number
+from vae_compat.checks.wording import apart, number, raised
 from vae_compat.measure.distance import FLOOR_RATIO, WORST_RATIO, is_exact
 from vae_compat.measure.observation import Observed
-from vae_compat.measure.player import Step
+from vae_compat.measure.rights import Step
 from vae_compat.measure.sequences import SequenceObserved
 
-_SEQUENCE = Speaker("sequence", Tier.ADVANCED)
 
-
-def check_sequence(observed: Observed) -> Finding:
+@check(tier=Tier.ADVANCED, when=claimed & plays_sequence)
+def check_sequence(observed: Observed) -> Answer:
     """Every call of a sequence gives what it gives by itself, within the noise of the VAE.
 
-    That is the untiled result where ``exact`` is promised, and the hook's own otherwise. Where
-    the result rightly depends on an inexact call before it, a likeness to the truth will do.
+    By itself, a call gives the untiled result where ``exact`` is promised, and the hook's own
+    result otherwise. Where an inexact call before it rightly changes the result, that need only
+    be the same picture.
     """
     failure = observed.failure
     if not isinstance(observed, SequenceObserved):
-        return _SEQUENCE.not_judged(f"{failure.kind}: {failure.message}" if failure else "not run")
+        return not_judged(raised(failure) if failure else "not run")
     measured = [step for step in observed.steps if step.error is not None]
     ratios = [step.error.rms / step.floor.rms for step in measured if step.error]
     numbers: Metrics = {"steps": len(observed.steps), "worst_ratio": max(ratios, default=None)}
     for step in observed.steps:
         if (wrong := _wrong(step)) is not None:
-            return _SEQUENCE.failed(observed, *wrong, step.name, metrics=numbers)
+            return failed(*wrong, step.name, metrics=numbers)
     if failure is not None:
-        return _SEQUENCE.failed(
-            observed,
-            f"{failure.kind}: {failure.message or '(no message)'} ({failure.where})",
+        return failed(
+            f"{raised(failure)} ({failure.where})",
             "a result for every call",
             observed.doing or "the start",
             metrics=numbers,
         )
     if observed.empty or not measured:
-        return _SEQUENCE.not_judged(observed.empty or "no call came back", metrics=numbers)
+        return not_judged(observed.empty or "no call came back", metrics=numbers)
     ours, untiled = observed.plane, observed.untiled_plane
     if ours >= untiled and not may_run_untiled(observed.case, observed.promise):
-        return _SEQUENCE.not_judged(
+        return not_judged(
             f"tiles did not run in every call: the largest plane of a convolution has {ours} "
             f"pixels, untiled {untiled}",
             metrics=numbers,
         )
-    return _SEQUENCE.passed(numbers)
+    return passed(numbers)
 
 
 def _wrong(step: Step) -> tuple[str, str] | None:
@@ -65,7 +64,8 @@ def _wrong(step: Step) -> tuple[str, str] | None:
         )
     if (step.correlation or 0.0) >= LIKENESS:
         return None
+    likeness, least = apart(step.correlation or 0.0, LIKENESS)
     return (
-        f"a result with a correlation of {number(step.correlation)} with untiled",
-        f"the same picture, at least {LIKENESS:g}",
+        f"a result with a correlation of {likeness} with untiled",
+        f"the same picture, with a correlation of at least {least}",
     )

@@ -5,30 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from vae_compat.cases import Case, Mode
-from vae_compat.checks.finding import Finding, Tier
-from vae_compat.checks.speaking import Metrics, Speaker, no_output
+from vae_compat.checks.comparing import output_of
+from vae_compat.checks.conditions import (
+    claimed,
+    may_run_untiled,
+    one_tile,
+    single_run,
+    whole_net,
+)
+from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
+from vae_compat.checks.finding import Metrics, Tier
 from vae_compat.checks.wording import shape
 from vae_compat.device.meter import Convolution, largest_plane
-from vae_compat.measure.observation import Observation, Promise
-
-_TILES = Speaker("tiles_ran", Tier.MINIMUM)
-_SINGLE = Speaker("single_tile", Tier.RECOMMENDED)
+from vae_compat.measure.observation import Observation
 
 
-def may_run_untiled(case: Case, promise: Promise) -> bool:
-    """Whether the case may run in one piece: small, or a causal net with a promised fallback."""
-    return not case.must_tile or (case.facts.causal and promise.cache == "fallback")
-
-
-def check_tiles_ran(observation: Observation) -> Finding:
+@check(tier=Tier.MINIMUM, when=claimed & single_run)
+def check_tiles_ran(observation: Observation) -> Answer:
     """Convolutions ran on smaller planes than untiled, more often, and covered the whole."""
-    if (why := no_output(observation)) is not None:
-        return _TILES.not_judged(why)
+    output = output_of(observation)
+    if isinstance(output, Answer):
+        return output
     ours = observation.reading.convolutions
     untiled = observation.baseline.reading.convolutions
     if not ours or not untiled:
-        return _TILES.not_judged("no convolution was counted, so nothing shows that tiles ran")
+        return not_judged("no convolution was counted, so nothing shows that tiles ran")
     area, calls = largest_plane(ours), sum(ours.values())
     whole, once = largest_plane(untiled), sum(untiled.values())
     smaller = math.prod(area) < math.prod(whole)
@@ -41,20 +42,20 @@ def check_tiles_ran(observation: Observation) -> Finding:
     weight, share = _least_done(ours, untiled, observation.case.frames)
     numbers = {**numbers, "area_share": share}
     if share < 1:
-        return _TILES.not_judged(
-            f"the work was not done on the device: there, convolutions with a weight of "
-            f"{shape(weight)} wrote {share:.2%} of the area that they must, so neither memory nor "
-            f"time of what came out was seen",
+        return not_judged(
+            f"the work was not done on the device: convolutions there with a weight of "
+            f"{shape(weight)} wrote {share:.2%} of the area that they must, so memory and time "
+            f"of the result were not seen",
             metrics=numbers,
         )
     if may_run_untiled(observation.case, observation.promise) or (smaller and calls > once):
-        return _TILES.passed(numbers)
+        return passed(numbers)
     got = (
         f"the largest plane of a convolution is {area[0]}x{area[1]}, untiled {whole[0]}x{whole[1]}"
         if not smaller
         else f"{calls} convolutions ran, untiled {once}"
     )
-    return _TILES.not_judged(
+    return not_judged(
         f"tiles of {observation.case.tile} latent pixels did not run: {got}; "
         f"a hook that claims tiling must cut a plane of "
         f"{observation.case.height}x{observation.case.width}",
@@ -62,28 +63,24 @@ def check_tiles_ran(observation: Observation) -> Finding:
     )
 
 
-def check_single_tile(observation: Observation) -> Finding:
+@check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net & one_tile)
+def check_single_tile(observation: Observation) -> Answer:
     """A plane that fits one tile is not cut: it needs no more convolutions than untiled."""
-    if (why := no_output(observation)) is not None:
-        return _SINGLE.not_judged(why)
+    output = output_of(observation)
+    if isinstance(output, Answer):
+        return output
     ours = sum(observation.reading.convolutions.values())
     untiled = sum(observation.baseline.reading.convolutions.values())
     if not ours or not untiled:
-        return _SINGLE.not_judged("no convolution was counted")
+        return not_judged("no convolution was counted")
     if ours > untiled:
         case = observation.case
-        return _SINGLE.failed(
-            observation,
+        return failed(
             f"{ours} convolutions for a plane of {case.height}x{case.width} latent pixels",
             f"{untiled}, as untiled: it fits one tile of {case.tile}",
             metrics={"convolutions": ours},
         )
-    return _SINGLE.passed({"convolutions": ours})
-
-
-def wants_single_tile(case: Case) -> bool:
-    """Quadtrees may cut below the tile, and estimating modes may look twice."""
-    return case.fits_one_tile and case.mode is Mode.EXACT
+    return passed({"convolutions": ours})
 
 
 def _least_done(

@@ -3,122 +3,126 @@
 from __future__ import annotations
 
 import torch
-from vae_compat.checks.finding import Finding, Grade, Tier
-from vae_compat.checks.manners import is_clear
+
+from vae_compat.cases import Scenario
+from vae_compat.checks.comparing import comparable, promised
+from vae_compat.checks.conditions import claimed, plays
+from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
+from vae_compat.checks.finding import Grade, Tier
 from vae_compat.checks.parity import broken, described, grade_of
-from vae_compat.checks.speaking import Speaker, incomparable, promised
-from vae_compat.checks.wording import mebibytes, repeat
-from vae_compat.measure.observation import Failure, Observed
+from vae_compat.checks.wording import mebibytes, mebibytes_apart, raised
+from vae_compat.measure.observation import Observed
 from vae_compat.measure.usage import Pair, Ran, UsageObserved
 
-_SETTINGS = Speaker("settings", Tier.RECOMMENDED)
-_SWITCHES = Speaker("switches", Tier.RECOMMENDED)
-_TINY = Speaker("tiny_tiles", Tier.RECOMMENDED)
-_MEMORY = Speaker("out_of_memory", Tier.RECOMMENDED)
-_HOST = Speaker("on_host", Tier.RECOMMENDED)
-
 TINY = 8
-"""Latent pixels below which tiles that are blended need not give a picture: sound hooks come down
-to a correlation of 0.28 with tiles of three, and to none with tiles of one; 0.83 with eight."""
+"""Latent pixels: smaller tiles that are blended need not give a picture. The results of sound hooks
+have a correlation with the truth of 0.83 with tiles of 8, of 0.28 with 3, and of none with 1."""
 
 Wrong = tuple[str, str, str]
 """What was got, what it should be, where."""
 
 
-def check_settings(observed: Observed) -> Finding:
+@check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.SETTINGS))
+def check_settings(observed: Observed) -> Answer:
     """A hook built without a setting uses its own default, whatever it was built with before."""
-    return _judged(_SETTINGS, observed, "the result of a first use: settings do not outlive a hook")
+    return _judged(observed, "the result of a first use: settings do not outlive a hook")
 
 
-def check_switches(observed: Observed) -> Finding:
-    """What is switched off is untiled to the bit: the other direction, and both afterwards."""
-    return _judged(_SWITCHES, observed, "untiled to the bit: nobody has switched tiling on there")
+@check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.SWITCHES))
+def check_switches(observed: Observed) -> Answer:
+    """Where tiling is switched off, the result is untiled to the bit.
+
+    That is so for the other direction while the hook is on, and for both after it is taken off.
+    """
+    return _judged(observed, "untiled to the bit, because tiling is switched off there")
 
 
-def check_tiny_tiles(observed: Observed) -> Finding:
-    """The smallest tiles work or are refused with a clear error; one tile is no more work."""
-    if (why := _nothing(observed)) is not None or not isinstance(observed, UsageObserved):
-        return _TINY.not_judged(why or "")
+@check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.TINY_TILES))
+def check_tiny_tiles(observed: Observed) -> Answer:
+    """The smallest tiles work or are refused with a clear error.
+
+    A single tile that holds the whole plane takes no more convolutions than untiled.
+    """
+    if not isinstance(observed, UsageObserved) or not (observed.ran or observed.pairs):
+        return _nothing(observed)
     for ran in observed.ran:
         failure = ran.seen.failure
         whole = ran.seen.case.fits_one_tile  # refusing that as well would be to refuse everything
-        refused = failure is not None and is_clear(failure) and not whole
+        refused = failure is not None and failure.deliberate and not whole
         if not refused and (wrong := _wrong(ran, refusing=not whole)) is not None:
-            return _TINY.failed(observed, *wrong)
+            return failed(*wrong)
         untiled = sum(ran.seen.baseline.reading.convolutions.values())
         if whole and ran.convolutions > untiled:
             got = f"{ran.convolutions} convolutions for a plane that fits one tile"
-            return _TINY.failed(observed, got, f"{untiled}, as untiled", ran.what)
-    return _TINY.passed({"sizes": len(observed.ran)})
+            return failed(got, f"{untiled}, as untiled", ran.what)
+    return passed({"sizes": len(observed.ran)})
 
 
-def check_out_of_memory(observed: Observed) -> Finding:
-    """Where memory runs out once, the hook says so or goes on, and holds nothing of the failure.
+@check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.OUT_OF_MEMORY))
+def check_out_of_memory(observed: Observed) -> Answer:
+    """Where memory runs out once, the hook says so or goes on, and frees what the attempt held.
 
-    What it goes on with may be as large as result and input beyond what an undisturbed call has at
-    its first convolution. More than that is what the failed attempt has left.
+    After the failure, live memory may exceed that at the first convolution of an undisturbed call
+    by at most input plus output. Whatever exceeds it more was left by the failed attempt.
     """
-    if (why := _nothing(observed)) is not None or not isinstance(observed, UsageObserved):
-        return _MEMORY.not_judged(why or "")
+    if not isinstance(observed, UsageObserved) or not (observed.ran or observed.pairs):
+        return _nothing(observed)
     for ran in observed.ran:
         failure = ran.seen.failure
-        told = failure is not None and (_tells(failure) or is_clear(failure))
+        told = failure is not None and (failure.out_of_memory or failure.deliberate)
         told = told and ran is not observed.ran[0]
         if not told and (wrong := _wrong(ran)) is not None:
-            return _MEMORY.failed(observed, *wrong)
+            return failed(*wrong)
     memory = observed.memory
     if memory is None or observed.empty:
-        return _MEMORY.not_judged(observed.empty or "memory was not measured")
-    bound = memory.first + memory.held
+        return not_judged(observed.empty or "memory was not measured")
+    bound = memory.first + observed.held
     numbers = {"live_first": memory.first, "live_failed": memory.most, "live_after": memory.after}
     if memory.after is not None and memory.after > bound:
-        return _MEMORY.failed(
-            observed,
-            f"{mebibytes(memory.after)} still live whenever a convolution ran after memory had run "
+        live, most = mebibytes_apart(memory.after, bound)
+        return failed(
+            f"{live} still live whenever a convolution ran after memory had run "
             f"out at {mebibytes(memory.most)}",
-            f"at most {mebibytes(bound)}, without the tensors of the failed attempt (an exception "
+            f"at most {most}, without the tensors of the failed attempt (an exception "
             f"that is being handled keeps them alive)",
             metrics=numbers,
         )
-    if memory.left > memory.held:
+    if memory.left > observed.held:
         got = f"{mebibytes(memory.left)} still allocated after memory had run out"
-        return _MEMORY.failed(observed, got, "none beyond the output", metrics=numbers)
+        return failed(got, "none beyond the output", metrics=numbers)
     for pair in observed.pairs:
         if (bad := _differs(pair)) is not None:
-            return _MEMORY.failed(observed, bad, "the result of an undisturbed call", pair.what)
-    return _MEMORY.passed(numbers)
+            return failed(bad, "the result of an undisturbed call", pair.what)
+    return passed(numbers)
 
 
-def check_on_host(observed: Observed) -> Finding:
+@check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.ON_HOST))
+def check_on_host(observed: Observed) -> Answer:
     """A VAE on the CPU runs there, though the machine has a GPU: a hook goes by its input."""
-    if (why := _nothing(observed)) is not None or not isinstance(observed, UsageObserved):
-        return _HOST.not_judged(why or "")
+    if not isinstance(observed, UsageObserved) or not (observed.ran or observed.pairs):
+        return _nothing(observed)
     for ran in observed.ran:
         if (wrong := _wrong(ran)) is not None:
-            return _HOST.failed(observed, *wrong)
-    return _HOST.passed()
+            return failed(*wrong)
+    return passed()
 
 
-def _judged(speaker: Speaker, observed: Observed, should: str) -> Finding:
+def _judged(observed: Observed, should: str) -> Answer:
     """Whether every result is right, and each pair the same to the bit."""
-    if (why := _nothing(observed)) is not None or not isinstance(observed, UsageObserved):
-        return speaker.not_judged(why or "")
+    if not isinstance(observed, UsageObserved) or not (observed.ran or observed.pairs):
+        return _nothing(observed)
     for ran in observed.ran:
         if (wrong := _wrong(ran)) is not None:
-            return speaker.failed(observed, *wrong)
+            return failed(*wrong)
     for pair in observed.pairs:
         if (bad := _differs(pair)) is not None:
-            return speaker.failed(observed, bad, should, pair.what)
-    return speaker.passed({"pairs": len(observed.pairs)})
+            return failed(bad, should, pair.what)
+    return passed({"pairs": len(observed.pairs)})
 
 
-def _nothing(observed: Observed) -> str | None:
+def _nothing(observed: Observed) -> Answer:
     """Why there is nothing to judge."""
-    if isinstance(observed, UsageObserved) and (observed.ran or observed.pairs):
-        return None
-    failure = observed.failure
-    why = f"{failure.kind}: {failure.message}" if failure else "nothing was run"
-    return "; ".join([why, *repeat(observed)])
+    return not_judged(raised(observed.failure) if observed.failure else "nothing was run")
 
 
 def _wrong(ran: Ran, *, refusing: bool = False) -> Wrong | None:
@@ -127,11 +131,10 @@ def _wrong(ran: Ran, *, refusing: bool = False) -> Wrong | None:
     bar = promised(seen)
     should = f"a result that is {bar}" + (" or a clear refusal" if refusing else "")
     if seen.failure is not None:
-        failure = seen.failure
-        told = f"{failure.kind}: {failure.message or '(no message)'} ({failure.where})"
-        return told, should, where
-    if (why := incomparable(seen)) is not None:
-        return why, should, where
+        return f"{raised(seen.failure)} ({seen.failure.where})", should, where
+    output = comparable(seen)
+    if isinstance(output, Answer):
+        return output.why, should, where
     ours, given = seen.output_device, seen.input_device
     if ours != given:
         return f"a result on {ours}", f"on {given}, as the input is", where
@@ -147,7 +150,7 @@ def _wrong(ran: Ran, *, refusing: bool = False) -> Wrong | None:
 def _differs(pair: Pair) -> str | None:
     """How the two of a pair differ; ``None`` where they do not."""
     if pair.failure is not None:
-        return f"{pair.failure.kind}: {pair.failure.message or '(no message)'}"
+        return raised(pair.failure)
     if pair.got is None:
         return "no tensor"
     if pair.got.shape != pair.should.shape or pair.got.dtype != pair.should.dtype:
@@ -158,8 +161,3 @@ def _differs(pair: Pair) -> str | None:
     if pair.work is not None and pair.work[0] != pair.work[1]:
         return "the same result by other convolutions"
     return None
-
-
-def _tells(failure: Failure) -> bool:
-    """Whether an exception says that memory ran out."""
-    return failure.kind == "OutOfMemoryError" or "out of memory" in failure.message.lower()

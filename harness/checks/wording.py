@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from vae_compat.measure.observation import Observed
+from vae_compat.measure.observation import Failure, Observed, Origin
+
+_MOST_DIGITS = 17
+"""Enough to tell any two float64 numbers apart."""
 
 
 def deviation(observation: Observed, got: str, should: str, where: str = "") -> str:
@@ -10,12 +13,29 @@ def deviation(observation: Observed, got: str, should: str, where: str = "") -> 
     parts = [f"{observation.case.direction} got {got}", f"should be {should}"]
     if where:
         parts.append(f"at {where}")
-    return "; ".join([*parts, *repeat(observation)])
+    return "; ".join([*parts, *_repeat(observation)])
 
 
-def repeat(observation: Observed) -> list[str]:
+def nothing_to_judge(observation: Observed, why: str, blocked_by: str | None) -> str:
+    """``not judged: ... (see ...); repeat: ...``."""
+    see = f" (see {blocked_by})" if blocked_by else ""
+    return "; ".join([f"not judged: {why}{see}", *_repeat(observation)])
+
+
+def _repeat(observation: Observed) -> list[str]:
     """The command that repeats the case, where one is known."""
     return [f"repeat: {observation.repeat}"] if observation.repeat else []
+
+
+def raised(failure: Failure) -> str:
+    """``ValueError: only 4-D latents``."""
+    return f"{failure.kind}: {failure.message or '(no message)'}"
+
+
+def ended_by(failure: Failure) -> str:
+    """Why a run gave no result, in a few words."""
+    by_hook = failure.origin is Origin.HOOK
+    return f"the hook raised {failure.kind}" if by_hook else failure.message
 
 
 def shape(size: tuple[int, ...] | None) -> str:
@@ -28,6 +48,25 @@ def number(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.3g}"
 
 
+def apart(value: float, bound: float, form: str = ".3g") -> tuple[str, str]:
+    """A number and its bound, with as many digits more as it takes to tell them apart.
+
+    ``form`` is how they are written where that is enough.
+    """
+    digits, kind = int(form[1:-1]), form[-1]
+    ours, theirs = f"{value:{form}}", f"{bound:{form}}"
+    while ours == theirs and value != bound and digits < _MOST_DIGITS:
+        digits += 1
+        ours, theirs = f"{value:.{digits}{kind}}", f"{bound:.{digits}{kind}}"
+    return ours, theirs
+
+
 def mebibytes(count: int | None) -> str:
     """``1.5 MiB``, or ``not measured``."""
     return "not measured" if count is None else f"{count / 2**20:.3g} MiB"
+
+
+def mebibytes_apart(count: int, bound: int) -> tuple[str, str]:
+    """Two sizes, with as many digits more as it takes to tell them apart."""
+    ours, theirs = apart(count / 2**20, bound / 2**20)
+    return f"{ours} MiB", f"{theirs} MiB"

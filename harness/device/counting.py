@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch._C import DispatchKey
 from torch.utils._python_dispatch import TorchDispatchMode
+
 from vae_compat.device.ledger import Tally
 from vae_compat.device.opcount import Count, counter_of
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
 from vae_compat.device.meter import Reading
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
 from vae_compat.device.counting import CountingMode
 from vae_compat.device.ledger import Tally
 from vae_compat.device.meter import Reading

@@ -20,8 +20,10 @@ import torch
 from torch import Tensor
 from torch._C import DispatchKey
 from torch.utils._python_dispatch import TorchDispatchMode
+
 from vae_compat.device.ledger import Block, Ledger
-from vae_compat.device.opcount import counter_of
+from vae_compat.device.precision import in_float32
+from vae_compat.device.recording import recorder
 from vae_compat.device.tensor import HOST, SimTensor, become, is_alias_of, mixed_devices, wrap
 
 Args = tuple[Any, ...]
@@ -49,13 +51,14 @@ COMPOSITE = DispatchKey.CompositeImplicitAutograd
 class Accelerator(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The dispatch mode of one opened device: every operation in its scope comes through here."""
 
-    def __init__(self, ledger: Ledger, special: Callable[[Accelerator], dict[Any, Rule]]) -> None:
+    def __init__(self, ledger: Ledger, *special: Callable[[Accelerator], dict[Any, Rule]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = ledger
         self._rules: dict[int, Rule] = {}
         self._functions: list[Any] = []
-        for func, rule in special(self).items():
-            self._remember(func, rule)
+        for rules in special:
+            for func, rule in rules(self).items():
+                self._remember(func, rule)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -193,35 +196,39 @@ def takes_one_tensor(func: Any) -> bool:
 
 def _fresh(accelerator: Accelerator, func: Any) -> Rule:
     ledger = accelerator.ledger
-    op = func._op
+    op = in_float32(func)
     unwrap = unwrapper(func)
-    count = counter_of(func)
+    record = recorder(ledger, func)
+    host = ledger.host
 
-    def finish(out: Any, sim: SimTensor) -> Any:
+    def finish(
+        out: Any, sim: SimTensor, inner: Any, plain: Kwargs, args: Args, kwargs: Kwargs
+    ) -> Any:
         if isinstance(out, Tensor):
             if is_alias_of(out, sim._inner):
                 return wrap(out, sim._block)
-            return wrap(out, ledger.allocate(out.nbytes))
-        if isinstance(out, (tuple, list)):
-            return type(out)([_own(ledger, part) for part in out])
-        return out
+            result: Any = wrap(out, ledger.allocate(out.nbytes))
+        elif isinstance(out, (tuple, list)):
+            result = type(out)([_own(ledger, part) for part in out])
+        else:
+            result = out
+        record(inner, plain, out, args, kwargs, result)
+        return result
 
     def rule(args: Args, kwargs: Kwargs) -> Any:
         inner, plain, sim = unwrap(args, kwargs)
         if sim is None:
-            return op(*args, **kwargs)
-        out = op(*inner, **plain)
-        if count is not None:
-            count(ledger.tally, inner, plain, out)
-        return finish(out, sim)
+            return host.run(func, op, args, kwargs)
+        return finish(op(*inner, **plain), sim, inner, plain, args, kwargs)
 
     def rule_of_one(args: Args, kwargs: Kwargs) -> Any:
         if not args or type(args[0]) is not SimTensor:
             return rule(args, kwargs)
         sim = args[0]
-        return finish(op(sim._inner, *args[1:], **kwargs), sim)
+        inner = (sim._inner, *args[1:])
+        return finish(op(*inner, **kwargs), sim, inner, kwargs, args, kwargs)
 
-    return rule_of_one if takes_one_tensor(func) and count is None else rule
+    return rule_of_one if takes_one_tensor(func) else rule
 
 
 def _view(func: Any) -> Rule:
@@ -255,8 +262,10 @@ def _view(func: Any) -> Rule:
 
 def _writing(accelerator: Accelerator, func: Any) -> Rule:
     ledger = accelerator.ledger
-    op = func._op
+    op = in_float32(func)
     unwrap = unwrapper(func)
+    record = recorder(ledger, func)
+    host = ledger.host
     schema = func._schema
     written = [
         (i, argument.name)
@@ -288,14 +297,15 @@ def _writing(accelerator: Accelerator, func: Any) -> Rule:
     def rule(args: Args, kwargs: Kwargs) -> Any:
         inner, plain, sim = unwrap(args, kwargs)
         if sim is None:
-            return op(*args, **kwargs)
+            return host.run(func, op, args, kwargs)
         if simple:
             target = args[0]
             if type(target) is not SimTensor:
                 raise mixed_devices(target, sim)
-            op(*inner, **plain)
+            out = op(*inner, **plain)
             if target._block.source is not None:
                 note_write(target)
+            record(inner, plain, out, args, kwargs, target)
             return target
         out = op(*inner, **plain)
         for place in written:
@@ -309,6 +319,7 @@ def _writing(accelerator: Accelerator, func: Any) -> Rule:
             _own(ledger, part) if place is None else argument(place, args, kwargs)
             for place, part in zip(returned, out if len(returned) > 1 else (out,), strict=False)
         ]
+        record(inner, plain, out, args, kwargs, results)
         return results[0] if len(results) == 1 else (tuple(results) or None)
 
     return rule
@@ -342,13 +353,15 @@ def _creating(accelerator: Accelerator, func: Any) -> Rule:
     op = func._op
     unwrap = unwrapper(func)
     by_storage = "empty_strided" in func._schema.name
+    record = recorder(ledger, func)
+    host = ledger.host
 
     def rule(args: Args, kwargs: Kwargs) -> Any:
         inner, plain, sim = unwrap(args, kwargs)
         device = plain.get("device")
         if plain.pop("pin_memory", None) and device == HOST:
             out = op(*inner, **plain)
-            out.simulated_pinned = True
+            host.register(out, pinned=True)
             return out
         if device is None:
             on_device = sim is not None
@@ -357,9 +370,12 @@ def _creating(accelerator: Accelerator, func: Any) -> Rule:
             plain["device"] = HOST
         out = op(*inner, **plain)
         if not on_device:
+            host.register(out)
             return out
         nbytes = out.untyped_storage().nbytes() if by_storage else out.nbytes
-        return wrap(out, ledger.allocate(nbytes))
+        result = wrap(out, ledger.allocate(nbytes))
+        record((), {}, out, args, kwargs, result)
+        return result
 
     return rule
 

@@ -1,6 +1,6 @@
 """What must be caught before PyTorch's C++ front looks for a CUDA device that is not there."""
 
-# ruff: noqa: ARG005 - the signatures are those of PyTorch
+# ruff: noqa: ARG001, ARG005 - the signatures are those of PyTorch
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from vae_compat.device.hostmemory import Host
 from vae_compat.device.tensor import DEVICE, SimTensor, set_data, with_index
-from vae_compat.device.transfers import is_pinned, make_attention, pin
+from vae_compat.device.transfers import make_attention
 
 Handler = Callable[..., Any]
 
@@ -20,9 +22,9 @@ _SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
 class Front(TorchFunctionMode):
     """Sees every call of PyTorch's Python interface; few are changed."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: Host) -> None:
         super().__init__()
-        self._handlers = _handlers()
+        self._handlers = _handlers(host)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -37,13 +39,28 @@ class Front(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _handlers() -> dict[Any, Handler]:
+def _handlers(host: Host) -> dict[Any, Handler]:
+    def pin(tensor: Tensor, device: Any = None) -> Tensor:
+        return tensor.pin_memory() if type(tensor) is SimTensor else host.pin(tensor)
+
+    def reading(name: str) -> Handler:
+        read = getattr(Tensor, name)
+
+        def method(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+            host.touched(tensor, name, writes=False)
+            return read(tensor, *args, **kwargs)
+
+        return method
+
     return {
+        Tensor.numpy: reading("numpy"),
+        Tensor.tolist: reading("tolist"),
+        Tensor.__array__: reading("__array__"),
         Tensor.to: _to,
         Tensor.cuda: _cuda,
         Tensor.new_tensor: _new_tensor,
-        Tensor.pin_memory: lambda tensor, device=None: _pin_memory(tensor),
-        Tensor.is_pinned: lambda tensor, device=None: is_pinned(tensor),
+        Tensor.pin_memory: pin,
+        Tensor.is_pinned: lambda tensor, device=None: host.is_pinned(tensor),
         torch.tensor: _built(torch.tensor),
         torch.as_tensor: _built(torch.as_tensor),
         torch.asarray: _built(torch.asarray),
@@ -70,10 +87,6 @@ def _cuda(
 ) -> Tensor:
     place = DEVICE if device is None else with_index(device)
     return tensor.to(place, non_blocking=non_blocking, memory_format=memory_format)
-
-
-def _pin_memory(tensor: Tensor) -> Tensor:
-    return tensor.pin_memory() if type(tensor) is SimTensor else pin(tensor)
 
 
 def _nonzero(tensor: Tensor, *, out: Tensor | None = None, as_tuple: bool = False) -> Any:

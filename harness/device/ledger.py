@@ -15,7 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+from vae_compat.device.hostmemory import Host, Level
 from vae_compat.device.meter import Convolution, Reading
+from vae_compat.device.order import Order, Use, Uses
+from vae_compat.device.summary import summarize
+from vae_compat.device.trace import DEFAULT_STREAM, Trace, Waited
 
 ROUNDING = 512
 """Bytes; every allocation takes a multiple of it."""
@@ -51,16 +56,22 @@ class Peak:
 class Block:
     """One allocation, shared by every tensor that views it; gone when the last of them is."""
 
-    __slots__ = ("ledger", "size", "source")
+    __slots__ = ("born", "ledger", "size", "source", "uses")
 
     def __init__(self, ledger: Ledger, size: int, source: torch.Tensor | None = None) -> None:
         self.ledger = ledger
         self.size = size
         self.source = source
         """The tensor on the host whose storage this is: a parameter that was placed."""
+        self.born = ledger.allocations
+        self.uses: Uses | None = None
+        """Who may still work on it, where more than one stream does."""
 
     def __del__(self) -> None:
-        self.ledger.live -= self.size
+        ledger = self.ledger
+        ledger.live -= self.size
+        if self.uses is not None and ledger.order is not None:
+            ledger.order.gone(self.uses, self.size)
 
 
 class Ledger:
@@ -82,7 +93,15 @@ class Ledger:
         """The accelerator whose books these are, while it is open."""
         self.client = Peak(0)
         """What ``torch.cuda.max_memory_allocated`` shows, reset by the code under test."""
+        self.trace = Trace()
+        self.host = Host(self.trace)
+        self.order: Order | None = None
+        """The order of the streams, once there is more than one or a copy that nobody waits for."""
+        self.settled = 0
+        """The number of allocations when the host last waited for the device."""
         self._recent = 0
+        self._recent_scratch = 0
+        self._scratch_peaks: list[Peak] = []
         self._peaks: list[Peak] = [self.client]
         self._limit: float = float("inf") if capacity is None else capacity
         self._refuse = refuse
@@ -103,7 +122,45 @@ class Ledger:
             self._recent = live
         if size:
             self.allocations += 1
-        return Block(self, size, source)
+        block = Block(self, size, source)
+        if self.order is not None:
+            block.uses = self.order.given(self.trace.stream, size)
+        return block
+
+    def scratch(self, nbytes: int) -> None:
+        """Memory that a kernel takes for itself while it runs."""
+        live = self.live + nbytes
+        if live > self._recent_scratch:
+            self._recent_scratch = live
+
+    def waited(self, cause: str, stream: int = -1, event: int = -1) -> None:
+        """The host has waited for a stream, for all there is (-1), or for an event alone."""
+        self.trace.note(Waited(cause, stream, event))
+        if event >= 0:
+            return
+        if stream <= DEFAULT_STREAM:
+            self.settled = self.allocations
+        if self.order is not None:
+            self.order.settle_stream(stream)
+
+    def watch(self) -> Order:
+        """Keep the order of streams from now on."""
+        if self.order is None:
+            self.order = self.host.order = Order()
+        return self.order
+
+    def used(self, block: Block, inner: torch.Tensor, moment: int, writes: bool, what: str) -> None:
+        """A kernel or a copy of the current stream reads or writes a tensor of the device."""
+        assert self.order is not None
+        self.order.used(self.uses(block), inner, self.trace.stream, moment, writes, what)
+
+    def uses(self, block: Block) -> Uses:
+        """Who uses an allocation. One from before anyone kept order is the default stream's."""
+        if block.uses is None:
+            block.uses = Uses(0)
+            if block.born > self.settled:
+                block.uses.latest[0, True, None] = Use(0, 1, True, "what made it", None)
+        return block.uses
 
     def resize(self, block: Block, nbytes: int) -> None:
         """The storage behind a block was made larger."""
@@ -121,7 +178,9 @@ class Ledger:
         """Write the recent high into every open peak, and start again from what is live."""
         for peak in self._peaks:
             peak.high = max(peak.high, self._recent)
-        self._recent = self.live
+        for peak in self._scratch_peaks:
+            peak.high = max(peak.high, self._recent, self._recent_scratch)
+        self._recent = self._recent_scratch = self.live
 
     def reset_client_peak(self) -> None:
         """``torch.cuda.reset_peak_memory_stats``; open readings do not feel it."""
@@ -138,20 +197,36 @@ class Ledger:
         reading = Reading(live_before=self.live)
         allocations = self.allocations
         self.settle()
-        peak = Peak(self.live)
+        peak, scratch, level = Peak(self.live), Peak(self.live), Level()
         outer, self.tally = self.tally, Tally()
+        trace = self.trace
+        if not trace.on:
+            trace.clear()
+            self.settled = allocations
+        start = len(trace.events)
+        races = 0 if self.order is None else len(self.order.races)
         self._peaks.append(peak)
+        self._scratch_peaks.append(scratch)
+        self.host.levels.append(level)
+        trace.on += 1
         try:
             yield reading
         finally:
+            trace.on -= 1
             self.settle()
             self._peaks.remove(peak)
+            self._scratch_peaks.remove(scratch)
+            self.host.levels.remove(level)
             tally, self.tally = self.tally, outer
             outer.add(tally)
             reading.peak_bytes = peak.high
+            reading.peak_with_workspaces = scratch.high
             reading.live_after = self.live
             reading.host_to_device = tally.host_to_device
             reading.device_to_host = tally.device_to_host
             reading.allocations = self.allocations - allocations
             reading.flops = tally.flops
             reading.convolutions = tally.convolutions
+            reading.host = level.summary()
+            reading.races = () if self.order is None else tuple(self.order.races[races:])
+            summarize(reading, trace.since(start))

@@ -6,10 +6,13 @@ import math
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from vae_compat.device.trace import Stretch
+from vae_compat.isolation.wire import Pairs
 
 
 class Convolution(NamedTuple):
@@ -26,6 +29,54 @@ def largest_plane(convolutions: Iterable[Convolution]) -> tuple[int, int]:
     return max((ran.plane for ran in convolutions), key=math.prod, default=(0, 0))
 
 
+@dataclass(frozen=True, order=True)
+class Copies:
+    """Copies of one kind between host and device."""
+
+    direction: str
+    """``host_to_device`` or ``device_to_host``."""
+    pinned: bool
+    """Whether the memory on the host is pinned; a copy from or to pageable memory goes through a
+    buffer of the driver, and the host takes part in it."""
+    blocking: bool
+    """Whether the host waits for it: ``non_blocking`` was not asked for."""
+    strided: bool
+    """Whether either side is packed first: laid out otherwise, with gaps, or of another dtype."""
+    count: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Waits:
+    """How often the host stood still until the device had done its work, by cause."""
+
+    read: int = 0
+    """A number was read: ``.item()``, ``float()``, a tensor in ``if``, ``torch.equal``."""
+    copy: int = 0
+    """A blocking copy, such as ``.cpu()`` or ``.to(device)``."""
+    nonzero: int = 0
+    """The size of a result depends on numbers: ``nonzero``, a mask as an index, ``unique``."""
+    synchronize: int = 0
+    """``synchronize()`` of the device, of a stream or of an event."""
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.read + self.copy + self.nonzero + self.synchronize
+
+
+@dataclass(frozen=True)
+class HostMemory:
+    """Memory that tensors took on the host, above what there was at the start, in bytes."""
+
+    peak_pageable: int = 0
+    peak_pinned: int = 0
+    allocations: int = 0
+    """How many storages were made; pages of fresh memory are touched for the first time."""
+    allocated: int = 0
+    """Bytes of these."""
+
+
 @dataclass
 class Reading:
     """Counters of one metered stretch; ``None`` means the device cannot measure it."""
@@ -40,8 +91,38 @@ class Reading:
     allocations: int | None = None
     flops: int | None = None
     """As ``torch.utils.flop_counter`` counts them (a multiply-add is two)."""
-    convolutions: Mapping[Convolution, int] = field(default_factory=dict)
+    convolutions: Annotated[Mapping[Convolution, int], Pairs()] = field(default_factory=dict)
     """How often each convolution ran on which plane."""
+    peak_with_workspaces: int | None = None
+    """Highest number of live bytes with the scratch memory of convolutions: copies of input and
+    output in the layout that tensor cores take, as cuDNN makes them on a GPU."""
+    peak_reserved: int | None = None
+    """Highest number of bytes that the caching allocator took from the device."""
+    kernels: int | None = None
+    """Kernel launches, those of a convolution's changes of layout included."""
+    bytes_read: int | None = None
+    """Bytes that kernels read from the device's memory: every input once."""
+    bytes_written: int | None = None
+    copies: tuple[Copies, ...] = ()
+    """Copies between host and device by kind, in order of their fields."""
+    waits: Waits | None = None
+    collections: int | None = None
+    """Calls of ``gc.collect``."""
+    cache_clears: int | None = None
+    """Calls of ``torch.cuda.empty_cache``."""
+    host: HostMemory | None = None
+    races: tuple[str, ...] = ()
+    """Memory that one stream (or the host) used while another was not done with it, in words,
+    each place once; found by the order that events and waits give, not by chance."""
+
+    @property
+    def trace(self) -> Stretch | None:
+        """What ran in order, for ``vae_compat.device.estimate``; no part of a record."""
+        return getattr(self, "_trace", None)
+
+    @trace.setter
+    def trace(self, trace: Stretch) -> None:
+        self._trace = trace
 
 
 class Device(Protocol):

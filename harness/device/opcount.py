@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch.utils.flop_counter import flop_registry
+
 from vae_compat.device.ledger import Tally
 from vae_compat.device.meter import Convolution
 

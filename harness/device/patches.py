@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import gc
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
+
 from vae_compat.device.ledger import Ledger
+from vae_compat.device.streams import Streams, stream_answers
 from vae_compat.device.tensor import with_index
+from vae_compat.device.trace import CacheCleared, Collected
 
 NAME = "Simulated accelerator"
 MARK = "simulated_accelerator"
@@ -34,71 +38,6 @@ class Properties:
     is_integrated: bool = False
     is_multi_gpu_board: bool = False
     gcnArchName: str = ""  # noqa: N815 - the name PyTorch gives it
-
-
-class Stream:
-    """A stream of a device that finishes all work at once."""
-
-    def __init__(self, device: Any = None, priority: int = 0, **_: Any) -> None:
-        self.device = torch.device("cuda", 0)
-        self.priority = priority
-        self.cuda_stream = 0
-        self.device_index = 0
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        return None
-
-    def query(self) -> bool:
-        """All work is done."""
-        return True
-
-    def synchronize(self) -> None:
-        """Nothing to wait for."""
-
-    def wait_stream(self, stream: Any) -> None:
-        """Nothing to wait for."""
-
-    def wait_event(self, event: Any) -> None:
-        """Nothing to wait for."""
-
-    def record_event(self, event: Any = None) -> Event:
-        """An event that has happened."""
-        event = Event() if event is None else event
-        event.record(self)
-        return event  # type: ignore[no-any-return]
-
-
-class Event:
-    """A moment in a stream; the times are those of the host."""
-
-    def __init__(self, enable_timing: bool = False, **_: Any) -> None:
-        self._time = 0.0
-
-    def record(self, stream: Any = None) -> None:
-        """Now."""
-        self._time = time.perf_counter()
-
-    def elapsed_time(self, end: Event) -> float:
-        """Milliseconds until another event."""
-        return (end._time - self._time) * 1000
-
-    def query(self) -> bool:
-        """It has happened."""
-        return True
-
-    def wait(self, stream: Any = None) -> None:
-        """Nothing to wait for."""
-
-    def synchronize(self) -> None:
-        """Nothing to wait for."""
-
-
-@contextmanager
-def _no_op(*_: Any, **__: Any) -> Iterator[None]:
-    yield
 
 
 class _DeviceContext(contextlib.nullcontext[None]):
@@ -164,7 +103,7 @@ def _memory_stats(ledger: Ledger) -> dict[str, int]:
     return stats
 
 
-def _answers(ledger: Ledger) -> dict[str, Any]:
+def _answers(ledger: Ledger, streams: Streams) -> dict[str, Any]:
     def constant(value: Any) -> Callable[..., Any]:
         return lambda *_, **__: value
 
@@ -173,6 +112,9 @@ def _answers(ledger: Ledger) -> dict[str, Any]:
 
     def peak(device: Any = None) -> int:
         return ledger.client_peak()
+
+    def empty_cache() -> None:
+        ledger.trace.note(CacheCleared())
 
     def free_and_total(device: Any = None) -> tuple[int, int]:
         return max(ledger.total - ledger.live, 0), ledger.total
@@ -209,23 +151,16 @@ def _answers(ledger: Ledger) -> dict[str, Any]:
         "reset_max_memory_allocated": lambda device=None: ledger.reset_client_peak(),
         "reset_accumulated_memory_stats": constant(None),
         "set_per_process_memory_fraction": constant(None),
-        "empty_cache": constant(None),
+        "empty_cache": empty_cache,
         "ipc_collect": constant(None),
-        "synchronize": constant(None),
         "manual_seed": constant(None),
         "manual_seed_all": constant(None),
         "utilization": constant(0),
         "is_current_stream_capturing": constant(False),
-        "Stream": Stream,
-        "Event": Event,
-        "current_stream": lambda device=None: Stream(),
-        "default_stream": lambda device=None: Stream(),
-        "set_stream": constant(None),
-        "stream": _no_op,
         "device": _DeviceContext,
         "device_of": _DeviceOfContext,
     }
-    return answers
+    return answers | stream_answers(streams)
 
 
 def _accelerator_answers(answers: dict[str, Any]) -> dict[str, Any]:
@@ -274,9 +209,31 @@ def is_simulated() -> bool:
     return bool(getattr(torch.cuda.is_available, MARK, False))
 
 
-def patched(ledger: Ledger, attention: Callable[..., Any]) -> ExitStack:
+def _collector(ledger: Ledger) -> Callable[..., int]:
+    """``gc.collect``, counted."""
+    collect = gc.collect
+
+    def counted(generation: int = 2) -> int:
+        ledger.trace.note(Collected())
+        return collect(generation)
+
+    return counted
+
+
+def _compile(model: Any = None, **_: Any) -> Any:
+    """``torch.compile``: the code runs as it is; a compiler sees no GPU here to compile for."""
+    return (lambda function: function) if model is None else model
+
+
+def _stance(stack: ExitStack) -> None:
+    """Let what was compiled before run as it is, too."""
+    if "torch._dynamo" in sys.modules:
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+
+
+def patched(ledger: Ledger, streams: Streams, attention: Callable[..., Any]) -> ExitStack:
     """Put every stand-in in its place; closing the stack takes all of them away again."""
-    answers = _answers(ledger)
+    answers = _answers(ledger, streams)
     guard = torch._C._InferenceMode
     functional = torch.nn.functional
     with ExitStack() as stack:
@@ -290,6 +247,10 @@ def patched(ledger: Ledger, attention: Callable[..., Any]) -> ExitStack:
         replace_in(stack, torch._C, "_InferenceMode", lambda on=True: _InferenceGuard(guard, on))
         replace_in(stack, torch._C._nn, "_parse_to", _parser(torch._C._nn._parse_to))
         replace_in(stack, functional, "scaled_dot_product_attention", attention)
+        replace_in(stack, gc, "collect", _collector(ledger))
+        replace_in(stack, torch, "compile", _compile)
+        replace_in(stack, torch.nn.Module, "compile", lambda module, *_, **__: None)
+        _stance(stack)
         return stack.pop_all()
 
 

@@ -7,11 +7,14 @@ from contextlib import AbstractContextManager, ExitStack
 
 import torch
 from torch import Tensor, nn
+
 from vae_compat.device.dispatch import Accelerator
 from vae_compat.device.functions import Front
+from vae_compat.device.kernels import kernel_rules
 from vae_compat.device.ledger import Ledger
 from vae_compat.device.meter import Reading
 from vae_compat.device.patches import is_simulated, out_of_memory, patched
+from vae_compat.device.streams import Streams
 from vae_compat.device.tensor import DEVICE, SimTensor, wrap
 from vae_compat.device.transfers import make_attention, special_rules
 
@@ -62,14 +65,15 @@ class SimulatedDevice:
                 "CUDA_VISIBLE_DEVICES to nothing, or use the device 'cuda'"
             )
         self._entered = True
-        accelerator = Accelerator(self._ledger, special_rules)
+        accelerator = Accelerator(self._ledger, special_rules, kernel_rules)
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
-            stack.enter_context(patched(self._ledger, make_attention()))
+            streams = Streams(self._ledger)
+            stack.enter_context(patched(self._ledger, streams, make_attention()))
             self._ledger.owner = weakref.ref(accelerator)
             stack.callback(accelerator.forget)
             stack.callback(setattr, self._ledger, "owner", None)
-            stack.enter_context(Front())
+            stack.enter_context(Front(self._ledger.host))
             stack.enter_context(accelerator)
             stack.callback(self._withdraw_all)
             self._stack = stack.pop_all()

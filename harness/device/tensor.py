@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+
 from vae_compat.device.ledger import Block
 
 DEVICE = torch.device("cuda", 0)
@@ -48,26 +49,26 @@ class SimTensor(Tensor):
         inner = self._inner
         ledger = self._block.ledger
         plain, moved, _ = plain_key(key)
-        with _undispatched(inner), torch._C.DisableTorchFunction():
+        with undispatched(inner), torch._C.DisableTorchFunction():
             out = inner[plain]
         if is_alias_of(out, inner):
             return wrap(out, self._block)
-        ledger.tally.host_to_device += moved
-        return wrap(out, ledger.allocate(out.nbytes))
+        result = wrap(out, ledger.allocate(out.nbytes))
+        from vae_compat.device.transfers import picked  # stands above this module
+
+        picked(self, result, key, moved)
+        return result
 
     def __setitem__(self, key: Any, value: Any) -> None:
         block = self._block
-        tally = block.ledger.tally
         plain, moved, advanced = plain_key(key)
-        if type(value) is SimTensor:
-            value = value._inner
-        elif isinstance(value, Tensor):
-            if advanced and value.dim():
-                raise mixed_devices(self, value)
-            tally.host_to_device += value.numel() * self.element_size()
-        with _undispatched(self._inner):
-            self._inner[plain] = value
-        tally.host_to_device += moved
+        if isinstance(value, Tensor) and type(value) is not SimTensor and advanced and value.dim():
+            raise mixed_devices(self, value)
+        with undispatched(self._inner):
+            self._inner[plain] = value._inner if type(value) is SimTensor else value
+        from vae_compat.device.transfers import assigned  # stands above this module
+
+        assigned(self, value, (key, plain, advanced), moved)
         if block.source is not None:
             torch.autograd.graph.increment_version(block.source)
 
@@ -103,7 +104,10 @@ class SimTensor(Tensor):
         return False
 
     def record_stream(self, stream: Any) -> None:
-        """Nothing to do: work is finished when it returns."""
+        """The memory is not given out again before that stream has come so far."""
+        ledger = self._block.ledger
+        if ledger.order is not None:
+            ledger.uses(self._block).recorded.add(stream.stream_id)
 
     # -- the flag, without the graph ----------------------------------------------------------
 
@@ -265,7 +269,7 @@ def plain_key(key: Any) -> tuple[Any, int, bool]:
     return parts if plain is None else tuple(plain), moved, advanced
 
 
-def _undispatched(inner: Tensor) -> AbstractContextManager[Any]:
+def undispatched(inner: Tensor) -> AbstractContextManager[Any]:
     """Leave out what would only come back here. A tensor without data needs its own dispatch."""
     return torch._C._DisableTorchDispatch() if type(inner) is Tensor else nullcontext()
 

@@ -5,14 +5,16 @@ is converted to the target's dtype on the host first, one to the host afterwards
 target are not laid out alike, a contiguous temporary is made on the device.
 """
 
-# ruff: noqa: ARG001, ARG005 - every rule is called alike
+# ruff: noqa: ARG005 - every rule is called alike
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
 from vae_compat.device.dispatch import (
     Accelerator,
     Args,
@@ -22,7 +24,10 @@ from vae_compat.device.dispatch import (
     note_write,
     unwrapper,
 )
-from vae_compat.device.tensor import HOST, SimTensor, mixed_devices, wrap
+from vae_compat.device.ledger import Ledger
+from vae_compat.device.recording import gathered, index_moved, recorder, scattered, tracker
+from vae_compat.device.tensor import HOST, SimTensor, mixed_devices, undispatched, wrap
+from vae_compat.device.trace import Copied, HostAllocation, HostWork, Kernels, Part
 
 aten = torch.ops.aten
 
@@ -38,9 +43,9 @@ def special_rules(accelerator: Accelerator) -> dict[Any, Rule]:
         aten._local_scalar_dense.default: _read(accelerator, aten._local_scalar_dense.default),
         aten.equal.default: _read(accelerator, aten.equal.default),
         aten.scaled_dot_product_attention.default: _attention(),
-        aten.is_pinned.default: lambda args, kwargs: is_pinned(args[0]),
-        aten._pin_memory.default: lambda args, kwargs: pin(args[0]),
-        aten.record_stream.default: lambda args, kwargs: None,
+        aten.is_pinned.default: lambda args, kwargs: accelerator.ledger.host.is_pinned(args[0]),
+        aten._pin_memory.default: lambda args, kwargs: accelerator.ledger.host.pin(args[0]),
+        aten.record_stream.default: lambda args, kwargs: args[0].record_stream(args[1]),
     }
     for func in (aten.index.Tensor, aten._unsafe_index.Tensor):
         rules[func] = _gather(accelerator, func)
@@ -51,7 +56,10 @@ def special_rules(accelerator: Accelerator) -> dict[Any, Rule]:
 
 def _to_copy(accelerator: Accelerator) -> Rule:
     ledger = accelerator.ledger
-    op = aten._to_copy.default._op
+    func = aten._to_copy.default
+    op = func._op
+    host = ledger.host
+    record = recorder(ledger, func)
 
     def rule(args: Args, kwargs: Kwargs) -> Any:
         source = args[0]
@@ -60,25 +68,28 @@ def _to_copy(accelerator: Accelerator) -> Rule:
         to_device = from_device if device is None else is_accelerator(device)
         plain = {**kwargs, "device": HOST}
         pinned = plain.pop("pin_memory", None)
+        waits = not plain.pop("non_blocking", False)
         if not from_device:
-            out = op(source, **plain)
             if not to_device:
-                out.simulated_pinned = bool(pinned)
+                if not pinned:
+                    return host.run(func, op, args, {**plain, "non_blocking": not waits})
+                out = op(source, **plain)
+                host.register(out, pinned=True)
                 return out
+            out = op(source, **plain)
             result = wrap(out, ledger.allocate(out.nbytes))
-            ledger.tally.host_to_device += out.nbytes
             alike = out.dtype == source.dtype and out.stride() == source.stride()
-            if not alike and not out.is_contiguous():
-                ledger.allocate(out.nbytes)
+            moved(ledger, Way(True, result, source, out.nbytes, alike, waits))
             return result
         inner = source._inner
         out = op(inner, **plain)
         if to_device:
-            return wrap(out, ledger.allocate(out.nbytes))
-        ledger.tally.device_to_host += inner.nbytes
+            result = wrap(out, ledger.allocate(out.nbytes))
+            record((inner,), {}, out, args, {}, result)
+            return result
+        host.register(out, pinned=bool(pinned) or not waits)
         alike = out.dtype == inner.dtype and out.stride() == inner.stride()
-        if not alike and not inner.is_contiguous():
-            ledger.allocate(inner.nbytes)
+        moved(ledger, Way(False, source, out, inner.nbytes, alike, waits))
         return out
 
     return rule
@@ -86,33 +97,110 @@ def _to_copy(accelerator: Accelerator) -> Rule:
 
 def _copy(accelerator: Accelerator) -> Rule:
     ledger = accelerator.ledger
-    op = aten.copy_.default._op
+    func = aten.copy_.default
+    op = func._op
+    host = ledger.host
+    record = recorder(ledger, func)
 
     def rule(args: Args, kwargs: Kwargs) -> Any:
         target, source = args[0], args[1]
         to_device = type(target) is SimTensor
         from_device = type(source) is SimTensor
+        if not (to_device or from_device):
+            return host.run(func, op, args, kwargs)
         to = target._inner if to_device else target
         origin = source._inner if from_device else source
         if to_device != from_device:
             size = to.numel() if origin.dim() else 1
             alike = to.dtype == origin.dtype and to.stride() == origin.stride() and is_dense(to)
-            if to_device:
-                moved = size * to.element_size()
-                ledger.tally.host_to_device += moved
-                temporary = not alike and not to.is_contiguous()
-            else:
-                moved = size * origin.element_size()
-                ledger.tally.device_to_host += moved
-                temporary = not alike and not (origin.is_contiguous() and size == origin.numel())
-            if temporary:
-                ledger.allocate(moved)
+            waits = not (args[2] if len(args) > 2 else kwargs.get("non_blocking", False))
+            nbytes = size * (to if to_device else origin).element_size()
+            there, here = (target, source) if to_device else (source, target)
+            moved(ledger, Way(to_device, there, here, nbytes, alike, waits))
         op(to, origin)
         if to_device:
             note_write(target)
+            if from_device:
+                record((to, origin), {}, to, args, {}, target)
         return target
 
     return rule
+
+
+@dataclass(frozen=True)
+class Way:
+    """A copy between host and device."""
+
+    to_device: bool
+    there: SimTensor
+    """The tensor on the device."""
+    here: Tensor
+    """The tensor on the host."""
+    nbytes: int
+    alike: bool
+    """Whether both are laid out alike, without gaps, with the same dtype."""
+    waits: bool
+    """Whether the host waits for it."""
+
+
+def moved(ledger: Ledger, way: Way) -> None:
+    """Write a copy down, with what it takes on either side.
+
+    Where source and target are not laid out alike, both sides pass through a contiguous temporary
+    unless they are contiguous themselves; one on the host is pageable memory.
+    """
+    tally, trace, host = ledger.tally, ledger.trace, ledger.host
+    inner, here, nbytes = way.there._inner, way.here, way.nbytes
+    if way.to_device:
+        tally.host_to_device += nbytes
+    else:
+        tally.device_to_host += nbytes
+    whole = inner.is_contiguous() and (way.to_device or nbytes >= inner.nbytes)
+    packed_there = not way.alike and not whole
+    converted = here.dtype != inner.dtype and (way.to_device or way.waits)
+    packed_here = not way.alike and (converted or not here.is_contiguous())
+    pinned = host.is_pinned(here) and not packed_here
+    if packed_there:
+        ledger.allocate(nbytes)
+    if not trace.on:
+        return
+    if packed_here:
+        trace.note(HostWork(2 * nbytes))
+        trace.note(HostAllocation(nbytes, pinned=False))
+    if packed_there and not way.to_device:
+        pack(ledger, nbytes)
+    direction = "host_to_device" if way.to_device else "device_to_host"
+    trace.note(Copied(direction, trace.stream, nbytes, pinned, way.waits, strided=not way.alike))
+    if packed_there and way.to_device:
+        pack(ledger, nbytes)
+    _ordered(ledger, way, pinned)
+
+
+def pack(ledger: Ledger, nbytes: int) -> None:
+    """A kernel that brings a strided tensor into one piece, or back."""
+    stream = ledger.trace.stream
+    ledger.trace.note(Kernels("pack", stream, nbytes, nbytes, (Part("transpose", 2 * nbytes),)))
+
+
+def _ordered(ledger: Ledger, way: Way, pinned: bool) -> None:
+    """Keep the order of a copy; one that the host does not wait for begins it."""
+    asynchronous = pinned and not way.waits
+    if asynchronous:
+        ledger.watch()
+    order, stream = ledger.order, ledger.trace.stream
+    if order is None:
+        ledger.settled = ledger.allocations if way.waits else ledger.settled
+        return
+    what = "a copy to the device" if way.to_device else "a copy to the host"
+    moment = order.tick(stream)
+    ledger.used(way.there._block, way.there._inner, moment, way.to_device, what)
+    if asynchronous:
+        ledger.host.copied(way.here, stream, moment, writes=not way.to_device, what=what)
+    else:
+        ledger.host.touched(way.here, what, writes=not way.to_device)
+    if way.waits:
+        ledger.settled = ledger.allocations
+        order.settle_stream(stream)
 
 
 def is_dense(tensor: Tensor) -> bool:
@@ -133,12 +221,19 @@ def _read(accelerator: Accelerator, func: Any) -> Rule:
     ledger = accelerator.ledger
     op = func._op
     unwrap = unwrapper(func)
+    host = ledger.host
+    name = str(func._schema.name).removeprefix("aten::")
+    track = tracker(func, name)
 
     def rule(args: Args, kwargs: Kwargs) -> Any:
         inner, plain, sim = unwrap(args, kwargs)
-        if sim is not None:
-            of_bool = func is aten.equal.default
-            ledger.tally.device_to_host += 1 if of_bool else sim.element_size()
+        if sim is None:
+            return host.run(func, op, args, kwargs)
+        of_bool = func is aten.equal.default
+        ledger.tally.device_to_host += 1 if of_bool else sim.element_size()
+        if ledger.order is not None:
+            track(ledger, args, kwargs, None)
+        ledger.waited("read", ledger.trace.stream)
         return op(*inner, **plain)
 
     return rule
@@ -147,6 +242,7 @@ def _read(accelerator: Accelerator, func: Any) -> Rule:
 def _gather(accelerator: Accelerator, func: Any) -> Rule:
     ledger = accelerator.ledger
     op = func._op
+    host = ledger.host
 
     def rule(args: Args, kwargs: Kwargs) -> Any:
         source = args[0]
@@ -157,15 +253,19 @@ def _gather(accelerator: Accelerator, func: Any) -> Rule:
                         "indices should be either on cpu or on the same device as the indexed "
                         "tensor (cpu)"
                     )
-            return op(*args, **kwargs)
+            return host.run(func, op, args, kwargs)
         out = op(source._inner, _indices(accelerator, args[1]))
-        return wrap(out, ledger.allocate(out.nbytes))
+        result = wrap(out, ledger.allocate(out.nbytes))
+        gathered(ledger, source, result, args[1])
+        return result
 
     return rule
 
 
 def _scatter(accelerator: Accelerator, func: Any) -> Rule:
+    ledger = accelerator.ledger
     op = func._op
+    host = ledger.host
 
     def rule(args: Args, kwargs: Kwargs) -> Any:
         target, indices, values, *rest = args
@@ -173,16 +273,57 @@ def _scatter(accelerator: Accelerator, func: Any) -> Rule:
             for part in (*indices, values):
                 if type(part) is SimTensor:
                     raise mixed_devices(target, part)
-            return op(*args, **kwargs)
+            return host.run(func, op, args, kwargs)
+        nbytes = values.nbytes
         if type(values) is SimTensor:
             values = values._inner
         elif values.dim():
             raise mixed_devices(target, values)
         op(target._inner, _indices(accelerator, indices), values, *rest, **kwargs)
         note_write(target)
+        scattered(ledger, target, nbytes, indices)
         return target
 
     return rule
+
+
+def picked(source: SimTensor, result: SimTensor, key: Any, nbytes: int) -> None:
+    """``source[key]`` with tensors of indices gave ``result``; ``nbytes`` of them came along."""
+    ledger = source._block.ledger
+    if nbytes:
+        index_moved(ledger, nbytes)
+    gathered(ledger, source, result, key if type(key) is tuple else (key,))
+
+
+def assigned(target: SimTensor, value: Any, key: tuple[Any, Any, bool], nbytes: int) -> None:
+    """``target[key] = value`` was done; ``key`` as it came, with plain indices, and whether any
+    of them is a tensor."""
+    ledger = target._block.ledger
+    given, plain, advanced = key
+    if nbytes:
+        index_moved(ledger, nbytes)
+    if advanced:
+        size = value.nbytes if isinstance(value, Tensor) else 0
+        scattered(ledger, target, size, given if type(given) is tuple else (given,))
+        return
+    with undispatched(target._inner):
+        inner = target._inner[plain]
+    view = wrap(inner, target._block)
+    if isinstance(value, Tensor) and type(value) is not SimTensor:
+        alike = (value.dtype, value.stride()) == (inner.dtype, inner.stride()) and is_dense(inner)
+        size = value.numel() * target.element_size()
+        moved(ledger, Way(True, view, value, size, alike, waits=True))
+        return
+    read = value.nbytes if isinstance(value, Tensor) else 0
+    trace = ledger.trace
+    if trace.on:
+        part = Part("memory", read + inner.nbytes)
+        trace.note(Kernels("setitem", trace.stream, read, inner.nbytes, (part,)))
+    if ledger.order is not None:
+        moment = ledger.order.tick(trace.stream)
+        if type(value) is SimTensor:
+            ledger.used(value._block, value._inner, moment, False, "an assignment")
+        ledger.used(view._block, inner, moment, True, "an assignment")
 
 
 def _indices(accelerator: Accelerator, indices: Any) -> list[Any]:
@@ -193,7 +334,7 @@ def _indices(accelerator: Accelerator, indices: Any) -> list[Any]:
             plain.append(index._inner)
             continue
         if index is not None:
-            accelerator.ledger.tally.host_to_device += index.nbytes
+            index_moved(accelerator.ledger, index.nbytes)
         plain.append(index)
     return plain
 
@@ -261,17 +402,3 @@ def _additive(mask: Tensor | None, query: Tensor) -> Tensor | None:
         return mask
     added = torch.zeros_like(mask, dtype=query.dtype)
     return added.masked_fill_(mask.logical_not(), float("-inf"))
-
-
-def pin(tensor: Tensor) -> Tensor:
-    """A copy of a host tensor that says it is pinned."""
-    if is_pinned(tensor):
-        return tensor
-    pinned = tensor.clone()
-    pinned.simulated_pinned = True  # type: ignore[attr-defined]
-    return pinned
-
-
-def is_pinned(tensor: Tensor) -> bool:
-    """Whether ``pin_memory`` was called on a host tensor."""
-    return getattr(tensor, "simulated_pinned", False)

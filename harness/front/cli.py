@@ -176,7 +176,14 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--image", metavar="FILE", help="picture to use as input")
     add("--seed", type=_whole, default=0, metavar="N", help="of weights and inputs (default: 0)")
     add("-n", dest="workers", type=_whole, metavar="N", help="processes (default: one a core)")
-    add("--timeout", type=_seconds, metavar="SECONDS", help="for one case")
+    add(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help="CPU time that a call of the hook may take however quick untiled is (default: 120; "
+        "or 30 x untiled where that is more), and the time that it may wait without using the CPU "
+        "(at most 60)",
+    )
     add("--out", metavar="DIR", help="for records, results and summary (default: reports/out)")
     add(
         "--resume",

@@ -110,10 +110,18 @@ def check_docs() -> dict[str, str]:
         if not file.name.endswith(".py"):
             continue
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("check_"):
+            if isinstance(node, ast.FunctionDef) and any(map(_declares, node.decorator_list)):
                 text = ast.get_docstring(node) or "No description."
                 found[node.name.removeprefix("check_")] = text
     return found
+
+
+def _declares(decorator: ast.expr) -> bool:
+    """Whether a decorator is ``@check(...)``."""
+    match decorator:
+        case ast.Call(func=ast.Name(id="check")):
+            return True
+    return False
 
 
 def member_docs(words: type[StrEnum]) -> dict[str, str]:

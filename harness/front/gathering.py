@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from rich.text import Text
-from vae_compat.checks.registry import CHECKS
+
+from vae_compat.checks.registry import BY_NAME
 from vae_compat.front import workers
 from vae_compat.front.interrupts import Interrupts
 from vae_compat.front.scheduling import BaselineScheduling
@@ -21,8 +22,6 @@ from vae_compat.reports.escaping import printable
 from vae_compat.reports.log import Entry, Key, Log, LogError, Writer
 from vae_compat.reports.results import Header
 from vae_compat.session import Run
-
-_TIERS = {check.name: str(check.tier) for check in CHECKS}
 
 
 class Gathering:
@@ -130,7 +129,7 @@ class Gathering:
         return Record(
             case=case,
             check=check,
-            tier=_TIERS[check],
+            tier=str(BY_NAME[check].tier),
             status=str(Outcome.ERROR),
             message=printable(message, lines=True),
             hook=hook,

@@ -59,11 +59,11 @@ def judged(options: Options, found: tuple[HookUnderTest, ...], interrupts: Inter
     Raises ``UsageError`` where there is nothing to run, or the log cannot be written.
     """
     import pytest
+
     from vae_compat.front import workers
     from vae_compat.front.gathering import Gathering
     from vae_compat.front.resuming import finished, resumed
     from vae_compat.front.run_folder import RunFolder
-    from vae_compat.plugin import Fixtures
     from vae_compat.reports.compare import hold_against
     from vae_compat.reports.results import read
 
@@ -73,7 +73,7 @@ def judged(options: Options, found: tuple[HookUnderTest, ...], interrupts: Inter
     known = frozenset() if earlier is None else finished(earlier)
     with RunFolder() as folder:
         workers.hand_on(folder.path, options, found, known)
-        prepared = workers.prepared(options, found, Fixtures(options), folder.path, known)
+        prepared = workers.prepared(options, found, folder.path, known)
         gathering = Gathering(prepared, header, interrupts, earlier)
         code = int(pytest.main(_arguments(options, prepared.size), plugins=[gathering]))
     results = _concluded(gathering, code, options, earlier)
@@ -83,6 +83,7 @@ def judged(options: Options, found: tuple[HookUnderTest, ...], interrupts: Inter
 def _concluded(gathering: Gathering, code: int, options: Options, earlier: Log | None) -> Results:
     """What was found, with a verdict; the end is written to the log where that can be."""
     import pytest
+
     from vae_compat.reports.digest import BAD
     from vae_compat.reports.log import End, Log, LogError, concluded
     from vae_compat.reports.results import now

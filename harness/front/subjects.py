@@ -25,7 +25,7 @@ from vae_compat.subject.profile import (
 
 
 @dataclass(frozen=True)
-class HookFacts:
+class Looked:
     """What a run knows of a hook without loading it again."""
 
     modes: tuple[str, ...]
@@ -48,27 +48,26 @@ class HookUnderTest:
     told: str
     """By which the command line names it: a profile's path or name, or the entry."""
     profile: Profile
-    facts: HookFacts
+    facts: Looked
 
 
-def facts_of(profile: Profile, comfyui: Path | None) -> HookFacts:
-    """Look at a hook. The one place outside a runner where a hook is loaded.
+def facts_of(profile: Profile, comfyui: Path | None) -> Looked:
+    """Look at a hook: a runner loads it and says what it takes.
 
     Raises ``UsageError`` where it cannot be loaded.
     """
     from vae_compat.reports.results import commit_of
-    from vae_compat.subject.loading import load_hook
+    from vae_compat.subject.describing import described
 
     try:
-        hook = load_hook(profile, comfyui=comfyui)
+        modes = tuple(map(str, described(profile, comfyui).modes))
     except OSError as error:  # a path that the system takes for none
         raise UsageError(
             f"the hook {profile.hook.entry!r:.120} cannot be found ({error.strerror}): check the"
             " path"
         ) from None
-    modes = tuple(str(mode) for mode in hook.offered_modes())
     file = file_of(profile)
-    return HookFacts(modes, _digest(file), None if file is None else commit_of(file.parent))
+    return Looked(modes, _digest(file), None if file is None else commit_of(file.parent))
 
 
 def resolve(options: Options) -> tuple[HookUnderTest, ...]:
@@ -117,7 +116,7 @@ def _from_flags(options: Options, modes: Sequence[str]) -> Profile:
     )
 
 
-def _with_modes(profile: Profile, options: Options, facts: HookFacts) -> Profile:
+def _with_modes(profile: Profile, options: Options, facts: Looked) -> Profile:
     """A hook given by flags claims every mode that it can be asked for."""
     return profile if options.hook is None else _from_flags(options, facts.modes)
 
@@ -150,7 +149,7 @@ def facts_to_json(under_test: Sequence[HookUnderTest]) -> str:
 
 def restored(options: Options, text: str) -> tuple[HookUnderTest, ...]:
     """The same hooks in another process, which looks at none of them."""
-    facts = [HookFacts(**{**told, "modes": tuple(told["modes"])}) for told in json.loads(text)]
+    facts = [Looked(**{**told, "modes": tuple(told["modes"])}) for told in json.loads(text)]
     return tuple(
         HookUnderTest(told, _with_modes(profile, options, known), known)
         for (told, profile), known in zip(profiles(options), facts, strict=True)

@@ -6,16 +6,17 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
+from vae_compat.fixtures.supplies import Fixtures
 from vae_compat.front.options import Options
 from vae_compat.front.subjects import HookUnderTest, facts_to_json, restored
 from vae_compat.judge import Record
-from vae_compat.measure.workbench import Supplies
 from vae_compat.reports.escaping import LIMIT, printable
 from vae_compat.reports.log import Key
 from vae_compat.reports.results import jsonable, restored_record
@@ -59,13 +60,13 @@ def given(config: pytest.Config) -> Given | None:
     return Given(Path(folder), controller, int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
 
 
-def join(given: Given, supplies: Callable[[Options], Supplies]) -> Run:
+def join(given: Given) -> Run:
     """The run as the process of the command has prepared it."""
     folder = given.folder
     options = Options.from_json((folder / _OPTIONS).read_text(encoding="utf-8"))
     found = restored(options, (folder / _FACTS).read_text(encoding="utf-8"))
     finished = frozenset(map(tuple, json.loads((folder / _FINISHED).read_text(encoding="utf-8"))))
-    run = prepared(options, found, supplies(options), folder, finished)
+    run = prepared(options, found, folder, finished)
     run.share_cores(processes=given.processes)
     return run
 
@@ -73,11 +74,11 @@ def join(given: Given, supplies: Callable[[Options], Supplies]) -> Run:
 def prepared(
     options: Options,
     found: tuple[HookUnderTest, ...],
-    supplies: Supplies,
     folder: Path,
     finished: frozenset[Key],
 ) -> Run:
     """The run of these hooks."""
+    supplies = Fixtures(seed=options.seed, weights=options.weights, image=options.image)
     return Run.prepare(
         options,
         [(under.told, under.profile) for under in found],

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 from torch import Tensor, nn
+
 from vae_compat.cases import Case
 from vae_compat.device import Device
 from vae_compat.measure.distance import noise
@@ -23,8 +26,10 @@ def measure_baseline(
         weights = live_bytes(device)
         before = snapshot(view.vae, encoder=view.encoder, decoder=view.decoder)
         given = device.put(x)
+        started = time.process_time()
         with device.metered() as reading:
             result = view.run(case.direction, given)
+        spent = time.process_time() - started
         output = device.host(result)
         del result, given
         changes = before.changes()
@@ -36,6 +41,7 @@ def measure_baseline(
         reading=reading,
         weight_bytes=_weight_bytes(view.vae) if weights is None else weights,
         input_bytes=x.numel() * x.element_size(),
+        cpu_seconds=spent,
         leaves=tuple((change.path, change.attribute) for change in changes),
     )
 

@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import combinations, zip_longest
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Annotated, Any, NamedTuple, SupportsIndex
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
+
 from vae_compat.device import Device
+from vae_compat.isolation.wire import OnWire
 from vae_compat.measure.failing import kind_of
-from vae_compat.measure.run import is_plain
+from vae_compat.measure.plain import is_plain
 
 
 class Access(NamedTuple):
@@ -165,10 +166,10 @@ class Slot:
     holds: Holds
     word: str = ""
     """The sentinel, or the type name of a foreign object."""
-    frames: Tensor | None = None
+    frames: Annotated[Tensor, OnWire()] | None = None
     """A copy on the plain CPU, ``B C T H W``."""
-    device: torch.device | None = None
-    """Where the frames rested."""
+    device: str | None = None
+    """Where the frames rested: ``cuda:0``, ``cpu``."""
 
     @property
     def told(self) -> str:
@@ -194,7 +195,7 @@ def materialised(entry: Any, device: Device | None) -> Slot:
         copied = entry if device is None else device.host(entry)
         if not is_plain(copied):
             return Slot(Holds.FOREIGN, "Tensor that is not dense")
-        return Slot(Holds.FRAMES, frames=copied.detach().clone(), device=entry.device)
+        return Slot(Holds.FRAMES, frames=copied.detach().clone(), device=str(entry.device))
     return Slot(Holds.FOREIGN, kind_of(entry))
 
 

@@ -11,22 +11,19 @@ A draw is a run on the input with a few of its values moved by a unit in the las
 what anyone has who computes the input in another order, and it turns roundings everywhere. As few
 as one in eight keep the noise what it is, in half precision as well, where moving all of the values
 adds a third to it (seeded SD, Flux and Qwen nets: at most 1.26 times the first draw, in 8 draws).
-
-Draws are made on a VAE that no hook has been on: what a hook has done to the weights, perhaps
-unseen, would be taken for noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+
 from vae_compat.cases import Case
 from vae_compat.device import Device
 from vae_compat.measure.distance import changes, distance_of, floors, is_exact, largest
-from vae_compat.measure.observation import Baseline, Floors, LayoutVAE, Noise, Observation
+from vae_compat.measure.observation import Floors, LayoutVAE, Noise, Observation
 from vae_compat.measure.placing import placed
 
 DRAWS = 8
@@ -50,7 +47,7 @@ def moved(x: Tensor, draw: int) -> Tensor:
 def draw_floors(case: Case, view: LayoutVAE, x: Tensor, truth: Tensor, device: Device) -> Floors:
     """The largest noise of the untiled VAE in several draws.
 
-    ``view`` is of a VAE that no hook has been on; ``x`` and ``device`` as for ``measure_baseline``.
+    ``x`` and ``device`` as for ``measure_baseline``.
     """
     found: Floors = {}
     with torch.no_grad(), device, placed(view, device):
@@ -88,10 +85,3 @@ def in_doubt(observation: Observation) -> bool:
     pairs += [(part.error, part.floor) for part in (*measured.items, *measured.frames)]
     pairs += changes(output, base)
     return is_doubtful(pairs)
-
-
-def beyond_doubt(observation: Observation, raised: Callable[[], Baseline]) -> Observation:
-    """The observation, with the floors of several draws where one leaves it in doubt."""
-    return (
-        replace(observation, baseline=raised(), memo={}) if in_doubt(observation) else observation
-    )

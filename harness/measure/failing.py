@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import faulthandler
+import dis
 import re
 import signal
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
-from types import FrameType
-from typing import Any, Protocol, cast
+from types import FrameType, TracebackType
+from typing import Any, cast
 
 import torch
-from vae_compat.measure.observation import Failure
+
+from vae_compat.measure.observation import Failure, Origin
+from vae_compat.subject.settings import ModeNotOffered
 
 _HARNESS = Path(__file__).resolve().parents[1]
+_FIXTURES = _HARNESS.parent / "fixtures"
+"""Of a checkout. The layouts in there call the coder as its users do."""
 _LIBRARIES = (str(_HARNESS) + "/", "/site-packages/", "/dist-packages/", "/lib/python", "<frozen ")
 _LONGEST = 8000
 """Characters of a traceback, or of a message, that are kept: an endless recursion has many."""
@@ -31,17 +35,14 @@ class Hang(BaseException):
     """
 
 
-class Interrupted(BaseException):
-    """The user pressed Ctrl-C while a hook ran."""
-
-
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Raise `Hang` inside after some seconds, again every second until it gets through.
+    """Raise `Hang` inside after some CPU seconds, again every further one until it gets through.
 
-    Ctrl-C raises `Interrupted` instead of ``KeyboardInterrupt``, to be told apart from one that a
-    hook raises. Works in the main thread alone, elsewhere there is no limit; a hook that is stuck
-    in C is for whoever watches the process. An alarm that was set before is set again afterwards.
+    CPU time of the process, all threads together: what else the machine does makes no difference.
+    Works in the main thread alone, elsewhere there is no limit. A hook that is stuck in C, or that
+    waits and uses no CPU, is for whoever watches the process; `BEAT` tells when a stretch begins
+    and ends. A timer that was set before is set again afterwards.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -52,91 +53,135 @@ def limited(seconds: float) -> Iterator[None]:
         if armed:
             raise Hang
 
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        if armed:
-            raise Interrupted
-
-    watch = _WATCH.get()
-    watch(calling=True)
-    old_alarm = signal.signal(signal.SIGALRM, expire)
-    old_interrupt = signal.signal(signal.SIGINT, interrupt)
-    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    beat = BEAT.get()
+    beat(seconds)
+    before = signal.signal(signal.SIGPROF, expire)
+    left, interval = signal.setitimer(signal.ITIMER_PROF, seconds, 1.0)
     try:
         yield
     finally:
         armed = False
-        watch(calling=left > 0)
-        unspent, _ = signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old_alarm)
-        signal.signal(signal.SIGINT, old_interrupt)
+        unspent, _ = signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
         if left:
-            signal.setitimer(signal.ITIMER_REAL, max(left - (seconds - unspent), 0.01), interval)
+            left = max(left - (seconds - unspent), 0.01)
+            signal.setitimer(signal.ITIMER_PROF, left, interval)
+        beat(left)
 
 
-@contextmanager
-def watched(seconds: float, trace: Path) -> Iterator[None]:
-    """Kill the process if a call inside takes longer, even where it holds the interpreter's lock.
-
-    For a hook that is stuck in C, which `limited` cannot get through to: a thread of Python could
-    not run then either, the one of ``faulthandler`` can. Each `limited` stretch is a call and has
-    a clock of its own, so there may be any number of them; what is done between two is the
-    harness's own work and may take ten times as long. Where the process was is left in ``trace``,
-    which is empty or gone otherwise.
-    """
-    trace.parent.mkdir(parents=True, exist_ok=True)  # inside, it may be deleted by a hook
-    with trace.open("w") as file:
-
-        def start(*, calling: bool) -> None:
-            limit = seconds if calling else 10 * seconds
-            faulthandler.dump_traceback_later(limit, exit=True, file=file)
-
-        before = _WATCH.set(start)
-        start(calling=False)
-        try:
-            yield
-        finally:
-            _WATCH.reset(before)
-            faulthandler.cancel_dump_traceback_later()
-    trace.unlink(missing_ok=True)
+def _unheard(_seconds: float) -> None:
+    """Where nobody watches."""
 
 
-class _Watch(Protocol):
-    def __call__(self, *, calling: bool) -> None: ...
+BEAT: ContextVar[Callable[[float], None]] = ContextVar("beat", default=_unheard)
+"""Called with the CPU seconds that a stretch of the hook may take where one begins, and with what
+is left of the surrounding one, or 0, where one ends."""
 
 
-def _unwatched(*, calling: bool) -> None:
-    """What starts the clock where nobody watches."""
-
-
-_WATCH: ContextVar[_Watch] = ContextVar("watch", default=_unwatched)
-"""Starts the clock of the surrounding `watched` anew."""
-
-
-def stuck_at(trace: Path) -> str | None:
-    """``file:line`` where `watched` killed a process; ``None`` where it did not."""
-    try:
-        threads = trace.read_text().split("Thread 0x")
-    except OSError:
-        return None
-    main = threads[-1]  # the oldest comes last, its innermost frame first
-    found = re.search(r'^  File "(.*)", line (\d+)', main, re.MULTILINE)
-    return None if found is None else f"{found[1]}:{found[2]}"
-
-
-def failure_of(error: BaseException, phase: str, seconds: float, hook_file: str = "") -> Failure:
+def failure_of(
+    error: BaseException, phase: str, seconds: float = 0.0, hook_file: str = ""
+) -> Failure:
     """Describe an exception, and let go of all that it holds."""
     kind = kind_of(error)
     message = _message(error)
-    if isinstance(error, Hang):
-        kind, message = "TimeoutError", f"still running after {seconds:g} s"
+    origin = _origin(error)
+    if origin is Origin.LIMIT:
+        kind, message = "TimeLimit", f"still running after {seconds:g} s of CPU time"
     try:
         frames = list(traceback.extract_tb(error.__traceback__))
         text = "".join(traceback.TracebackException.from_exception(error, limit=-40).format())
+        by_raise = _raised(error.__traceback__)
     except BaseException:  # out of memory or of stack, or the hook's own code, while describing
-        frames, text = [], f"{kind}: {message}"
-    where = _where(frames, hook_file)
+        frames, text, by_raise = [], f"{kind}: {message}", False
+    where, in_hook = _place(frames, hook_file)
+    refused = phase == "run" and _refuses_call(error, message, in_hook=in_hook)
+    own = in_hook or phase in ("load", "put_on")  # a hook refuses through what it is built from
+    on_purpose = origin is Origin.HARNESS or (by_raise and own and type(error) not in _ACCIDENTS)
     _release(error)
-    return Failure(kind, message, where, text[-_LONGEST:], phase)
+    return Failure(
+        kind,
+        message,
+        where,
+        text[-_LONGEST:],
+        phase,
+        origin,
+        deliberate=on_purpose and bool(message.strip()) and not refused,
+        refuses_call=refused,
+        out_of_memory=_tells_of_memory(error, message),
+    )
+
+
+def _origin(error: BaseException) -> Origin:
+    if isinstance(error, Hang):
+        return Origin.LIMIT
+    return Origin.HARNESS if isinstance(error, ModeNotOffered) else Origin.HOOK
+
+
+_ACCIDENTS: frozenset[type[BaseException]] = frozenset(
+    {
+        AttributeError,
+        IndexError,
+        KeyError,
+        NameError,
+        UnboundLocalError,
+        ZeroDivisionError,
+        RecursionError,
+        MemoryError,
+        torch.OutOfMemoryError,
+        TimeoutError,
+        SystemExit,
+        KeyboardInterrupt,
+        GeneratorExit,
+        StopIteration,
+    }
+)
+"""Exceptions that say nothing to the user of a hook, even where a ``raise`` made them.
+
+A subclass of one of these may well be a refusal.
+"""
+
+
+def _raised(trace: TracebackType | None) -> bool:
+    """Whether an exception comes from a ``raise`` or an ``assert`` and not out of an operation."""
+    if trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    instruction = trace.tb_frame.f_code.co_code[trace.tb_lasti]
+    return dis.opname[instruction] == "RAISE_VARARGS"
+
+
+_BINDING = re.compile(
+    r"unexpected keyword argument|positional arguments? |missing \d+ required|"
+    r"multiple values for|takes no arguments"
+)
+_CODER_ARGUMENTS = ("feat_cache", "feat_idx", "first_chunk", "final")
+"""What Wan's coders are called with beyond their input (Wan2.1 wan/modules/vae.py, diffusers,
+ComfyUI comfy/ldm/wan/vae.py)."""
+
+
+def _refuses_call(error: BaseException, message: str, *, in_hook: bool) -> bool:
+    """Whether the hooked coder could not take the arguments that it was called with.
+
+    Not so where the hook itself makes a wrong call of a function of its own (``in_hook``), unless
+    that call passes on what coders alone are given.
+
+    Reads the words of the exception: Python tells a call that does not fit a signature by a plain
+    ``TypeError`` from before the function's first instruction, with neither a frame nor an
+    attribute of the function that was called.
+    """
+    if type(error) is not TypeError or not _BINDING.search(message):
+        return False
+    return not in_hook or any(f"'{name}'" in message for name in _CODER_ARGUMENTS)
+
+
+def _tells_of_memory(error: BaseException, message: str) -> bool:
+    """Whether an exception says that memory ran out.
+
+    Reads the words of those that are no ``OutOfMemoryError``: CUDA's driver and its libraries raise
+    a plain ``RuntimeError``, and a hook may say it in an exception of its own.
+    """
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in message.lower()
 
 
 def _message(error: BaseException) -> str:
@@ -146,15 +191,20 @@ def _message(error: BaseException) -> str:
         return f"(its message cannot be read: {kind_of(second)})"
 
 
-def _where(frames: list[traceback.FrameSummary], hook_file: str) -> str:
-    """The innermost frame of the hook: of its file or folder, else of no library; else of all."""
+def _place(frames: list[traceback.FrameSummary], hook_file: str) -> tuple[str, bool]:
+    """Where the hook failed, and whether its own code, and none that it called, raised.
+
+    That is the innermost frame of its file or folder, else of no library; else of all.
+    """
     if not frames:
-        return ""
+        return "", False
     folder = str(Path(hook_file).resolve().parent) + "/" if hook_file else ""
     own = [frame for frame in frames if folder and _path(frame).startswith(folder)]
     foreign = [frame for frame in frames if not any(part in frame.filename for part in _LIBRARIES)]
     frame = (own or foreign or frames)[-1]
-    return f"{frame.filename}:{frame.lineno}"
+    ours = not own and frame.filename.startswith(str(_FIXTURES))
+    in_hook = frame is frames[-1] and bool(own or foreign) and not ours
+    return f"{frame.filename}:{frame.lineno}", in_hook
 
 
 def _path(frame: traceback.FrameSummary) -> str:

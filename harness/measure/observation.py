@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
+
 from vae_compat.cases import Case, Direction
 from vae_compat.device.meter import Reading
 
@@ -87,6 +88,8 @@ class Baseline:
     weight_bytes: int
     """Bytes of the parameters and buffers, live before the run."""
     input_bytes: int
+    cpu_seconds: float = 0.0
+    """CPU time of the untiled run, all threads together: what the time limits of a hook go by."""
     leaves: tuple[tuple[str, str], ...] = ()
     """What the untiled run itself changes in the VAE: module path and attribute."""
     further: Floors = field(default_factory=dict)
@@ -106,23 +109,59 @@ class CoderCall:
     """Arguments after the input, as ``name: repr of kind``."""
 
 
+class Origin(StrEnum):
+    """Who ended a run of the hook."""
+
+    HOOK = "hook"
+    """An exception that came out of the hook's code, or out of code that it called."""
+    HARNESS = "harness"
+    """The harness found the hook unusable: it offers no such mode, or returned no plain tensor."""
+    LIMIT = "limit"
+    """It was cut short: it took too long, waited for nothing, or took too much memory."""
+    DEATH = "death"
+    """The process that ran the hook died."""
+    NOT_RUN = "not_run"
+    """Nobody: the hook was not run, because it had been cut short too often."""
+
+
 @dataclass(frozen=True)
 class Failure:
-    """An exception that came out of the hook."""
+    """Why a run of the hook gave no result.
+
+    What the checks decide by is worked out where the exception is caught, from the exception
+    itself. ``kind``, ``message`` and ``traceback`` are for readers only.
+    """
 
     kind: str
-    """Type name."""
+    """Type name of the exception."""
     message: str
     where: str
     """``file:line`` of the innermost frame that belongs to the hook, or of the innermost one."""
     traceback: str
     phase: str
     """``load``, ``put_on``, ``run`` or ``take_off``."""
+    origin: Origin = Origin.HOOK
+    deliberate: bool = False
+    """Raised on purpose and with words, by a ``raise`` or an ``assert``: a refusal."""
+    refuses_call: bool = False
+    """The hooked coder cannot be called as its callers call it."""
+    out_of_memory: bool = False
+    """It says that memory ran out."""
 
     @property
     def hung(self) -> bool:
-        """Whether the clock cut the hook short: what waits for it again waits as long."""
-        return self.kind == "TimeoutError"
+        """Whether a limit ended the run: each further call would take as long."""
+        return self.origin is Origin.LIMIT
+
+    @property
+    def unseen(self) -> bool:
+        """Whether nothing is known of what the hook did: its process died, or it was not run."""
+        return self.origin in (Origin.DEATH, Origin.NOT_RUN)
+
+
+def untold(words: str) -> Failure:
+    """There is no result, because the runner told none, or none that can be looked at."""
+    return Failure("NoResult", words, "", "", "run", Origin.HARNESS)
 
 
 @dataclass(frozen=True)
@@ -151,10 +190,10 @@ class Observed:
     case: Case
     promise: Promise
     failure: Failure | None = None
-    beyond_repair: tuple[str, ...] = ()
-    """What the hook left in the VAE that could not be undone: it must be built anew."""
     repeat: str | None = None
     """Command that repeats this case."""
+    printed: str = ""
+    """The last that the hook has printed."""
     memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """What checks have worked out from this observation, so that the next need not again."""
 
@@ -168,9 +207,9 @@ class Observation(Observed):
     """On the plain CPU; ``None`` where the hook raised or returned no tensor."""
     returned: str = "Tensor"
     """Type name of what the hook returned."""
-    output_device: torch.device | None = None
-    """Where the hook left its result."""
-    input_device: torch.device | None = None
+    output_device: str | None = None
+    """Where the hook left its result: ``cuda:0``, ``cpu``."""
+    input_device: str | None = None
     reading: Reading = field(default_factory=Reading)
     calls: tuple[CoderCall, ...] = ()
     residue: tuple[str, ...] = ()

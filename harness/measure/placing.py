@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+
 from vae_compat.device import Device
 from vae_compat.measure.observation import LayoutVAE
 

@@ -7,11 +7,10 @@ run has a device of its own, on which the hook is put anew.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -19,14 +18,18 @@ import torch
 from torch import Tensor
 from torch.utils import deterministic
 from torch.utils._python_dispatch import TorchDispatchMode
+
 from vae_compat.cases import Case, Direction, Mechanism, Mode, Scale, Scenario
-from vae_compat.device import Device, Reading, open_device
+from vae_compat.device import Device, open_device
 from vae_compat.device.meter import largest_plane
 from vae_compat.families import Family
+from vae_compat.measure.attempt import Attempt
+from vae_compat.measure.bench import Bench
 from vae_compat.measure.failing import returned_kind
-from vae_compat.measure.observation import Failure, LayoutVAE, Observed
+from vae_compat.measure.observation import Failure, Observed, Origin, Promise, untold
+from vae_compat.measure.performed import RelationPerformed, Run
 from vae_compat.measure.placing import placed
-from vae_compat.measure.run import Trial, attempt, kept
+from vae_compat.measure.plain import kept
 from vae_compat.measure.stage import Stage
 
 SHARP = 1e-9
@@ -69,18 +72,7 @@ class Related(Observed):
     """Why the comparisons show nothing; empty where they do."""
 
 
-@dataclass(frozen=True)
-class Ran:
-    """The results of one hook put on once, on the plain CPU, and its meters."""
-
-    outputs: tuple[Tensor, ...]
-    reading: Reading
-    dtype: torch.dtype
-
-    @property
-    def output(self) -> Tensor:
-        """That of the last call."""
-        return self.outputs[-1]
+# What the runner does ----------------------------------------------------------------------------
 
 
 class HookFailed(Exception):  # noqa: N818 (a fact about a hook, not a fault of the run)
@@ -91,9 +83,6 @@ class HookFailed(Exception):  # noqa: N818 (a fact about a hook, not a fault of 
         self.failure = failure
 
 
-Play = Callable[["Runs"], Related]
-
-
 @dataclass
 class Runs:
     """Makes the runs of one scenario in one dtype."""
@@ -101,7 +90,9 @@ class Runs:
     stage: Stage
     dtype: torch.dtype
     narrowest: torch.dtype = torch.float64
-    beyond_repair: tuple[str, ...] = ()
+    made: list[Run] = field(default_factory=list)
+    empty: str = ""
+    """Why they show nothing; empty where they do."""
 
     @property
     def case(self) -> Case:
@@ -110,14 +101,14 @@ class Runs:
 
     def x(self, case: Case | None = None) -> Tensor:
         """The input of a case, in the dtype of the runs."""
-        return self.stage.bench.make_input(case or self.case).to(self.dtype)
+        return self.stage.models.make_input(case or self.case).to(self.dtype)
 
-    def run(self, *xs: Tensor, case: Case | None = None, capacity: int | None = None) -> Ran:
+    def run(self, *xs: Tensor, case: Case | None = None, capacity: int | None = None) -> Run:
         """Put the hook on and call it with each input in turn.
 
         Raises `HookFailed`.
         """
-        case = replace(case or self.case, dtype=str(self.dtype).removeprefix("torch."))
+        case = replace(case or self.case, dtype=_named(self.dtype))
 
         def act(run: Any) -> list[Tensor]:
             with _Narrowest() as mode:
@@ -125,189 +116,111 @@ class Runs:
             self.narrowest = min(self.narrowest, mode.dtype, key=lambda dtype: dtype.itemsize)
             return results
 
-        with self._open(case, capacity) as (device, view):
-            stage = self.stage
-            trial = attempt(case, stage.hook, view, device, stage.seconds, None, act)
-            self.beyond_repair += trial.beyond_repair
-            outputs = [_output(trial, result, device) for result in trial.result or [None]]
-        return Ran(tuple(outputs), trial.reading, self.narrowest)
-
-    def untiled(self, x: Tensor, *, case: Case | None = None, capacity: int | None = None) -> Ran:
-        """The result without the hook. Raises ``torch.OutOfMemoryError`` beyond a capacity."""
-        case = case or self.case
-        with self._open(case, capacity) as (device, view):
-            with device.metered() as reading:
-                result = view.run(case.direction, device.put(x))
-            return Ran((device.host(result),), reading, self.dtype)
-
-    @contextmanager
-    def _open(self, case: Case, capacity: int | None) -> Iterator[tuple[Device, LayoutVAE]]:
         plain = replace(case, dtype=self.case.dtype)
-        wide = self.dtype is torch.float64
-        view = self.stage.bench.twin(plain) if wide else self.stage.bench.view(plain)
-        device = open_device(case.device, capacity=capacity)
+        views = self.stage.models.twins if self.dtype is torch.float64 else self.stage.models.views
+        view, device = views(plain)[0], self.stage.device(capacity)
         with torch.no_grad(), device, placed(view, device):
-            yield device, view
-
-    @property
-    def bound(self) -> float:
-        """What rounding may make of a difference, in the narrowest dtype that was seen."""
-        wide = self.narrowest is torch.float64
-        return SHARP if wide else ROUNDING * torch.finfo(self.narrowest).eps
-
-    def related(self, *comparisons: Comparison, empty: str = "") -> Related:
-        """What the checks are given."""
-        return Related(
-            case=self.case,
-            promise=self.stage.promise,
-            beyond_repair=self.beyond_repair,
-            comparisons=comparisons,
-            dtype=str(self.narrowest).removeprefix("torch."),
-            empty=empty,
-        )
+            made = self.stage.attempt(view, device, act, case=case)
+            outputs = [_output(made, result, device) for result in made.result or [None]]
+        self.made.append(Run(tuple(outputs), made.reading, _named(self.narrowest)))
+        return self.made[-1]
 
 
-def observing(play: Play, *, wide: bool = True) -> Callable[[Stage], Related]:
-    """How a scenario is run: in float64 where it is ``wide``, else in the dtype of its case.
+def perform_relation(stage: Stage) -> RelationPerformed:
+    """Make the runs of a scenario: in float64 where it is ``wide``, else in the dtype of its case.
 
     Also in the latter where the hook refuses float64, which it need not know.
     """
-
-    @functools.wraps(play)
-    def observe(stage: Stage) -> Related:
-        own: torch.dtype = getattr(torch, stage.case.dtype)
-        failure = None
-        for dtype in (torch.float64, own) if wide else (own,):
-            try:
-                return play(Runs(stage, dtype))
-            except HookFailed as failed:
-                failure = failed.failure
-            if failure.hung:
-                break
-        return Related(case=stage.case, promise=stage.promise, failure=failure)
-
-    return observe
-
-
-def tile_size(runs: Runs) -> Related:
-    """One input in tiles of two sizes."""
-    x, others = runs.x(), _with_tiles(runs.case)
-    first, second = runs.run(x), runs.run(x, case=others)
-    same = first.reading.convolutions == second.reading.convolutions
-    return runs.related(
-        compared(_tiles(runs.case, others), first.output, second.output, runs.bound),
-        empty="both tile sizes ran the same convolutions" if same else "",
-    )
+    assert stage.case.scenario is not None
+    relation = RELATIONS[stage.case.scenario]
+    own: torch.dtype = getattr(torch, stage.case.dtype)
+    failure = None
+    for dtype in (torch.float64, own) if relation.wide else (own,):
+        runs = Runs(stage, dtype)
+        try:
+            relation.play(runs)
+            return RelationPerformed(runs=tuple(runs.made), dtype=_named(dtype), empty=runs.empty)
+        except HookFailed as failed:
+            failure = failed.failure
+        if failure.hung:
+            break
+    return RelationPerformed(runs=(), dtype=_named(own), failure=failure)
 
 
-def oversize(runs: Runs) -> Related:
-    """A plane that untiled cannot run, for want of memory, while the hook can."""
-    case, x = runs.case, runs.x()
-    others = _with_tiles(case)
-    first, second = runs.run(x), runs.run(x, case=others)
-    capacity = int(ROOM * (first.reading.peak_bytes or 0))
-    try:
-        runs.untiled(x, capacity=capacity)
-        empty = f"untiled runs in the {capacity} bytes that the hook takes as well"
-    except torch.OutOfMemoryError:
-        empty = ""
-    small = runs.run(x, capacity=capacity)
-    return runs.related(
-        compared(_tiles(case, others), first.output, second.output, runs.bound),
-        compared("plenty of memory and little", first.output, small.output, runs.bound),
-        empty=empty,
-    )
-
-
-def partition(runs: Runs) -> Related:
-    """One input in the tiles of a grid and in those of a quadtree."""
-    x, grid = runs.x(), replace(runs.case, mode=Mode.EXACT)
-    first, second = runs.run(x, case=grid), runs.run(x)
-    same = first.reading.convolutions == second.reading.convolutions
-    return runs.related(
-        compared("grid and quadtree", first.output, second.output, runs.bound),
-        empty="grid and quadtree ran the same convolutions" if same else "",
-    )
-
-
-def batch_split(runs: Runs) -> Related:
-    """A batch in one call, and each of its items by itself."""
+def _play_tile_size(runs: Runs) -> None:
     x = runs.x()
-    whole = runs.run(x).output
-    alone = [runs.run(item, case=replace(runs.case, batch=1)).output for item in torch.split(x, 1)]
-    pairs = zip(torch.split(whole, 1), alone, strict=False)
-    return runs.related(
-        *(
-            compared(f"item {number} in a batch and by itself", *pair, runs.bound)
-            for number, pair in enumerate(pairs)
-        ),
-        empty="" if len(whole) == len(x) > 1 else f"{len(whole)} items came of {len(x)}",
-    )
+    runs.run(x)
+    runs.run(x, case=_with_tiles(runs.case))
 
 
-def repeat(runs: Runs) -> Related:
-    """A call again, and a call after one with another input, on a hook that stays on."""
+def _play_oversize(runs: Runs) -> None:
     x = runs.x()
-    again, after = runs.run(x, x), runs.run(x.flip(-1), x)
-    return runs.related(
-        compared("the first call and the second", again.outputs[0], again.output, 0.0),
-        compared("a call alone and after another input", again.outputs[0], after.output, 0.0),
-    )
+    first = runs.run(x)
+    runs.run(x, case=_with_tiles(runs.case))
+    runs.run(x, capacity=_capacity(first))
 
 
-def poison(runs: Runs) -> Related:
-    """Memory that the hook has not written to holds NaN, or what happens to be there."""
+def _play_partition(runs: Runs) -> None:
+    x = runs.x()
+    runs.run(x, case=replace(runs.case, mode=Mode.EXACT))
+    runs.run(x)
+
+
+def _play_batch_split(runs: Runs) -> None:
+    x = runs.x()
+    runs.run(x)
+    for item in torch.split(x, 1):
+        runs.run(item, case=replace(runs.case, batch=1))
+
+
+def _play_repeat(runs: Runs) -> None:
+    x = runs.x()
+    runs.run(x, x)
+    runs.run(x.flip(-1), x)
+
+
+def _play_poison(runs: Runs) -> None:
     x = runs.x()
     with uninitialised(filled=False):
-        clean = runs.run(x)
+        runs.run(x)
     with uninitialised(filled=True):
         works = bool(torch.empty(8).isnan().all())
-        foul = runs.run(x)
-    return runs.related(
-        compared("clean memory and memory full of NaN", clean.output, foul.output, 0.0),
-        empty="" if works else "memory could not be filled with NaN",
-    )
+        runs.run(x)
+    runs.empty = "" if works else "memory could not be filled with NaN"
 
 
-def shift(runs: Runs) -> Related:
-    """Probes that are local: a picture moved by one latent pixel gives one moved as much."""
-    comparisons, empty = [], ""
-    for mechanism in REACH:
-        if not is_local(runs.case.facts, mechanism):
-            continue
-        case = moving(runs.case, mechanism)
+def _play_shift(runs: Runs) -> None:
+    for case in moving_cases(runs.case):
         here, there = moved(case, runs.x)
-        first, second = runs.run(here, case=case), runs.run(there, case=case)
-        bound = runs.bound if case.facts.norm == "rms" else max(LEAK, runs.bound)
-        what = f"the {mechanism} probe and the same moved by one latent pixel"
-        comparisons.append(compared(what, *in_common(case, first.output, second.output), bound))
-        untiled = runs.untiled(here, case=case)
-        ours, whole = (largest_plane(ran.reading.convolutions) for ran in (first, untiled))
-        if math.prod(ours) >= math.prod(whole):
-            empty = f"tiles did not run ({mechanism} probe)"
-    return runs.related(*comparisons, empty=empty)
+        runs.run(here, case=case)
+        runs.run(there, case=case)
 
 
-RELATIONS: Mapping[Scenario, Callable[[Stage], Related]] = MappingProxyType(
-    {
-        Scenario.TILE_SIZE: observing(tile_size),
-        Scenario.OVERSIZE: observing(oversize),
-        Scenario.PARTITION: observing(partition),
-        Scenario.BATCH_SPLIT: observing(batch_split),
-        Scenario.REPEAT: observing(repeat, wide=False),
-        Scenario.POISON: observing(poison, wide=False),
-        Scenario.SHIFT: observing(shift),
-    }
-)
-"""How each relation is observed."""
+class _Narrowest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the narrowest floating dtype that operations return."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.dtype = torch.float64
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for part in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(part, Tensor) and part.is_floating_point():
+                self.dtype = min(self.dtype, part.dtype, key=lambda dtype: dtype.itemsize)
+        return out
 
 
-def is_local(family: Family, mechanism: Mechanism) -> bool:
-    """Whether the probe of a family depends on pixels near by only.
-
-    That of the halo does not where there are GroupNorms: what they let through adds up.
-    """
-    return mechanism in REACH and (mechanism is Mechanism.STUB or family.norm == "rms")
+def _output(made: Attempt, result: Any, device: Device) -> Tensor:
+    """A result of an attempt on the plain CPU. Raises `HookFailed`."""
+    output, _, unreadable = kept(result, device)
+    failure = made.failure or unreadable
+    if failure is not None:
+        raise HookFailed(failure)
+    if output is None:
+        told = f"returned {returned_kind(result)} where a tensor belongs"
+        raise HookFailed(Failure("NoTensor", told, "", "", "run", Origin.HARNESS))
+    return output
 
 
 @contextmanager
@@ -327,6 +240,209 @@ def uninitialised(*, filled: bool) -> Iterator[None]:
         deterministic.fill_uninitialized_memory = before[2]  # type: ignore[attr-defined]
 
 
+# What the judge makes of it ----------------------------------------------------------------------
+
+
+def examine_relation(
+    case: Case, promise: Promise, performed: RelationPerformed, bench: Bench
+) -> Related:
+    """Hold the runs of a scenario against each other."""
+    if performed.failure is not None:
+        return Related(case=case, promise=promise, failure=performed.failure)
+    assert case.scenario is not None
+    relation = RELATIONS[case.scenario]
+    results = Results(case, bench, performed)
+    try:
+        comparisons, empty = relation.compare(results)
+    except _Missing:
+        told = "the runner told nothing of some of the runs"
+        failure = untold(told)
+        return Related(case=case, promise=promise, failure=failure)
+    return Related(
+        case=case,
+        promise=promise,
+        comparisons=tuple(comparisons),
+        dtype=performed.runs[-1].dtype,
+        empty=performed.empty or empty,
+    )
+
+
+class _Missing(Exception):  # noqa: N818 (a fact about a runner)
+    """A run, or a result of it, that the runner did not tell of."""
+
+
+@dataclass
+class Results:
+    """The runs of one scenario, in the order in which they were made."""
+
+    case: Case
+    bench: Bench
+    performed: RelationPerformed
+    taken: int = 0
+
+    def next(self, outputs: int = 1) -> Run:
+        """The next run. Raises `_Missing` where there is none with so many results."""
+        runs = self.performed.runs
+        if self.taken >= len(runs) or len(runs[self.taken].outputs) != outputs:
+            raise _Missing
+        self.taken += 1
+        return runs[self.taken - 1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the VAE."""
+        wide = self.performed.dtype == "float64"
+        return torch.float64 if wide else getattr(torch, self.case.dtype)
+
+    @property
+    def bound(self) -> float:
+        """What rounding may make of a difference, in the narrowest dtype that was seen so far."""
+        narrowest = self.performed.runs[max(self.taken - 1, 0)].dtype
+        if narrowest not in FLOATS:
+            raise _Missing
+        wide = narrowest == "float64"
+        return SHARP if wide else ROUNDING * torch.finfo(getattr(torch, narrowest)).eps
+
+    def x(self, case: Case | None = None) -> Tensor:
+        """The input of a case, in the dtype of the runs."""
+        return self.bench.make_input(case or self.case).to(self.dtype)
+
+    def untiled(self, x: Tensor, *, case: Case | None = None, capacity: int | None = None) -> Run:
+        """The result without the hook. Raises ``torch.OutOfMemoryError`` beyond a capacity."""
+        case = case or self.case
+        views = self.bench.twin if self.dtype is torch.float64 else self.bench.view
+        view, device = views(case), open_device(case.device, capacity=capacity)
+        with torch.no_grad(), device, placed(view, device):
+            with device.metered() as reading:
+                result = view.run(case.direction, device.put(x))
+            return Run((device.host(result),), reading, _named(self.dtype))
+
+
+Compared = tuple[list[Comparison], str]
+"""Comparisons, and why they show nothing."""
+FLOATS = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
+"""In which a hook may compute."""
+
+
+def _compare_tile_size(results: Results) -> Compared:
+    first, second = results.next(), results.next()
+    same = first.reading.convolutions == second.reading.convolutions
+    what = _tiles(results.case, _with_tiles(results.case))
+    found = compared(what, first.output, second.output, results.bound)
+    return [found], "both tile sizes ran the same convolutions" if same else ""
+
+
+def _compare_oversize(results: Results) -> Compared:
+    case = results.case
+    first, second, small = results.next(), results.next(), results.next()
+    capacity = _capacity(first)
+    try:
+        results.untiled(results.x(), capacity=capacity)
+        empty = f"untiled runs in the {capacity} bytes that the hook takes as well"
+    except torch.OutOfMemoryError:
+        empty = ""
+    bound, what = results.bound, _tiles(case, _with_tiles(case))
+    return [
+        compared(what, first.output, second.output, bound),
+        compared("plenty of memory and little", first.output, small.output, bound),
+    ], empty
+
+
+def _compare_partition(results: Results) -> Compared:
+    first, second = results.next(), results.next()
+    same = first.reading.convolutions == second.reading.convolutions
+    found = compared("grid and quadtree", first.output, second.output, results.bound)
+    return [found], "grid and quadtree ran the same convolutions" if same else ""
+
+
+def _compare_batch_split(results: Results) -> Compared:
+    whole = results.next().output
+    count = results.case.batch
+    alone = [results.next().output for _ in range(count)]
+    pairs = zip(torch.split(whole, 1), alone, strict=False)
+    found = [
+        compared(f"item {number} in a batch and by itself", *pair, results.bound)
+        for number, pair in enumerate(pairs)
+    ]
+    return found, "" if len(whole) == count > 1 else f"{len(whole)} items came of {count}"
+
+
+def _compare_repeat(results: Results) -> Compared:
+    again, after = results.next(2), results.next(2)
+    return [
+        compared("the first call and the second", again.outputs[0], again.output, 0.0),
+        compared("a call alone and after another input", again.outputs[0], after.output, 0.0),
+    ], ""
+
+
+def _compare_poison(results: Results) -> Compared:
+    clean, foul = results.next(), results.next()
+    what = "clean memory and memory full of NaN"
+    return [compared(what, clean.output, foul.output, 0.0)], ""
+
+
+def _compare_shift(results: Results) -> Compared:
+    found, empty = [], ""
+    for case in moving_cases(results.case):
+        here, _ = moved(case, results.x)
+        first, second = results.next(), results.next()
+        rounding = results.bound
+        bound = rounding if case.facts.norm == "rms" else max(LEAK, rounding)
+        what = f"the {case.mechanism} probe and the same moved by one latent pixel"
+        found.append(compared(what, *in_common(case, first.output, second.output), bound))
+        untiled = results.untiled(here, case=case)
+        ours, whole = (largest_plane(run.reading.convolutions) for run in (first, untiled))
+        if math.prod(ours) >= math.prod(whole):
+            empty = f"tiles did not run ({case.mechanism} probe)"
+    return found, empty
+
+
+@dataclass(frozen=True)
+class Relation:
+    """How a relation is played by the runner, and compared by the judge."""
+
+    play: Callable[[Runs], None]
+    compare: Callable[[Results], Compared]
+    wide: bool = True
+    """Whether it runs in float64 where the hook can."""
+
+
+RELATIONS: Mapping[Scenario, Relation] = MappingProxyType(
+    {
+        Scenario.TILE_SIZE: Relation(_play_tile_size, _compare_tile_size),
+        Scenario.OVERSIZE: Relation(_play_oversize, _compare_oversize),
+        Scenario.PARTITION: Relation(_play_partition, _compare_partition),
+        Scenario.BATCH_SPLIT: Relation(_play_batch_split, _compare_batch_split),
+        Scenario.REPEAT: Relation(_play_repeat, _compare_repeat, wide=False),
+        Scenario.POISON: Relation(_play_poison, _compare_poison, wide=False),
+        Scenario.SHIFT: Relation(_play_shift, _compare_shift),
+    }
+)
+
+
+def _capacity(first: Run) -> int:
+    return int(ROOM * (first.reading.peak_bytes or 0))
+
+
+def _named(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def moving_cases(case: Case) -> Iterator[Case]:
+    """The probes on which a picture is moved."""
+    for mechanism in REACH:
+        if is_local(case.facts, mechanism):
+            yield moving(case, mechanism)
+
+
+def is_local(family: Family, mechanism: Mechanism) -> bool:
+    """Whether the probe of a family depends on pixels near by only.
+
+    That of the halo does not where there are GroupNorms: what they let through adds up.
+    """
+    return mechanism in REACH and (mechanism is Mechanism.STUB or family.norm == "rms")
+
+
 def compared(what: str, first: Tensor, second: Tensor, bound: float) -> Comparison:
     """How far two results are apart."""
     if first.shape != second.shape:
@@ -340,33 +456,6 @@ def compared(what: str, first: Tensor, second: Tensor, bound: float) -> Comparis
     rms = float(first.double().square().mean().sqrt())
     index = tuple(int(i) for i in torch.unravel_index(away.argmax(), away.shape))
     return Comparison(what, worst / rms if rms else worst and float("inf"), f"{index}", bound)
-
-
-class _Narrowest(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the narrowest floating dtype that operations return."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.dtype = torch.float64
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for part in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(part, Tensor) and part.is_floating_point():
-                self.dtype = min(self.dtype, part.dtype, key=lambda dtype: dtype.itemsize)
-        return out
-
-
-def _output(trial: Trial, result: Any, device: Device) -> Tensor:
-    """A result of a trial on the plain CPU. Raises `HookFailed`."""
-    one = Trial(result=result, failure=trial.failure)
-    output, _ = kept(one, device)
-    if one.failure is not None:
-        raise HookFailed(one.failure)
-    if output is None:
-        told = f"returned {returned_kind(result)} where a tensor belongs"
-        raise HookFailed(Failure("NoTensor", told, "", "", "run"))
-    return output
 
 
 def _with_tiles(case: Case) -> Case:

@@ -13,12 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
 from vae_compat.cases import Case, Scenario
 from vae_compat.device import open_device
 from vae_compat.device.meter import largest_plane
 from vae_compat.measure.baseline import measure_baseline, measure_truth
+from vae_compat.measure.bench import Bench
 from vae_compat.measure.draws import draw_floors
-from vae_compat.measure.observation import WHOLE, Baseline, Noise, Observed, Promise
+from vae_compat.measure.observation import (
+    WHOLE,
+    Baseline,
+    Noise,
+    Observed,
+    Promise,
+    untold,
+)
+from vae_compat.measure.performed import SequencePerformed, Taken
 from vae_compat.measure.placing import placed
 from vae_compat.measure.player import (
     CLIP_A,
@@ -26,11 +36,14 @@ from vae_compat.measure.player import (
     Call,
     Clip,
     Player,
-    Right,
-    Step,
     Stopped,
+    chunked_of,
+    input_of,
+    right_of,
 )
-from vae_compat.measure.stage import Bench, Stage
+from vae_compat.measure.rights import Right, Step, all_of
+from vae_compat.measure.stage import Stage
+from vae_compat.measure.tracks import Further, Track, draw_further, follow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +74,10 @@ class Sequence:
     """Those that the calls are made for."""
     mirrored: bool = False
     """Whether one more call is made, on the mirrored input of the first."""
+    clips: Callable[[Case], Mapping[str, Case]] = lambda case: {CLIP_A: case, CLIP_B: case}
+    """Clips that the chunks are of, by name."""
+    mixed: bool = False
+    """Whether some chunks run untiled between tiled ones."""
 
     def applies(self, case: Case, promise: Promise) -> bool:
         """Whether there is a way to play it."""
@@ -71,51 +88,118 @@ class Sequence:
         return self.chunks is not None and promise.kind == "forward" and case.facts.causal
 
 
-def observe_sequence(stage: Stage) -> SequenceObserved:
+# What the runner does ----------------------------------------------------------------------------
+
+
+def perform_sequence(stage: Stage) -> SequencePerformed:
     """Play the sequence of a case."""
-    case, bench = stage.case, stage.bench
-    assert case.scenario is not None
-    sequence = SEQUENCES[case.scenario]
-    by_chunks = sequence.by_chunks(case, stage.promise)
-    calls = [] if by_chunks else _calls(stage, sequence)
-    view = bench.view(case)
-    player = Player(stage, view, bench.twin(case) if by_chunks else None)
-    with torch.no_grad(), stage.device, placed(view, stage.device):
+    case = stage.case
+    sequence = _sequence_of(case)
+    view, device = stage.view, stage.device()
+    player = Player(stage, view, device)
+    with torch.no_grad(), device, placed(view, device):
         try:
-            if by_chunks:
+            if sequence.by_chunks(case, stage.promise):
                 assert sequence.chunks is not None
                 sequence.chunks(player)
             else:
                 assert sequence.calls is not None
-                sequence.calls(player, *map(player.prepared, calls))
+                calls = [Call(*each) for each in inputs(sequence, case, stage.models.make_input)]
+                for call in calls:
+                    player.prepare(call)
+                sequence.calls(player, *calls)
         except Stopped:
             pass
-    return SequenceObserved(
-        case=case,
-        promise=stage.promise,
-        failure=player.failure,
-        steps=player.steps,
+    return SequencePerformed(
+        taken=tuple(player.taken),
+        alone=tuple(player.alone),
         doing=player.doing,
+        failure=player.failure,
         plane=player.plane,
-        untiled_plane=player.untiled_plane,
         empty=player.empty,
-        beyond_repair=player.beyond_repair,
     )
 
 
-def _calls(stage: Stage, sequence: Sequence) -> list[Call]:
-    """To be called before the view is placed on the device."""
-    bench, calls = stage.bench, []
-    for case in sequence.cases(stage.case):
-        case = replace(case, scenario=None)
-        further = partial(_further, bench, case)
-        calls.append(_call(case, bench.make_input(case), bench.baseline(case), further))
+def _sequence_of(case: Case) -> Sequence:
+    assert case.scenario is not None
+    return SEQUENCES[case.scenario]
+
+
+def inputs(
+    sequence: Sequence, case: Case, make_input: Callable[[Case], Tensor]
+) -> Iterator[tuple[Case, Tensor, str]]:
+    """Case, input and name of each call of a sequence over the whole VAE."""
+    cases = [replace(each, scenario=None) for each in sequence.cases(case)]
+    for number, each in enumerate(cases):
+        yield each, make_input(each), f"call {number}"
     if sequence.mirrored:
-        case, x = calls[0].case, calls[0].x.flip(-1)
-        truth = measure_truth(case, bench.twin(case), x, open_device(case.device))
-        base = measure_baseline(case, bench.view(case), truth, x, open_device(case.device))
-        calls.append(_call(case, x, base, cache(partial(_drawn, bench, case, x, truth))))
-    return calls
+        yield cases[0], make_input(cases[0]).flip(-1), MIRRORED
+
+
+MIRRORED = "call, mirrored"
+"""The name of the call on the mirrored input of the first."""
+
+# What the judge makes of it ----------------------------------------------------------------------
+
+
+def examine_sequence(
+    case: Case, promise: Promise, performed: SequencePerformed, bench: Bench
+) -> SequenceObserved:
+    """Hold every call that came back against what it should have given."""
+    sequence = _sequence_of(case)
+    chunks = sequence.by_chunks(case, promise)
+    exact = promise.grade == "exact"
+    rights, plane = (_of_chunks if chunks else _of_calls)(sequence, case, exact, bench)
+    if not exact and not (chunks and sequence.mixed):
+        rights = _with_alone(rights, performed.alone)
+    failure, steps = performed.failure, []
+    for taken in performed.taken:
+        right = rights.get(taken.right)
+        if right is None:
+            told = f"the runner told of {taken.right!r}, which was not asked for"
+            failure = failure or untold(told)
+            continue
+        if taken.bare:
+            right = replace(right, alone=None)
+        steps.append(right.step(taken.name, taken.returned, taken.output))
+    return SequenceObserved(
+        case=case,
+        promise=promise,
+        failure=failure,
+        steps=tuple(steps),
+        doing=performed.doing,
+        plane=performed.plane,
+        untiled_plane=plane,
+        empty=performed.empty,
+    )
+
+
+def _with_alone(rights: Mapping[str, Right], alone: tuple[Taken, ...]) -> Mapping[str, Right]:
+    by_itself = {taken.right: taken.output for taken in alone}
+    return {name: replace(right, alone=by_itself.get(name)) for name, right in rights.items()}
+
+
+def _of_calls(
+    sequence: Sequence, case: Case, exact: bool, bench: Bench
+) -> tuple[Mapping[str, Right], int]:
+    """What the calls of a sequence should give, and the area of the largest untiled plane."""
+    del exact
+    rights, plane = {}, 0
+    for each, x, name in inputs(sequence, case, bench.make_input):
+        if name == MIRRORED:
+            truth = measure_truth(each, bench.twin(each), x, open_device(each.device))
+            base = measure_baseline(each, bench.view(each), truth, x, open_device(each.device))
+            further = cache(partial(_drawn, bench, each, x, truth))
+        else:
+            base = bench.baseline(each)
+            further = partial(_further, bench, each)
+        rights[name] = Right(base.output, base.truth, further=further)
+        plane = max(plane, _area(base))
+    return rights, plane
+
+
+def _area(base: Baseline) -> int:
+    return math.prod(largest_plane(base.reading.convolutions))
 
 
 def _further(bench: Bench, case: Case) -> Noise | None:
@@ -123,13 +207,40 @@ def _further(bench: Bench, case: Case) -> Noise | None:
 
 
 def _drawn(bench: Bench, case: Case, x: Tensor, truth: Tensor) -> Noise | None:
-    view, device = bench.anew(case)[0], open_device(case.device)
-    return draw_floors(case, view, x, truth, device).get(WHOLE)
+    return draw_floors(case, bench.view(case), x, truth, open_device(case.device)).get(WHOLE)
 
 
-def _call(case: Case, x: Tensor, base: Baseline, further: Callable[[], Noise | None]) -> Call:
-    plane = largest_plane(base.reading.convolutions)
-    return Call(case, x, Right(base.output, base.truth, further=further), math.prod(plane))
+def _of_chunks(
+    sequence: Sequence, case: Case, exact: bool, bench: Bench
+) -> tuple[Mapping[str, Right], int]:
+    """What the chunks of a sequence should give, and the area of the largest untiled plane."""
+    rights, plane = {}, 0
+    for name, each in sequence.clips(case).items():
+        view, twin = bench.view(each), bench.twin(each)
+        chunked, x = chunked_of(view, each), input_of(name, bench.make_input(each))
+        device = open_device(each.device)
+        with torch.no_grad(), device, placed(view, device), device.metered() as reading:
+            track = follow(view, twin, each.direction, chunked, x, device)
+        plane = max(plane, math.prod(largest_plane(reading.convolutions)))
+        further = cache(partial(_further_of_clip, bench, each, x, track))
+        for untiled, truth in zip(track.untiled, track.truth, strict=True):
+            rights[right_of(name, truth.number)] = Right(
+                all_of(untiled.parts),
+                all_of(truth.parts),
+                mixed=sequence.mixed and not exact,
+                further=partial(_of_chunk, further, truth.number),
+            )
+    return rights, plane
+
+
+def _further_of_clip(bench: Bench, case: Case, x: Tensor, track: Track) -> Further:
+    view = bench.view(case)
+    with open_device(case.device) as device:
+        return draw_further(track, view, case.direction, chunked_of(view, case), x, device)
+
+
+def _of_chunk(further: Callable[[], Further], number: int) -> Noise | None:
+    return further().chunks.get((number, None))
 
 
 # Whole VAEs --------------------------------------------------------------------------------------
@@ -156,8 +267,7 @@ def _sizes(player: Player, call: Call, other: Call) -> None:
 
 def _off_and_on(player: Player, call: Call) -> None:
     player.hooked(lambda run: player.call("call 1", run, call))
-    bare = replace(call, right=replace(call.right, alone=None))
-    player.bare(lambda run: player.call("call 2, with the hook taken off", run, bare))
+    player.bare(lambda run: player.call("call 2, with the hook taken off", run, call, bare=True))
     player.hooked(lambda run: player.call("call 3, with the hook on again", run, call))
 
 
@@ -271,6 +381,15 @@ def _directions(case: Case) -> tuple[Case, ...]:
     return case, case.turned
 
 
+def _one_clip(case: Case) -> Mapping[str, Case]:
+    return {CLIP_A: case}
+
+
+def _clip_a_way(case: Case) -> Mapping[str, Case]:
+    """A clip in the direction of the case, and one in the other."""
+    return {CLIP_A: case, CLIP_B: case.turned}
+
+
 def _two_sizes(case: Case) -> tuple[Case, ...]:
     """The case, and one of another size and shape that also has to be tiled."""
     return case, replace(case, height=case.width + 2, width=case.height + 1)
@@ -308,10 +427,10 @@ SEQUENCES: Mapping[Scenario, Sequence] = MappingProxyType(
         Scenario.SIZES: Sequence(_sizes, cases=_two_sizes),
         Scenario.STREAMS: Sequence(chunks=_streams),
         Scenario.CLEARED: Sequence(chunks=_cleared),
-        Scenario.TURNS: Sequence(chunks=_turns),
-        Scenario.TAKEN_OFF: Sequence(_off_and_on, _off_midway),
+        Scenario.TURNS: Sequence(chunks=_turns, clips=_one_clip, mixed=True),
+        Scenario.TAKEN_OFF: Sequence(_off_and_on, _off_midway, clips=_one_clip, mixed=True),
         Scenario.INTERRUPTED: Sequence(_interrupted, mirrored=True),
-        Scenario.BOTH_WAYS: Sequence(_both_calls, _both_chunks, _directions),
+        Scenario.BOTH_WAYS: Sequence(_both_calls, _both_chunks, _directions, clips=_clip_a_way),
     }
 )
 """How each sequence is played."""

@@ -1,31 +1,30 @@
-"""What a scenario is given to work with."""
+"""What a runner performs a case with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
+
 from vae_compat.cases import Case
-from vae_compat.device import Device
-from vae_compat.measure.observation import Baseline, LayoutVAE, Promise
-from vae_compat.measure.run import Subject, Trial, attempt
+from vae_compat.device import Device, open_device
+from vae_compat.measure.attempt import Attempt, Subject, attempt
+from vae_compat.measure.failing import returned_kind
+from vae_compat.measure.observation import LayoutVAE, Promise
+from vae_compat.measure.performed import Called
+from vae_compat.measure.plain import kept
 
 
-class Bench(Protocol):
-    """The part of a workbench that makes what a case needs."""
-
-    def view(self, case: Case) -> LayoutVAE:
-        """The VAE of a case in its layout, on the plain CPU."""
-        ...
-
-    def twin(self, case: Case) -> LayoutVAE:
-        """Its float64 twin in the same layout."""
-        ...
+class Models(Protocol):
+    """Makes the VAEs and the inputs that a case needs."""
 
     def views(self, case: Case) -> tuple[LayoutVAE, ...]:
-        """The VAE of a case in every variant of its layout; the first is that of ``view``."""
+        """The VAE of a case, on the plain CPU, in every variant of its layout.
+
+        Cases run on the first; the others are called in their own ways.
+        """
         ...
 
     def twins(self, case: Case) -> tuple[LayoutVAE, ...]:
@@ -33,50 +32,69 @@ class Bench(Protocol):
         ...
 
     def make_input(self, case: Case) -> Tensor:
-        """What the direction of the case is given, on the plain CPU."""
-        ...
-
-    def baseline(self, case: Case) -> Baseline:
-        """The untiled result of a case, of another one than that of the scenario as well."""
-        ...
-
-    def raised(self, case: Case) -> Baseline:
-        """The same with the floors of several draws: for results that miss those of one."""
-        ...
-
-    def anew(self, case: Case) -> tuple[LayoutVAE, ...]:
-        """``views`` of a VAE that no hook has been on."""
+        """What the direction of the case is given, in its dtype, on the plain CPU."""
         ...
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Everything a scenario works with."""
+    """Everything that a case is performed with."""
 
     case: Case
     promise: Promise
     hook: Subject
-    bench: Bench
-    device: Device
-    """Not entered yet."""
+    models: Models
     seconds: float
-    """What the hook may take for each attempt."""
+    """CPU seconds that the hook may take for each attempt."""
+    leaves: tuple[tuple[str, str], ...] = ()
+    """What an untiled run leaves behind in the VAE: module path and attribute."""
+    broken: list[str] = field(default_factory=list)
+    """What the hook has left in a VAE beyond repair, so far."""
+
+    def device(self, capacity: int | None = None) -> Device:
+        """The device of the case, not entered yet."""
+        return open_device(self.case.device, capacity=capacity)
+
+    @property
+    def view(self) -> LayoutVAE:
+        """The VAE of the case in its layout."""
+        return self.models.views(self.case)[0]
 
     def attempt(
         self,
         view: LayoutVAE,
+        device: Device,
         act: Callable[[Any], Any],
         *,
         case: Case | None = None,
         hook: Subject | None = None,
-        baseline: Baseline | None = None,
-    ) -> Trial:
+    ) -> Attempt:
         """Put the hook on, ``act`` and take it off, with everything put back as it was.
 
         To be called with the device entered and the view placed. ``act`` is given ``run(direction,
         x)``, for the whole VAE; the coders of the view are under the hook as well. ``case`` is
         another case whose tile size, direction and mode the hook is built for, ``hook`` another
-        make of it; ``baseline`` knows what an untiled run leaves in the VAE as well.
+        make of it.
         """
-        case, hook = case or self.case, hook or self.hook
-        return attempt(case, hook, view, self.device, self.seconds, baseline, act)
+        made = attempt(
+            case or self.case, hook or self.hook, view, device, self.seconds, self.leaves, act
+        )
+        self.broken.extend(made.beyond_repair)
+        return made
+
+    def called(self, made: Attempt, device: Device, given: Tensor, what: str = "") -> Called:
+        """What an attempt at one result has left in our hands; lets go of the result."""
+        returned = returned_kind(made.result)
+        output, where, failure = kept(made.result, device)
+        made.result = None
+        return Called(
+            what=what,
+            returned=returned,
+            output=output,
+            output_device=where,
+            input_device=str(given.device),
+            failure=made.failure or failure,
+            reading=made.reading,
+            calls=made.calls,
+            residue=made.residue,
+        )

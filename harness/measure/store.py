@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
+
 from vae_compat.cases import Case
 from vae_compat.device.meter import Convolution, Reading
 from vae_compat.measure.observation import Baseline, Floors, Noise
 
-_VERSION = 1
+_VERSION = 2
 
 
 class BaselineStore:
@@ -133,6 +134,7 @@ def _plain(baseline: Baseline) -> dict[str, Any]:
         ],
         "weight_bytes": baseline.weight_bytes,
         "input_bytes": baseline.input_bytes,
+        "cpu_seconds": baseline.cpu_seconds,
         "leaves": list(baseline.leaves),
     }
 
@@ -148,5 +150,6 @@ def _restored(plain: dict[str, Any]) -> Baseline:
         reading=Reading(**plain["reading"], convolutions=convolutions),
         weight_bytes=plain["weight_bytes"],
         input_bytes=plain["input_bytes"],
+        cpu_seconds=plain["cpu_seconds"],
         leaves=tuple((path, attribute) for path, attribute in plain["leaves"]),
     )

@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+
 from vae_compat.device import Device
 from vae_compat.device.meter import Reading
-from vae_compat.measure.caches import Access, CacheLog, Slot, materialised, sharing, watched_cache
+from vae_compat.measure.caches import CacheLog, materialised, sharing, watched_cache
 from vae_compat.measure.failing import returned_kind
 from vae_compat.measure.observation import Chunked
+from vae_compat.measure.performed import Sent
 from vae_compat.measure.placing import live_bytes
-from vae_compat.measure.run import is_plain
-
-
-@dataclass(frozen=True)
-class Sent:
-    """What one chunk left in our hands. Tensors are on the plain CPU."""
-
-    number: int
-    """Of the chunk, from 0."""
-    frames: int
-    """Given to the coder."""
-    returned: str
-    """In words: ``Tensor``, ``list of 2 Tensor``, ``None``."""
-    parts: tuple[Tensor, ...]
-    """The frames that came out, ``B C t H W`` each; none where the chunk was deferred."""
-    index: int | None
-    """Where ``feat_idx`` ended; ``None`` where it is no index any more."""
-    slots: tuple[Slot, ...]
-    """The cache list afterwards."""
-    shared: frozenset[tuple[int | str, int | str]]
-    """Slots that share memory, with each other, the ``input`` or the ``output``."""
-    accesses: tuple[Access, ...]
-    """Since the chunk before."""
-    peak_bytes: int | None
-    """Highest live bytes on the device, beyond what was live before the clip."""
-    live_bytes: int | None
-    """Live bytes after the output was dropped, beyond what was live before the clip."""
+from vae_compat.measure.plain import is_plain
 
 
 class Stream:
@@ -57,13 +31,14 @@ class Stream:
         chunked: Chunked,
         x: Tensor,
         device: Device | None = None,
-        untiled: Sequence[Sent] = (),
+        *,
+        collects: bool = False,
     ) -> None:
         """``x`` is what the chunks are cut from (``LayoutVAE.coder_input``), on ``device``.
 
-        Without a device, on the plain CPU, and memory is not measured. ``untiled`` is the same
-        clip sent without a hook: where a hook leaves more than half as much live, cycles are
-        collected before the bytes are read, which takes longer than a chunk.
+        Without a device, on the plain CPU, and memory is not measured. ``collects``: cycles are
+        collected before live bytes are read (a closure that refers to itself may hold a tensor for
+        a while, and that is no leak); whoever asks for it has frozen what was there before.
         """
         self.coder = coder
         self.chunked = chunked
@@ -72,7 +47,7 @@ class Stream:
         self.cache = watched_cache([None] * chunked.slots(coder), self.log)
         self.left = list(chunked.cut(x))
         self.sent: list[Sent] = []
-        self._untiled = untiled
+        self._collects = collects
         self._held = 0
         self._noted = 0
 
@@ -125,11 +100,9 @@ class Stream:
         if self.device is None or before is None or peak is None:
             return None, None
         held, peak = self._held - before, peak + self._held - before
-        after = live_bytes(self.device) or 0
-        usual = self._untiled[len(self.sent)].live_bytes if self._untiled else None
-        if usual is not None and held + after > usual / 2:
+        if self._collects:
             gc.collect()
-            after = live_bytes(self.device) or 0
+        after = live_bytes(self.device) or 0
         self._held = held + after
         return peak, self._held
 

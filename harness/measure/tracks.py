@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
 from vae_compat.cases import Direction
 from vae_compat.device import Device
 from vae_compat.device.meter import Reading
@@ -26,8 +27,9 @@ from vae_compat.measure.observation import (
     Noise,
     coder_of,
 )
+from vae_compat.measure.performed import Sent
 from vae_compat.measure.placing import placed
-from vae_compat.measure.streams import Sent, Stream
+from vae_compat.measure.streams import Stream
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Track:
                 holds=(mine.holds, bare.holds),
                 writes=(written[0][number], written[1][number]),
                 looks_back=self.names.get(number) in self.looking_back,
-                on_device=mine.device is not None and mine.device.type != "cpu",
+                on_device=mine.device not in (None, "cpu"),
                 **_distances(mine, bare, right, known.get((ours.number, number))),
             )
             for number, (mine, bare, right) in enumerate(slots)
@@ -160,7 +162,7 @@ class Track:
         return Baseline(output, truth, floor, Reading(), 0, 0, further=further)
 
 
-def joined(sent: tuple[Sent, ...]) -> Tensor | None:
+def joined(sent: Sequence[Sent]) -> Tensor | None:
     """All that came out, ``B C T H W``; ``None`` where nothing did, or nothing that fits."""
     parts = [part for each in sent for part in each.parts]
     kinds = {(part.device, part.shape[:2], part.shape[3:]) for part in parts if part.dim() == 5}
@@ -208,7 +210,7 @@ def draw_further(
 ) -> Further:
     """The noise of further draws of a clip that was followed, for results that miss its floors.
 
-    ``view`` is of a VAE that no hook has been on, on the plain CPU; ``device`` is entered.
+    ``view`` is on the plain CPU; ``device`` is entered.
     """
     further = Further({}, {})
     truth = joined(track.truth)

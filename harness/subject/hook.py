@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
 from vae_compat.cases import Case, Direction, Mode
 from vae_compat.measure.observation import CoderCall, LayoutVAE
 from vae_compat.subject.profile import HookSpec, Kind
@@ -91,10 +92,10 @@ class Hook:
         return replace(self, signature=replace(self.signature, accepted=left))
 
     @contextmanager
-    def kept(self, case: Case) -> Iterator[Hook]:
+    def kept(self) -> Iterator[Hook]:
         """The same, loaded once for all that is done inside, with whatever its module keeps."""
-        with self.source.loaded(*_place(case)) as entry:
-            yield replace(self, source=_Kept(entry))
+        with _Kept(self.source) as source:
+            yield replace(self, source=source)
 
     def put_on(
         self, view: LayoutVAE, case: Case, *, expected: Collection[Change] | None = None
@@ -110,15 +111,31 @@ class Hook:
         return Fitting(self, view, case, settings | dict(self.fixed), expected)
 
 
-@dataclass(frozen=True)
 class _Kept:
-    """An entry that is loaded already."""
+    """Loads an entry once, and anew only where it is wanted for another device or dtype."""
 
-    entry: Any
+    def __init__(self, source: Loadable) -> None:
+        self._source = source
+        self._stack = ExitStack()
+        self._place: tuple[torch.device, torch.dtype] | None = None
+        self._entry: Any = None
+        self.file = getattr(source, "file", None)
 
-    def loaded(self, *_place: Any) -> AbstractContextManager[Any]:
-        """The entry."""
-        return nullcontext(self.entry)
+    def __enter__(self) -> _Kept:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._place = self._entry = None
+        self._stack.close()
+
+    @contextmanager
+    def loaded(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Iterator[Any]:
+        """The entry's attribute."""
+        if self._place != (device, dtype):
+            self.__exit__()
+            self._entry = self._stack.enter_context(self._source.loaded(device, dtype))
+            self._place = (device, dtype)
+        yield self._entry
 
 
 class Fitting:

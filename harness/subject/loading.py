@@ -15,7 +15,9 @@ from types import CodeType, ModuleType
 from typing import Any
 
 import torch
+
 from vae_compat.errors import UsageError
+from vae_compat.isolation.messages import HookFacts
 from vae_compat.subject.guard import guarded, silenced
 from vae_compat.subject.hook import Hook
 from vae_compat.subject.hosts import Host
@@ -163,19 +165,18 @@ def load_hook(profile: Profile, *, comfyui: Path | None = None) -> Hook:
     missing file or attribute, for what fails on import, and for an entry that cannot be called
     with the keywords of the contract.
 
-    What the import does to torch is undone: baselines are computed in this process too, and a
-    reference that is as wrong as the hook agrees with it.
+    Only a runner does so: what the import does to its process stays there.
     """
-    from vae_compat.measure.process import ProcessState  # stands above this room
-
     host = Host(profile.hook.host, comfyui)
     entry = Entry(profile.hook.entry, profile.folder, host)
-    state = ProcessState()
-    try:
-        with entry.loaded(torch.device("cpu"), quietly=True) as found:
-            return Hook.of(profile.hook, entry, found)
-    finally:
-        state.undo()
+    with entry.loaded(torch.device("cpu")) as found:
+        return Hook.of(profile.hook, entry, found)
+
+
+def facts_of(hook: Hook) -> HookFacts:
+    """What is told of a hook to those who never load it."""
+    file = getattr(hook.source, "file", None)
+    return HookFacts(hook.offered_modes(), hook.apart, None if file is None else str(file))
 
 
 def _file_of(target: str, folder: Path) -> Path | None:

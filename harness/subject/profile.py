@@ -247,6 +247,6 @@ def name_of(entry: str) -> str:
 
 
 def _offered_modes(profile: Profile, comfyui: Path | None) -> tuple[Mode, ...]:
-    from vae_compat.subject.loading import load_hook
+    from vae_compat.subject.describing import described
 
-    return load_hook(profile, comfyui=comfyui).offered_modes()
+    return described(profile, comfyui).modes

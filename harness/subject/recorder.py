@@ -9,6 +9,7 @@ from types import MethodType
 from typing import Any
 
 from torch import Tensor, nn
+
 from vae_compat.measure.observation import CoderCall
 
 

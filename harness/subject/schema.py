@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
 from vae_compat.cases import Direction, Layout, Mode
 from vae_compat.checks.finding import Grade
 from vae_compat.errors import UsageError

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
 from vae_compat.cases import Case, Direction
 from vae_compat.measure.observation import LayoutVAE
 

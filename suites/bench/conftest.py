@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from vae_compat.suites.bench.tables import TABLES, Tables
 
 OUT = Path("reports/out/reference.md")

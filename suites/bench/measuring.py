@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
+
 from vae_compat.cases import Case, Direction, Layout
 from vae_compat.checks.parity import grade_of
 from vae_compat.device import Reading, open_device

@@ -1,6 +1,7 @@
 """The hook that ships here with activations at rest after each convolution, whatever the coder."""
 
 from torch import nn
+
 from vae_compat.tiled_vae import VAEHook
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
+
 from vae_compat.reports.markdown import table
 from vae_compat.suites.bench.measuring import Figures
 from vae_compat.suites.bench.rows import Row

@@ -12,9 +12,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from vae_compat.cases import Case, Layout, Scale
+from vae_compat.fixtures.supplies import Fixtures
 from vae_compat.launch import load_subject
-from vae_compat.plugin import Fixtures
 from vae_compat.session import Run, RunOptions
 from vae_compat.vocabulary import DEFAULT_PROFILES
 
@@ -72,7 +73,7 @@ def test_cpu_time_of_a_run_over_its_bare_forwards(benchmark) -> None:
     _, imports = _run(1, "-k", "nothing_matches_this")
     options = RunOptions(profile=DEFAULT_PROFILES)
     profiles = [(name, load_subject(name)) for name in DEFAULT_PROFILES]
-    run = Run.prepare(options, profiles, Fixtures(options))
+    run = Run.prepare(options, profiles, Fixtures())
     with torch.no_grad():
         spent = _bare(dict(run.cases), run)
     run.close()

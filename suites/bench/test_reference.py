@@ -6,10 +6,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+
 from vae_compat.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.fixtures.supplies import Fixtures
 from vae_compat.measure.workbench import Workbench
-from vae_compat.plugin import Fixtures
-from vae_compat.session import RunOptions
 from vae_compat.subject.profile import load_embedded, profile_from_flags
 from vae_compat.suites.bench.measuring import Figures, compare, count, parked_bytes
 from vae_compat.suites.bench.rows import ROWS, Row
@@ -22,7 +22,7 @@ MIB = 2**20
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory) -> Workbench:
-    supplies = Fixtures(RunOptions())
+    supplies = Fixtures()
     return Workbench({}, supplies, tmp_path_factory.mktemp("bench"), "", seconds=0)
 
 

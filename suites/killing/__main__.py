@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import torch
+
 from vae_compat.checks.registry import CHECKS
 from vae_compat.reports.kill_matrix import Matrix, to_markdown, to_text
 from vae_compat.reports.results import DEFAULT_FOLDER, write_text

@@ -18,10 +18,11 @@ from types import CodeType, FrameType, FunctionType
 from typing import Any, Protocol
 
 import torch
-from vae_compat.measure.workbench import Subject
+
 from vae_compat.subject.hook import Hook
 from vae_compat.subject.profile import Profile
 from vae_compat.suites.killing.copies import Copy, copied
+from vae_compat.suites.killing.trial import Tried, tried
 from vae_compat.suites.killing.values import KINDS, Route, at, differs, kind_of, parts, put
 
 RESULT = "result"
@@ -48,12 +49,12 @@ class Target:
         """A fresh copy of the hook."""
         return copied(self.package, self.entry, code)
 
-    def subject(self, name: str, source: Any) -> Subject:
+    def subject(self, name: str, source: Any) -> Tried:
         """What a run takes for a hook under test."""
         spec = replace(self.profile.hook, name=name)
         with source.loaded(torch.device("cpu")) as entry:
             hook = Hook.of(spec, source, entry)
-        return Subject(replace(self.profile, hook=spec), hook, ("--hook", spec.entry))
+        return tried(replace(self.profile, hook=spec), hook)
 
 
 @dataclass(frozen=True, order=True)

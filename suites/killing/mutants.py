@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+
 from vae_compat.cases import Case, Mode, Scale
 from vae_compat.judge import Record
 from vae_compat.matrix import cost

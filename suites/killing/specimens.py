@@ -16,6 +16,7 @@ from vae_compat.reports.kill_matrix import Trial
 from vae_compat.session import Run
 from vae_compat.suites.killing.spreading import spread
 from vae_compat.suites.killing.trial import (
+    guarded,
     is_cause,
     is_wrong,
     narrowed,
@@ -45,6 +46,8 @@ def all_trials(folder: Path, processes: int) -> list[Trial]:
 def tried(run: Run, name: str) -> Trial:
     """What the checks say of a hook."""
     specimen = SPECIMENS.get(name)
+    if specimen is not None and specimen.deadly:
+        run = guarded(run)
     if specimen is None or specimen.sound:
         return trial_of(name, None, list(records_of(run, name, covering(run.cases[name]))))
     return trial_of(name, specimen, list(records_of(run, name, telling(specimen, run.cases[name]))))

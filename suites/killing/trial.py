@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vae_compat.cases import Case, Scale
 from vae_compat.checks.registry import CHECKS
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures.specimens import Specimen
+from vae_compat.fixtures.supplies import Fixtures
 from vae_compat.fixtures.vaes.building import model_class
 from vae_compat.judge import Outcome, Record
 from vae_compat.launch import load_subject
 from vae_compat.matrix import cost
 from vae_compat.measure.observation import Observed
+from vae_compat.measure.runners import InProcess
 from vae_compat.measure.workbench import Subject
-from vae_compat.plugin import Fixtures
 from vae_compat.session import Item, Run, RunOptions
+from vae_compat.subject.describing import remember
+from vae_compat.subject.hook import Hook
+from vae_compat.subject.loading import facts_of, load_hook
 from vae_compat.subject.profile import Profile, profile_from_flags
 
 SCALES = ("mock", "probe")
@@ -48,19 +54,48 @@ def reference() -> Profile:
 def prepared(profiles: Iterable[Profile], folder: Path, *, timeout: float = 60.0) -> Run:
     """A run of these hooks over their default matrix. ``folder`` may hold baselines already.
 
-    What takes seconds to import is imported here, so that processes forked later have it.
+    They are performed in this process. What takes seconds to import is imported here, so that
+    processes forked later have it.
     """
     for facts in FAMILIES.values():
         model_class(facts)
     options = RunOptions(scales=SCALES, timeout=timeout)
-    named = [(profile.hook.name, profile) for profile in profiles]
-    return Run.prepare(options, named, Fixtures(options), folder)
+    named = {profile.hook.name: profile for profile in profiles}
+    hooks: dict[str, Any] = {}
+    for name, profile in named.items():
+        hooks[name] = load_hook(profile)
+        remember(profile, facts_of(hooks[name]))
+    run = Run.prepare(options, list(named.items()), Fixtures(), folder)
+    run.runners = InProcess(hooks, run.supplies, folder)
+    return run
 
 
-def joined(run: Run, subjects: Mapping[str, Subject], cases: Sequence[Case]) -> Run:
+def guarded(run: Run) -> Run:
+    """The same with every hook in a process of its own, for those that end or hang theirs."""
+    return Run(run.options, run.subjects, run.cases, run.folder, run.supplies)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A hook on trial that is in no profile."""
+
+    subject: Subject
+    hook: Hook
+
+
+def tried(profile: Profile, hook: Hook) -> Tried:
+    """What a run takes for a hook under test."""
+    return Tried(Subject(profile, ("--hook", profile.hook.entry)), hook)
+
+
+def joined(run: Run, others: Mapping[str, Tried], cases: Sequence[Case]) -> Run:
     """Other hooks, on these cases, over the same baselines."""
-    chosen = dict.fromkeys(subjects, tuple(cases))
-    return Run(run.options, subjects, chosen, run.folder, run.supplies)
+    chosen = dict.fromkeys(others, tuple(cases))
+    subjects = {name: other.subject for name, other in others.items()}
+    made = Run(run.options, subjects, chosen, run.folder, run.supplies)
+    hooks: dict[str, Any] = {name: other.hook for name, other in others.items()}
+    made.runners = InProcess(hooks, run.supplies, run.folder)
+    return made
 
 
 def narrowed(cases: Iterable[Case]) -> list[Case]:
@@ -89,7 +124,7 @@ def judged(run: Run, name: str, case: Case) -> tuple[list[Record], Observed | No
         if check.applies(case, promise):
             item = Item(name, case, check.name, known=None)
             observed = run.observe(item)
-            records.append(run.record(item, observed, check.function(observed)))
+            records.append(run.record(item, observed, check(observed)))
     return records, observed
 
 
@@ -111,4 +146,4 @@ def is_wrong(record: Record) -> bool:
 
 def is_cause(record: Record) -> bool:
     """Whether a wrong record says something, and does not only hang on another one."""
-    return "(see " not in record.message
+    return record.blocked_by is None

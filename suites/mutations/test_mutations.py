@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import vae_compat
 from vae_compat.suites.mutations.listed import Mutation, Selection, mutations
 

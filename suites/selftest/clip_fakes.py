@@ -8,8 +8,9 @@ from typing import Any
 
 from vae_compat.cases import Case, Direction, Layout, Mode, Scale, Scenario
 from vae_compat.checks.finding import Finding
-from vae_compat.device import open_device
-from vae_compat.measure.clip import ClipObserved, observe_clip
+from vae_compat.fixtures.supplies import Fixtures
+from vae_compat.measure.clip import ClipObserved, examine_clip, perform_clip
+from vae_compat.measure.models import Models
 from vae_compat.measure.observation import Promise
 from vae_compat.measure.stage import Stage
 from vae_compat.measure.workbench import Workbench
@@ -60,8 +61,8 @@ def played(
     """What a clip shows of a hook."""
     clip = replace(CLIP, **case)
     promise = Promise(cache=cache, grade=grade)
-    stage = Stage(clip, promise, hook, bench, open_device("sim"), seconds=60)
-    return observe_clip(stage)
+    stage = Stage(clip, promise, hook, Models(Fixtures()), seconds=60)
+    return examine_clip(clip, promise, perform_clip(stage), bench)
 
 
 def told(finding: Finding) -> str:

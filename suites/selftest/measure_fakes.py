@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
 from vae_compat.cases import Case, Direction, Layout, Mode, Scale
 from vae_compat.device.meter import Convolution, Reading
 from vae_compat.measure.distance import noise
@@ -19,6 +20,7 @@ from vae_compat.measure.observation import (
     Failure,
     Noise,
     Observation,
+    Origin,
     Promise,
     coder_of,
 )
@@ -94,7 +96,7 @@ def an_observation(
     output = baseline.output.clone()
     if change is not None:
         output = change(output)
-    cuda = torch.device("cuda", 0)
+    cuda = "cuda:0"
     given: dict[str, Any] = {
         "output": output,
         "output_device": cuda,
@@ -110,17 +112,24 @@ def raised(
     message: str = "boom",
     *,
     kind: str = "ValueError",
-    line: str = "raise ValueError('boom')",
-    where: str = "/hook.py:3",
-    innermost: str = "/hook.py:3",
     phase: str = "run",
+    origin: Origin = Origin.HOOK,
+    deliberate: bool = False,
+    refuses_call: bool = False,
     case: Case = CASE,
     **more: Any,
 ) -> Observation:
-    """A run that ended with an exception whose innermost source line is ``line``."""
-    file, number = innermost.rsplit(":", 1)
-    text = f'Traceback:\n  File "{file}", line {number}, in tile\n    {line}\n{kind}: {message}\n'
-    failure = Failure(kind, message, where, text, phase)
+    """A run that ended with an exception."""
+    failure = Failure(
+        kind,
+        message,
+        "/hook.py:3",
+        f"Traceback:\n{kind}: {message}\n",
+        phase,
+        origin,
+        deliberate=deliberate,
+        refuses_call=refuses_call,
+    )
     return an_observation(
         case, output=None, returned="None", output_device=None, failure=failure, **more
     )
@@ -171,6 +180,26 @@ class TinyView:
 
     def coder_input(self, direction: Direction, x: Tensor) -> Tensor:
         return x
+
+
+class TinyModels:
+    """A `TinyVAE` for whatever is asked, and one input for every case that is as large."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+        self.view = TinyView()
+
+    def views(self, case: Case) -> tuple[TinyView, ...]:
+        return (self.view,)
+
+    def twins(self, case: Case) -> tuple[TinyView, ...]:
+        return (TinyView(torch.float64),)
+
+    def make_input(self, case: Case) -> Tensor:
+        if case.latent_shape == tuple(self.x.shape):
+            return self.x
+        chance = torch.Generator().manual_seed(0)
+        return torch.randn(case.latent_shape, generator=chance)
 
 
 class _Meta(type):

@@ -10,9 +10,9 @@ from vae_compat.checks.finding import Finding
 from vae_compat.checks.registry import CHECKS
 from vae_compat.fixtures.specimens import SPECIMENS
 from vae_compat.measure.observation import Observed
-from vae_compat.plugin import Fixtures
-from vae_compat.session import Run, RunOptions
-from vae_compat.subject.profile import Profile, profile_from_flags
+from vae_compat.session import Run
+from vae_compat.subject.profile import Profile
+from vae_compat.suites.killing.trial import prepared, profile_of
 
 TILE = 4
 
@@ -26,7 +26,7 @@ class Stand:
 
     def observed(self, name: str, scenario: str | None, **changes: Any) -> Observed:
         """What a specimen, or a hook that was added, does in a scenario, or in a single call."""
-        run = self._runs.get(name) or self.add(_profile(name))
+        run = self._runs.get(name) or self.add(profile_of(SPECIMENS[name]))
         case = small_case(run.subjects[name].profile, scenario, **changes)
         return run.workbench.observation(name, case, every_way=False)
 
@@ -36,43 +36,27 @@ class Stand:
 
     def untried(self, name: str, scenario: str, **changes: Any) -> dict[str, Finding]:
         """The same where the process that ran the scenario died."""
-        profile = _profile(name)
-        bench = self.add(profile).workbench
+        profile = profile_of(SPECIMENS[name])
+        run = self.add(profile)
         case = small_case(profile, scenario, **changes)
-        bench.mark(name, case).parent.mkdir(parents=True, exist_ok=True)
-        bench.mark(name, case).touch()
-        return _judged(bench.observation(name, case, every_way=False))
+        mark = self._folder / "performing" / name / case.id
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        return _judged(run.workbench.observation(name, case, every_way=False))
 
     def add(self, profile: Profile) -> Run:
         """Make a hook known that is in no registry."""
-        options = RunOptions(scales=("mock",), timeout=60)
-        named = [(profile.hook.name, profile)]
-        run = Run.prepare(options, named, Fixtures(options), self._folder)
-        self._runs[profile.hook.name] = run
-        return run
+        name = profile.hook.name
+        self._runs[name] = prepared([profile], self._folder)
+        return self._runs[name]
 
 
 def _judged(observed: Observed) -> dict[str, Finding]:
     return {
-        check.name: check.function(observed)
+        check.name: check(observed)
         for check in CHECKS
         if check.applies(observed.case, observed.promise)
     }
-
-
-def _profile(name: str) -> Profile:
-    specimen = SPECIMENS[name]
-    return profile_from_flags(
-        specimen.entry,
-        specimen.kind,
-        specimen.layout,
-        name=name,
-        families=specimen.families,
-        directions=specimen.directions,
-        modes=specimen.modes,
-        cache=specimen.cache,
-        grade=specimen.grade,
-    )
 
 
 def small_case(profile: Profile, scenario: str | None, **changes: Any) -> Case:

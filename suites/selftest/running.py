@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+
 from vae_compat.front import cli
 from vae_compat.front import running as front
 from vae_compat.judge import Record, Verdict, gate

@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
+
 from vae_compat.measure import caches
 from vae_compat.measure.caches import Access, CacheLog, Holds, materialised, sharing, watched_cache
 from vae_compat.suites.selftest.measure_fakes import hostile

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import vae_compat.checks.registry as checks
 from torch import Tensor
+
 from vae_compat.cases import Direction, Mechanism, Mode, Scale
-from vae_compat.checks.contract import breaks_contract
+from vae_compat.checks.conditions import claimed, decode, may_run_untiled, probe
 from vae_compat.checks.cost import work_bound
+from vae_compat.checks.declaring import Answer, not_judged
+from vae_compat.checks.declaring import check as declared
 from vae_compat.checks.finding import Finding, Grade, Status, Tier
-from vae_compat.checks.manners import is_clear
 from vae_compat.checks.parity import grade_of
-from vae_compat.checks.registry import CHECKS, Check
+from vae_compat.checks.registry import BY_NAME, CHECKS
+from vae_compat.checks.wording import apart, mebibytes_apart
 from vae_compat.device.meter import Convolution, Reading
-from vae_compat.measure.observation import ConventionResult, Noise, Observation, Promise
+from vae_compat.measure.observation import (
+    ConventionResult,
+    Noise,
+    Observation,
+    Observed,
+    Origin,
+    Promise,
+)
 from vae_compat.mechanisms import EXPLANATION
 from vae_compat.suites.selftest.measure_fakes import (
     CASE,
@@ -31,7 +38,6 @@ from vae_compat.suites.selftest.measure_fakes import (
     tiled_reading,
 )
 
-SUITES = Path(__file__).parents[1]
 LEVEL = 2 / 255
 PROBE = a_case(scale=Scale.PROBE, mechanism=Mechanism.HALO, height=40, width=40)
 TWO = a_case(batch=2)
@@ -52,10 +58,7 @@ REFUSED = "VAEHook.__call__() got an unexpected keyword argument 'feat_cache'"
 
 
 def check(name: str, observation: Observation) -> Finding:
-    found: Finding = getattr(checks, f"check_{name}")(observation)
-    assert found.check == name
-    assert found.tier == next(one.tier for one in CHECKS if one.name == name)
-    return found
+    return BY_NAME[name](observation)
 
 
 def way(**changes: Any) -> ConventionResult:
@@ -141,12 +144,12 @@ PASSES: list[tuple[str, Callable[[], Observation]]] = [
     ("left_behind", an_observation),
     ("input_untouched", an_observation),
     ("refusal", lambda: an_observation(claimed=False)),
-    ("refusal", lambda: raised("only 4-D latents are supported", claimed=False)),
+    ("refusal", lambda: raised("only 4-D latents", deliberate=True, claimed=False)),
     ("mechanism", lambda: an_observation(PROBE)),
 ]
 
 FAILS: list[tuple[str, Callable[[], Observation], str]] = [
-    ("call_contract", lambda: raised(REFUSED, kind="TypeError", line="run(x)"), "'feat_cache'"),
+    ("call_contract", lambda: raised(REFUSED, kind="TypeError", refuses_call=True), "'feat_cache'"),
     (
         "call_contract",
         lambda: an_observation(conventions=(way(), way(convention="by position", shape=(1, 2)))),
@@ -163,7 +166,7 @@ FAILS: list[tuple[str, Callable[[], Observation], str]] = [
     ("output_shape", lambda: an_observation(change=lambda y: y[..., :-8]), "1x3x384x376"),
     ("output_shape", lambda: an_observation(output=None, returned="list of 2 Tensor"), "list of 2"),
     ("output_dtype", lambda: an_observation(change=Tensor.half), "dtype float16"),
-    ("output_device", lambda: an_observation(output_device=torch.device("cpu")), "on cpu"),
+    ("output_device", lambda: an_observation(output_device="cpu"), "on cpu"),
     ("finite", lambda: an_observation(change=poisoned), "y 130, x 5"),
     ("single_tile", lambda: an_observation(SMALL), "18 convolutions"),
     ("parity", lambda: an_observation(change=plus(1e-5)), "x floor"),
@@ -173,7 +176,7 @@ FAILS: list[tuple[str, Callable[[], Observation], str]] = [
     ("parity", lambda: an_observation(change=Tensor.half, grade="degraded"), "float16"),
     (
         "parity",
-        lambda: an_observation(output_device=torch.device("cpu"), grade="degraded"),
+        lambda: an_observation(output_device="cpu", grade="degraded"),
         "device cpu",
     ),
     ("seams", lambda: an_observation(change=seamed, grade="close"), "a tile border"),
@@ -191,9 +194,10 @@ FAILS: list[tuple[str, Callable[[], Observation], str]] = [
     ("refusal", lambda: an_observation(change=lambda y: y[..., 8:], claimed=False), "shape"),
     ("refusal", lambda: an_observation(output=None, returned="None", claimed=False), "None"),
     ("refusal", lambda: raised(kind="AttributeError", claimed=False), "on purpose"),
+    ("refusal", lambda: raised(origin=Origin.DEATH, claimed=False), "on purpose"),
     (
         "refusal",
-        lambda: raised(REFUSED, kind="TypeError", line="run(x)", claimed=False),
+        lambda: raised(REFUSED, kind="TypeError", refuses_call=True, claimed=False),
         "not claimed",
     ),
     ("mechanism", lambda: an_observation(PROBE, change=plus(0.1)), "neighbourhood"),
@@ -237,9 +241,9 @@ def test_fails_and_says_why(name: str, make: Callable[[], Observation], said: st
 
 
 @pytest.mark.parametrize(("name", "make"), UNKNOWN, ids=numbered(UNKNOWN))
-def test_what_cannot_be_judged_is_an_error(name: str, make: Callable[[], Observation]):
+def test_what_cannot_be_judged_is_said_so(name: str, make: Callable[[], Observation]):
     found = check(name, make())
-    assert found.status is Status.ERROR
+    assert found.status is Status.NOT_JUDGED
     assert found.message.startswith("not judged: ")
 
 
@@ -253,7 +257,7 @@ HALF = {Convolution((8, 8, 3, 3), (128, 128)): 9}
 )
 def test_work_that_no_meter_saw_is_not_judged(case: Any, ran: Any, share: str):
     found = check("tiles_ran", an_observation(case, reading=tiled_reading(convolutions=ran)))
-    assert found.status is Status.ERROR
+    assert found.status is Status.NOT_JUDGED
     assert "was not done on the device" in found.message
     assert f"8x8x3x3 wrote {share}" in found.message
 
@@ -278,13 +282,6 @@ def test_every_check_is_seen_to_pass_and_to_go_wrong():
     assert len(set(NAMES)) == len(NAMES)
 
 
-@pytest.mark.parametrize("tier", Tier)
-def test_every_check_is_in_the_suite_of_its_tier(tier: Tier):
-    tests = "".join(front.read_text() for front in (SUITES / tier).glob("*.py"))
-    there = set(re.findall(r"def test_(\w+)\(", tests))
-    assert there == {one.name for one in CHECKS if one.tier is tier}
-
-
 INDEPENDENT = {
     "call_contract", "completes", "live_bytes", "left_behind", "input_untouched", "refusal",
 }  # fmt: skip
@@ -295,8 +292,9 @@ INDEPENDENT = {
 def test_without_output_nothing_passes(name: str, batch: int):
     case = replace(PROBE if name == "mechanism" else CASE, batch=batch)
     found = check(name, raised(case=case))
-    assert found.status is Status.ERROR
+    assert found.status is Status.NOT_JUDGED
     assert found.message.startswith("not judged: ")
+    assert found.blocked_by == "completes" or name == "output_shape"
 
 
 VALUES = sorted({"parity", "seams", "value_range", "colour_shift", "batch_items"})
@@ -305,8 +303,8 @@ VALUES = sorted({"parity", "seams", "value_range", "colour_shift", "batch_items"
 @pytest.mark.parametrize("name", VALUES)
 def test_values_of_a_wrong_shape_are_not_judged(name: str):
     found = check(name, an_observation(TWO, change=lambda y: y[..., :-1]))
-    assert found.status is Status.ERROR
-    assert "output_shape" in found.message
+    assert found.status is Status.NOT_JUDGED
+    assert found.blocked_by == "output_shape"
 
 
 @pytest.mark.parametrize("name", [*VALUES, "finite"])
@@ -314,7 +312,7 @@ def test_a_baseline_that_is_not_finite_judges_nothing(name: str):
     baseline = a_baseline(TWO)
     baseline.output[0, 0, 0, 0] = torch.inf
     found = check(name, an_observation(TWO, baseline=baseline))
-    assert found.status is Status.ERROR
+    assert found.status is Status.NOT_JUDGED
     assert "untiled" in found.message
 
 
@@ -429,54 +427,134 @@ def test_work_bound_is_the_cost_of_full_halos():
     assert work_bound(a_case(height=16, width=16, mode=Mode.FAST)) == 2
 
 
-def failing(message: str, **more: Any):
-    return raised(message, kind="TypeError", **more).failure
-
-
-def test_wrong_calls_that_the_hook_makes_itself_are_no_contract():
-    own = failing("build_tree() got an unexpected keyword argument 'depth'")
-    assert not breaks_contract(own)
-    assert breaks_contract(failing(REFUSED))
-    outside = "/torch/module.py:9"
-    many = "f() takes 2 positional arguments but 4 were given"
-    assert breaks_contract(failing(many, innermost=outside))
-    assert not breaks_contract(failing("unsupported operand", innermost=outside))
-    assert not breaks_contract(failing(REFUSED, phase="put_on"))
-
-
 def test_a_refused_call_is_told_once():
-    seen = raised(REFUSED, kind="TypeError", line="run(x)")
+    seen = raised(REFUSED, kind="TypeError", refuses_call=True)
     found = check("completes", seen)
-    assert found.status is Status.ERROR
-    assert "call_contract" in found.message
+    assert found.status is Status.NOT_JUDGED
+    assert found.blocked_by == "call_contract"
+    assert check("parity", seen).blocked_by == "call_contract"
 
 
-@pytest.mark.parametrize(
-    ("clear", "more"),
-    [
-        (True, {}),
-        (True, {"kind": "AssertionError", "line": "assert even, 'odd sizes'"}),
-        (True, {"kind": "ModeNotOffered", "line": "call()"}),
-        (True, {"phase": "put_on", "innermost": "/lib.py:8"}),
-        (True, {"line": "if odd: raise NotImplementedError('odd sizes')"}),
-        (True, {"line": "self.off(); assert even, 'odd sizes'"}),
-        (False, {"line": "y = a + b"}),
-        (False, {"line": "self.raise_or_assert(x)"}),
-        (False, {"message": "  "}),
-        (False, {"kind": "KeyError"}),
-        (False, {"innermost": "/torch/functional.py:9"}),
-        (False, {"kind": "TimeoutError"}),
-    ],
-    ids=lambda value: str(value) if isinstance(value, bool) else " ".join(value.values()),
-)
-def test_what_counts_as_a_clear_refusal(clear: bool, more: dict[str, Any]):
-    failure = raised(**more).failure
-    assert failure is not None
-    assert is_clear(failure) == clear
+@pytest.mark.parametrize("origin", [Origin.DEATH, Origin.NOT_RUN])
+@pytest.mark.parametrize("name", ["left_behind", "input_untouched"])
+def test_nothing_is_known_of_a_run_that_nobody_saw_end(name: str, origin: Origin):
+    assert check(name, raised(origin=origin)).status is Status.NOT_JUDGED
+    assert check(name, raised(origin=Origin.LIMIT)).status is Status.PASSED
 
 
 def applying(case: Any, promise: Promise) -> set[str]:
     return {one.name for one in CHECKS if one.applies(case, promise)}
+
+
+def test_what_asks_for_its_condition_decides():
+    sd, qwen = (CASE, Promise()), (QWEN, Promise(claimed=False, cache="fallback"))
+    assert (claimed & decode)(*sd)
+    assert not (claimed & ~decode)(*sd)
+    assert not (claimed & decode)(*qwen)
+    assert (claimed | may_run_untiled)(*qwen)
+    assert not (claimed | may_run_untiled)(replace(QWEN, family="sd"), qwen[1])
+    assert (claimed & ~(decode | probe)).name == "claimed & ~((decode | ~(whole_net)))"
+
+
+def test_a_declared_check_stamps_its_name_and_tier():
+    @declared(tier=Tier.ADVANCED, when=claimed & decode)
+    def check_depth(observed: Observed) -> Answer:
+        """Deep enough."""
+        return not_judged("too dark", blocked_by="parity", metrics={"depth": None})
+
+    found = check_depth(an_observation())
+    assert (found.check, found.tier, found.status) == ("depth", "advanced", Status.NOT_JUDGED)
+    assert (found.blocked_by, found.metrics) == ("parity", {"depth": None})
+    assert found.message == "not judged: too dark (see parity); repeat: vae-compat run --case it"
+    assert check_depth.description == "Deep enough."
+    assert check_depth.applies(CASE, Promise())
+    assert not check_depth.applies(CASE.turned, Promise())
+
+
+def test_checks_are_told_by_tier_and_in_a_fixed_order():
+    names, tiers = [one.name for one in CHECKS], [list(Tier).index(one.tier) for one in CHECKS]
+    assert tiers == sorted(tiers)
+    order = ["completes", "output_shape", "finite", "parity", "seams", "work", "left_behind"]
+    assert sorted(order, key=names.index) == order
+    assert len(set(names)) == len(names)
+    assert all(one.description for one in CHECKS)
+
+
+def test_who_says_more_is_itself_asked_of_the_case():
+    """What is blocked by a check must find it among the findings of the same case."""
+    for seen in (
+        raised(),
+        raised(refuses_call=True),
+        raised(case=PROBE),
+        raised(claimed=False, origin=Origin.DEATH),
+        an_observation(output=None, returned="None"),
+        an_observation(change=lambda y: y[..., :-1]),
+        an_observation(change=poisoned),
+    ):
+        asked = [one for one in CHECKS if one.applies(seen.case, seen.promise)]
+        found = {one.name: one(seen) for one in asked}
+        blocked = {each.blocked_by for each in found.values()} - {None}
+        assert blocked
+        assert {found[str(name)].status for name in blocked} == {Status.FAILED}
+
+
+@pytest.mark.parametrize(
+    ("value", "bound", "form", "told"),
+    [
+        (2.5, 2.0, ".3g", ("2.5", "2")),
+        (2.0004, 2.0, ".3g", ("2.0004", "2")),
+        (2.0, 2.0, ".3g", ("2", "2")),
+        (1.000002, 1.0, ".2f", ("1.000002", "1.000000")),
+        (7.2, 7.1, ".2f", ("7.20", "7.10")),
+        (39.97, 40.0, ".1f", ("39.97", "40.00")),
+        (float("nan"), 1.0, ".3g", ("nan", "1")),
+        (float("inf"), 1.0, ".3g", ("inf", "1")),
+    ],
+)
+def test_a_number_is_never_shown_as_its_bound(
+    value: float, bound: float, form: str, told: tuple[str, str]
+):
+    assert apart(value, bound, form) == told
+
+
+def test_sizes_that_differ_by_a_byte_are_told_apart():
+    ours, theirs = mebibytes_apart(2**30 + 1, 2**30)
+    assert ours != theirs
+    assert float(ours.split()[0]) > float(theirs.split()[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "flops", "status"),
+    [
+        ("two in a million", 1_000_002, Status.PASSED),
+        ("the slack", 1_000_100, Status.PASSED),
+        ("more than the slack", 1_000_101, Status.FAILED),
+    ],
+)
+def test_a_few_flops_more_than_the_bound_are_no_waste(name: str, flops: int, status: Status):
+    base = a_baseline(SMALL)  # one tile: the bound is 1
+    untiled = replace(base, reading=replace(base.reading, flops=1_000_000))
+    seen = an_observation(SMALL, baseline=untiled, reading=tiled_reading(flops=flops))
+    found = check("work", seen)
+    assert found.status is status
+    if status is Status.FAILED:
+        assert "got 1.0001 x the FLOPs of untiled; should be at most 1.0000 x" in found.message
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "said"),
+    [
+        ("parity", lambda: an_observation(change=plus(0.018001), grade="close"), "PSNR 39.9"),
+        ("peak_vram", lambda: an_observation(reading=tiled_reading(peak_bytes=1101)), "1.001 x"),
+        ("colour_shift", lambda: an_observation(change=plus(LEVEL * 1.001)), "+1.001 8-bit"),
+    ],
+)
+def test_numbers_that_round_to_their_bound_get_more_digits(
+    name: str, make: Callable[[], Observation], said: str
+):
+    found = check(name, make())
+    assert found.status is Status.FAILED
+    assert said in found.message
 
 
 def test_checks_apply_where_they_mean_something():
@@ -510,12 +588,6 @@ def test_every_mechanism_is_explained(mechanism: Mechanism):
     assert EXPLANATION[mechanism] in found.message
 
 
-@pytest.mark.parametrize("one", CHECKS, ids=lambda one: one.name)
-def test_checks_are_named_after_their_functions(one: Check):
-    assert one.function.__name__ == f"check_{one.name}"
-    assert one.function.__doc__
-
-
 def test_numbers_are_measured_once_for_all_checks(monkeypatch: pytest.MonkeyPatch):
     import vae_compat.measure.distance as measuring
 
@@ -525,5 +597,5 @@ def test_numbers_are_measured_once_for_all_checks(monkeypatch: pytest.MonkeyPatc
     seen = an_observation(TWO)
     for one in CHECKS:
         if one.applies(seen.case, seen.promise):
-            one.function(seen)
+            one(seen)
     assert len(counted) == 1

@@ -7,6 +7,7 @@ from weakref import finalize
 
 import pytest
 import torch
+
 from vae_compat.cases import Direction, Layout, Mechanism, Scale, Scenario
 from vae_compat.checks.caches import (
     check_cache_aliases,
@@ -24,11 +25,11 @@ from vae_compat.checks.phases import (
 )
 from vae_compat.checks.registry import CHECKS
 from vae_compat.device.meter import Convolution
+from vae_compat.fixtures.supplies import Fixtures
 from vae_compat.measure.observation import Promise
-from vae_compat.measure.scenarios import SCENARIOS
+from vae_compat.measure.runners import InProcess
+from vae_compat.measure.scenarios import SCENES
 from vae_compat.measure.workbench import Workbench
-from vae_compat.plugin import Fixtures
-from vae_compat.session import RunOptions
 from vae_compat.suites.selftest.clip_fakes import CLIP, after, plain, played, told
 from vae_compat.suites.selftest.measure_fakes import FakeHook
 from vae_compat.tiled_vae import VAEHook
@@ -47,7 +48,8 @@ ALL = (*CACHE_CHECKS, check_clip_completes, check_video_parity, check_flicker, c
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
     """Makes VAEs and baselines, and keeps them for all tests of this module."""
     folder = tmp_path_factory.mktemp("clips")
-    return Workbench({}, Fixtures(RunOptions()), folder, "clips", seconds=60)
+    supplies = Fixtures()
+    return Workbench({}, supplies, InProcess({}, supplies), folder, "clips", seconds=60)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,7 @@ def sound(bench):
 
 
 def test_every_scenario_is_played_by_something():
-    assert set(SCENARIOS) == set(Scenario)
+    assert set(SCENES) == set(Scenario)
 
 
 def test_all_checks_accept_a_hook_that_falls_back(sound):
@@ -137,7 +139,7 @@ def test_a_clip_that_is_cut_short_in_the_whole_vae_alone_does_not_complete(bench
     message = told(check_clip_completes(replace(sound, whole=short)))
     assert "got 1x3x8x32x48 (the whole VAE); should be 1x3x9x32x48" in message
     other = check_video_parity(replace(sound, whole=short, memo={}))
-    assert "(see clip_completes)" in other.message
+    assert other.blocked_by == "clip_completes"
 
 
 # -- caches ----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
 from vae_compat.device import Convolution, Device, UsageError, available_devices, open_device
 
 KIB = 1024

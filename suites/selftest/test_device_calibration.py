@@ -15,6 +15,7 @@ import diffusers
 import pytest
 import torch
 from torch import Tensor
+
 from vae_compat.device import Reading, open_device
 from vae_compat.families import FAMILIES
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+
 from vae_compat.device import Reading, open_device
 from vae_compat.families import FAMILIES
 
@@ -108,25 +109,31 @@ def test_no_bit_differs_from_the_plain_cpu(family: str, direction: str, tiled: b
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("family", ["sd", "qwen"])
-def test_half_precision_computes_the_same_bits_and_takes_half_the_memory(
+def test_half_precision_errs_like_that_of_the_cpu_and_takes_half_the_memory(
     family: str, dtype: torch.dtype
 ) -> None:
     vae = vae_of(family)
     set_tiling(vae, family, tiled=False)
     x = input_of(family, "decode", tiled=False)
-    full = on_sim(vae, "decode", x, inference=False).reading
+    single = on_sim(vae, "decode", x, inference=False)
+    full = single.reading
     try:
         plain = on_cpu(vae.to(dtype), "decode", x.to(dtype))
         half = on_sim(vae, "decode", x.to(dtype), inference=False)
     finally:
         vae_of.cache_clear()
     assert half.output.dtype == dtype
-    assert torch.equal(half.output, plain.output)
+    assert not torch.equal(half.output, single.output.to(dtype))
+    assert error(half.output, single.output) <= 1.5 * error(plain.output, single.output)
     assert half.reading is not None
     assert full is not None
     assert full.peak_bytes is not None
     assert half.reading.peak_bytes is not None
     assert half.reading.peak_bytes < 0.6 * full.peak_bytes
+
+
+def error(output: Tensor, truth: Tensor) -> float:
+    return (output.float() - truth).square().mean().sqrt().item()
 
 
 def test_two_runs_read_the_same_bytes() -> None:

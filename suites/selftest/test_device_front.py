@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
 from vae_compat.device import Device, open_device
 
 CUDA = torch.device("cuda", 0)

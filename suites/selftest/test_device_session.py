@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
 from vae_compat.device import Device, open_device
 
 
@@ -113,7 +114,7 @@ def test_queries_answer_as_those_of_a_gpu() -> None:
         assert "Simulated" in torch.cuda.memory_summary()
 
 
-def test_streams_and_events_do_nothing() -> None:
+def test_streams_and_events_can_be_used() -> None:
     with open_device("sim"):
         stream, start = torch.cuda.Stream(), torch.cuda.Event(enable_timing=True)
         with torch.cuda.stream(stream), torch.cuda.device(0):

@@ -12,6 +12,7 @@ import diffusers
 import pytest
 import torch
 from torch import nn
+
 from vae_compat.cases import Case, Direction, Layout, Mode, Scale
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures.inputs import make_input

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from vae_compat.front.janitor import VARIABLE
 from vae_compat.front.run_folder import RunFolder
 

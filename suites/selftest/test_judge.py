@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
+
 from vae_compat.cases import Mechanism, Scale
 from vae_compat.checks.finding import Finding, Grade, Status, Tier
 from vae_compat.judge import ExitCode, Outcome, Record, diagnose, gate, judge, tell
@@ -32,7 +33,15 @@ def statuses(findings: list[Finding], *patterns: str) -> list[str]:
 
 @pytest.mark.parametrize("status", Status)
 def test_without_known_failures_a_record_has_the_findings_status(status: Status):
-    assert statuses([finding(status=status)]) == [status.value]
+    outcome = "error" if status is Status.NOT_JUDGED else status.value
+    assert statuses([finding(status=status)]) == [outcome]
+
+
+def test_a_record_says_what_kept_its_check_from_judging():
+    blocked = replace(finding(status=Status.NOT_JUDGED), blocked_by="completes")
+    told, behind = judge(CASE, [finding(), blocked])
+    assert (told.judged, told.blocked_by) == (True, None)
+    assert (behind.judged, behind.blocked_by) == (False, "completes")
 
 
 def test_records_carry_everything_and_are_json():
@@ -44,7 +53,7 @@ def test_records_carry_everything_and_are_json():
     assert (stored["hook"], stored["claimed"], stored["repeat"]) == ("mine", False, "again")
 
 
-@pytest.mark.parametrize("status", [Status.FAILED, Status.ERROR])
+@pytest.mark.parametrize("status", [Status.FAILED, Status.NOT_JUDGED])
 @pytest.mark.parametrize("pattern", ["parity[sd-*-decode-*]", f"parity[{CASE}]", "*[sd-*]"])
 def test_a_known_failure_is_expected(status: Status, pattern: str):
     (record,) = judge(CASE, [finding(status=status)], [known(pattern)])
@@ -64,13 +73,13 @@ def test_a_known_failure_that_passes_is_told():
 def test_what_hangs_on_a_known_root_is_skipped():
     findings = [
         finding("call_contract", Status.FAILED),
-        finding("parity", Status.ERROR, "not judged: the hook raised TypeError"),
-        finding("tiles_ran", Status.ERROR, "no such prefix"),
+        finding("parity", Status.NOT_JUDGED),
+        finding("live_bytes", Status.FAILED, "not judged: words decide nothing"),
         finding("left_behind"),
     ]
     told = statuses(findings, "call_contract[*]")
-    assert told == ["xfailed", "skipped", "error", "passed"]
-    assert statuses(findings) == ["failed", "error", "error", "passed"]
+    assert told == ["xfailed", "skipped", "failed", "passed"]
+    assert statuses(findings) == ["failed", "error", "failed", "passed"]
 
 
 def record(status: str = "passed", check: str = "parity", **case: Any) -> Record:
@@ -156,8 +165,8 @@ def test_what_wrong_statistics_leak_into_other_probes_explains_nothing(
 
 def test_what_is_exact_needs_no_diagnosis():
     assert diagnose([record(), probe(Mechanism.HALO, "failed")]) == []
-    crashed = replace(record("error"), message="not judged: the hook raised")
-    assert diagnose([crashed]) == []
+    crashed = replace(degraded("error"), judged=False)
+    assert diagnose([crashed, probe(Mechanism.HALO, "failed")]) == []
 
 
 def test_a_difference_that_was_promised_is_explained_too():

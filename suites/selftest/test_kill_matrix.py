@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from vae_compat.cases import Case, Direction, Mechanism
 from vae_compat.checks.registry import CHECKS
 from vae_compat.fixtures.specimens import SOUND, SPECIMENS, Specimen

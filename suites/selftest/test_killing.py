@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+
 from vae_compat.fixtures.specimens.resting import Box
 from vae_compat.reports.kill_matrix import Matrix, Mutant, Trial, to_markdown, to_text
 from vae_compat.suites.killing.copies import Copy, copied

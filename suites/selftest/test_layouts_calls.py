@@ -12,6 +12,7 @@ from diffusers.loaders.single_file_utils import (
     convert_wan_vae_to_diffusers,
 )
 from torch import Tensor, nn
+
 from vae_compat.cases import Direction
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures.layouts import VARIANTS, view

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
 from vae_compat.cases import Direction
 from vae_compat.measure.distance import Place, distance, floor_of, in_words, noise
 from vae_compat.measure.observation import Noise

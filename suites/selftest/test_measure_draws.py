@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+
 from vae_compat.cases import Direction
 from vae_compat.checks.finding import Finding, Status
 from vae_compat.fixtures.specimens.caching import CachingTiler

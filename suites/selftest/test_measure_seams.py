@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
+
 from vae_compat.cases import Direction
 from vae_compat.measure.observation import Baseline
 from vae_compat.measure.seams import find_seams

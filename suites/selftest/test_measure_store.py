@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
+
 from vae_compat.cases import Layout, Mode
 from vae_compat.measure.observation import Baseline
 from vae_compat.measure.store import BaselineStore

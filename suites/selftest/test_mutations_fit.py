@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from vae_compat.checks.registry import CHECKS
 from vae_compat.suites.mutations.listed import Mutation, Selection, mutations
 

@@ -13,6 +13,7 @@ from functools import cache
 import pytest
 import torch
 from torch import Tensor, nn
+
 from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale
 from vae_compat.families import FAMILIES, Family
 from vae_compat.fixtures import probes

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from vae_compat.caseid import parse_case_id
 from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
-from vae_compat.checks.finding import NOT_JUDGED
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.judge import ExitCode, Record, Verdict, gate
@@ -256,7 +256,7 @@ def test_a_cell_is_claimed_where_any_of_its_cases_is() -> None:
 
 def test_a_root_failure_speaks_for_what_hangs_on_it() -> None:
     behind = record(
-        status="error", message=f"{NOT_JUDGED}the hook raised", metrics={"vram_ratio": None}
+        status="error", message="the hook raised", metrics={"vram_ratio": None}, judged=False
     )
     found = run(record(check="call_contract", tier="minimum", status="failed"), behind)
     text = table.to_text(found)

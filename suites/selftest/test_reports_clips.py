@@ -6,6 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+
 from vae_compat.cases import Scenario
 from vae_compat.checks.finding import Phase
 from vae_compat.judge import Record

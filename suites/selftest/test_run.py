@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from torch import Tensor
+
 from vae_compat import plugin
 from vae_compat.cases import Case
 from vae_compat.checks.registry import CHECKS

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from vae_compat.fixtures.specimens import SPECIMENS
 from vae_compat.suites.selftest.running import Ran, here, once, profile, shared
 

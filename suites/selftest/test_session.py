@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from vae_compat.front import cli
 from vae_compat.front.options import Options
 from vae_compat.suites.selftest.running import here, profile

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+
 from vae_compat.cases import Direction, Mechanism
 from vae_compat.checks.finding import Grade
 from vae_compat.families import FAMILIES

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from vae_compat.cases import Direction
 from vae_compat.checks.finding import Status
 from vae_compat.device import open_device

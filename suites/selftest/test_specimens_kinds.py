@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+
 from vae_compat.cases import Direction, Layout, Mechanism
 from vae_compat.checks.registry import CHECKS
 from vae_compat.families import FAMILIES

@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+
 from vae_compat.judge import Outcome, Record, gate
 from vae_compat.reports.results import Header, Results
 from vae_compat.suites.stability.__main__ import differences

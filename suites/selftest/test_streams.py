@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 import torch
+
 from vae_compat.cases import Direction
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures.layouts import view

@@ -7,6 +7,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+
 from vae_compat.errors import UsageError
 from vae_compat.subject.hosts import Host, host_modules
 

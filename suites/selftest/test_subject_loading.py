@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from vae_compat.cases import Layout
 from vae_compat.errors import UsageError
 from vae_compat.subject.hook import Hook

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from vae_compat.cases import Case, Direction, Layout, Mode, Scale
 from vae_compat.checks.finding import Grade
 from vae_compat.errors import UsageError

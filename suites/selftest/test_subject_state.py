@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+
 from vae_compat.subject.state import Change, snapshot
 
 

@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 import torch
 from torch import Tensor, nn
+
 from vae_compat.cases import Direction
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures.layouts import view

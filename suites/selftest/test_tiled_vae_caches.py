@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+
 from vae_compat.device import open_device
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures.layouts import view

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from vae_compat.cases import Case, Direction, Layout, Mode, Scale, Scenario
 from vae_compat.checks.finding import Finding, Status
 from vae_compat.checks.registry import CHECKS
@@ -21,9 +22,9 @@ from vae_compat.checks.usage import (
 from vae_compat.device.meter import Reading
 from vae_compat.fixtures.specimens import SPECIMENS
 from vae_compat.measure.observation import Failure, Observation, Observed, Promise
-from vae_compat.measure.run import Trial
-from vae_compat.measure.usage import Memory, Pair, Play, Ran, UsageObserved
-from vae_compat.suites.killing.trial import joined, prepared, profile_of
+from vae_compat.measure.performed import Memory
+from vae_compat.measure.usage import Pair, Ran, UsageObserved
+from vae_compat.suites.killing.trial import prepared, profile_of
 from vae_compat.suites.selftest.measure_fakes import a_case, an_observation
 
 USAGE = {
@@ -45,8 +46,8 @@ def found(name: str, check: str, case_id: str, folder: Path) -> Finding:
     """What a check says of a specimen in one case of its matrix."""
     run = prepared([profile_of(SPECIMENS[name])], folder)
     case = next(case for case in run.cases[name] if case.id == case_id)
-    observed = joined(run, run.subjects, [case]).workbench.observation(name, case, every_way=False)
-    return next(each for each in CHECKS if each.name == check).function(observed)
+    observed = run.workbench.observation(name, case, every_way=False)
+    return next(each for each in CHECKS if each.name == check)(observed)
 
 
 @pytest.mark.parametrize("check", USAGE)
@@ -79,7 +80,7 @@ def pair(**more: object) -> Pair:
 
 
 def test_nothing_run_is_no_pass() -> None:
-    assert check_settings(observed(Scenario.SETTINGS)).status is Status.ERROR
+    assert check_settings(observed(Scenario.SETTINGS)).status is Status.NOT_JUDGED
 
 
 def test_same_result_by_other_work_is_no_same() -> None:
@@ -99,24 +100,16 @@ def test_same_result_by_other_work_is_no_same() -> None:
     ],
 )
 def test_memory_of_a_failed_attempt(change: dict[str, int | None], status: Status) -> None:
-    memory = replace(Memory(first=100, most=300, after=150, left=50, held=50), **change)
-    seen = observed(Scenario.OUT_OF_MEMORY, pairs=(pair(),), memory=memory)
+    memory = replace(Memory(first=100, most=300, after=150, left=50), **change)
+    seen = observed(Scenario.OUT_OF_MEMORY, pairs=(pair(),), memory=memory, held=50)
     assert check_out_of_memory(seen).status is status
 
 
 def test_memory_that_never_ran_out_is_no_pass() -> None:
-    memory = Memory(first=100, most=300, after=None, left=0, held=50)
-    seen = observed(Scenario.OUT_OF_MEMORY, pairs=(pair(),), memory=memory, empty="not so far")
-    assert check_out_of_memory(seen).status is Status.ERROR
-
-
-def test_a_vae_that_is_broken_for_good_is_told() -> None:
-    trial = Trial(beyond_repair=("conv.weight was changed",))
-    seen = observed(Scenario.SETTINGS)
-    stage = SimpleNamespace(case=seen.case, promise=seen.promise, attempt=lambda *_, **__: trial)
-    play = Play(stage, None, None)
-    play.attempt(lambda run: run)
-    assert play.observed().beyond_repair == trial.beyond_repair
+    memory = Memory(first=100, most=300, after=None, left=0)
+    told = {"memory": memory, "held": 50, "empty": "not so far"}
+    seen = observed(Scenario.OUT_OF_MEMORY, pairs=(pair(),), **told)
+    assert check_out_of_memory(seen).status is Status.NOT_JUDGED
 
 
 @pytest.mark.parametrize(
@@ -143,7 +136,7 @@ def test_only_tiles_smaller_than_the_plane_may_be_refused(tile: int, status: Sta
     seen = observed(Scenario.TINY_TILES)
     case = replace(seen.case, height=9, width=13, tile=tile, scenario=None)
     baseline = SimpleNamespace(reading=Reading())
-    refusal = Failure("ModeNotOffered", "no tiles like that", "", "", "put_on")
+    refusal = Failure("ValueError", "no tiles like that", "", "", "put_on", deliberate=True)
     refused = Observation(
         case=case, promise=seen.promise, baseline=baseline, output=None, failure=refusal
     )

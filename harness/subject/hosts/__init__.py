@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
+
 from vae_compat.errors import UsageError
 from vae_compat.subject.hosts import comfyui as comfyui_stand_ins
 from vae_compat.subject.profile import HOSTS

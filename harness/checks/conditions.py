@@ -1,0 +1,146 @@
+"""Which cases a check is for: small predicates that combine with ``&``, ``|`` and ``~``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vae_compat.cases import Case, Direction, Mode, Scale, Scenario
+from vae_compat.checks.finding import Grade
+from vae_compat.measure.observation import Promise
+from vae_compat.measure.sequences import SEQUENCES
+
+LONG = 9
+"""Latent frames of a clip that has settled chunks both early and late, two frames a chunk."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a check asks of a case and of what the profile says of it."""
+
+    name: str
+    holds: Callable[[Case, Promise], bool]
+
+    def __call__(self, case: Case, promise: Promise) -> bool:
+        """Whether a case meets it."""
+        return self.holds(case, promise)
+
+    def __and__(self, other: Condition) -> Condition:
+        """Both hold."""
+        return Condition(
+            f"{self.name} & {other.name}",
+            lambda case, promise: self(case, promise) and other(case, promise),
+        )
+
+    def __or__(self, other: Condition) -> Condition:
+        """At least one holds."""
+        return Condition(
+            f"({self.name} | {other.name})",
+            lambda case, promise: self(case, promise) or other(case, promise),
+        )
+
+    def __invert__(self) -> Condition:
+        """It does not hold."""
+        return Condition(f"~({self.name})", lambda case, promise: not self(case, promise))
+
+
+def condition(holds: Callable[[Case, Promise], bool]) -> Condition:
+    """Make a predicate a condition of the same name."""
+    return Condition(holds.__name__, holds)
+
+
+@condition
+def claimed(_case: Case, promise: Promise) -> bool:
+    """The profile claims the case."""
+    return promise.claimed
+
+
+@condition
+def single_run(case: Case, _promise: Promise) -> bool:
+    """The hook runs once; the case is no scenario."""
+    return case.scenario is None
+
+
+@condition
+def whole_net(case: Case, _promise: Promise) -> bool:
+    """A whole VAE: values, cost and side effects of a probe are not those of the family."""
+    return case.scale is not Scale.PROBE
+
+
+@condition
+def decode(case: Case, _promise: Promise) -> bool:
+    """The output is a picture."""
+    return case.direction is Direction.DECODE
+
+
+@condition
+def several_items(case: Case, _promise: Promise) -> bool:
+    """The batch has more than one item."""
+    return case.batch > 1
+
+
+@condition
+def several_frames(case: Case, _promise: Promise) -> bool:
+    """The clip has more than one latent frame."""
+    return case.frames > 1
+
+
+@condition
+def one_tile(case: Case, _promise: Promise) -> bool:
+    """The plane fits one tile and the mode uses one.
+
+    Quadtrees may cut below the tile, and estimating modes may look at the plane twice.
+    """
+    return case.fits_one_tile and case.mode is Mode.EXACT
+
+
+@condition
+def accelerator(case: Case, _promise: Promise) -> bool:
+    """The device has memory of its own; that of the plain CPU is not counted."""
+    return case.device != "cpu"
+
+
+@condition
+def simulated(case: Case, _promise: Promise) -> bool:
+    """The simulated device counts transfers, which a real one does not."""
+    return case.device == "sim"
+
+
+@condition
+def may_run_untiled(case: Case, promise: Promise) -> bool:
+    """A hook may run the case in one piece: it is small, or causal with a claimed fallback."""
+    return not case.must_tile or (case.facts.causal and promise.cache == "fallback")
+
+
+@condition
+def promises_exact(_case: Case, promise: Promise) -> bool:
+    """The profile promises the VAE's own result."""
+    return promise.grade == Grade.EXACT
+
+
+@condition
+def replaces_forward(_case: Case, promise: Promise) -> bool:
+    """The hook takes the place of a coder's forward, so that the cache list passes through it."""
+    return promise.kind == "forward"
+
+
+@condition
+def long_clip(case: Case, _promise: Promise) -> bool:
+    """The clip is long enough to tell growth from a start."""
+    return case.frames >= LONG
+
+
+def plays(scenario: Scenario) -> Condition:
+    """The case is this scenario."""
+    return Condition(f"plays {scenario}", lambda case, _promise: case.scenario is scenario)
+
+
+@condition
+def plays_sequence(case: Case, promise: Promise) -> bool:
+    """The case is a sequence of calls that hooks of this kind can be put through."""
+    sequence = None if case.scenario is None else SEQUENCES.get(case.scenario)
+    return sequence is not None and sequence.applies(case, promise)
+
+
+probe = ~whole_net
+clip = plays(Scenario.CLIP)

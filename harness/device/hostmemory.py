@@ -1,0 +1,156 @@
+"""Memory of the host as a run uses it: how much, how much of it pinned, and who still copies it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae_compat.device.meter import HostMemory
+from vae_compat.device.order import Order, Uses
+from vae_compat.device.trace import HostAllocation, HostWork, Trace
+
+
+@dataclass
+class Storage:
+    """One allocation of the host."""
+
+    reference: weakref.ref[torch.UntypedStorage]
+    size: int
+    pinned: bool
+    depth: int
+    """How many readings were open when it was made."""
+    uses: Uses | None = None
+    """Copies of the device that may still read or write it."""
+
+
+@dataclass(eq=False)
+class Level:
+    """Bytes that live now and the most there were, pageable and pinned."""
+
+    live: list[int] = field(default_factory=lambda: [0, 0])
+    peak: list[int] = field(default_factory=lambda: [0, 0])
+    allocations: int = 0
+    allocated: int = 0
+
+    def summary(self) -> HostMemory:
+        """As it goes into a reading."""
+        pageable, pinned = self.peak
+        return HostMemory(pageable, pinned, self.allocations, self.allocated)
+
+
+class Host:
+    """The storages of the host that the device knows."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.order: Order | None = None
+        """Where more than one stream works."""
+        self.levels: list[Level] = []
+        """One for each open reading."""
+        self._storages: dict[int, Storage] = {}
+
+    # -- what there is ------------------------------------------------------------------------
+
+    def register(self, tensor: Tensor, pinned: bool = False) -> None:
+        """A tensor was made on the host; one on a storage that is known is no news."""
+        if not (pinned or self.levels):
+            return
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._storages:
+            return
+        size = storage.nbytes()
+        reference = weakref.ref(storage, self._forgetter(key))
+        self._storages[key] = Storage(reference, size, pinned, len(self.levels))
+        if not self.levels:
+            return
+        self.trace.note(HostAllocation(size, pinned))
+        for level in self.levels:
+            level.allocations += 1
+            level.allocated += size
+            level.live[pinned] += size
+            level.peak[pinned] = max(level.peak[pinned], level.live[pinned])
+
+    def _forgetter(self, key: int) -> Callable[[Any], None]:
+        itself = weakref.ref(self)
+
+        def forget(_: Any) -> None:
+            host = itself()
+            storage = None if host is None else host._storages.pop(key, None)
+            if host is not None and storage is not None:
+                # What an outer reading saw being made may die in an inner one.
+                for level in host.levels[: storage.depth]:
+                    level.live[storage.pinned] -= storage.size
+
+        return forget
+
+    def is_pinned(self, tensor: Tensor) -> bool:
+        """Whether a tensor of the host lies in pinned memory."""
+        if not self._storages:
+            return False
+        storage = self._storages.get(tensor.untyped_storage()._cdata)
+        return storage is not None and storage.pinned
+
+    def pin(self, tensor: Tensor) -> Tensor:
+        """A copy of a tensor in pinned memory, or itself where it lies there."""
+        if self.is_pinned(tensor):
+            return tensor
+        pinned = tensor.clone()
+        self._storages.pop(pinned.untyped_storage()._cdata, None)
+        self.register(pinned, pinned=True)
+        return pinned
+
+    # -- what happens to it -------------------------------------------------------------------
+
+    def run(self, func: Any, op: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """An operation on tensors of the host."""
+        if not self.levels:
+            return op(*args, **kwargs)
+        if self.order is not None:
+            self._check(func, args, kwargs)
+        out = op(*args, **kwargs)
+        nbytes = 0
+        for part in (*args, *kwargs.values(), *(out if isinstance(out, (tuple, list)) else (out,))):
+            if isinstance(part, Tensor):
+                nbytes += part.nbytes
+        for part in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(part, Tensor):
+                self.register(part)
+        self.trace.note(HostWork(nbytes))
+        return out
+
+    def _check(self, func: Any, args: Any, kwargs: Any) -> None:
+        arguments = func._schema.arguments
+        names = {argument.name: argument for argument in arguments}
+        pairs = [*zip(arguments, args, strict=False)]
+        pairs += [(names[name], value) for name, value in kwargs.items() if name in names]
+        for argument, value in pairs:
+            alias = argument.alias_info
+            writes = alias is not None and alias.is_write
+            for part in value if isinstance(value, (list, tuple)) else (value,):
+                if isinstance(part, Tensor):
+                    self.touched(part, func._schema.name.removeprefix("aten::"), writes=writes)
+
+    def touched(self, tensor: Tensor, what: str, *, writes: bool) -> None:
+        """The host itself reads or writes a tensor of its memory."""
+        if self.order is None:
+            return
+        storage = self._storages.get(tensor.untyped_storage()._cdata)
+        if storage is not None and storage.uses is not None:
+            self.order.used(storage.uses, tensor, -1, 0, writes, what)
+
+    def copied(self, tensor: Tensor, stream: int, moment: int, *, writes: bool, what: str) -> None:
+        """A copy engine reads or writes pinned memory, and the host does not wait for it."""
+        if self.order is None:
+            return
+        storage = self._storages.get(tensor.untyped_storage()._cdata)
+        if storage is None:
+            return
+        if storage.uses is None:
+            storage.uses = Uses(stream)
+        self.order.used(storage.uses, tensor, stream, moment, writes, what)

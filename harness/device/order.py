@@ -1,0 +1,218 @@
+"""The order in which streams work, and memory that two of them use without one.
+
+Work in one stream runs in order; between streams, and between a stream and the host, order comes
+from events and waits alone. Every stream has a vector clock: how far it knows the others to be
+(Lamport's happens-before). A use of memory that is not ordered after an earlier use of the same
+bytes, where either writes, is a race: it may go right a hundred times, and is found here each time.
+
+The rules of memory are those of PyTorch's caching allocators: memory of the device goes back to
+the stream it was allocated in and may be given out there at once, whatever other streams do with
+it (``record_stream`` makes it wait for them); pinned memory waits for its copies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from vae_compat.device.places import calling_place
+
+MOST_RACES = 20
+"""So many are put into words; a loop without order has one at every place."""
+SMALL_POOL = 2**20
+"""Bytes; allocations up to this size have memory of their own (``kSmallSize``)."""
+
+Clock = dict[int, int]
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where a tensor lies in its storage, in elements."""
+
+    itemsize: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    low: int
+    """First byte."""
+    high: int
+    """Byte after the last."""
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Region:
+        """The region of a tensor with elements at non-negative strides."""
+        size = tensor.element_size()
+        low = int(tensor.storage_offset()) * size
+        shape, strides = tuple(map(int, tensor.shape)), tuple(map(int, tensor.stride()))
+        reach = (
+            sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) if 0 not in shape else -1
+        )
+        return cls(size, shape, strides, low, low + (reach + 1) * size)
+
+    def meets(self, other: Region) -> bool:
+        """Whether two regions of one storage share a byte: exact, slow where they interleave."""
+        if self.high <= other.low or other.high <= self.low:
+            return False
+        low = min(self.low, other.low)
+        with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
+            marks = torch.zeros(max(self.high, other.high) - low, dtype=torch.bool)
+            self._bytes(marks, low).fill_(True)
+            return bool(other._bytes(marks, low).any())
+
+    def _bytes(self, marks: Tensor, low: int) -> Tensor:
+        strides = [s * self.itemsize for s in self.strides]
+        return marks.as_strided((*self.shape, self.itemsize), (*strides, 1), self.low - low)
+
+
+@dataclass(frozen=True)
+class Use:
+    """That a stream read or wrote a region, at a moment of its own count."""
+
+    stream: int
+    moment: int
+    writes: bool
+    what: str
+    region: Region | None
+    """``None``: all of it."""
+
+
+class Uses:
+    """The uses of one piece of memory that may not be over."""
+
+    __slots__ = ("home", "latest", "recorded")
+
+    def __init__(self, home: int) -> None:
+        self.home = home
+        """The stream it was allocated in."""
+        self.latest: dict[tuple[int, bool, Region | None], Use] = {}
+        self.recorded: set[int] = set()
+        """Streams named to ``record_stream``."""
+
+
+@dataclass
+class Order:
+    """Clocks of the streams of one device, and the races found."""
+
+    clocks: dict[int, Clock] = field(default_factory=lambda: {0: {0: 1}})
+    done: Clock = field(default_factory=dict)
+    """How far the host knows each stream to be: all later work comes after that."""
+    races: list[str] = field(default_factory=list)
+    freed: list[tuple[int, int, list[Use]]] = field(default_factory=list)
+    """Home stream, size and uses of memory that went back while another stream used it."""
+
+    # -- what gives order -----------------------------------------------------------------------
+
+    def tick(self, stream: int) -> int:
+        """Work is put into a stream; the moment in its count."""
+        clock = self.clocks.setdefault(stream, {})
+        clock[stream] = moment = clock.get(stream, 0) + 1
+        return moment
+
+    def snapshot(self, stream: int) -> Clock:
+        """What an event in a stream stands for: all that is before it."""
+        return dict(self.clocks.setdefault(stream, {}))
+
+    def join(self, stream: int, clock: Clock) -> None:
+        """A stream waits for all that a clock knows."""
+        _join(self.clocks.setdefault(stream, {}), clock)
+
+    def settle(self, clock: Clock) -> None:
+        """The host has waited for what a clock knows."""
+        _join(self.done, clock)
+
+    def settle_stream(self, stream: int) -> None:
+        """The host has waited for a stream, or for all of them (-1)."""
+        for name, clock in self.clocks.items():
+            if stream in (-1, name):
+                _join(self.done, clock)
+        if stream == -1:
+            self.freed.clear()
+
+    def precedes(self, use: Use, stream: int) -> bool:
+        """Whether a use is over before anything that a stream (-1: the host) does from now on."""
+        if self.done.get(use.stream, 0) >= use.moment:
+            return True
+        return stream >= 0 and self.clocks.get(stream, {}).get(use.stream, 0) >= use.moment
+
+    # -- what needs it --------------------------------------------------------------------------
+
+    def used(
+        self, uses: Uses, tensor: Tensor, stream: int, moment: int, writes: bool, what: str
+    ) -> None:
+        """A stream (-1: the host) reads or writes a tensor on some memory."""
+        region = Region.of(tensor)
+        self._check(uses, region, stream, writes, what)
+        if stream >= 0:
+            use = Use(stream, moment, writes, what, region)
+            uses.latest[stream, writes, region] = use
+
+    def _check(self, uses: Uses, region: Region, stream: int, writes: bool, what: str) -> None:
+        over = []
+        for key, use in uses.latest.items():
+            if self.done.get(use.stream, 0) >= use.moment:
+                over.append(key)
+            elif (
+                use.stream != stream
+                and (writes or use.writes)
+                and not self.precedes(use, stream)
+                and (use.region is None or region.meets(use.region))
+            ):
+                self._found(use, stream, writes, what)
+        for key in over:
+            del uses.latest[key]
+
+    def _found(self, use: Use, stream: int, writes: bool, what: str) -> None:
+        now = "writes to" if writes else "reads"
+        then = "write to" if use.writes else "read"
+        words = (
+            f"{_name(stream)} ({what}) {now} memory that {_name(use.stream)} ({use.what}) may "
+            f"still {then}: no event or wait puts one after the other{calling_place()}"
+        )
+        if words not in self.races and len(self.races) < MOST_RACES:
+            self.races.append(words)
+
+    def gone(self, uses: Uses, size: int) -> None:
+        """Memory goes back to the allocator."""
+        left = [
+            use
+            for use in uses.latest.values()
+            if use.stream not in uses.recorded
+            and use.stream != uses.home
+            and not self.precedes(use, uses.home)
+        ]
+        if left and size:
+            self.freed.append((uses.home, size, left))
+
+    def given(self, home: int, size: int) -> Uses:
+        """Memory is given out in a stream: it may be what another stream still uses."""
+        uses = Uses(home)
+        kept = []
+        for entry in self.freed:
+            of, large, left = entry
+            left = [use for use in left if not self.precedes(use, of)]
+            if not left:
+                continue
+            same_pool = (large <= SMALL_POOL) == (size <= SMALL_POOL)
+            if of == home and same_pool and large >= size:
+                for use in left:
+                    what = f"{use.what}, memory since freed and given out again"
+                    uses.latest[use.stream, use.writes, None] = Use(
+                        use.stream, use.moment, use.writes, what, None
+                    )
+            else:
+                kept.append((of, large, left))
+        self.freed[:] = kept
+        return uses
+
+
+def _join(clock: Clock, other: Clock) -> None:
+    for stream, moment in other.items():
+        if clock.get(stream, 0) < moment:
+            clock[stream] = moment
+
+
+def _name(stream: int) -> str:
+    if stream < 0:
+        return "the host"
+    return f"stream {stream}" if stream else "the default stream"

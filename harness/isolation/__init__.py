@@ -1,0 +1,1 @@
+"""Keeps hooks out of the judge: every hook runs in an expendable process of its own."""

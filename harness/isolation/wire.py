@@ -1,0 +1,171 @@
+"""How judge and runner talk: frames of JSON and safetensors, neither of which can execute.
+
+What a runner sends is taken as a stranger's: lengths are bounded before anything is read, every
+field is held against its declared type, and text is made printable at the door.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from typing import Any, TypeVar, get_args
+
+import safetensors.torch
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
+
+from vae_compat.isolation.text import printable
+
+MAGIC = b"VAEC"
+HEADER = struct.Struct("<4scQQ")
+"""The magic word, what the frame is, and the lengths of its JSON and of its tensors in bytes."""
+MOST_JSON = 64 * 2**20
+"""Bytes of JSON in a frame: a long clip with every access of its cache list takes one or two."""
+MOST_TENSORS = 4 * 2**30
+"""Bytes of tensors in a frame: the longest clip with all slots of its cache takes some hundred MiB.
+"""
+MOST_TEXT = 16_000
+"""Characters of one text: a traceback has 8000."""
+
+T = TypeVar("T")
+
+
+class Garbled(Exception):  # noqa: N818 (a fact about a runner, not a fault of the run)
+    """A frame that is none, or whose content is not what it was declared to be."""
+
+
+class Sort(StrEnum):
+    """What a frame is; one letter each."""
+
+    ASK = "Q"
+    ANSWER = "A"
+    BEAT = "B"
+    """A stretch of the hook begins or ends."""
+    REFUSED = "R"
+    """Wrong use: the hook cannot be loaded, or cannot be called as its kind is."""
+    BROKEN = "X"
+    """The runner itself could not go on."""
+
+
+@dataclass(frozen=True)
+class Announced:
+    """What a header announces, lengths in bytes."""
+
+    sort: Sort
+    text: int
+    tensors: int
+
+
+@dataclass(frozen=True)
+class Told:
+    """A frame that carries words and a number alone."""
+
+    words: str = ""
+    detail: str = ""
+    seconds: float = 0.0
+
+
+def pack(sort: Sort, message: object) -> bytes:
+    """A frame with a dataclass: numbers, words, and dense tensors on the plain CPU."""
+    tensors: dict[str, Tensor] = {}
+    plain = _adapter(type(message)).dump_python(message, mode="json", context=tensors)
+    # Lone surrogates (a file name that is no UTF-8) pass as escapes, which any decoder takes.
+    text = json.dumps(plain, ensure_ascii=True, allow_nan=True).encode("ascii")
+    body = safetensors.torch.save(tensors) if tensors else b""
+    return HEADER.pack(MAGIC, sort.encode(), len(text), len(body)) + text + body
+
+
+def announced(header: bytes, most_tensors: int = MOST_TENSORS) -> Announced:
+    """What a header announces. Raises `Garbled` where it is none or announces too much."""
+    try:
+        magic, letter, text, tensors = HEADER.unpack(header)
+        sort = Sort(letter.decode("ascii"))
+    except (struct.error, ValueError):
+        raise Garbled("the header is none") from None
+    if magic != MAGIC:
+        raise Garbled("the header is none")
+    if text > MOST_JSON or tensors > most_tensors:
+        raise Garbled(f"{text} bytes of JSON and {tensors} bytes of tensors are too much")
+    return Announced(sort, text, tensors)
+
+
+def unpack(kind: type[T], text: bytes, body: bytes) -> T:
+    """The dataclass in a frame. Raises `Garbled` for whatever is not as declared."""
+    try:
+        tensors = safetensors.torch.load(body) if body else {}
+        plain = _clean(json.loads(text))
+        found: T = _adapter(kind).validate_json(json.dumps(plain), strict=True, context=tensors)
+    except (ValueError, KeyError, RecursionError, safetensors.SafetensorError) as error:
+        raise Garbled(_told(error)) from None
+    return found
+
+
+class OnWire:
+    """Lets a field of type ``Tensor`` travel: ``Annotated[Tensor, OnWire()]``."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        del source, handler
+        return core_schema.with_info_plain_validator_function(
+            _fetched,
+            serialization=core_schema.plain_serializer_function_ser_schema(_stored, info_arg=True),
+        )
+
+
+class Pairs:
+    """Lets a mapping with tuples for keys travel: ``Annotated[Mapping[K, V], Pairs()]``."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        key, value = get_args(source)
+        return core_schema.no_info_after_validator_function(
+            dict,
+            handler.generate_schema(list[tuple[key, value]]),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda mapping: [[list(key), value] for key, value in mapping.items()]
+            ),
+        )
+
+
+def _stored(tensor: Tensor, info: Any) -> str:
+    name = f"t{len(info.context)}"
+    # A copy of its own: safetensors refuses tensors that share memory.
+    info.context[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
+    return name
+
+
+def _fetched(name: Any, info: Any) -> Tensor:
+    tensors: Mapping[str, Tensor] = info.context
+    if not isinstance(name, str) or name not in tensors:
+        raise ValueError("a tensor is named that was not sent")
+    return tensors[name]
+
+
+def _clean(value: Any) -> Any:
+    """All text in it made printable, and cut."""
+    if isinstance(value, str):
+        return printable(value, MOST_TEXT)
+    if isinstance(value, list):
+        return [_clean(item) for item in value]
+    if isinstance(value, dict):
+        return {printable(key, MOST_TEXT): _clean(item) for key, item in value.items()}
+    return value
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return printable(f"{type(error).__name__}: {error}", 500)
+
+
+@cache
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(kind)

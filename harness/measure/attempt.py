@@ -1,0 +1,106 @@
+"""One stretch with the hook on: guarded, metered, and with everything put back afterwards."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from vae_compat.cases import Case
+from vae_compat.device import Device
+from vae_compat.device.meter import Reading
+from vae_compat.measure.failing import failure_of, limited
+from vae_compat.measure.observation import CoderCall, Failure, LayoutVAE
+from vae_compat.measure.process import ProcessState
+from vae_compat.subject.state import Change, snapshot
+
+
+class Fitting(AbstractContextManager[Any], Protocol):
+    """A hook on a VAE; its context's value runs the VAE: ``run(direction, x)``."""
+
+    phase: str
+    residue: tuple[str, ...]
+    beyond_repair: tuple[str, ...]
+
+    @property
+    def calls(self) -> tuple[CoderCall, ...]:
+        """Calls that reached the coders."""
+        ...
+
+
+class Subject(Protocol):
+    """The hook under test."""
+
+    def put_on(self, view: LayoutVAE, case: Case, *, expected: Any = ()) -> Any:
+        """A `Fitting` that is not entered yet."""
+        ...
+
+
+@dataclass
+class Attempt:
+    """What one guarded stretch with the hook on left in our hands."""
+
+    result: Any = None
+    """Whatever ``act`` returned; ``None`` where something raised."""
+    failure: Failure | None = None
+    reading: Reading = field(default_factory=Reading)
+    calls: tuple[CoderCall, ...] = ()
+    residue: tuple[str, ...] = ()
+    beyond_repair: tuple[str, ...] = ()
+    """What the hook left in the VAE that could not be undone: it must be built anew."""
+    fitting: Fitting | None = None
+    """Keeps the hook alive as a program would that leaves it on, and so what the hook keeps."""
+
+
+def attempt(
+    case: Case,
+    hook: Subject,
+    view: LayoutVAE,
+    device: Device,
+    seconds: float,
+    leaves: tuple[tuple[str, str], ...] | None,
+    act: Callable[[Any], Any],
+) -> Attempt:
+    """Put the hook on, act and take it off, with the process put back as it was.
+
+    ``seconds`` are CPU seconds. ``leaves`` are the changes that an untiled run leaves behind as
+    well, by module path and attribute; none where they don't matter.
+    """
+    made = Attempt()
+    fitting: Fitting | None = None
+    expected = tuple(Change(*place) for place in leaves or ())
+    whole = snapshot(view.vae, encoder=view.encoder, decoder=view.decoder)
+    before = ProcessState()
+    process: tuple[str, ...] = ()
+    error: BaseException | None = None
+    try:
+        with limited(seconds), device.metered() as made.reading:
+            try:
+                fitting = hook.put_on(view, case, expected=expected)
+                with fitting as run:
+                    made.result = act(run)
+            finally:  # inside: the meter's own context puts some switches back
+                process = before.undo()
+    except BaseException as caught:
+        error = caught
+    process += before.undo()  # what is left where the limit cut the first time short
+    if error is not None:
+        phase = "put_on" if fitting is None else fitting.phase
+        made.failure = failure_of(error, phase, seconds, _file_of(hook))
+        made.result = error = None
+        gc.collect()  # a failed attempt may hold tensors in cycles; the next case needs the room
+    whole.restore()  # also what untiled leaves behind: caches, which would count as live bytes
+    made.fitting = fitting
+    if fitting is not None:
+        made.calls = fitting.calls
+        made.beyond_repair = fitting.beyond_repair
+        made.residue = fitting.residue
+    made.residue = (*made.residue, *process)
+    return made
+
+
+def _file_of(hook: Subject) -> str:
+    """File of the hook's entry; empty where it is a module of an installed package."""
+    return str(getattr(getattr(hook, "source", None), "file", None) or "")

@@ -1,0 +1,193 @@
+"""VAEs, views of them and inputs: made once, kept while they are needed, handed on as files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vae_compat.cases import Case, Layout, Scale
+from vae_compat.families import Family
+from vae_compat.measure.observation import LayoutVAE
+
+KEPT = 8
+"""Small VAEs kept for later cases."""
+
+Key = tuple[str, ...]
+
+
+class Supplies(Protocol):
+    """Where VAEs, views of them and inputs come from."""
+
+    def build(self, case: Case) -> nn.Module:
+        """The VAE of a case, float32, on the plain CPU."""
+        ...
+
+    def truth(self, vae: nn.Module) -> nn.Module:
+        """Its float64 twin."""
+        ...
+
+    def views(self, vae: nn.Module, layout: Layout, family: Family) -> tuple[LayoutVAE, ...]:
+        """The VAE seen through a layout, in every variant of it that the field has.
+
+        Cases run on the first; the others are called in their own ways for the call contract.
+        """
+        ...
+
+    def make_input(self, case: Case) -> Tensor:
+        """What the direction of the case is given, in its dtype, on the plain CPU."""
+        ...
+
+
+def key_of(case: Case) -> str:
+    """What the weights of a case depend on, beside the seed."""
+    return "-".join(filter(None, (case.family, case.scale, case.mechanism)))
+
+
+class Models:
+    """The VAEs of cases: a few small ones, or one large one."""
+
+    def __init__(self, supplies: Supplies, files: ModelFiles | None = None) -> None:
+        """With ``files`` VAEs are built from those, and get fresh weights after each `age`."""
+        self._supplies = supplies
+        self._files = files
+        self._build = supplies.build if files is None else files.build
+        self._vaes: OrderedDict[Key, nn.Module] = OrderedDict()
+        self._aged: set[Key] = set()
+        self._twins: tuple[Key, nn.Module] | None = None
+
+    def make_input(self, case: Case) -> Tensor:
+        """What the direction of a case is given, on the plain CPU."""
+        return self._supplies.make_input(case)
+
+    def view(self, case: Case) -> LayoutVAE:
+        """The VAE of a case in its layout, on the plain CPU."""
+        return self.views(case)[0]
+
+    def twin(self, case: Case) -> LayoutVAE:
+        """Its float64 twin in the same layout."""
+        return self.twins(case)[0]
+
+    def views(self, case: Case) -> tuple[LayoutVAE, ...]:
+        """The VAE of a case in every variant of its layout."""
+        return self._supplies.views(self.vae(case), case.layout, case.facts)
+
+    def twins(self, case: Case) -> tuple[LayoutVAE, ...]:
+        """The float64 twins of ``views``."""
+        return self._supplies.views(self.truth(case), case.layout, case.facts)
+
+    def truth(self, case: Case) -> nn.Module:
+        """The float64 twin of the VAE of a case; the last one is kept.
+
+        To be asked for while the VAE is on the plain CPU: a copy would be where that is.
+        """
+        key = _key(case)
+        if self._twins is None or self._twins[0] != key:
+            self._twins = None  # never two of them
+            self._twins = key, self._supplies.truth(self.vae(case))
+        return self._twins[1]
+
+    def vae(self, case: Case) -> nn.Module:
+        """The VAE of a case in its dtype, on the plain CPU."""
+        key = _key(case)
+        vae = self._vaes.pop(key, None)
+        if vae is not None and key in self._aged and self._files is not None:
+            self._aged.discard(key)
+            vae = vae if self._files.refresh(vae, case) else None
+        if vae is None:
+            if case.scale is Scale.REAL:  # gigabytes: never two of them
+                self._vaes.clear()
+            vae = self._build(case).to(getattr(torch, case.dtype))
+        self._vaes[key] = vae
+        while len(self._vaes) > KEPT:
+            self._vaes.popitem(last=False)
+        return vae
+
+    def age(self) -> None:
+        """What is kept was in a hook's hands: its weights are no longer believed."""
+        self._aged = set(self._vaes)
+        self._twins = None
+
+    def forget(self) -> None:
+        """Let go of everything."""
+        self._vaes.clear()
+        self._twins = None
+
+
+def _key(case: Case) -> Key:
+    return key_of(case), case.dtype
+
+
+class WeightFiles:
+    """Weights of VAEs as safetensors files with all that is needed to build the modules again."""
+
+    def __init__(self, folder: Path, build: Callable[[Case], nn.Module]) -> None:
+        self._folder = folder
+        self._build = build
+
+    def of(self, case: Case) -> Path:
+        """The file with the weights of a case, float32, written by whichever worker is first."""
+        file = self._folder / f"{key_of(case)}.safetensors"
+        if not file.exists():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            draft = file.with_suffix(f".{os.getpid()}.draft")
+            write_model(self._build(case), draft)
+            draft.chmod(0o444)
+            draft.replace(file)
+        return file
+
+
+def write_model(vae: nn.Module, file: Path) -> None:
+    """Write the weights of one of diffusers' VAEs, and its class and configuration beside them."""
+    config = {name: value for name, value in dict(vae.config).items() if not name.startswith("_")}
+    facts = {"class": type(vae).__name__, "config": json.dumps(config, default=list)}
+    tensors = {name: tensor.contiguous() for name, tensor in vae.state_dict().items()}
+    save_file(tensors, file, metadata=facts)
+
+
+class ModelFiles:
+    """Builds VAEs from files, and gives them fresh weights.
+
+    The files are mapped privately and copied, so nothing that a hook does to weights reaches them.
+    """
+
+    def __init__(self) -> None:
+        self.paths: Mapping[str, str] = {}
+        """By `key_of`."""
+
+    def build(self, case: Case) -> nn.Module:
+        """The VAE of a case, float32, on the plain CPU."""
+        import diffusers  # seconds to import
+
+        facts, weights = self._read(case)
+        with torch.device("meta"):
+            model_class = getattr(diffusers, facts["class"])
+            vae: nn.Module = model_class.from_config(json.loads(facts["config"]))
+        vae.load_state_dict(weights, assign=True)
+        return vae.eval().requires_grad_(False)
+
+    def refresh(self, vae: nn.Module, case: Case) -> bool:
+        """Put the weights of the file into a VAE again; whether they fit.
+
+        Each gets memory of its own: what holds on to the old memory is not written to.
+        """
+        weights = self._read(case)[1]
+        held = {**dict(vae.named_parameters()), **dict(vae.named_buffers())}
+        if held.keys() != weights.keys():
+            return False
+        for name, tensor in held.items():
+            tensor.data = weights[name].to(tensor.dtype)
+        return True
+
+    def _read(self, case: Case) -> tuple[Mapping[str, str], dict[str, Tensor]]:
+        with safe_open(self.paths[key_of(case)], framework="pt") as opened:
+            names = list(opened.keys())
+            return opened.metadata(), {name: opened.get_tensor(name).clone() for name in names}

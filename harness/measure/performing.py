@@ -1,0 +1,27 @@
+"""Performs a case with a hook: what a runner is for."""
+
+from __future__ import annotations
+
+from vae_compat.isolation.messages import Ask
+from vae_compat.measure.attempt import Subject
+from vae_compat.measure.models import Models
+from vae_compat.measure.performed import Performed
+from vae_compat.measure.scenarios import SCENES
+from vae_compat.measure.stage import Stage
+from vae_compat.measure.whole import perform_whole
+
+
+def perform(ask: Ask, hook: Subject, models: Models) -> Performed:
+    """Everything that is done of a case with the hook on.
+
+    VAEs that the hook has damaged beyond repair are let go of.
+    """
+    case = ask.case
+    stage = Stage(case, ask.promise, hook, models, ask.seconds, ask.leaves)
+    if case.scenario is not None:
+        performed: Performed = SCENES[case.scenario].perform(stage)
+    else:
+        performed = perform_whole(stage, every_way=ask.every_way)
+    if stage.broken:
+        models.forget()
+    return performed

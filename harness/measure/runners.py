@@ -1,0 +1,140 @@
+"""Where hooks under test are: in runners, or (for hooks of our own) in this very process."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from vae_compat.errors import UsageError
+from vae_compat.isolation.client import Ended, RunnerClient
+from vae_compat.isolation.limits import IDLE
+from vae_compat.isolation.messages import Ask, Loading
+from vae_compat.measure.attempt import Subject as Hook
+from vae_compat.measure.models import ModelFiles, Models, Supplies
+from vae_compat.measure.observation import Failure, Origin
+from vae_compat.measure.performing import perform
+from vae_compat.measure.workbench import PATIENCE, GaveNone, not_run
+from vae_compat.subject.hook import Hook as LoadedHook
+
+T = TypeVar("T")
+
+AT_ONCE = 2
+"""Runners that one worker keeps: each holds torch, half a GiB."""
+
+
+@dataclass
+class InRunners:
+    """A runner for each hook, started when it is first asked and again when it has ended.
+
+    ``folder`` is shared by the workers of a run, so that a hook which has been ended for what it
+    took too often is given up by all of them.
+    """
+
+    loadings: Mapping[str, Loading]
+    folder: Path
+    idle: float = IDLE
+    """Seconds of the clock after which a runner that uses no CPU is ended."""
+    _clients: OrderedDict[str, RunnerClient] = field(default_factory=OrderedDict)
+    _printed: dict[str, str] = field(default_factory=dict)
+
+    def perform(self, name: str, ask: Ask, kind: type[T]) -> T:
+        """What a hook does of a case. Raises `GaveNone`."""
+        if self._ended_for_limits(name) >= PATIENCE:
+            raise not_run(
+                f"{PATIENCE} cases of this hook were ended for what they took, so no more were "
+                "tried"
+            )
+        self._printed.pop(name, None)
+        try:
+            client = self._client(name)
+            answer = client.ask(ask, kind)
+        except Ended as ended:
+            self._clients.pop(name, None)
+            origin = Origin.LIMIT if ended.by_limit else Origin.DEATH
+            if ended.by_limit:
+                self._note_limit(name, ask.case.id)
+            raise GaveNone(_failure(ended, origin)) from None
+        except UsageError as error:  # it could be loaded before
+            failure = Failure("CannotLoad", str(error), "", "", "load")
+            raise GaveNone(failure) from None
+        self._printed[name] = client.printed
+        return answer
+
+    def printed(self, name: str) -> str:
+        """What the hook has printed during its last case."""
+        return self._printed.get(name, "")
+
+    def close(self) -> None:
+        """End all runners."""
+        while self._clients:
+            self._clients.popitem()[1].close()
+
+    def _client(self, name: str) -> RunnerClient:
+        client = self._clients.pop(name, None)
+        if client is None:
+            while len(self._clients) >= AT_ONCE:
+                self._clients.popitem(last=False)[1].close()
+            client = RunnerClient(self.loadings[name], idle=self.idle)
+        self._clients[name] = client
+        return client
+
+    def _note_limit(self, name: str, case: str) -> None:
+        folder = self._folder_of(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / case).touch()
+
+    def _ended_for_limits(self, name: str) -> int:
+        folder = self._folder_of(name)
+        return len(list(folder.iterdir())) if folder.is_dir() else 0
+
+    def _folder_of(self, name: str) -> Path:
+        return self.folder / "ended" / name
+
+
+def _failure(ended: Ended, origin: Origin) -> Failure:
+    kind = "Limit" if ended.by_limit else "ProcessDied"
+    return Failure(kind, ended.told, "", ended.detail, "run", origin)
+
+
+@dataclass
+class InProcess:
+    """Hooks of this project's own, performed where they are told from: quick, and not guarded.
+
+    With ``folder`` a case that took its process down is not tried again by the next one.
+    """
+
+    hooks: dict[str, Hook]
+    supplies: Supplies
+    folder: Path | None = None
+    _files: ModelFiles = field(default_factory=ModelFiles)
+
+    def __post_init__(self) -> None:
+        self._models = Models(self.supplies, self._files)
+
+    def perform(self, name: str, ask: Ask, kind: type[T]) -> T:
+        """What a hook does of a case."""
+        mark = None if self.folder is None else self.folder / "performing" / name / ask.case.id
+        if mark is not None:
+            if mark.exists():
+                told = "the process that ran this case died"
+                raise GaveNone(Failure("ProcessDied", told, "", "", "run", Origin.DEATH))
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        self._files.paths = ask.weights
+        self._models.age()
+        hook = self.hooks[name]
+        with hook.kept() if isinstance(hook, LoadedHook) else nullcontext(hook) as once:
+            performed = perform(ask, once, self._models)
+        if mark is not None:
+            mark.unlink(missing_ok=True)
+        assert isinstance(performed, kind)
+        return performed
+
+    def printed(self, name: str) -> str:
+        """Nothing is kept."""
+        del name
+        return ""

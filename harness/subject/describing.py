@@ -1,0 +1,57 @@
+"""What is known of hooks without loading them: asked of a runner once, then remembered."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vae_compat.isolation.messages import HookFacts, Loading
+    from vae_compat.subject.profile import Profile
+
+_KNOWN: dict[str, HookFacts] = {}
+"""By `_key`: a runner takes seconds to start."""
+
+
+def loading_of(profile: Profile, comfyui: Path | None = None) -> Loading:
+    """How a runner loads the hook of a profile."""
+    from vae_compat.isolation.messages import Loading
+
+    spec = profile.hook
+    return Loading(
+        name=spec.name,
+        entry=spec.entry,
+        kind=str(spec.kind),
+        layout=str(spec.layout),
+        host=spec.host,
+        folder=str(profile.folder),
+        comfyui=None if comfyui is None else str(comfyui),
+    )
+
+
+def described(profile: Profile, comfyui: Path | None = None) -> HookFacts:
+    """What the hook of a profile says of itself.
+
+    Raises ``UsageError`` where it cannot be loaded: for a missing file or attribute, for what
+    fails, hangs or ends the process on import, and for an entry that cannot be called with the
+    keywords of the contract.
+    """
+    key = _key(profile, comfyui)
+    if key not in _KNOWN:
+        from vae_compat.isolation.client import describe
+
+        _KNOWN[key] = describe(replace(loading_of(profile, comfyui), idle=True))
+    return _KNOWN[key]
+
+
+def remember(profile: Profile, facts: HookFacts) -> None:
+    """Take facts from somebody who has loaded the hook: one of this project's own."""
+    _KNOWN[_key(profile, None)] = facts
+
+
+def _key(profile: Profile, comfyui: Path | None) -> str:
+    spec = profile.hook
+    parts = (spec.entry, spec.kind, spec.host, profile.folder, comfyui)
+    return json.dumps([str(part) for part in parts])
