@@ -44,7 +44,7 @@ def printable(text: object, limit: int = LIMIT, *, lines: bool = False) -> str:
     if lines:
         told = _HIDDEN_IN_BLOCKS.sub(_visible, told.replace("\r\n", "\n"))
     else:
-        told = _HIDDEN.sub(_visible, re.sub(r"[ \t\r\n]+", " ", told).strip())
+        told = _HIDDEN.sub(_visible, re.sub(r"[ \t\r\n]+", " ", told).strip(" "))
     return f"{told} ... ({left} more characters)" if left > 0 else told
 
 

@@ -46,7 +46,9 @@ def check_regular(option: str, file: Path) -> None:
     except FileNotFoundError:
         raise UsageError(f"{option}: there is no file '{file}': check the path") from None
     except (OSError, ValueError) as error:
-        raise UsageError(f"{option}: '{file}' cannot be read ({error}): check the path") from None
+        raise UsageError(
+            f"{option}: '{file}' cannot be read ({_reason(error)}): check the path"
+        ) from None
     if not stat.S_ISREG(mode):
         raise UsageError(f"{option}: '{file}' is no plain file: give another path")
 
@@ -55,11 +57,23 @@ def _existing(option: str, path: Path) -> Path:
     """The path, or the nearest folder above it that is there."""
     place = path
     try:
-        while not os.path.lexists(place) and place != place.parent:
+        while not _is_there(place) and place != place.parent:
             place = place.parent
-    except ValueError as error:  # a NUL in the path
-        raise UsageError(f"{option} {path}: no path can be like this ({error})") from None
+    except (OSError, ValueError) as error:  # too long, or with a NUL
+        raise UsageError(f"{option} {path}: no path can be like this ({_reason(error)})") from None
     return place
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _mode(option: str, file: Path) -> int:

@@ -52,7 +52,12 @@ def cases_of(under_test: HookUnderTest, options: Options, *, full: bool) -> tupl
 
 def _cases(options: Options, *, ids: bool) -> list[str]:
     from vae_compat.front.subjects import resolve
-    from vae_compat.front.validation import check_known_failures, check_profiles, check_selection
+    from vae_compat.front.validation import (
+        check_known_failures,
+        check_profiles,
+        check_selection,
+        check_some,
+    )
 
     check_selection(options)
     found = resolve(options)
@@ -62,6 +67,7 @@ def _cases(options: Options, *, ids: bool) -> list[str]:
     check_profiles([under.profile for under in found])
     selection, checks = options.selection, _of_tiers(options.tiers)
     lines: list[str] = []
+    listed: list[Case] = []
     seen: set[str] = set()
     for under in found:
         profile = under.profile
@@ -70,6 +76,7 @@ def _cases(options: Options, *, ids: bool) -> list[str]:
             for case in cases_of(under, options, full=options.full)
             if selection.admits(case) and (not checks or _is_checked(profile, case, checks))
         ]
+        listed += cases
         if ids:
             lines += [case.id for case in cases if case.id not in seen]
             seen.update(case.id for case in cases)
@@ -80,6 +87,7 @@ def _cases(options: Options, *, ids: bool) -> list[str]:
             f"  {case.id}{'' if promise else '  (not claimed: must refuse or fall back)'}"
             for case, promise in zip(cases, claimed, strict=True)
         ]
+    check_some(listed)
     return lines
 
 

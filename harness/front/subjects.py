@@ -6,6 +6,7 @@ import hashlib
 import importlib.machinery
 import importlib.util
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,7 +59,13 @@ def facts_of(profile: Profile, comfyui: Path | None) -> Looked:
     from vae_compat.reports.results import commit_of
     from vae_compat.subject.describing import described
 
-    modes = tuple(map(str, described(profile, comfyui).modes))
+    try:
+        modes = tuple(map(str, described(profile, comfyui).modes))
+    except OSError as error:  # a path that the system takes for none
+        raise UsageError(
+            f"the hook {profile.hook.entry!r:.120} cannot be found ({error.strerror}): check the"
+            " path"
+        ) from None
     file = file_of(profile)
     return Looked(modes, _digest(file), None if file is None else commit_of(file.parent))
 
@@ -121,9 +128,9 @@ def load_subject(name: str) -> Profile:
     if name in names:
         return load_embedded(name, *folders)
     path = Path(name)
-    if not path.exists() and path.suffix != ".toml":
+    if not os.path.exists(name) and path.suffix != ".toml":  # noqa: PTH110 - Path's may raise
         raise UsageError(
-            f"--profile {name} is neither a file nor an embedded profile{closest(name, names)}"
+            f"--profile {name:.120} is neither a file nor an embedded profile{closest(name, names)}"
         )
     return load_profile(path)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from vae_compat.cases import Direction, Mode, Scale
+from vae_compat.cases import Case, Direction, Mode, Scale
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.front.explain import check_docs, closest, parse_case
@@ -85,6 +86,15 @@ def check_known_failures(profile: Profile, ids: Sequence[str]) -> None:
             )
 
 
+def check_some(selected: Sequence[Case]) -> None:
+    """Refuse a selection of nothing."""
+    if not selected:
+        raise UsageError(
+            "the selection leaves no case: widen --families, --directions, --modes or --scale, or"
+            " add --full (see vae-compat list)"
+        )
+
+
 def _check_words(option: str, given: Sequence[str], known: Sequence[str]) -> None:
     for word in given:
         if word not in known:
@@ -106,12 +116,14 @@ def _check_weights(text: str) -> None:
         raise UsageError(f"--weights '{text}': give FAMILY=PATH_OR_ID, as in sd=vae.safetensors")
     _check_words("--weights", [family], list(FAMILIES))
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(source):  # noqa: PTH112 - Path's may raise
+        for file in (*path.glob("**/*.safetensors"), *path.glob("**/config.json")):
+            check_regular("--weights", file)
         if not list(path.glob("**/*.safetensors")):
             raise UsageError(
                 f"--weights: there are no safetensors in '{path}': give another folder"
             )
-    elif path.exists():
+    elif os.path.exists(source):  # noqa: PTH110
         check_regular("--weights", path)
         _check_safetensors(path)
     elif path.suffix or path.is_absolute() or source.count("/") != 1:
@@ -174,11 +186,7 @@ def _check_matrix(found: Sequence[HookUnderTest], options: Options) -> None:
     ]
     if options.case is not None:
         selected = [parse_case(options.case)]
-    if not selected:
-        raise UsageError(
-            "the selection leaves no case: widen --families, --directions, --modes or --scale, or"
-            " add --full (see vae-compat list)"
-        )
+    check_some(selected)
     for text in options.weights:
         family = text.partition("=")[0]
         if not any(case.scale is Scale.REAL and case.family == family for case in selected):

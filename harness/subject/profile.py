@@ -6,10 +6,10 @@ Importing this module is cheap: torch, diffusers and pydantic are imported where
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +46,7 @@ ESTIMATING = frozenset({Mode.FAST, Mode.COLOR_FIX})
 """Modes that estimate statistics by design: they promise no more than ``degraded`` where the
 profile doesn't say. The others have no excuse: ``exact``."""
 
+_MOST_BYTES = 2**20
 _EMBEDDED = Path(__file__).parent / "profiles"
 
 
@@ -95,12 +96,44 @@ class KnownFailure:
 
     def matches(self, record_id: str) -> bool:
         """Whether this is the record meant. Brackets are themselves, not character classes."""
-        return self._pattern.fullmatch(record_id) is not None
+        return _matches(self.id, record_id)
 
-    @cached_property
-    def _pattern(self) -> re.Pattern[str]:
-        wild = {"*": ".*", "?": "."}
-        return re.compile("".join(wild.get(c, re.escape(c)) for c in self.id), re.DOTALL)
+
+def _matches(pattern: str, text: str) -> bool:
+    """Whether a text is what a pattern with ``*`` and ``?`` means; time grows with neither's stars.
+
+    Each part between two stars is taken where it is found first: what is left for the others is
+    then most, so there is nothing to come back to.
+    """
+    first, *rest = pattern.split("*")
+    if not rest:
+        return len(text) == len(first) and _is_at(first, text, 0)
+    *middle, last = rest
+    end = len(text) - len(last)
+    if end < len(first) or not _is_at(first, text, 0) or not _is_at(last, text, end):
+        return False
+    place = len(first)
+    for part in filter(None, middle):
+        found = _find(part, text, place, end)
+        if found < 0:
+            return False
+        place = found + len(part)
+    return True
+
+
+def _is_at(part: str, text: str, place: int) -> bool:
+    """Whether a part without stars stands at a place."""
+    there = text[place : place + len(part)]
+    return len(there) == len(part) and all(
+        wanted in ("?", got) for wanted, got in zip(part, there, strict=True)
+    )
+
+
+def _find(part: str, text: str, place: int, end: int) -> int:
+    """Where a part without stars stands first, between two places; -1 for nowhere."""
+    if "?" not in part:
+        return text.find(part, place, end)
+    return next((at for at in range(place, end - len(part) + 1) if _is_at(part, text, at)), -1)
 
 
 @dataclass(frozen=True)
@@ -125,16 +158,20 @@ def load_profile(path: Path | str) -> Profile:
     from vae_compat.subject.schema import parse_profile  # imports pydantic
 
     path = Path(path)
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder; give the profile file in it.")
     try:
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; give the profile file in it.")
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UsageError(f"the profile {path} is no plain file; give another path.")
+        if path.stat().st_size > _MOST_BYTES:
+            raise UsageError(f"the profile {path} has more than {_MOST_BYTES:,} bytes.")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UsageError(f"there is no profile {path}; check the path.") from None
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not UTF-8 text, so it is no TOML profile.") from None
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(f"the profile {path} cannot be read: {reason}.") from None
     return parse_profile(text, source=str(path), folder=path.resolve().parent)
 
@@ -200,12 +237,13 @@ def profile_from_flags(
 def name_of(entry: str) -> str:
     """A short name for an entry: ``some/folder/tiled_vae.py:VAEHook`` -> ``tiled_vae.VAEHook``.
 
-    It holds what a profile may use as a name; any other character becomes an underscore.
+    It holds what a profile may use as a name: any other character becomes an underscore, and of a
+    very long one the end is kept.
     """
     target, _, attribute = entry.rpartition(":")
     stem = Path(target).stem if target.endswith(".py") else target.rpartition(".")[2]
     name = f"{stem}.{attribute}" if stem else attribute
-    return re.sub(r"[^A-Za-z0-9._+-]", "_", name)
+    return re.sub(r"[^A-Za-z0-9._+-]", "_", name)[-80:]
 
 
 def _offered_modes(profile: Profile, comfyui: Path | None) -> tuple[Mode, ...]:

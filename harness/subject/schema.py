@@ -25,8 +25,9 @@ from vae_compat.subject.profile import (
 )
 
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-_Name = Annotated[_Text, StringConstraints(pattern=r"^[A-Za-z0-9._+-]+$")]
-"""It is part of test ids, where brackets and colons have a meaning."""
+_NAME_LENGTH = 80
+_Name = Annotated[_Text, StringConstraints(pattern=r"^[A-Za-z0-9._+-]+$", max_length=_NAME_LENGTH)]
+"""It is part of test ids, where brackets and colons have a meaning, and of file names."""
 _Mode = Literal["exact", "fast", "color_fix", "quadtree"]
 _Grade = Literal["exact", "lossless", "close", "degraded"]
 """What can be promised; broken is what is left where no promise is kept."""
@@ -85,6 +86,10 @@ def parse_profile(text: str, *, source: str, folder: Path) -> Profile:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{source} is not valid TOML: {error}.") from None
+    except ValueError as error:  # a number too long to convert
+        raise UsageError(f"{source} is not valid TOML: {error}.") from None
+    except RecursionError:
+        raise UsageError(f"{source} is nested too deep: a profile has tables in tables.") from None
     return build_profile(tables, source=source, folder=folder)
 
 
@@ -93,7 +98,10 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
     try:
         parsed = _Profile.model_validate(dict(tables))
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
+        problems = error.errors(include_url=False)
+        # A misspelt table is unknown, and the one that was meant is missing.
+        unknown = (each for each in problems if each["type"] == "extra_forbidden")
+        problem = next(unknown, problems[0])
         raise UsageError(_sentence(problem, source)) from None
     for family in parsed.claims.families:
         _one_of(family, FAMILIES, "claims.families", source)
@@ -165,15 +173,20 @@ def _sentence(problem: Any, source: str) -> str:
         table = ".".join(names[:-1])
         allowed = list(_TABLES[table].model_fields)
         place = f"[{table}]" if table else "a profile"
+        if not table:
+            near = get_close_matches(key, allowed, n=1)
+            hint = f" (did you mean [{near[0]}]?)" if near else ""
+            tables = ", ".join(f"[{name}]" for name in allowed)
+            return f"{source} has the unknown table [{_brief(key)[1:-1]}]{hint}; it takes {tables}."
         return (
-            f"{source} has the unknown key {key!r}{_hint(names[-1], allowed)}; "
+            f"{source} has the unknown key {_brief(key)}{_hint(names[-1], allowed)}; "
             f"{place} takes {', '.join(allowed)}."
         )
     if kind == "missing":
         return f"{source} lacks {key!r}; add it."
     if kind == "string_pattern_mismatch":
         return (
-            f"{key} in {source} is {got!r}, and names the hook in test ids: use only letters "
+            f"{key} in {source} is {_brief(got)}, and names the hook in test ids: use only letters "
             f"without accents, digits, and the signs . _ + -."
         )
     if kind == "literal_error" and got == "broken" and "grade" in names[1]:
@@ -191,10 +204,21 @@ def _sentence(problem: Any, source: str) -> str:
         return (
             f"{key} in {source} says {got!r}; it must be {_choice(allowed)}{_hint(got, allowed)}."
         )
+    if kind == "string_too_long":
+        return (
+            f"{key} in {source} has {len(got)} characters, and is part of test ids: use at most"
+            f" {_NAME_LENGTH}."
+        )
     if kind == "string_too_short":
         return f"{key} in {source} is empty; fill it in."
     wanted = _TYPES.get(kind, "something else")
-    return f"{key} in {source} is {got!r}; it must be {wanted}."
+    return f"{key} in {source} is {_brief(got)}; it must be {wanted}."
+
+
+def _brief(value: object) -> str:
+    """A value as a sentence can hold it."""
+    told = repr(value)
+    return told if len(told) <= 80 else f"{told[:80]}..."
 
 
 def _literals(problem: Any) -> list[str]:

@@ -110,9 +110,9 @@ def test_a_promise_carries_grade_cache_and_kind(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ('name = "quadtree"', 'nmae = "x"', ["hook.name"]),
+        ('name = "quadtree"', 'nmae = "x"', ["hook.nmae", "did you mean 'name'"]),
         ('host = "comfyui"', 'hots = "comfyui"', ["hook.hots", "did you mean 'host'", "entry"]),
-        ("[claims]", "[claim]", ["'claim'", "did you mean 'claims'", "known_failures"]),
+        ("[claims]", "[claim]", ["[claim]", "did you mean [claims]", "known_failures"]),
         ('cache = "split"', "cached = true", ["claims.cached", "families, directions"]),
         ("reason =", "reasons =", ["known_failures.reason"]),
         ('"forward"', '"foward"', ["hook.kind", "'foward'", "forward, vae or function"]),

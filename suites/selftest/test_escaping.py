@@ -1,0 +1,147 @@
+"""What others have written shows as what it is, wherever it is shown, and does nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from vae_compat.reports import junit, rendering, summary, table
+from vae_compat.reports.escaping import html, markdown, printable, shown, xml
+from vae_compat.reports.log import Writer, concluded, read_log
+from vae_compat.suites.selftest.running import Ran, here, once, profile, shared
+from vae_compat.suites.selftest.test_reports import HEADER, record, run
+
+NASTY = (
+    "\x1b[2J\x1b]0;title\x07gate holds\x00\r\x08\x9b1m\x7f"
+    "\u202edesrever\u2066\u2028next\u2029\ufeff\u200b"
+    "\udc80\udcff <b>&\"'</b> | `code` ](javascript:x) ]]> \ufffe"
+)
+DANGEROUS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u2028\u2029\u202e\u2066\ufeff\ufffe\ud800-\udfff]"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain \u00fc \u4e2d \U0001f600", "plain \u00fc \u4e2d \U0001f600"),
+        ("\x1b[31m", "\\x1b[31m"),
+        ("a\x00b\x7f\x9b", "a\\x00b\\x7f\\x9b"),
+        ("\udc80", "\\udc80"),
+        ("\u202e\u2028", "\\u202e\\u2028"),
+        ("\U000e0041", "\\U000e0041"),
+        (" two\n  lines\r\n\t", "two lines"),
+        ("x" * 12, "xxxxxxxxxx ... (2 more characters)"),
+        (12, "12"),
+    ],
+)
+def test_hidden_characters_become_visible(text: object, expected: str) -> None:
+    assert printable(text, 10 if text == "x" * 12 else 100) == expected
+
+
+def test_lines_are_kept_where_they_are_wanted() -> None:
+    assert printable("a\r\n\tb\x1b\x0b", lines=True) == "a\n\tb\\x1b\\x0b"
+
+
+def test_every_text_in_data_is_made_printable() -> None:
+    told = shown(run(record(message="\x1b\n", metrics={"n\x00": 1, "text": "\udc80"})))
+    assert told.records[0].message == "\\x1b\n"
+    assert told.records[0].metrics == {"n\\x00": 1, "text": "\\udc80"}
+    assert told.header == HEADER
+
+
+def test_markdown_reads_as_the_text() -> None:
+    assert markdown("parity[sd-1x1]: a_b 1 < 2") == "parity[sd-1x1]: a_b 1 &lt; 2"
+    assert markdown("[a](b) ![c][d] `e` \\") == "[a\\](b) ![c\\][d] \\`e\\` \\\\"
+
+
+def test_xml_and_html_are_read_back_as_the_text() -> None:
+    body = xml(NASTY)
+    assert ET.fromstring(f'<a b="{body}">{body}</a>').text == printable(NASTY, lines=True)
+    assert "<b>" not in html(NASTY)
+
+
+def nasty(field: str, where: str) -> str:
+    """A whole report of a run in which a field holds anything."""
+    bad = record(status="failed", message="told", repeat="vae-compat run", reason="known", link="l")
+    text = NASTY.replace("\r", "") if where == "xml" else NASTY
+    records = (replace(bad, **{field: text}), record(status="xfailed", reason=text))
+    results = run(*records, diagnosis=(text,), regressions=(text,), notes=(text,))
+    hooks = tuple(replace(hook, name=text, entry=text, profile=text) for hook in HEADER.hooks)
+    results = replace(results, header=replace(HEADER, command=text, selection=text, hooks=hooks))
+    render = {"text": table.to_text, "markdown": summary.to_markdown, "xml": junit.to_xml}
+    return render[where](results)
+
+
+@pytest.mark.parametrize("field", ["message", "repeat", "hook", "reason", "link", "check", "case"])
+@pytest.mark.parametrize("where", ["text", "markdown", "xml"])
+def test_no_report_passes_anything_on(field: str, where: str) -> None:
+    text = nasty(field, where)
+    assert not DANGEROUS.search(text)
+    text.encode("utf-8")
+    if where == "xml":
+        ET.fromstring(text)
+    if where == "markdown":
+        outside = "\n".join(line for line in text.splitlines() if not line.startswith("    "))
+        assert "<b>" not in re.sub(r"(`+)[^`].*?[^`]\1(?!`)", "", outside)
+
+
+def test_a_record_with_anything_in_it_is_stored_and_read_back(tmp_path: Path) -> None:
+    from vae_compat.reports.log import Entry
+
+    writer = Writer(tmp_path, HEADER, 1, None)
+    writer.append(Entry(record(message=NASTY)))
+    writer.close()
+    raw = (tmp_path / "records.jsonl").read_bytes()
+    assert raw.isascii()
+    log = read_log(tmp_path)
+    (entry,) = log.entries.values()
+    assert entry.record.message == NASTY
+    rendering.write_all(concluded(log, tmp_path), tmp_path, tmp_path / "junit.xml")
+    assert json.loads((tmp_path / "results.json").read_text())["records"][0]["message"] == NASTY
+
+
+HOSTILE = """
+class Hook:
+    def __init__(self, net, tile_size, is_decoder):
+        pass
+
+    def __call__(self, x):
+        raise OSError({text!r} + "\\udc80" + "y" * 200_000)
+"""
+CASE = "sd-mock-ldm-decode-exact-17x17t16-b1-f1-float32-sim"
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """A hook whose exception is a file name that is no UTF-8, and worse, in a worker."""
+
+    def make(out: Path) -> Ran:
+        (out.parent / "mine.py").write_text(HOSTILE.format(text="\x1b[2Jgate holds\x07"))
+        hook = profile(out.parent, "mine", "mine.py:Hook")
+        narrow = ("--case", CASE, "-k", "completes or finite", "-n", 1, "-v")
+        return here(out, "--profile", hook, *narrow, "--junitxml", out.parent / "junit.xml")
+
+    return once(shared(tmp_path_factory), "hostile-message", make)
+
+
+def test_a_message_that_cannot_be_encoded_is_a_failure_of_the_hook(hostile: Ran) -> None:
+    assert hostile.code == 1, hostile.out + hostile.err
+    (found,) = hostile.records(check="completes")
+    assert found["status"] == "failed"
+    assert "\x1b[2Jgate holds" in found["message"]
+    assert len(found["message"]) < 15_000
+
+
+def test_nothing_of_it_reaches_the_terminal_or_a_report_raw(hostile: Ran) -> None:
+    shown = hostile.out.replace("\r", "")
+    assert not DANGEROUS.search(shown)
+    assert "\\x1b[2Jgate holds" in shown
+    folder = Path(hostile.folder)
+    for file in (folder / "summary.md", folder.parent / "junit.xml"):
+        assert not DANGEROUS.search(file.read_text(encoding="utf-8"))
+    ET.parse(folder.parent / "junit.xml")
