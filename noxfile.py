@@ -56,6 +56,13 @@ def stability(session: nox.Session) -> None:
 
 
 @nox.session
+def kills(session: nox.Session) -> None:
+    """Kill runs at random moments: nothing found is lost, nothing is left, and they go on."""
+    install(session)
+    session.run("python", "-m", "vae_compat.suites.kills", *session.posargs, env=ALLOCATOR)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure the hook that ships here and the harness: counts keep bounds, time informs."""
     install(session)

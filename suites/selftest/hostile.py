@@ -147,7 +147,7 @@ def wrong(observed: Observed) -> set[str]:
         check.name
         for check in CHECKS
         if check.applies(observed.case, observed.promise)
-        and check.function(observed).status is not Status.PASSED
+        and check(observed).status is not Status.PASSED
     }
 
 
