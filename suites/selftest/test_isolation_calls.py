@@ -230,7 +230,8 @@ def test_what_is_printed_is_kept_to_its_last_and_shown_with_the_case(bench: Benc
     assert sound(observed)
     assert observed.printed.endswith("the last\n")
     assert len(observed.printed) < 20_000
-    assert sound(observed) and not bench.observe().printed
+    assert sound(observed)
+    assert not bench.observe().printed
 
 
 @pytest.mark.parametrize(
