@@ -23,8 +23,8 @@ RECEPTIVE_FIELD = 24
 """Latent pixels on each side of an output pixel that convolutions alone make it depend on: 18 in the
 decoders of SD and Wan, with a margin for nets to come."""
 WORK_SLACK = 1e-4
-"""Share by which the FLOPs of a hook may exceed their bound. The bound counts tiles alone; means and
-blended borders add a few millionths, which is no waste."""
+"""Share by which the FLOPs of a hook may exceed their bound. The bound counts tiles alone; means
+and blended borders add a few millionths, which is no waste."""
 
 
 @check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net & accelerator)

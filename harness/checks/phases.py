@@ -63,9 +63,9 @@ def check_cache_phase(observed: ClipObserved) -> Answer:
 def clip_ratio(observed: ClipObserved) -> float | None:
     """Peak of the clip divided by that of untiled, both without the weights.
 
-    ``None`` where nothing was measured. It is the worst of all runs. Hooks of a bare coder are measured there and not in the whole VAE,
-    where the finished frames stay on the device: no such hook can prevent that, and in a long clip
-    they outweigh all else.
+    ``None`` where nothing was measured. It is the worst of all runs. Hooks of a bare coder are
+    measured there and not in the whole VAE, where the finished frames stay on the device: no such
+    hook can prevent that, and in a long clip they outweigh all else.
     """
     measured = [_series(way, "peak_bytes") for way in observed.shown if way.failure is None]
     peaks = [series for series in measured if series is not None and max(series[1])]
