@@ -20,8 +20,8 @@ from vae_compat.checks.wording import apart, mebibytes_apart
 from vae_compat.measure.observation import Observation
 
 RECEPTIVE_FIELD = 24
-"""Latent pixels on each side of an output pixel that convolutions alone make it depend on: 18 in the
-decoders of SD and Wan, with a margin for nets to come."""
+"""Latent pixels on each side of an output pixel that convolutions alone make it depend on: 18 in
+the decoders of SD and Wan, with a margin for nets to come."""
 WORK_SLACK = 1e-4
 """Share by which the FLOPs of a hook may exceed their bound. The bound counts tiles alone; means
 and blended borders add a few millionths, which is no waste."""

@@ -51,8 +51,9 @@ def check_cache_phase(observed: ClipObserved) -> Answer:
     wanted = Phase.SPLIT if observed.promise.cache == "split" else Phase.FALLBACK
     if phase.reaches(wanted):
         return passed(numbers)
-    unsized = ratio is None or phase is Phase.CRASHES
-    size = "" if unsized else f", {apart(ratio, SAVES, '.2f')[0]} x the peak of untiled"
+    size = ""
+    if ratio is not None and phase is not Phase.CRASHES:
+        size = f", {apart(ratio, SAVES, '.2f')[0]} x the peak of untiled"
     return failed(
         f"a hook that {phase}{size}",
         f"one that {wanted}, as cache = {observed.promise.cache!r} claims",
