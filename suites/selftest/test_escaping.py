@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from vae_compat.reports import junit, rendering, summary, table
 from vae_compat.reports.escaping import html, markdown, printable, shown, xml
 from vae_compat.reports.log import Writer, concluded, read_log

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from vae_compat.errors import UsageError
 from vae_compat.front import cli
 from vae_compat.front.resuming import finished, resumed

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+
 from vae_compat.errors import UsageError
 from vae_compat.fixtures.inputs import open_picture
 from vae_compat.front import cli, running
