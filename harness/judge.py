@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from vae_compat.checks.finding import Finding, Grade, Status
 from vae_compat.families import FAMILIES
 from vae_compat.mechanisms import CAUSES, EXPLANATION
 from vae_compat.subject.profile import KnownFailure
+from vae_compat.vocabulary import ExitCode
 
 ROOTS = frozenset({"call_contract", "completes", "clip_completes", "output_shape", "finite"})
 """Checks whose failure leaves the others of the same case nothing to judge."""
@@ -32,15 +33,6 @@ class Outcome(StrEnum):
     """A known failure that passed: the profile is out of date, and the run fails."""
     SKIPPED = "skipped"
     """Not judged because of a failure of the same case that the profile knows."""
-
-
-class ExitCode(IntEnum):
-    """What a run ends with."""
-
-    HOLDS = 0
-    FAILS = 1
-    USAGE = 2
-    HARNESS = 3
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,29 @@ class Tier(StrEnum):
     ADVANCED = "advanced"
 
 
+class Status(StrEnum):
+    """Outcome of a check. There is no silent fourth way: what cannot be judged is never a pass."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_JUDGED = "not judged"
+
+
+class Grade(StrEnum):
+    """How right an output is, best first."""
+
+    EXACT = "exact"
+    LOSSLESS = "lossless"
+    CLOSE = "close"
+    DEGRADED = "degraded"
+    BROKEN = "broken"
+
+    def meets(self, promised: Grade) -> bool:
+        """Whether this grade is at least as good as the promised one."""
+        order = list(Grade)
+        return order.index(self) <= order.index(promised)
+
+
 class Device(StrEnum):
     """Where a case runs."""
 

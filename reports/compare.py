@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from vae_compat.checks.finding import Grade
-from vae_compat.judge import ExitCode, Record, Verdict
+from vae_compat.judge import Record, Verdict
+from vae_compat.vocabulary import ExitCode
 
 from . import digest
 from .results import Results

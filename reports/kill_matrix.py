@@ -205,7 +205,7 @@ def _parts(matrix: Matrix) -> Iterator[str]:
     yield _table(rows, ["mutant", "operator", "place", "first"])
     yield "### Equivalent\n"
     rows = [
-        [f"`{m.name}`", m.operator, m.place, m.cases, m.equivalent]
+        [f"`{m.name}`", m.operator, m.place, str(m.cases), m.equivalent]
         for m in matrix.mutants
         if m.equivalent
     ]

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from vae_compat.errors import UsageError
-from vae_compat.judge import ExitCode, Record, Verdict, diagnose, gate, tell
+from vae_compat.judge import Record, Verdict, diagnose, gate, tell
+from vae_compat.vocabulary import ExitCode
 
 from .escaping import printable
 from .results import (

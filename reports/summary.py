@@ -24,7 +24,7 @@ FILE_NAME = "summary.md"
 def write_summary(results: Results, folder: Path = DEFAULT_FOLDER) -> Path:
     """Write ``folder/summary.md``, with the plot that belongs to it, and return its path."""
     plot = write_plot(results.records, folder)
-    return write_text(folder / FILE_NAME, to_markdown(results, plot and plot.name))
+    return write_text(folder / FILE_NAME, to_markdown(results, None if plot is None else plot.name))
 
 
 def to_markdown(results: Results, plot: str | None = None) -> str:

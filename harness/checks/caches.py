@@ -22,8 +22,8 @@ _WORDS = (Holds.WORD, Holds.NOTHING)
 def check_cache_slots(observed: ClipObserved) -> Answer:
     """The frames in every slot are those of untiled, within the noise of the VAE.
 
-    Where less than ``exact`` is promised, they need only be like them. Nothing else may be in
-    a slot: a coder without the hook must be able to go on from there.
+    Where less than ``exact`` is promised, they need only correlate with them. A slot may hold
+    nothing but frames, so that a coder without the hook can continue from it.
     """
 
     def wrong(chunk: ChunkSeen) -> tuple[str, str] | None:
@@ -46,7 +46,7 @@ def check_cache_slots(observed: ClipObserved) -> Answer:
 
 @check(tier=Tier.ADVANCED, when=claimed & clip & replaces_forward)
 def check_cache_sentinels(observed: ClipObserved) -> Answer:
-    """Slots that untiled leaves empty or with a word (``Rep``) are left so, and no others."""
+    """Exactly those slots are empty, or hold the word ``Rep``, that are so after untiled."""
 
     def wrong(chunk: ChunkSeen) -> tuple[str, str] | None:
         for slot in chunk.slots:
@@ -59,7 +59,7 @@ def check_cache_sentinels(observed: ClipObserved) -> Answer:
 
 @check(tier=Tier.ADVANCED, when=claimed & clip & replaces_forward)
 def check_cache_index(observed: ClipObserved) -> Answer:
-    """``feat_idx`` ends where untiled leaves it: once past each slot, however many tiles ran."""
+    """``feat_idx`` ends where untiled leaves it: each slot counts once, however many tiles ran."""
 
     def wrong(chunk: ChunkSeen) -> tuple[str, str] | None:
         ours, untiled = chunk.index
@@ -77,7 +77,7 @@ def check_cache_index(observed: ClipObserved) -> Answer:
 
 @check(tier=Tier.ADVANCED, when=claimed & clip & replaces_forward)
 def check_cache_aliases(observed: ClipObserved) -> Answer:
-    """No two slots share memory, nor a slot and the input or output, unless they do untiled."""
+    """Slots share memory with each other, the input or the output only where untiled does."""
 
     def wrong(chunk: ChunkSeen) -> tuple[str, str] | None:
         for one, other in sorted(chunk.shared, key=str):
@@ -97,7 +97,7 @@ def place(slot: SlotSeen, chunk: ChunkSeen) -> str:
 
 
 def lone(observed: ClipObserved) -> str:
-    """In a probe, what is wrong and in which slot: one convolution alone looks back there."""
+    """In a probe, the broken mechanism and the slots of its only convolution with a memory."""
     mechanism = observed.case.mechanism
     if mechanism is None:
         return ""
@@ -116,9 +116,9 @@ def coherent(observed: ClipObserved) -> bool:
 
 
 def _judged(observed: ClipObserved, wrong: Callable[[ChunkSeen], tuple[str, str] | None]) -> Answer:
-    """Say what is wrong with the first chunk where something is.
+    """Tell the first chunk with which something is wrong.
 
-    A cache in which nothing was kept shows nothing: no verdict then.
+    A cache in which nothing was kept shows nothing, so it is not judged.
     """
     for way, chunk in _chunks(observed):
         if (told := wrong(chunk)) is not None:
@@ -161,7 +161,7 @@ def _frames(slot: SlotSeen, bar: Grade) -> str | None:
 
 
 def _mechanism(slot: SlotSeen) -> str:
-    """What the recorder saw, where it explains something."""
+    """How often the slot was written, where that differs from untiled."""
     ours, untiled = slot.writes
     if ours == untiled:
         return ""

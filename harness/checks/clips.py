@@ -25,7 +25,8 @@ from vae_compat.measure.distance import (
 from vae_compat.measure.observation import Observation
 
 STANDS_OUT = 2.0
-"""A jump at a chunk border this many times the largest within the chunks is seen as a beat."""
+"""A jump at a chunk border that exceeds the largest within the chunks by this factor is seen as a
+beat."""
 LEVEL = 2 / 255
 """One 8-bit level of a decoded picture."""
 
@@ -43,8 +44,8 @@ def check_clip_completes(observed: ClipObserved) -> Answer:
 
 
 def incomplete(observed: ClipObserved, ways: Sequence[Way]) -> tuple[str, str, str] | None:
-    """What came of a clip that did not come through, what should have, and where it broke."""
-    # The bare coder first: it knows the chunk.
+    """What a clip gave that did not run to its end, what it should have, and where it broke."""
+    # The bare coder comes first because it knows the chunk.
     failures = [(way.convention, way.failure, f" at chunk {len(way.chunks)}") for way in ways]
     failures.append(("the whole VAE", observed.whole.failure, ""))
     for name, failure, place in failures:
@@ -77,7 +78,10 @@ def _misshapen(observed: ClipObserved) -> tuple[str, str] | None:
 
 @check(tier=Tier.ADVANCED, when=claimed & clip)
 def check_video_parity(observed: ClipObserved) -> Answer:
-    """Every frame reaches the promised grade: an average over the clip would hide a bad second."""
+    """Every frame reaches the promised grade.
+
+    An average over the clip would hide a bad second.
+    """
     numbers: Metrics = {}
     for name, run in runs(observed):
         output = comparable(run)
@@ -105,11 +109,11 @@ def check_video_parity(observed: ClipObserved) -> Answer:
 
 @check(tier=Tier.ADVANCED, when=claimed & clip & several_frames & tells_a_jump)
 def check_flicker(observed: ClipObserved) -> Answer:
-    """What the hook changes does not jump from one frame to the next.
+    """The difference from untiled does not jump from one frame to the next.
 
-    Where ``exact`` is promised, the change from frame to frame is as right as that of untiled.
-    Otherwise no chunk border may stand out: there the difference from untiled jumps by more than
-    an 8-bit level, and by more than twice as much as anywhere within the chunks.
+    Where ``exact`` is promised, the change from frame to frame must be as right as that of untiled.
+    Otherwise no chunk border may stand out. One stands out where the difference from untiled jumps
+    by more than an 8-bit level, and by more than twice as much as anywhere within the chunks.
     """
     numbers: Metrics = {}
     for name, run in runs(observed):
@@ -152,7 +156,7 @@ def runs(observed: ClipObserved) -> Iterator[tuple[str, Observation]]:
 def _meets(observed: ClipObserved, run: Observation, frame: int) -> bool:
     """Whether one frame alone reaches the promised grade, where that is not ``exact``.
 
-    What comes out of a bare coder need not be a picture: any likeness will do there.
+    A bare coder need not return a picture, so its frames need only correlate with the truth.
     """
     bar = promised(observed)
     if bar is Grade.EXACT or run.output is None:
@@ -171,7 +175,7 @@ def _way(observed: ClipObserved, name: str) -> Way | None:
 
 
 def _borders(observed: ClipObserved, name: str) -> tuple[int, ...]:
-    """Frames with which a chunk begins. A layout's own VAE cuts as its first convention does."""
+    """The first frame of each chunk. A layout's own VAE cuts as its first convention does."""
     way = _way(observed, name)
     if way is not None:
         return way.borders

@@ -20,11 +20,11 @@ from vae_compat.checks.wording import apart, mebibytes_apart
 from vae_compat.measure.observation import Observation
 
 RECEPTIVE_FIELD = 24
-"""Latent pixels to one side that an output pixel can depend on by convolutions alone: 18 in the
-decoders of SD and Wan, and a margin for the nets to come."""
+"""Latent pixels on each side of an output pixel that convolutions alone make it depend on: 18 in
+the decoders of SD and Wan, with a margin for nets to come."""
 WORK_SLACK = 1e-4
-"""Share by which the FLOPs of a hook may exceed their bound. The bound counts tiles alone; a few
-sums beside them (a mean, a blend of borders) are millionths and no waste."""
+"""Share by which the FLOPs of a hook may exceed their bound. The bound counts tiles alone; means
+and blended borders add a few millionths, which is no waste."""
 
 
 @check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net & accelerator)
@@ -59,7 +59,7 @@ def check_peak_vram(observation: Observation) -> Answer:
 
 
 def work_bound(case: Case) -> float:
-    """FLOPs over untiled that no way of tiling exactly needs to exceed.
+    """FLOPs, divided by those of untiled, that no exact way of tiling needs to exceed.
 
     The most wasteful sound way computes each tile with a halo as wide as the whole receptive
     field, cut off where the plane ends, and throws the halos away. An estimating mode may also
@@ -80,9 +80,9 @@ def work_bound(case: Case) -> float:
 
 @check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net)
 def check_work(observation: Observation) -> Answer:
-    """FLOPs stay below those of full halos around every tile; a quadtree's are only reported.
+    """FLOPs do not exceed those of full halos around every tile.
 
-    The tiles of a quadtree depend on the picture, so there is no number to hold it to.
+    The tiles of a quadtree depend on the picture, so its FLOPs have no bound and are only reported.
     """
     output = output_of(observation)
     if isinstance(output, Answer):
@@ -105,7 +105,7 @@ def check_work(observation: Observation) -> Answer:
 
 @check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net & simulated, informs=True)
 def check_transfers(observation: Observation) -> Answer:
-    """Copies between host and device were counted. They inform and never fail."""
+    """Copies between host and device are counted and reported; no number of them fails."""
     output = output_of(observation)
     if isinstance(output, Answer):
         return output

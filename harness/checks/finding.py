@@ -6,39 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from vae_compat.vocabulary import Grade, Status, Tier
+
+__all__ = ["Finding", "Grade", "Metrics", "Phase", "Status", "Tier"]
+
 Metrics = Mapping[str, float | int | str | None]
 """Numbers for the record; ``None`` reads ``not measured``."""
-
-
-class Status(StrEnum):
-    """Outcome of a check. There is no silent fourth way: what cannot be judged is never a pass."""
-
-    PASSED = "passed"
-    FAILED = "failed"
-    NOT_JUDGED = "not judged"
-
-
-class Tier(StrEnum):
-    """The mission's three test levels."""
-
-    MINIMUM = "minimum"
-    RECOMMENDED = "recommended"
-    ADVANCED = "advanced"
-
-
-class Grade(StrEnum):
-    """How right an output is, best first."""
-
-    EXACT = "exact"
-    LOSSLESS = "lossless"
-    CLOSE = "close"
-    DEGRADED = "degraded"
-    BROKEN = "broken"
-
-    def meets(self, promised: Grade) -> bool:
-        """Whether this grade is at least as good as the promised one."""
-        order = list(Grade)
-        return order.index(self) <= order.index(promised)
 
 
 class Phase(StrEnum):

@@ -1,4 +1,4 @@
-"""Recommended: the output is the VAE's, judged by the VAE's own noise."""
+"""Recommended: the output equals the untiled result, within the VAE's own noise."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from vae_compat.measure.observation import Observation
 from vae_compat.measure.planes import halves, planes
 
 CLOSE_PSNR = 40.0
-"""dB; above it a difference without structure is not seen."""
+"""dB above which a difference without structure is invisible."""
 LIKENESS = 0.25
-"""Correlation with the truth below which a picture has nothing to do with it. Blended tiles of
-seeded nets, in which attention and statistics differ most, come down to 0.51."""
+"""Correlation with the truth below which a picture counts as another one. The lowest of sound hooks
+is 0.51: blended tiles of nets with seeded weights, whose attention and statistics differ most."""
 _MISSING = 4
-"""Pixels that are zero in every channel: fewer might be chance."""
+"""Number of pixels that are zero in every channel from which on it is no chance."""
 
 
 def grade_of(observation: Observation) -> Grade:
@@ -68,8 +68,8 @@ def broken(observation: Observation) -> str:
 def _likeness(observation: Observation) -> float:
     """Pearson correlation of a comparable, finite output with the truth.
 
-    Of moments, the lesser of those of mean and log-variance, which have different ranges. 0 for a
-    constant; 1 where the truth is one, since there is no structure to find again.
+    Of moments it is the lower one of mean and log-variance, which have different ranges. It is 0
+    for a constant output, and 1 where the truth itself is constant and has no structure to find.
     """
     known = observation.memo.get("likeness")
     if isinstance(known, float):

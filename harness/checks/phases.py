@@ -1,4 +1,4 @@
-"""Advanced: how far a hook has come with causal caches, and what a clip takes while it runs."""
+"""Advanced: how well a hook handles causal caches, and the memory that a clip takes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ SAVES = 0.9
 PARKED = 0.5
 """Share of what untiled leaves on the device between chunks that a split cache may leave there.
 
-Untiled keeps the whole cache on the device, two frames of every activation: a hook that splits
-the work and leaves that where it is takes memory by the size of the picture, not of the tile. Some
-must stay: the untiled coders don't fetch what temporal downsamplings remember from the host.
+Untiled keeps the whole cache on the device: two frames of every activation. A hook that splits the
+work but leaves the cache there needs memory in proportion to the picture and not to the tile. A
+part must stay, because the coders themselves do not fetch the slots of temporal downsamplings from
+the host.
 """
 SETTLED = 2
 """Number of the first chunk that is like all later ones: the first two find an empty cache and one
@@ -35,7 +36,7 @@ that is partly filled."""
 
 @check(tier=Tier.ADVANCED, when=claimed & clip & accelerator & whole_net)
 def check_cache_phase(observed: ClipObserved) -> Answer:
-    """The hook comes as far with causal caches as its profile claims, called as VAEs call it.
+    """The hook handles causal caches as well as its profile claims, when VAEs call it.
 
     With ``split`` it must save memory, with ``fallback`` it must be right. ``none`` claims nothing
     of caches, but the family is claimed, so its clips must be right as well.
@@ -50,8 +51,9 @@ def check_cache_phase(observed: ClipObserved) -> Answer:
     wanted = Phase.SPLIT if observed.promise.cache == "split" else Phase.FALLBACK
     if phase.reaches(wanted):
         return passed(numbers)
-    unsized = ratio is None or phase is Phase.CRASHES
-    size = "" if unsized else f", {apart(ratio, SAVES, '.2f')[0]} x the peak of untiled"
+    size = ""
+    if ratio is not None and phase is not Phase.CRASHES:
+        size = f", {apart(ratio, SAVES, '.2f')[0]} x the peak of untiled"
     return failed(
         f"a hook that {phase}{size}",
         f"one that {wanted}, as cache = {observed.promise.cache!r} claims",
@@ -60,11 +62,11 @@ def check_cache_phase(observed: ClipObserved) -> Answer:
 
 
 def clip_ratio(observed: ClipObserved) -> float | None:
-    """Peak of the clip over that of untiled, both over the weights: the worst of all runs.
+    """Peak of the clip divided by that of untiled, both without the weights.
 
-    Of the bare coder where the hook is on it: in the whole VAE the finished frames stay on the
-    device, which no hook of a coder can prevent and which outweighs all else in a long clip.
-    ``None`` where no run was measured.
+    ``None`` where nothing was measured. It is the worst of all runs. Hooks of a bare coder are
+    measured there and not in the whole VAE, where the finished frames stay on the device: no such
+    hook can prevent that, and in a long clip they outweigh all else.
     """
     measured = [_series(way, "peak_bytes") for way in observed.shown if way.failure is None]
     peaks = [series for series in measured if series is not None and max(series[1])]
@@ -97,7 +99,7 @@ def _tiled(whole: Observation) -> bool:
 
 @check(tier=Tier.ADVANCED, when=claimed & clip & replaces_forward & accelerator)
 def check_cache_parked(observed: ClipObserved) -> Answer:
-    """Between chunks nothing is on the device that untiled would not leave there.
+    """Between chunks the hook leaves no more on the device than untiled does.
 
     A hook that claims ``split`` offloads the cache: at most half of what untiled leaves may stay.
     """
@@ -134,7 +136,7 @@ def _resident(chunk: ChunkSeen) -> str:
     when=claimed & clip & replaces_forward & accelerator & long_clip & whole_net,
 )
 def check_memory_growth(observed: ClipObserved) -> Answer:
-    """Peak and live bytes do not grow with the number of chunks by more than untiled's.
+    """With the number of chunks, peak and live bytes grow by no more than those of untiled.
 
     The first two settled chunks of the clip are compared with its last two.
     """
@@ -165,7 +167,7 @@ def check_memory_growth(observed: ClipObserved) -> Answer:
 
 
 def _series(way: Way, name: str) -> tuple[list[int], list[int]] | None:
-    """A number of each chunk, the hook's and untiled; ``None`` where it was not measured."""
+    """A number per chunk, of the hook and of untiled; ``None`` where it was not measured."""
     pairs = [getattr(chunk, name) for chunk in way.chunks]
     if any(value is None for pair in pairs for value in pair):
         return None

@@ -1,4 +1,4 @@
-"""Advanced: results of the hook agree with each other where no baseline is needed to say so."""
+"""Advanced: results of the hook agree with each other, which needs no baseline."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from vae_compat.checks.wording import apart, raised
 from vae_compat.measure.relations import Related
 
 tiles_freely = promises_exact & ~may_run_untiled
-"""The tiles of a hook may not show. Skipped for inexact hooks, whose result depends on tiles by
-design, and for those that fall back to untiled, which have no tiles."""
+"""Skipped for inexact hooks, whose results depend on tiles by design, and for fallback hooks, which
+have none."""
 
 
 @check(tier=Tier.ADVANCED, when=claimed & plays(Scenario.TILE_SIZE) & tiles_freely)
@@ -34,25 +34,25 @@ def check_partition(related: Related) -> Answer:
 
 @check(tier=Tier.ADVANCED, when=claimed & plays(Scenario.BATCH_SPLIT))
 def check_batch_split(related: Related) -> Answer:
-    """An item of a batch gets the result that it gets alone."""
+    """Each item of a batch has the result that it has in a call of its own."""
     return _judged(related, "the result depends on other items of the batch")
 
 
 @check(tier=Tier.ADVANCED, when=claimed & plays(Scenario.SHIFT) & tiles_freely)
 def check_shift(related: Related) -> Answer:
-    """In a net that is local, a moved picture gives a result that is moved and no other."""
+    """In a net without global operations, a moved picture gives the same result, moved."""
     return _judged(related, "the result depends on where the picture lies in the tiles")
 
 
 @check(tier=Tier.ADVANCED, when=claimed & plays(Scenario.REPEAT))
 def check_repeat(related: Related) -> Answer:
-    """A second call gives the first one's result to the last bit, whatever came between."""
+    """A second call gives the result of the first to the last bit, whatever was run in between."""
     return _judged(related, "the result depends on earlier calls")
 
 
 @check(tier=Tier.ADVANCED, when=claimed & plays(Scenario.POISON))
 def check_poison(related: Related) -> Answer:
-    """Nothing of the memory that the hook allocates, but never writes to, reaches its result."""
+    """Memory that the hook allocates but never writes to does not reach its result."""
     return _judged(related, "memory that was never written to reaches the result")
 
 

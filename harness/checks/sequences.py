@@ -1,4 +1,4 @@
-"""Advanced: what came before a call does not show in its result."""
+"""Advanced: the result of a call does not depend on the calls before it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from vae_compat.measure.sequences import SequenceObserved
 
 @check(tier=Tier.ADVANCED, when=claimed & plays_sequence)
 def check_sequence(observed: Observed) -> Answer:
-    """Every call of a sequence gives what it gives by itself, within the noise of the VAE.
+    """Every call of a sequence has the result that it has alone, within the noise of the VAE.
 
-    By itself, a call gives the untiled result where ``exact`` is promised, and the hook's own
-    result otherwise. Where an inexact call before it rightly changes the result, that need only
-    be the same picture.
+    Alone, a call has the untiled result where ``exact`` is promised, and the hook's own result
+    otherwise. Where an inexact call before it may change the result, the result must only be the
+    same picture.
     """
     failure = observed.failure
     if not isinstance(observed, SequenceObserved):

@@ -1,4 +1,4 @@
-"""Minimum: tiles really ran. Without that, no later verdict means anything."""
+"""Minimum: tiles really ran. Otherwise no other verdict means anything."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ def check_single_tile(observation: Observation) -> Answer:
 def _least_done(
     ours: Mapping[Convolution, int], untiled: Mapping[Convolution, int], frames: int
 ) -> tuple[tuple[int, ...], float]:
-    """The weight with the least area written, as a share of what every sound hook writes with it.
+    """The weight that wrote the least of the area that every sound hook writes, and that share.
 
-    That is the area of the untiled run, of one frame: the untiled run of a causal net calls its
-    convolutions frame by frame, while a hook may give them all frames at once.
+    Every sound hook writes at least the area of one frame of the untiled run: that calls the
+    convolutions of a causal net frame by frame, while a hook may give them all frames at once.
     """
     done, due = _areas(ours), _areas(untiled)
     shares = {weight: frames * done.get(weight, 0) / area for weight, area in due.items()}
@@ -99,8 +99,9 @@ def _least_done(
 def _areas(convolutions: Mapping[Convolution, int]) -> dict[tuple[int, ...], int]:
     """Area written by the convolutions of each weight, ``out in kH kW``.
 
-    Temporal taps are left out: for a lone frame a hook may use the last one as a plane's kernel.
-    So are kernels of one pixel: those may run as products of matrices.
+    The temporal size of a kernel is left out, because for a single frame a hook may use the last
+    temporal slice as a 2-D kernel. Kernels of one pixel are left out, because they may run as
+    matrix products.
     """
     areas: dict[tuple[int, ...], int] = {}
     for ran, count in convolutions.items():

@@ -1,4 +1,4 @@
-"""Recommended: the hook behaves as a program that uses it expects."""
+"""Recommended: the hook behaves as the programs that use it expect."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def check_out_of_memory(observed: Observed) -> Answer:
     """Where memory runs out once, the hook says so or goes on, and frees what the attempt held.
 
     After the failure, live memory may exceed that at the first convolution of an undisturbed call
-    by at most input plus output. Whatever exceeds it more was left by the failed attempt.
+    by at most input plus output. Anything beyond that was left by the failed attempt.
     """
     if not isinstance(observed, UsageObserved) or not (observed.ran or observed.pairs):
         return _nothing(observed)
@@ -98,7 +98,7 @@ def check_out_of_memory(observed: Observed) -> Answer:
 
 @check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.ON_HOST))
 def check_on_host(observed: Observed) -> Answer:
-    """A VAE on the CPU runs there, though the machine has a GPU: a hook goes by its input."""
+    """A VAE on the CPU of a machine with a GPU runs on the CPU, where its input is."""
     if not isinstance(observed, UsageObserved) or not (observed.ran or observed.pairs):
         return _nothing(observed)
     for ran in observed.ran:
@@ -108,7 +108,7 @@ def check_on_host(observed: Observed) -> Answer:
 
 
 def _judged(observed: Observed, should: str) -> Answer:
-    """Whether every result is right, and each pair the same to the bit."""
+    """Whether every result is right, and both results of each pair are the same to the bit."""
     if not isinstance(observed, UsageObserved) or not (observed.ran or observed.pairs):
         return _nothing(observed)
     for ran in observed.ran:

@@ -115,8 +115,9 @@ class Options:
 
         The subject's own two come first.
         """
+        own: tuple[str, ...] = ()
         if self.hook is None:
-            flags, own = ["--profile", name], ()
+            flags = ["--profile", name]
         else:
             flags, own = ["--hook", self.hook, "--kind", self.kind or "forward"], ("layout", "host")
         for option in (*own, "comfyui", "device", "seed", "image", "timeout"):

@@ -40,7 +40,7 @@ def resumed(folder: Path, header: Header) -> Log:
 def _differences(before: Header, now: Header) -> Iterator[tuple[str, object, object]]:
     names = [", ".join(hook.name for hook in header.hooks) for header in (before, now)]
     if names[0] != names[1]:
-        yield "the hook", *names
+        yield "the hook", names[0], names[1]
         return
     for old, new in zip(before.hooks, now.hooks, strict=True):
         if (old.entry, old.kind, old.layout) != (new.entry, new.kind, new.layout):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,24 +14,32 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from vae_compat.errors import UsageError
 from vae_compat.isolation import wire
-from vae_compat.isolation.limits import EVERY, IDLE, Watch
+from vae_compat.isolation.frames import Inbox
+from vae_compat.isolation.keeper import NUMBER
+from vae_compat.isolation.limits import EVERY, IDLE, LOADING
 from vae_compat.isolation.messages import Ask, HookFacts, Loading
+from vae_compat.isolation.nursery import CASES, FACTS
+from vae_compat.isolation.processes import below, named
 from vae_compat.isolation.text import printable
+from vae_compat.isolation.watching import Watch
 from vae_compat.isolation.wire import Garbled, Sort, Told
 
 T = TypeVar("T")
 
 MOST_OUTPUT = 16_000
 """Bytes of what a hook prints that are kept."""
+_MOST_REST = 2**20
+"""Bytes that are still read of a process that has ended: as much as a pipe can be made to hold."""
+_PATIENCE = 10.0
+"""Seconds that ending all that a runner has started may take, before it is left to the kernel."""
 TOKEN = "VAE_COMPAT_RUNNER"
 """Environment variable by which everything that a runner has started is known."""
 _PROGRAM = (
-    "import sys; sys.path[:] = {path!r}; from vae_compat.isolation.runner import main; "
+    "import sys; sys.path[:] = {path!r}; from vae_compat.isolation.nursery import main; "
     "main(*map(int, sys.argv[1:]))"
 )
 
@@ -47,45 +56,90 @@ class Ended(Exception):  # noqa: N818 (a fact about a runner, not a fault of the
     """What is known beyond that: a traceback, the last that it printed."""
 
 
-class RunnerClient:
-    """One runner, with one hook loaded."""
+class Nursery:
+    """Where runners come from; its process is started when it is needed, again if need be."""
 
-    def __init__(self, loading: Loading, *, idle: float = IDLE, most_memory: int = 0) -> None:
-        """Start the runner and have it load the hook.
-
-        Raises `UsageError` where the hook cannot be loaded or called, `Ended` where its import
-        ends the process or the process has to be ended.
-        """
+    def __init__(self) -> None:
         self._token = uuid.uuid4().hex
-        ask_read, ask_write = os.pipe()
-        answer_read, answer_write = os.pipe()
-        self._asks, self._answers = ask_write, answer_read
-        self._printed: deque[bytes] = deque(maxlen=8)
-        try:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._line: socket.socket | None = None
+
+    def start(self, wanted: bytes, pipes: tuple[int, int, int, int]) -> None:
+        """Have a runner started that has these ends of pipes."""
+        for _ in range(2):  # a hook may have ended the process while nobody looked
+            try:
+                socket.send_fds(self._opened(), [wanted], pipes)
+                return
+            except OSError:
+                self.close()
+        raise RuntimeError("no process for hooks can be started")
+
+    def close(self) -> None:
+        """End all its runners, and whatever has lost its keeper, which a hook can kill."""
+        if self._line is not None:
+            self._line.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            end_all(TOKEN, self._token)
+        self._process = self._line = None
+
+    def _opened(self) -> socket.socket:
+        if self._line is not None and self._process is not None and self._process.poll() is None:
+            return self._line
+        self.close()
+        self._line, there = socket.socketpair()
+        with there:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
                     "-c",
                     _PROGRAM.format(path=sys.path),
-                    *map(str, (ask_read, answer_write, os.getpid())),
+                    *map(str, (there.fileno(), os.getpid())),
                 ],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                pass_fds=(ask_read, answer_write),
+                stdout=subprocess.DEVNULL,
+                pass_fds=(there.fileno(),),
                 start_new_session=True,
                 env=os.environ | {TOKEN: self._token},
             )
-        finally:
-            os.close(ask_read)
-            os.close(answer_write)
-        os.set_blocking(self._answers, False)
-        assert self._process.stdout is not None
-        self._output = self._process.stdout.fileno()
-        os.set_blocking(self._output, False)
-        self._watch = Watch(self._process.pid, idle, most_memory)
+        return self._line
+
+
+class RunnerClient:
+    """One runner, with one hook loaded."""
+
+    def __init__(
+        self, loading: Loading, nursery: Nursery | None = None, *, idle: float = IDLE
+    ) -> None:
+        """Start the runner and have it load the hook.
+
+        Raises `UsageError` where the hook cannot be loaded or called, `Ended` where its import
+        ends the process or the process has to be ended. Without a nursery it has its own.
+        """
+        self._own = None if nursery is not None else Nursery()
+        self._nursery = nursery or self._own or Nursery()
+        self._printed: deque[bytes] = deque(maxlen=8)
+        self._gone = False
+        self._status: int | None = None
+        asks, self._asks = os.pipe()
+        self._answers, answers = os.pipe()
+        self._output, prints = os.pipe()
+        self._told, told = os.pipe()
+        theirs = (asks, answers, prints, told)
         try:
-            self.facts = self._exchange(Sort.ASK, loading, HookFacts)
+            self._nursery.start(FACTS if loading.idle else CASES, theirs)
+        finally:
+            for descriptor in theirs:
+                os.close(descriptor)
+        number = os.read(self._told, NUMBER.size)
+        self.process = NUMBER.unpack(number)[0] if number else 0
+        """Number of the process above the runner, which ends after all below it."""
+        for descriptor in (self._asks, self._answers, self._output, self._told):
+            os.set_blocking(descriptor, False)
+        self._watch = Watch(self.process, idle, loading.memory)
+        try:
+            self.facts = self._exchange(loading, HookFacts, LOADING)
         except BaseException:
             self.close()
             raise
@@ -96,97 +150,124 @@ class RunnerClient:
         text = b"".join(self._printed).decode("utf-8", "backslashreplace")
         return printable(text[-MOST_OUTPUT:], MOST_OUTPUT)
 
+    @property
+    def fresh(self) -> bool:
+        """Whether it can be asked for another case: it lives, and the last one left nothing.
+
+        A process or a thread that goes on computing, or words that nobody has asked for, would
+        be in the way of the next case.
+        """
+        if self._over() or len(below(self.process)) > 1:
+            return False
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._answers, selectors.EVENT_READ)
+            return not selector.select(0)
+
     def ask(self, ask: Ask, kind: type[T]) -> T:
         """Have a case performed. Raises `Ended`, and the runner is gone then."""
         self._printed.clear()
         try:
-            return self._exchange(Sort.ASK, ask, kind)
+            return self._exchange(ask, kind, ask.seconds)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """End the runner and everything that it has started."""
-        # Also where the process is gone: what it has forked may live on in its group.
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.kill()
-        self._process.wait()
-        end_all(TOKEN, self._token)
-        for descriptor in (self._asks, self._answers):
-            with suppress(OSError):
-                os.close(descriptor)
-        self._asks = self._answers = -1
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        if self._told < 0:
+            return
+        if not self._over():
+            for number in (signal.SIGTERM, signal.SIGCONT):  # the hook may have stopped its keeper
+                with suppress(ProcessLookupError):
+                    os.kill(self.process, number)
+            waited = time.monotonic() + _PATIENCE
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._told, selectors.EVENT_READ)
+                while not self._over() and time.monotonic() < waited:
+                    selector.select(EVERY)
+        if self._status is None:  # it was killed, or could not end what is below it
+            self._nursery.close()
+        if self._own is not None:
+            self._own.close()
+        for descriptor in (self._asks, self._answers, self._output, self._told):
+            os.close(descriptor)
+        self._asks = self._answers = self._output = self._told = -1
 
-    def _exchange(self, sort: Sort, message: object, kind: type[T]) -> T:
-        self._watch.begin(0)
+    def _over(self) -> bool:
+        """Whether the runner and all below it have ended."""
+        if self._gone:
+            return True
+        with suppress(BlockingIOError):
+            told = os.read(self._told, NUMBER.size)
+            self._gone = True
+            if told:
+                self._status = NUMBER.unpack(told)[0]
+        return self._gone
+
+    def _exchange(self, message: object, kind: type[T], seconds: float) -> T:
+        self._watch.asked(seconds)
         try:
-            frames = self._frames(wire.pack(sort, message))
-            for found, text, body in frames:
-                if found is Sort.BEAT:
-                    self._watch.begin(max(0.0, wire.unpack(Told, text, body).seconds))
-                elif found is Sort.ANSWER:
+            for sort, text, body in self._frames(wire.pack(Sort.ASK, message)):
+                if sort is Sort.BEAT:
+                    self._watch.begin(wire.unpack(Told, text, body).seconds)
+                elif sort is Sort.ANSWER:
                     return wire.unpack(kind, text, body)
-                elif found is Sort.REFUSED:
+                elif sort is Sort.REFUSED:
                     raise UsageError(wire.unpack(Told, text, body).words)
-                elif found is Sort.BROKEN:
+                elif sort is Sort.BROKEN:
                     told = wire.unpack(Told, text, body)
                     broken = f"the process of the hook could not go on: {told.words}"
                     raise Ended(broken, detail=told.detail)
                 else:
-                    raise Garbled(f"a frame of sort {found} is no answer")
+                    raise Garbled(f"a frame of sort {sort} is no answer")
         except Garbled as garbled:
-            told = f"the process of the hook answered with what is no answer: {garbled}"
-            raise Ended(told) from None
+            words = f"the process of the hook answered with what is no answer: {garbled}"
+            raise Ended(words, detail=self.printed) from None
         raise Ended(self._how_it_ended(), detail=self.printed)
 
     def _frames(self, request: bytes) -> Iterator[tuple[Sort, bytes, bytes]]:
         """Frames as they come, while the request is sent; ends when the process does."""
-        unsent, buffer = memoryview(request), bytearray()
-        expected: wire.Announced | None = None
-        beats = 0
-        ended = _Pidfd(self._process.pid)
-        os.set_blocking(self._asks, False)
-        with selectors.DefaultSelector() as selector, ended:
+        unsent, inbox = memoryview(request), Inbox()
+        with selectors.DefaultSelector() as selector:
             selector.register(self._answers, selectors.EVENT_READ)
             selector.register(self._output, selectors.EVENT_READ)
             selector.register(self._asks, selectors.EVENT_WRITE)
-            if ended.descriptor >= 0:
-                selector.register(ended.descriptor, selectors.EVENT_READ)
-            looked = time.monotonic()
+            selector.register(self._told, selectors.EVENT_READ)
             while True:
                 ready = {key.fd for key, _ in selector.select(EVERY)}
+                # Asked before anything is read: what it has written until its end is read then.
+                over = self._over()
                 if self._asks in ready:
                     unsent = self._sent(unsent)
                     if not unsent:
                         selector.unregister(self._asks)
                 if self._output in ready and not self._drained():
                     selector.unregister(self._output)
-                read = self._read(buffer) if self._answers in ready else None
-                if read is False:  # closed by the hook: only the end of the process counts
-                    selector.unregister(self._answers)
-                while True:
-                    if expected is None and len(buffer) >= wire.HEADER.size:
-                        expected = wire.announced(bytes(buffer[: wire.HEADER.size]))
-                        del buffer[: wire.HEADER.size]
-                    if expected is None or len(buffer) < expected.text + expected.tensors:
-                        break
-                    text = bytes(buffer[: expected.text])
-                    body = bytes(buffer[expected.text : expected.text + expected.tensors])
-                    del buffer[: expected.text + expected.tensors]
-                    sort, expected = expected.sort, None
-                    beats += sort is Sort.BEAT
-                    if beats > MOST_BEATS:
-                        raise Ended("it said that it began again and again", by_limit=True)
-                    yield sort, text, body
-                if read is None and self._process.poll() is not None:
+                if self._answers in ready:
+                    part = self._received()
+                    if not part:  # closed by the hook: only the end of the process counts
+                        selector.unregister(self._answers)
+                    yield from inbox.take(part)
+                if over:
+                    yield from inbox.take(self._rest())
                     return
-                if time.monotonic() - looked >= EVERY:
-                    looked = time.monotonic()
-                    if (why := self._watch.verdict()) is not None:
-                        raise Ended(why, by_limit=True, detail=self.printed)
+                if self._watch.due and (why := self._watch.verdict()) is not None:
+                    raise Ended(why, by_limit=True, detail=self.printed)
+
+    def _received(self) -> bytes:
+        """What has arrived; nothing at the end of the stream."""
+        return os.read(self._answers, 2**20)
+
+    def _rest(self) -> bytes:
+        """What a process that has ended has written last: no more than a pipe holds."""
+        rest, most = bytearray(), _MOST_REST // 2**16
+        with suppress(BlockingIOError):
+            while most and self._drained():
+                most -= 1
+        with suppress(BlockingIOError):
+            while len(rest) < _MOST_REST and (part := os.read(self._answers, 2**16)):
+                rest += part
+        return bytes(rest)
 
     def _sent(self, unsent: memoryview) -> memoryview:
         try:
@@ -196,51 +277,21 @@ class RunnerClient:
         except BrokenPipeError:  # whether it has ended is seen elsewhere
             return unsent[len(unsent) :]
 
-    def _read(self, buffer: bytearray) -> bool:
-        """Read what is there; ``False`` at the end of the stream."""
-        try:
-            part = os.read(self._answers, 2**20)
-        except BlockingIOError:
-            return True
-        buffer += part
-        return bool(part)
-
     def _drained(self) -> bool:
         """Take what was printed, and keep the last of it; ``False`` at the end of the stream."""
-        try:
-            part = os.read(self._output, 2**16)
-        except BlockingIOError:
-            return True
+        part = os.read(self._output, 2**16)
         if part:
             self._printed.append(part[-MOST_OUTPUT:])
         return bool(part)
 
     def _how_it_ended(self) -> str:
-        code = self._process.returncode
-        if code is not None and code < 0:
+        code = self._status
+        if code is None:
+            code = -signal.SIGKILL
+        if code < 0:
             with suppress(ValueError):
                 return f"its process was ended by signal {-code} ({signal.Signals(-code).name})"
         return f"its process ended with status {code}"
-
-
-MOST_BEATS = 10_000
-"""Stretches of the hook that one case may have: the longest sequence has some dozens."""
-
-
-class _Pidfd:
-    """A descriptor that is ready when a process has ended, where the system has such a thing."""
-
-    def __init__(self, process: int) -> None:
-        self.descriptor = -1
-        with suppress(OSError, AttributeError):
-            self.descriptor = os.pidfd_open(process)
-
-    def __enter__(self) -> _Pidfd:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
 
 
 def describe(loading: Loading, *, idle: float = IDLE) -> HookFacts:
@@ -259,31 +310,15 @@ def describe(loading: Loading, *, idle: float = IDLE) -> HookFacts:
 
 
 def end_all(variable: str, value: str) -> None:
-    """Kill every process that has this environment variable, until there is none.
+    """Kill every process that was started with this environment variable, until there is none.
 
-    Children that have left the process group are found so as well.
+    For what has lost its keeper, which the hook can kill.
     """
-    wanted = f"{variable}={value}".encode()
     for _ in range(100):
-        found = [process for process in _processes() if wanted in _environment(process)]
+        found = named(variable, value)
         if not found:
             return
         for process in found:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(process, signal.SIGKILL)
         time.sleep(0.01)
-
-
-def _processes() -> list[int]:
-    try:
-        numbers = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    except OSError:
-        return []
-    return [number for number in numbers if number != os.getpid()]
-
-
-def _environment(process: int) -> list[bytes]:
-    try:
-        return Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return []

@@ -6,11 +6,10 @@ is expendable: whatever the hook does to it costs the hook the case under way.
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import os
 import signal
-import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -22,13 +21,10 @@ from vae_compat.isolation.wire import Sort, Told
 if TYPE_CHECKING:
     from vae_compat.isolation.messages import Loading
 
-_PR_SET_PDEATHSIG = 1
 
-
-def main(asks: int, answers: int, judge: int) -> NoReturn:
-    """Serve a judge over two pipes until it closes the first, or until it dies."""
+def main(asks: int, answers: int) -> NoReturn:
+    """Serve a judge over two pipes until it closes the first."""
     leave = os._exit  # before a hook could replace it
-    die_with(judge)
     faulthandler.enable()
     # The judge's interrupt is not the runner's: it has a session of its own. One that comes all
     # the same was sent by the hook, and is raised in it.
@@ -37,19 +33,15 @@ def main(asks: int, answers: int, judge: int) -> NoReturn:
     try:
         Runner(channel).serve()
     except BaseException as error:
-        with suppress(BaseException):
-            channel.send(Sort.BROKEN, _told(error))
+        told = _told(error)
+        try:
+            channel.send(Sort.BROKEN, told)
+        except BaseException:  # nobody hears it that way, but what is printed is kept
+            with suppress(BaseException):
+                os.write(2, f"{told.detail}\n".encode("utf-8", "backslashreplace"))
         leave(1)
     leave(0)
     raise AssertionError("unreachable")
-
-
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, whichever way that comes."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before it was asked for
-        os._exit(1)
 
 
 class Channel:
@@ -110,15 +102,19 @@ class Runner:
             return
         while (frame := self._channel.receive()) is not None:
             ask = wire.unpack(Ask, *frame[1:])
+            before = set(threading.enumerate())
             self._channel.send(Sort.ANSWER, perform(ask))
+            if any(map(_counts, set(threading.enumerate()) - before)):
+                return  # what the hook left running must not meddle with its next case
 
     def _loaded(self, loading: Loading) -> Callable[..., object] | None:
         """What performs a case with the hook; ``None`` where it cannot be loaded."""
+        from vae_compat.cases import Layout
         from vae_compat.errors import UsageError
         from vae_compat.isolation.limits import LOADING
         from vae_compat.measure.failing import BEAT, Hang, limited
         from vae_compat.subject.loading import facts_of, load_hook
-        from vae_compat.subject.profile import HookSpec, Kind, Layout, Profile
+        from vae_compat.subject.profile import HookSpec, Kind, Profile
 
         BEAT.set(self._channel.beat)
         spec = HookSpec(
@@ -137,6 +133,11 @@ class Runner:
             return None
         self._channel.send(Sort.ANSWER, facts_of(hook))
         return None if loading.idle else _performer(hook, loading)
+
+
+def _counts(thread: threading.Thread) -> bool:
+    """Whether it may do anything: that of a progress bar only shows."""
+    return not type(thread).__module__.startswith("tqdm")
 
 
 def _prepare(loading: Loading) -> None:
@@ -178,7 +179,3 @@ def _told(error: BaseException) -> Told:
     except BaseException:
         detail = ""
     return Told(words=f"{type(error).__name__}: {error}", detail=detail)
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:4]))

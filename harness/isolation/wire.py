@@ -7,6 +7,7 @@ field is held against its declared type, and text is made printable at the door.
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,13 +25,21 @@ from vae_compat.isolation.text import printable
 MAGIC = b"VAEC"
 HEADER = struct.Struct("<4scQQ")
 """The magic word, what the frame is, and the lengths of its JSON and of its tensors in bytes."""
-MOST_JSON = 64 * 2**20
+MOST_JSON = 16 * 2**20
 """Bytes of JSON in a frame: a long clip with every access of its cache list takes one or two."""
-MOST_TENSORS = 4 * 2**30
+MOST_TENSORS = 2 * 2**30
 """Bytes of tensors in a frame: the longest clip with all slots of its cache takes some hundred MiB.
 """
 MOST_TEXT = 16_000
 """Characters of one text: a traceback has 8000."""
+
+REAL = frozenset(
+    {
+        *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+        *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+    }
+)
+"""Dtypes that torch computes with; others are quantized, complex, or mere storage."""
 
 T = TypeVar("T")
 
@@ -75,7 +84,7 @@ def pack(sort: Sort, message: object) -> bytes:
     tensors: dict[str, Tensor] = {}
     plain = _adapter(type(message)).dump_python(message, mode="json", context=tensors)
     # Lone surrogates (a file name that is no UTF-8) pass as escapes, which any decoder takes.
-    text = json.dumps(plain, ensure_ascii=True, allow_nan=True).encode("ascii")
+    text = json.dumps(plain, ensure_ascii=True, allow_nan=False).encode("ascii")
     body = safetensors.torch.save(tensors) if tensors else b""
     return HEADER.pack(MAGIC, sort.encode(), len(text), len(body)) + text + body
 
@@ -98,9 +107,14 @@ def unpack(kind: type[T], text: bytes, body: bytes) -> T:
     """The dataclass in a frame. Raises `Garbled` for whatever is not as declared."""
     try:
         tensors = safetensors.torch.load(body) if body else {}
-        plain = _clean(json.loads(text))
+        for tensor in tensors.values():
+            if tensor.dtype not in REAL:
+                raise ValueError(f"a tensor is of {tensor.dtype}, with which nothing is computed")
+        plain = _clean(json.loads(text, parse_constant=_refused))
         found: T = _adapter(kind).validate_json(json.dumps(plain), strict=True, context=tensors)
-    except (ValueError, KeyError, RecursionError, safetensors.SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, MemoryError) as error:
+        raise Garbled(_told(error)) from None
+    except safetensors.SafetensorError as error:
         raise Garbled(_told(error)) from None
     return found
 
@@ -124,10 +138,10 @@ class Pairs:
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
 
-        key, value = get_args(source)
+        pair = tuple[get_args(source)]  # type: ignore[misc]
         return core_schema.no_info_after_validator_function(
             dict,
-            handler.generate_schema(list[tuple[key, value]]),
+            handler.generate_schema(list[pair]),
             serialization=core_schema.plain_serializer_function_ser_schema(
                 lambda mapping: [[list(key), value] for key, value in mapping.items()]
             ),
@@ -156,7 +170,15 @@ def _clean(value: Any) -> Any:
         return [_clean(item) for item in value]
     if isinstance(value, dict):
         return {printable(key, MOST_TEXT): _clean(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number is not finite")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise ValueError("a number has more than 64 bits")
     return value
+
+
+def _refused(word: str) -> float:
+    raise ValueError(f"{word} is no number")
 
 
 def _told(error: Exception) -> str:
@@ -167,5 +189,5 @@ def _told(error: Exception) -> str:
 
 
 @cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)

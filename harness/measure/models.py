@@ -7,7 +7,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
@@ -147,7 +147,8 @@ class WeightFiles:
 
 def write_model(vae: nn.Module, file: Path) -> None:
     """Write the weights of one of diffusers' VAEs, and its class and configuration beside them."""
-    config = {name: value for name, value in dict(vae.config).items() if not name.startswith("_")}
+    known: Any = vae.config
+    config = {name: value for name, value in known.items() if not name.startswith("_")}
     facts = {"class": type(vae).__name__, "config": json.dumps(config, default=list)}
     tensors = {name: tensor.contiguous() for name, tensor in vae.state_dict().items()}
     save_file(tensors, file, metadata=facts)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from vae_compat.errors import UsageError
-from vae_compat.isolation.client import Ended, RunnerClient
+from vae_compat.isolation.client import Ended, Nursery, RunnerClient
 from vae_compat.isolation.limits import IDLE
 from vae_compat.isolation.messages import Ask, Loading
 from vae_compat.measure.attempt import Subject as Hook
@@ -40,6 +40,7 @@ class InRunners:
     """Seconds of the clock after which a runner that uses no CPU is ended."""
     _clients: OrderedDict[str, RunnerClient] = field(default_factory=OrderedDict)
     _printed: dict[str, str] = field(default_factory=dict)
+    _nursery: Nursery = field(default_factory=Nursery)
 
     def perform(self, name: str, ask: Ask, kind: type[T]) -> T:
         """What a hook does of a case. Raises `GaveNone`."""
@@ -72,13 +73,17 @@ class InRunners:
         """End all runners."""
         while self._clients:
             self._clients.popitem()[1].close()
+        self._nursery.close()
 
     def _client(self, name: str) -> RunnerClient:
         client = self._clients.pop(name, None)
+        if client is not None and not client.fresh:
+            client.close()
+            client = None
         if client is None:
             while len(self._clients) >= AT_ONCE:
                 self._clients.popitem(last=False)[1].close()
-            client = RunnerClient(self.loadings[name], idle=self.idle)
+            client = RunnerClient(self.loadings[name], self._nursery, idle=self.idle)
         self._clients[name] = client
         return client
 

@@ -185,6 +185,7 @@ def _of_calls(
     """What the calls of a sequence should give, and the area of the largest untiled plane."""
     del exact
     rights, plane = {}, 0
+    further: Callable[[], Noise | None]
     for each, x, name in inputs(sequence, case, bench.make_input):
         if name == MIRRORED:
             truth = measure_truth(each, bench.twin(each), x, open_device(each.device))

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -129,7 +129,7 @@ class Workbench:
             scene = SCENES[case.scenario]
             baseline = self.baseline(replace(case, scenario=None)) if scene.against else None
             ask = self._ask(subject, case, baseline, scene.needs(case))
-            performed = self.runners.perform(subject.name, ask, scene.performed)
+            performed: Any = self.runners.perform(subject.name, ask, scene.performed)
             return scene.examine(case, promise, performed, self)
         baseline = self.baseline(case)
         ask = replace(self._ask(subject, case, baseline, (case,)), every_way=every_way)

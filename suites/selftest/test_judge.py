@@ -10,9 +10,10 @@ import pytest
 
 from vae_compat.cases import Mechanism, Scale
 from vae_compat.checks.finding import Finding, Grade, Status, Tier
-from vae_compat.judge import ExitCode, Outcome, Record, diagnose, gate, judge, tell
+from vae_compat.judge import Outcome, Record, diagnose, gate, judge, tell
 from vae_compat.subject.profile import KnownFailure
 from vae_compat.suites.selftest.measure_fakes import a_case
+from vae_compat.vocabulary import ExitCode
 
 CASE = a_case().id
 

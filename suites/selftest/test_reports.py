@@ -16,8 +16,9 @@ from vae_compat.caseid import parse_case_id
 from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
-from vae_compat.judge import ExitCode, Record, Verdict, gate
+from vae_compat.judge import Record, Verdict, gate
 from vae_compat.reports import compare, digest, results, summary, table
+from vae_compat.vocabulary import ExitCode
 
 HEADER = results.Header(
     schema=results.SCHEMA,

@@ -1,0 +1,132 @@
+"""The process between judge and runner: whatever a runner has started ends with it.
+
+It is the parent of the runner, and becomes that of everything below it whose own parent ends, so
+that nothing escapes by a session of its own, a second fork or an environment that was wiped. It
+ends as the runner did, once all of that is killed; and it kills all of that when it is asked to,
+or when the judge is gone, whichever way that came.
+
+It is forked off by the process that starts runners, and forks off the runner in turn.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import struct
+import time
+from contextlib import suppress
+from typing import NoReturn
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_HEARD = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+_ROUNDS = 5000
+"""How often what is left is killed again: a process may fork while it is being killed, or wait
+for a disk."""
+NUMBER = struct.Struct("<i")
+"""How it tells a number."""
+_MOST_DESCRIPTORS = 65536
+
+
+def keep(asks: int, answers: int, prints: int, told: int, *, nursery: int) -> NoReturn:
+    """Start a runner that serves the judge over pipes, and end after it.
+
+    Through ``told`` the judge hears the number of this process, and at the end the status of the
+    runner, as `os.waitstatus_to_exitcode` gives it.
+    """
+    leave = os._exit
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
+    die_with(nursery, signal.SIGTERM)
+    os.setsid()
+    _control(_PR_SET_CHILD_SUBREAPER, 1)
+    with suppress(ValueError, OSError):  # a crash must not write gigabytes of core
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    keeper = os.getpid()
+    os.write(told, NUMBER.pack(keeper))
+    os.dup2(prints, 1)
+    os.dup2(prints, 2)
+    os.close(prints)
+    runner = os.fork()
+    if runner == 0:
+        os.setsid()
+        os.close(told)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEARD)
+        die_with(keeper, signal.SIGKILL)
+        from vae_compat.isolation.runner import main as serve
+
+        serve(asks, answers)
+    _let_go(told)
+    status = _watched(runner)
+    _end_all()
+    with suppress(OSError):
+        os.write(told, NUMBER.pack(os.waitstatus_to_exitcode(status)))
+    leave(0)
+    raise AssertionError("unreachable")
+
+
+def die_with(parent: int, by: signal.Signals) -> None:
+    """Have the kernel send this process a signal when its parent ends, whichever way that comes."""
+    _control(_PR_SET_PDEATHSIG, by)
+    if os.getppid() != parent:  # it ended before it was asked for
+        os._exit(1)
+
+
+def _control(option: int, value: int) -> None:
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(option, value)
+
+
+def _let_go(told: int) -> None:
+    """Hold no end of another pipe, so that each closes with whoever uses it."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(nothing, stream)
+    os.closerange(3, told)
+    os.closerange(told + 1, _MOST_DESCRIPTORS)
+
+
+def _watched(runner: int) -> int:
+    """The status with which the runner ends, or that of one that was ended on request."""
+    while True:
+        if signal.sigwait(_HEARD) is not signal.SIGCHLD:
+            return int(signal.SIGKILL)  # which is what comes now
+        while True:  # one signal may stand for several children
+            try:
+                child, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return 0
+            if child == runner:
+                return status
+            if child == 0:
+                break
+
+
+def _end_all() -> None:
+    """Kill everything below this process until there is nothing."""
+    for _ in range(_ROUNDS):
+        below = _below(os.getpid())
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # first of all none may fork any more
+            for process in below:
+                with suppress(OSError):
+                    os.kill(process, number)
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        time.sleep(0.002)
+
+
+def _below(process: int) -> list[int]:
+    """Children and theirs, as the kernel lists them."""
+    found: list[int] = []
+    folder = f"/proc/{process}/task"
+    with suppress(OSError):
+        for thread in os.listdir(folder):  # noqa: PTH208 (as few calls as can be: it runs beside forks)
+            with suppress(OSError), open(f"{folder}/{thread}/children", "rb") as listed:  # noqa: PTH123
+                for child in map(int, listed.read().split()):
+                    found += [child, *_below(child)]
+    return found

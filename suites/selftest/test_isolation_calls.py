@@ -1,0 +1,327 @@
+"""What a hook does to its runner in a call costs it that case, and nobody anything else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.models.resnet import ResnetBlock2D
+
+from vae_compat.measure.observation import Observation, Origin
+from vae_compat.suites.selftest.hostile import CASE, NEXT, Bench, alive, benched, sound, wrong
+
+CHILD = """
+import os, signal, time
+def start(how):
+    ready, written = os.pipe()
+    first = os.fork()
+    if first == 0:
+        if "session" in how:
+            os.setsid()
+        if "twice" in how and os.fork():
+            os._exit(0)
+        os.write(written, str(os.getpid()).encode())
+        if "bare" in how:
+            os.execve("/bin/sleep", ["sleep", "1000"], {})
+        while True:
+            time.sleep(100) if "sleeps" in how else None
+    if "twice" in how:
+        os.waitpid(first, 0)
+    pid = os.read(ready, 20).decode()
+    open(PLACE, "w").write(pid)
+"""
+NATIVE = "import ctypes, os, signal, threading, time\n"
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """One hook, in one runner as long as that lives."""
+    with benched(Bench(tmp_path_factory.mktemp("calls"), idle=3, seconds=1)) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _the_next_case_is_unharmed(bench: Bench) -> Iterator[None]:
+    yield
+    bench.forgive()
+    assert sound(bench.observe(case=NEXT))
+
+
+def _child(bench: Bench, how: str, end: str) -> str:
+    place = bench.folder / "child"
+    place.unlink(missing_ok=True)
+    return f"PLACE = {str(place)!r}\n{CHILD}\nstart({how!r})\n{end}"
+
+
+def _gone(bench: Bench) -> bool:
+    return not alive(int((bench.folder / "child").read_text()))
+
+
+def test_a_hook_that_does_nothing_of_the_kind_passes_in_one_warm_runner(bench: Bench) -> None:
+    assert sound(bench.observe())
+    warm = bench.process()
+    assert sound(bench.observe(case=NEXT))
+    assert bench.process() == warm
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        ("import os; os._exit(0)", "status 0"),
+        ("import os; os._exit(7)", "status 7"),
+        ("import os; os.abort()", "SIGABRT"),
+        ("import ctypes; ctypes.string_at(0)", "SIGSEGV"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", "SIGTERM"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
+        ("import os, signal; os.killpg(0, signal.SIGKILL)", "SIGKILL"),
+        ("import os, signal; os.kill(os.getppid(), signal.SIGKILL)", "SIGKILL"),
+    ],
+)
+def test_the_end_of_its_process_is_the_failure_of_that_case(
+    bench: Bench, act: str, words: str
+) -> None:
+    observed = bench.observe(act)
+    assert observed.failure is not None
+    assert observed.failure.origin is Origin.DEATH
+    assert words in observed.failure.message
+    assert "completes" in wrong(observed)
+
+
+def test_closed_descriptors_are_one_death_and_not_many(bench: Bench) -> None:
+    observed = bench.observe("import os; os.closerange(3, 256)")
+    assert observed.failure is not None
+    assert observed.failure.origin is Origin.DEATH
+    assert "Bad file descriptor" in observed.failure.traceback
+
+
+@pytest.mark.parametrize(
+    "how", ["sleeps", "sleeps session", "sleeps session twice", "session twice bare", "computes"]
+)
+def test_a_crash_is_noticed_at_once_and_children_end_with_it(bench: Bench, how: str) -> None:
+    observed = bench.observe(_child(bench, how, "os._exit(3)"))
+    assert observed.failure is not None
+    assert observed.failure.origin is Origin.DEATH  # and no limit: nobody waits for the child
+    assert "status 3" in observed.failure.message
+    assert _gone(bench)
+
+
+@pytest.mark.parametrize("how", ["sleeps", "session twice", "session twice bare"])
+def test_a_child_that_outlives_the_call_does_not_outlive_the_case(bench: Bench, how: str) -> None:
+    bench.observe(_child(bench, how, ""))
+    before = bench.process()
+    assert sound(bench.observe(case=NEXT))
+    assert bench.process() != before
+    assert _gone(bench)
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        ("while True: pass", "still running after 1 s of CPU time"),
+        ("import re; re.match('(a|aa)+$', 'a' * 64 + 'b')", "still running"),
+        ("signal.setitimer(signal.ITIMER_PROF, 0)\nwhile True: pass", "stuck where it could not"),
+        ("signal.setitimer = len\nwhile True: pass", "still running after 1 s"),
+        ("signal.signal(signal.SIGPROF, signal.SIG_IGN)\nwhile True: pass", "stuck where it"),
+        (
+            "while True:\n  try:\n    while True: pass\n  except BaseException: pass",
+            "stuck where it could not",
+        ),
+    ],
+)
+def test_computing_without_end_is_a_limit(bench: Bench, act: str, words: str) -> None:
+    observed = bench.observe(NATIVE + act)
+    assert observed.failure is not None
+    assert observed.failure.origin is Origin.LIMIT
+    assert words in observed.failure.message
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        "time.sleep(1000)",
+        "ctypes.CDLL(None).pause()",
+        "ctypes.PyDLL(None).pause()",
+        "while True: time.sleep(0.02)",
+        "threading.Lock().acquire() or threading.Event().wait()",
+        "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65)); time.sleep(1000)",
+        "os.kill(os.getpid(), signal.SIGSTOP)",
+        "os.kill(os.getppid(), signal.SIGSTOP); time.sleep(1000)",
+        "os.read(os.pipe()[0], 1)",
+    ],
+)
+def test_waiting_for_what_does_not_come_is_a_limit(bench: Bench, act: str) -> None:
+    observed = bench.observe(NATIVE + act)
+    assert observed.failure is not None
+    assert observed.failure.origin is Origin.LIMIT
+    assert "waiting for 3 s without using the CPU" in observed.failure.message
+
+
+@pytest.mark.parametrize(
+    ("act", "kind"),
+    [
+        ("raise TimeoutError('still running after 120 s')", "TimeoutError"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("raise SystemExit(0)", "SystemExit"),
+        ("raise GeneratorExit", "GeneratorExit"),
+        ("os.kill(os.getpid(), signal.SIGINT); time.sleep(1)", "KeyboardInterrupt"),
+    ],
+)
+def test_what_a_hook_raises_is_its_own_failure(bench: Bench, act: str, kind: str) -> None:
+    observed = bench.observe(NATIVE + act)
+    assert observed.failure is not None
+    assert (observed.failure.kind, observed.failure.origin) == (kind, Origin.HOOK)
+    assert not observed.failure.hung
+
+
+def test_an_interrupt_from_a_thread_reaches_the_hook_alone(bench: Bench) -> None:
+    thread = (
+        "t = threading.Thread(target=lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+        "t.start(); t.join(); time.sleep(1)"
+    )
+    observed = bench.observe(NATIVE + thread)
+    assert observed.failure is not None
+    assert observed.failure.kind == "KeyboardInterrupt"
+
+
+def test_a_thread_that_computes_on_is_told_and_the_runner_is_not_used_again(bench: Bench) -> None:
+    thread = "def on():\n  while True: pass\nthreading.Thread(target=on, daemon=True).start()"
+    observed = bench.observe(NATIVE + thread)
+    assert isinstance(observed, Observation)
+    assert any("thread" in told for told in observed.residue)
+    warm = bench.process()
+    assert sound(bench.observe(case=NEXT))
+    assert bench.process() != warm
+
+
+def test_functions_of_the_runner_that_are_replaced_are_the_hooks_own_loss(bench: Bench) -> None:
+    observed = bench.observe("import os\nos._exit = os.write = os.read = lambda *_: 0")
+    assert observed.failure is None or observed.failure.origin is Origin.DEATH
+    bench.close()
+
+
+@pytest.mark.parametrize(
+    "text", ["a\ud800b", "\x1b[2J\x1b]0;gate holds\x07", "a\0b", "\u202egate holds", "\n" * 9]
+)
+def test_nothing_of_a_message_can_be_obeyed_by_a_terminal(bench: Bench, text: str) -> None:
+    act = (
+        f"import sys, os\ntext = {text!r}\n"
+        "os.write(1, text.encode('utf-8', 'surrogatepass'))\n"
+        "raise type(text, (ValueError,), {})(text)"
+        if "\0" not in text and "\ud800" not in text
+        else f"raise ValueError({text!r})"
+    )
+    observed = bench.observe(act)
+    failure = observed.failure
+    assert failure is not None
+    assert failure.origin is Origin.HOOK
+    shown = (failure.message, failure.kind, failure.where, failure.traceback, observed.printed)
+    for words in shown:
+        words.encode("utf-8")
+        assert not set(words) & set("\x1b\x07\0\u202e")
+
+
+def test_what_is_printed_is_kept_to_its_last_and_shown_with_the_case(bench: Bench) -> None:
+    act = "import os\nfor _ in range(300): os.write(1, b'x' * 65536)\nprint('the last', flush=True)"
+    observed = bench.observe(act)
+    assert sound(observed)
+    assert observed.printed.endswith("the last\n")
+    assert len(observed.printed) < 20_000
+    assert sound(observed) and not bench.observe().printed
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        "kept = ctypes.create_string_buffer(SIZE)",
+        "import mmap; kept = mmap.mmap(-1, SIZE)",
+        "f = os.memfd_create('x'); [os.write(f, bytes(2**24)) for _ in range(SIZE // 2**24)]",
+        "f = os.open('/dev/shm/vae-compat-test', os.O_RDWR | os.O_CREAT); "
+        "os.unlink('/dev/shm/vae-compat-test'); "
+        "[os.write(f, bytes(2**24)) for _ in range(SIZE // 2**24)]",
+        "import torch; kept = torch.empty(SIZE, dtype=torch.uint8).share_memory_()",
+    ],
+)
+def test_memory_of_every_kind_is_limited(tmp_path: Path, take: str) -> None:
+    size = 300 * 2**20
+    with benched(Bench(tmp_path, memory=size)) as small:
+        assert sound(small.observe())
+        observed = small.observe(NATIVE + f"SIZE = {2 * size}\n{take}", case=NEXT)
+        assert observed.failure is not None
+        assert observed.failure.origin is Origin.HOOK
+
+
+def test_many_files_in_memory_are_limited_as_well(tmp_path: Path) -> None:
+    size = 200 * 2**20
+    act = (
+        "files = [os.memfd_create('x') for _ in range(8)]\n"
+        "for f in files: [os.write(f, bytes(2**24)) for _ in range(3)]\n"
+        "time.sleep(5)"
+    )
+    with benched(Bench(tmp_path, memory=size)) as small:
+        observed = small.observe(NATIVE + act)
+        assert observed.failure is not None
+        assert observed.failure.origin is Origin.LIMIT
+        assert "GiB of memory" in observed.failure.message
+
+
+def test_weights_that_are_changed_harm_that_case_alone(bench: Bench) -> None:
+    act = "for p in net.parameters(): p.data.add_(1.0)"
+    assert not sound(bench.observe(act))
+    warm = bench.process()
+    assert sound(bench.observe())
+    assert bench.process() == warm
+
+
+def test_no_weights_are_shared_with_anybody(bench: Bench) -> None:
+    act = "import torch\nfor p in net.parameters(): p.data.view(-1)[:].fill_(float('nan'))"
+    assert not sound(bench.observe(act))
+    assert sound(bench.observe(case=NEXT))
+    file = next((bench.folder / "shared" / "weights").glob("*.safetensors"))
+    assert b"\xff\xff\xc0\x7f" * 4 not in file.read_bytes()
+
+
+def test_no_result_of_untiled_is_to_be_found_in_the_process_of_a_hook(bench: Bench) -> None:
+    act = """
+import gc, sys
+import torch
+frame, found = sys._getframe(), []
+while frame is not None:
+    names = {**frame.f_locals, **frame.f_globals}
+    found += [name for name in names if name in ("baseline", "truth", "gate")]
+    frame = frame.f_back
+shape = (1, 3, 8 * x.shape[-2], 8 * x.shape[-1])
+tensors = [one for one in gc.get_objects() if type(one) is torch.Tensor]
+found += [one for one in tensors if tuple(one.shape) == shape]
+modules = [m for m in sys.modules if m in ("vae_compat.judge", "vae_compat.measure.workbench")]
+raise ValueError(f"{len(tensors) > 0} {found} {modules} {'pytest' in sys.modules}")
+"""
+    observed = bench.observe(act)
+    assert observed.failure is not None
+    assert observed.failure.message == "True [] [] False"
+
+
+def test_nothing_of_a_hook_reaches_this_process(bench: Bench) -> None:
+    before = (ResnetBlock2D.forward, torch.nn.functional.silu, set(sys.modules))
+    act = """
+import builtins, sys, torch
+from diffusers.models.resnet import ResnetBlock2D
+sys.modules["mark_of_the_hook"] = sys
+builtins.mark_of_the_hook = torch.mark_of_the_hook = True
+ResnetBlock2D.forward = lambda self, x, temb=None: x
+torch.nn.functional.silu = torch.nn.functional.relu
+"""
+    bench.observe(act)
+    assert (ResnetBlock2D.forward, torch.nn.functional.silu) == before[:2]
+    assert "mark_of_the_hook" not in {*vars(torch), *sys.modules, *vars(sys.modules["builtins"])}
+    bench.close()
+    assert sound(bench.observe())
+
+
+def test_a_judge_that_is_slow_to_ask_is_nothing_to_a_runner(bench: Bench) -> None:
+    assert sound(bench.observe())
+    time.sleep(0.1)
+    assert sound(bench.observe(case=CASE))
