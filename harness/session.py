@@ -31,7 +31,6 @@ from vae_compat.subject.describing import described, loading_of
 from vae_compat.subject.profile import KnownFailure, Profile
 
 
-
 @dataclass(frozen=True)
 class Item:
     """A check of a case for a hook: one test."""

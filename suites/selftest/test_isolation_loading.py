@@ -53,7 +53,10 @@ def _facts_only(told: object) -> object:
         ("import os; os.closerange(3, 256)", "status 1"),
         ("import time; time.sleep(1000)", "waiting for 2 s"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", "waiting for 2 s"),
-        ("import os\nif os.fork() == 0:\n  os.setsid()\n  while True: pass\nos._exit(0)", "status 0"),
+        (
+            "import os\nif os.fork() == 0:\n  os.setsid()\n  while True: pass\nos._exit(0)",
+            "status 0",
+        ),
         ("raise KeyboardInterrupt", "KeyboardInterrupt"),
     ],
 )
