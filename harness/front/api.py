@@ -11,10 +11,9 @@
 from __future__ import annotations
 
 import inspect
-import signal
+import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from vae_compat.errors import StoppedError, UsageError
 from vae_compat.front.options import SECONDS, Options
+from vae_compat.front.run_folder import RunFolder
 from vae_compat.vocabulary import ExitCode
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def check_hook(
     given = [name for name, value in described.items() if value is not None]
     if entry is None and given:
         raise UsageError(f"{given[0]} describes a hook, and a profile was given: leave it out")
-    with tempfile.TemporaryDirectory(prefix="vae-compat-api-") as scratch:
+    with RunFolder(inherited=False) as scratch:  # children of other threads are none of ours
         options = Options(
             profile=profile,
             hook=entry,
@@ -171,10 +171,10 @@ def check_hook(
             workers=workers,
             timeout=timeout,
             comfyui=comfyui,
-            out=Path(scratch) if out is None else out,
+            out=scratch.path / "out" if out is None else out,
             against=against,
         )
-        return _report(options, *_run(options))
+        return _report(options, *_run(options, scratch.environment))
 
 
 def _told(hook: str | Path | Callable[..., Any] | None) -> tuple[tuple[str, ...], str | None]:
@@ -204,7 +204,7 @@ def entry_of(hook: Callable[..., Any]) -> str:
     return f"{file}:{name}"
 
 
-def _run(options: Options) -> tuple[int, str]:
+def _run(options: Options, environment: Mapping[str, str]) -> tuple[int, str]:
     """Run in a process of its own, which ends with this one; returns its code and complaint."""
     process = subprocess.Popen(
         [sys.executable, "-c", _PROGRAM.format(path=sys.path)],
@@ -212,6 +212,7 @@ def _run(options: Options) -> tuple[int, str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ | environment,
     )
     try:
         _, complaint = process.communicate(options.to_json())
@@ -224,13 +225,9 @@ def _run(options: Options) -> tuple[int, str]:
 
 def child() -> None:
     """The other side of ``_run``."""
-    import os
-
     from vae_compat.front import cli
-    from vae_compat.front.lifetime import end_with_parent
     from vae_compat.front.running import run
 
-    end_with_parent(os.getppid(), signal.SIGTERM)
     options = Options.from_json(sys.stdin.read())
     sys.exit(int(cli.answered(lambda: run(options), running=True)))
 

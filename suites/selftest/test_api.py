@@ -53,7 +53,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Options]:
     """The options that a call comes to; what was run is said to hold."""
     found: list[Options] = []
 
-    def fake(options: Options) -> tuple[int, str]:
+    def fake(options: Options, _: object) -> tuple[int, str]:
         found.append(options)
         results.write(run(record(status="passed")), options.out)
         return 0, ""

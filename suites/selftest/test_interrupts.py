@@ -258,3 +258,14 @@ def test_a_run_within_a_run_belongs_to_both() -> None:
         stray = subprocess.Popen(["sleep", "60"])
         assert stray.poll() is None
     assert stray.wait(timeout=5) == -signal.SIGKILL
+
+
+def test_a_run_beside_other_work_owns_only_what_it_starts() -> None:
+    with RunFolder(inherited=False) as folder:
+        stranger = subprocess.Popen(["sleep", "60"])
+        own = subprocess.Popen(["sleep", "60"], env=os.environ | folder.environment)
+        assert folder.token not in os.environ.get(VARIABLE, "")
+    assert own.wait(timeout=5) == -signal.SIGKILL
+    assert stranger.poll() is None
+    stranger.kill()
+    stranger.wait()
