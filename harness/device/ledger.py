@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,9 +68,11 @@ class Block:
 
     def __del__(self) -> None:
         ledger = self.ledger
-        ledger.live -= self.size
-        if self.uses is not None and ledger.order is not None:
-            ledger.order.gone(self.uses, self.size)
+        if ledger.lock is None:
+            ledger.freed(self)
+        else:
+            with ledger.lock:
+                ledger.freed(self)
 
 
 class Ledger:
@@ -96,6 +98,8 @@ class Ledger:
         self.host = Host(self.trace)
         self.order: Order | None = None
         """The order of the streams, once there is more than one or a copy that nobody waits for."""
+        self.lock: AbstractContextManager[Any] | None = None
+        """Held by the thread whose operation runs, once there is more than one thread."""
         self.settled = 0
         """The number of allocations when the host last waited for the device."""
         self._recent = 0
@@ -160,6 +164,12 @@ class Ledger:
             if block.born > self.settled:
                 block.uses.latest[0, True, None] = Use(0, 1, True, "what made it", None)
         return block.uses
+
+    def freed(self, block: Block) -> None:
+        """The last tensor on an allocation is gone."""
+        self.live -= block.size
+        if block.uses is not None and self.order is not None:
+            self.order.gone(block.uses, block.size)
 
     def resize(self, block: Block, nbytes: int) -> None:
         """The storage behind a block was made larger."""
