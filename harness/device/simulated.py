@@ -104,7 +104,11 @@ class SimulatedDevice:
         return wrap(inner, self._ledger.allocate(inner.nbytes))
 
     def host(self, tensor: Tensor) -> Tensor:
-        """A copy on the plain CPU, not counted as a transfer; works after the device was left."""
+        """A copy on the plain CPU, not counted as a transfer; works after the device was left.
+
+        A result that another stream may still be working on is a race of the last reading.
+        """
+        self._ledger.handed_over(tensor)
         if type(tensor) is SimTensor:
             tensor = tensor._inner
         return tensor.detach().clone()
