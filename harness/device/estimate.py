@@ -11,7 +11,7 @@ is good for ratios between runs, not for promises.
 from __future__ import annotations
 
 import tomllib
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -158,9 +158,9 @@ class _Clocks:
         self.streams: dict[int, float] = {}
         self.engines = {"host_to_device": 0.0, "device_to_host": 0.0}
         self.events: dict[int, float] = {}
-        self.device: Counter[str] = Counter()
+        self.device: defaultdict[str, float] = defaultdict(float)
         """Seconds of work on the device, by cause."""
-        self.blocked: Counter[str] = Counter()
+        self.blocked: defaultdict[str, float] = defaultdict(float)
         """Seconds of the host's own work, by cause."""
         self._kernels: dict[Kernels, tuple[float, tuple[tuple[str, float], ...]]] = {}
 
@@ -185,8 +185,9 @@ class _Clocks:
 
     def _shares(self, end: float) -> dict[str, float]:
         """Host and device by cause; what neither explains is the host being too slow to launch."""
-        causes = Counter(self.blocked)
-        causes.update(self.device)
+        causes = defaultdict(float, self.blocked)
+        for cause, seconds in self.device.items():
+            causes[cause] += seconds
         total = sum(causes.values())
         if end > total:
             causes["launching"] += end - total
@@ -200,8 +201,8 @@ class _Clocks:
         known = self._kernels.get(kind)
         gpu = self.gpu
         if known is None:
-            times = [(part.work, gpu.seconds(part)) for part in kind.parts]
-            known = sum(seconds for _, seconds in times), tuple(times)
+            pairs = tuple((part.work, gpu.seconds(part)) for part in kind.parts)
+            known = sum(taken for _, taken in pairs), pairs
             self._kernels[kind] = known
         seconds, times = known
         self.host += gpu.host_operation
