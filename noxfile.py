@@ -8,7 +8,7 @@ nox.options.default_venv_backend = "venv"
 nox.options.reuse_venv = "yes"
 
 SUITE = "suites/selftest"
-# Has glibc keep some freed memory, see ALLOCATOR in harness/launch.py.
+# Has glibc keep some freed memory, see ALLOCATOR in harness/front/running.py.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(128 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
 

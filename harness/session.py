@@ -30,9 +30,6 @@ from vae_compat.measure.workbench import Runners, Subject, Workbench
 from vae_compat.subject.describing import described, loading_of
 from vae_compat.subject.profile import KnownFailure, Profile
 
-RunOptions = Options
-"""Its former name."""
-
 
 @dataclass(frozen=True)
 class Item:

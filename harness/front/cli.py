@@ -33,12 +33,22 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, by default that of this process, and return its exit code."""
-    running = False
+    return answered(lambda: _commanded(arguments), running="run" in (arguments or sys.argv[1:])[:1])
+
+
+def _commanded(arguments: Sequence[str] | None) -> int:
+    options = parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    return command(options)
+
+
+def answered(command: Callable[[], int], *, running: bool) -> int:
+    """The exit code of a command, and one sentence for whatever keeps it from ending well.
+
+    ``running`` is whether it judges: one that was cut short then has no verdict.
+    """
     try:
-        options = parser().parse_args(arguments)
-        command: Callable[[argparse.Namespace], int] = options.command
-        running = command is _run
-        return command(options)
+        return command()
     except UsageError as error:
         _complain(error)
         return ExitCode.USAGE
@@ -51,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader (head, less) went away; keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.HARNESS if running else ExitCode.HOLDS  # a run cut short has no verdict
+        return ExitCode.HARNESS if running else ExitCode.HOLDS
     except Exception:
         # An uncaught exception would exit with 1, which says that the gate does not hold.
         import traceback

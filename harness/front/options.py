@@ -30,6 +30,8 @@ class Options:
     kind: str | None = None
     layout: str | None = None
     host: str | None = None
+    claims: Mapping[str, Any] | None = None
+    """What ``hook`` claims, as ``[claims]`` of a profile; without it all that it can be asked."""
     comfyui: Path | None = None
     families: tuple[str, ...] = ()
     directions: tuple[str, ...] = ()

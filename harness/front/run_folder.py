@@ -19,19 +19,30 @@ PATIENCE = 90.0
 
 
 class RunFolder:
-    """A fresh folder for one run; while it is open, child processes carry the run's token.
+    """A fresh folder for one run, whose processes carry the run's token in their environment.
 
     On Linux a janitor process waits for the end of this process, even by ``kill -9``, kills what
     is left of the run and removes the folder. Elsewhere ``close`` removes the folder.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, inherited: bool = True) -> None:
+        """Make the folder. Where ``inherited``, every child of this process belongs to the run.
+
+        Otherwise only those do that are started with ``environment``.
+        """
         self.token = secrets.token_hex(8)
         self.path = Path(tempfile.gettempdir()) / f"vae-compat-{self.token}"
         self._janitor = _started(self.token, self.path)  # first: nothing is ever left behind
         self.path.mkdir(mode=0o700)
+        self._inherited = inherited
         self._before = os.environ.get(VARIABLE)
-        os.environ[VARIABLE] = ":".join(filter(None, (self._before, self.token)))
+        if inherited:
+            os.environ.update(self.environment)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes a child process belong to this run, besides those that it belongs to."""
+        return {VARIABLE: ":".join(filter(None, (self._before, self.token)))}
 
     def __enter__(self) -> RunFolder:
         return self
@@ -41,10 +52,10 @@ class RunFolder:
 
     def close(self) -> None:
         """Kill what is left of the run and remove the folder."""
-        if self._before is None:
+        if self._inherited and self._before is None:
             os.environ.pop(VARIABLE, None)
-        else:
-            os.environ[VARIABLE] = self._before
+        elif self._inherited:
+            os.environ[VARIABLE] = str(self._before)
         janitor, self._janitor = self._janitor, None
         if janitor is not None:
             pipe: IO[bytes] | None = janitor.stdin

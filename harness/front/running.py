@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from vae_compat.errors import StoppedError, UsageError
 from vae_compat.front.interrupts import Interrupts
 from vae_compat.front.options import Options
+from vae_compat.front.run_folder import RunFolder
 from vae_compat.front.validation import validate
 from vae_compat.vocabulary import Device, ExitCode
 
@@ -39,8 +40,9 @@ def run(options: Options) -> int:
     if options.resume is not None:
         options = replace(options, out=options.resume)
     with Interrupts() as interrupts:
-        found = validate(options)
-        results = judged(options, found, interrupts)
+        with RunFolder() as folder:  # looking at a hook starts a process
+            found = validate(options)
+            results = judged(options, found, interrupts, folder.path)
         return _tell(results, options)
 
 
@@ -53,7 +55,9 @@ def set_environment(device: str) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-def judged(options: Options, found: tuple[HookUnderTest, ...], interrupts: Interrupts) -> Results:
+def judged(
+    options: Options, found: tuple[HookUnderTest, ...], interrupts: Interrupts, folder: Path
+) -> Results:
     """Run everything that was selected and is not yet found; returns all that was found.
 
     Raises ``UsageError`` where there is nothing to run, or the log cannot be written.
@@ -63,7 +67,6 @@ def judged(options: Options, found: tuple[HookUnderTest, ...], interrupts: Inter
     from vae_compat.front import workers
     from vae_compat.front.gathering import Gathering
     from vae_compat.front.resuming import finished, resumed
-    from vae_compat.front.run_folder import RunFolder
     from vae_compat.reports.compare import hold_against
     from vae_compat.reports.results import read
 
@@ -71,11 +74,13 @@ def judged(options: Options, found: tuple[HookUnderTest, ...], interrupts: Inter
     header = _header(options, found)
     earlier = None if options.resume is None else resumed(options.resume, header)
     known = frozenset() if earlier is None else finished(earlier)
-    with RunFolder() as folder:
-        workers.hand_on(folder.path, options, found, known)
-        prepared = workers.prepared(options, found, folder.path, known)
-        gathering = Gathering(prepared, header, interrupts, earlier)
+    workers.hand_on(folder, options, found, known)
+    prepared = workers.prepared(options, found, folder, known)
+    gathering = Gathering(prepared, header, interrupts, earlier)
+    try:
         code = int(pytest.main(_arguments(options, prepared.size), plugins=[gathering]))
+    finally:
+        prepared.close()
     results = _concluded(gathering, code, options, earlier)
     return results if before is None else hold_against(results, before)
 

@@ -106,19 +106,21 @@ def profiles(options: Options) -> list[tuple[str, Profile]]:
 
 def _from_flags(options: Options, modes: Sequence[str]) -> Profile:
     assert options.hook is not None
-    return profile_from_flags(
-        options.hook,
-        options.kind or "forward",
-        options.layout,
-        options.host,
-        modes=modes,
-        comfyui=options.comfyui,
-    )
+    flags = (options.hook, options.kind or "forward", options.layout, options.host)
+    plain = profile_from_flags(*flags, modes=modes, comfyui=options.comfyui)
+    if options.claims is None:
+        return plain
+    from vae_compat.subject.schema import build_profile  # imports pydantic
+
+    spec = {name: str(told) for name, told in asdict(plain.hook).items() if told is not None}
+    tables = {"hook": spec, "claims": dict(options.claims)}
+    return build_profile(tables, source=plain.source, folder=plain.folder)
 
 
 def _with_modes(profile: Profile, options: Options, facts: Looked) -> Profile:
     """A hook given by flags claims every mode that it can be asked for."""
-    return profile if options.hook is None else _from_flags(options, facts.modes)
+    given = options.hook is None or options.claims is not None
+    return profile if given else _from_flags(options, facts.modes)
 
 
 def load_subject(name: str) -> Profile:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from collections.abc import Generator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from vae_compat.fixtures.supplies import Fixtures
+from vae_compat.front.lifetime import end_with_parent
 from vae_compat.front.options import Options
 from vae_compat.front.subjects import HookUnderTest, facts_to_json, restored
 from vae_compat.judge import Record
@@ -92,14 +92,7 @@ def prepared(
 def settle(controller: int) -> None:
     """Have this process end with the one of the command, which alone decides on interrupts."""
     signal.signal(signal.SIGINT, _leave_it_to_the_command)
-    if not sys.platform.startswith("linux"):
-        return
-    import ctypes
-
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != controller:  # it ended before the system was told
-        os.kill(os.getpid(), signal.SIGKILL)
+    end_with_parent(controller, signal.SIGKILL)
 
 
 def _leave_it_to_the_command(*_: object) -> None:

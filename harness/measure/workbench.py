@@ -203,7 +203,7 @@ class Workbench:
         if not in_doubt(observation):
             return observation
         plain = replace(observation.case, scenario=None)
-        return replace(observation, baseline=self.raised(plain), memo={})
+        return replace(observation, baseline=self.raised(plain))
 
     def view(self, case: Case) -> LayoutVAE:
         """The VAE of a case in its layout, on the plain CPU."""
