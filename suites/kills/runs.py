@@ -26,6 +26,7 @@ kind = "forward"
 layout = "ldm"
 [claims]
 families = ["sd"]
+directions = ["encode", "decode"]
 modes = ["exact"]
 """
 NARROW = ("--families=sd", "--scale=probe", "-k", "float32 and (stub or halo or upsample)")
