@@ -5,6 +5,7 @@ from functools import cache
 import pytest
 import torch
 from torch import Tensor, nn
+
 from vae_compat.device import Reading, open_device
 from vae_compat.fixtures.vaes import build
 from vae_compat.fixtures.vaes.precision import truth

@@ -19,6 +19,7 @@ from diffusers.models.attention_processor import (
 )
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
+
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures.layouts import view
 from vae_compat.fixtures.vaes import build
