@@ -183,7 +183,7 @@ class Switch:
             return type(self.net).forward(self.net, *args, **kwargs)
         return entry.hooks[self.net](*args, **kwargs)
 
-    run_apart = torch._disable_dynamo(run)
+    run_apart = torch._disable_dynamo(run)  # type: ignore[attr-defined]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """A copy of the coder is not tiled."""
@@ -253,7 +253,7 @@ class Gate:
                 entry.put_on(net, self.name)
         return entry.hooks[net]
 
-    run_apart = torch._disable_dynamo(run)
+    run_apart = torch._disable_dynamo(run)  # type: ignore[attr-defined]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """A copy of the VAE is not tiled."""
@@ -283,7 +283,7 @@ def calls_of(holder: Any, name: str, x: Any) -> int:
 
 def holder_of(vae: Any) -> Any:
     """What has the coders: the VAE itself, inside of what it may be wrapped in."""
-    waiting, seen = [vae], set()
+    waiting, seen = [vae], set[int]()
     while waiting:
         holder = waiting.pop(0)
         if holder is None or id(holder) in seen or len(seen) > 20:

@@ -151,7 +151,7 @@ class VAEHook:
         return self.original()(*args, **kwargs)
 
     # Kept out of compiled graphs: Dynamo would unroll the loop over tiles.
-    run_apart = torch._disable_dynamo(run)
+    run_apart = torch._disable_dynamo(run)  # type: ignore[attr-defined]
 
     def original(self) -> Callable[..., Any]:
         """The forward that the hook stands for."""

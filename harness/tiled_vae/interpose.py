@@ -127,7 +127,7 @@ def followed(module: nn.Module, given: Given, x: Tensor, past: Tensor | None = N
     if past is not None:
         watch.states[past] = 0
     with watch:
-        out = module(x) if past is None else module(x, past)
+        out: Tensor = module(x) if past is None else module(x, past)
     if not isinstance(out, Tensor) or out not in watch.states:
         watch.refuse("gives a result that cannot be followed back to what it was given")
     expected = DONE if any(given.own) else 0
