@@ -64,6 +64,7 @@ class Gpu:
     block_halves: float
     block_floats: float
     smallest_kernel: float
+    kernel_gap: float
     launch: float
     host_operation: float
     copy_latency: float
@@ -184,7 +185,7 @@ class _Clocks:
         return Estimate(self.gpu.name, end, self._shares(end))
 
     def _shares(self, end: float) -> dict[str, float]:
-        """Host and device by cause; what neither explains is the host being too slow to launch."""
+        """Host and device by cause; what neither explains goes into launching kernels."""
         causes = defaultdict(float, self.blocked)
         for cause, seconds in self.device.items():
             causes[cause] += seconds
@@ -207,7 +208,7 @@ class _Clocks:
         seconds, times = known
         self.host += gpu.host_operation
         start = max(self.host + gpu.launch, self.streams.get(kind.stream, 0.0))
-        self.streams[kind.stream] = start + seconds
+        self.streams[kind.stream] = start + seconds + len(times) * gpu.kernel_gap
         for work, taken in times:
             self.device[work] += taken
 
