@@ -8,7 +8,7 @@ nox.options.default_venv_backend = "venv"
 nox.options.reuse_venv = "yes"
 
 SUITE = "suites/selftest"
-# Has glibc keep some freed memory, see ALLOCATOR in harness/launch.py.
+# Has glibc keep some freed memory, see ALLOCATOR in harness/front/running.py.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(128 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
 
@@ -53,6 +53,13 @@ def stability(session: nox.Session) -> None:
     install(session)
     environment = {"OMP_NUM_THREADS": "1"}
     session.run("python", "-m", "vae_compat.suites.stability", *session.posargs, env=environment)
+
+
+@nox.session
+def kills(session: nox.Session) -> None:
+    """Kill runs at random moments: nothing found is lost, nothing is left, and they go on."""
+    install(session)
+    session.run("python", "-m", "vae_compat.suites.kills", *session.posargs, env=ALLOCATOR)
 
 
 @nox.session

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,6 @@ from vae_compat.measure.runners import InRunners
 from vae_compat.measure.workbench import Runners, Subject, Workbench
 from vae_compat.subject.describing import described, loading_of
 from vae_compat.subject.profile import KnownFailure, Profile
-
-RunOptions = Options
-"""Its former name."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,8 @@ class Run:
     """Hook, case id and check of what an earlier run has found already."""
     processes: int = 1
     """How many share the machine in this run."""
+    key: bytes = field(default_factory=partial(secrets.token_bytes, 32), repr=False)
+    """Known to the processes of the run alone, so that no hook can forge what they share."""
 
     @classmethod
     def prepare(
@@ -170,6 +170,7 @@ class Run:
             folder=self.folder,
             fingerprint=self.options.fingerprint,
             seconds=self.options.timeout,
+            key=self.key,
         )
 
     @cached_property

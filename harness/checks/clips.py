@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from vae_compat.cases import Direction
@@ -23,6 +23,7 @@ from vae_compat.measure.distance import (
     is_exact,
 )
 from vae_compat.measure.observation import Observation
+from vae_compat.measure.once import once
 
 STANDS_OUT = 2.0
 """A jump at a chunk border that exceeds the largest within the chunks by this factor is seen as a
@@ -136,21 +137,22 @@ def check_flicker(observed: ClipObserved) -> Answer:
     return passed(numbers)
 
 
-def runs(observed: ClipObserved) -> Iterator[tuple[str, Observation]]:
+@once
+def runs(observed: ClipObserved) -> tuple[tuple[str, Observation], ...]:
     """The whole VAE, and each way through the bare coder, as observations of one run."""
-    yield "whole VAE", observed.whole
+    found = [("whole VAE", observed.whole)]
     for way in observed.shown:
-        key = f"run {way.convention}"
-        if key not in observed.memo:
-            observed.memo[key] = replace(
-                observed.whole,
-                baseline=way.baseline,
-                output=way.output,
-                failure=way.failure,
-                returned="no tensors that fit together",
-                memo={} if way.distance is None else {"distance": way.distance},
-            )
-        yield way.convention, observed.memo[key]
+        run = replace(
+            observed.whole,
+            baseline=way.baseline,
+            output=way.output,
+            failure=way.failure,
+            returned="no tensors that fit together",
+        )
+        if way.distance is not None:
+            distance_of.put(run, way.distance)
+        found.append((way.convention, run))
+    return tuple(found)
 
 
 def _meets(observed: ClipObserved, run: Observation, frame: int) -> bool:
@@ -167,7 +169,7 @@ def _meets(observed: ClipObserved, run: Observation, frame: int) -> bool:
     if run is not observed.whole:
         return correlation(output, truth) >= LIKENESS
     alone = replace(base, output=base.output[:, :, here], truth=truth, further={})
-    return grade_of(replace(run, output=output, baseline=alone, memo={})).meets(bar)
+    return grade_of(replace(run, output=output, baseline=alone)).meets(bar)
 
 
 def _way(observed: ClipObserved, name: str) -> Way | None:

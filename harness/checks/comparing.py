@@ -9,6 +9,7 @@ from vae_compat.checks.declaring import Answer, not_judged
 from vae_compat.checks.finding import Grade
 from vae_compat.checks.wording import ended_by, shape
 from vae_compat.measure.observation import Failure, Observation, Observed
+from vae_compat.measure.once import once
 from vae_compat.measure.seams import Seams, find_seams
 
 
@@ -56,14 +57,11 @@ def _in_clips(usual: str, observed: Observed) -> str:
     return "clip_completes" if observed.case.scenario is Scenario.CLIP else usual
 
 
+@once
 def seams_of(observation: Observation) -> Seams:
     """Seams of a comparable output, looked for once for all checks."""
-    found = observation.memo.get("seams")
-    if not isinstance(found, Seams):
-        assert observation.output is not None
-        found = find_seams(observation.output, observation.baseline, observation.case)
-        observation.memo["seams"] = found
-    return found
+    assert observation.output is not None
+    return find_seams(observation.output, observation.baseline, observation.case)
 
 
 def promised(observation: Observed) -> Grade:

@@ -24,6 +24,7 @@ from vae_compat.measure.distance import (
     is_exact,
 )
 from vae_compat.measure.observation import Observation
+from vae_compat.measure.once import once
 from vae_compat.measure.planes import halves, planes
 
 CLOSE_PSNR = 40.0
@@ -65,21 +66,17 @@ def broken(observation: Observation) -> str:
     return ""
 
 
+@once
 def _likeness(observation: Observation) -> float:
     """Pearson correlation of a comparable, finite output with the truth.
 
     Of moments it is the lower one of mean and log-variance, which have different ranges. It is 0
     for a constant output, and 1 where the truth itself is constant and has no structure to find.
     """
-    known = observation.memo.get("likeness")
-    if isinstance(known, float):
-        return known
     assert observation.output is not None
     ours, truth = planes(observation.output), planes(observation.baseline.truth)
     parts = halves(truth.shape[1], observation.case.direction)
-    found = min(correlation(ours[:, part], truth[:, part]) for part in parts)
-    observation.memo["likeness"] = found
-    return found
+    return min(correlation(ours[:, part], truth[:, part]) for part in parts)
 
 
 @check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_compat.device.counting import CountingMode
+from vae_compat.device.gpu import CudaDescription, Timing, describe_cuda, fixed_switches, timed
 from vae_compat.device.ledger import Tally
 from vae_compat.device.meter import Reading
 from vae_compat.device.patches import replace_in
@@ -46,17 +47,35 @@ class CudaDevice:
         bf16 = {"bfloat16"} if torch.cuda.is_bf16_supported() else set()
         self.dtypes = frozenset({"float32", "float16"} | bf16)
         self._placed: dict[int, tuple[nn.Module, Tensors, Tensors]] = {}
+        self._stack: ExitStack | None = None
+        self._open: list[Reading] = []
 
     def __enter__(self) -> CudaDevice:
-        if self._capacity is not None:
-            torch.cuda.set_per_process_memory_fraction(self._capacity / self._total, 0)
+        with ExitStack() as stack:
+            if self._capacity is not None:
+                torch.cuda.set_per_process_memory_fraction(self._capacity / self._total, 0)
+                stack.callback(torch.cuda.set_per_process_memory_fraction, 1.0, 0)
+            stack.enter_context(fixed_switches())
+            # For as long as the device is open, and not for one reading: who compares the process
+            # before and after a run must not find our own stand-in come or gone.
+            stack.enter_context(noting_resets(self._note_peak))
+            stack.callback(self._withdraw_all)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
+        stack, self._stack = self._stack, None
+        if stack is not None:
+            stack.close()
+
+    def _withdraw_all(self) -> None:
         for part, _, _ in list(self._placed.values()):
             self.withdraw(part)
-        if self._capacity is not None:
-            torch.cuda.set_per_process_memory_fraction(1.0, 0)
+
+    def _note_peak(self) -> None:
+        """Code under test is about to reset the peak: write down what it was."""
+        for reading in self._open:
+            _raise_peaks(reading)
 
     def place(self, module: nn.Module) -> None:
         """Move parameters and buffers to the device."""
@@ -87,19 +106,23 @@ class CudaDevice:
 
     @contextmanager
     def metered(self) -> Iterator[Reading]:
-        """Count from here; waits for the device at both ends."""
+        """Count from here; waits for the device at both ends. May be nested."""
         torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        reading = Reading(live_before=torch.cuda.memory_allocated())
+        self._note_peak()
+        _reset_of(torch.cuda.reset_peak_memory_stats)()
+        live = torch.cuda.memory_allocated()
+        reading = Reading(live_before=live, peak_bytes=live)
+        reading.peak_reserved = torch.cuda.max_memory_reserved()
         allocations = torch.cuda.memory_stats().get(ALLOCATIONS, 0)
         tally = Tally()
-        peaks: list[int] = []
+        self._open.append(reading)
         try:
-            with _noting_resets(peaks), CountingMode("cuda", tally):
+            with CountingMode("cuda", tally):
                 yield reading
         finally:
             torch.cuda.synchronize()
-            reading.peak_bytes = max([*peaks, torch.cuda.max_memory_allocated()])
+            self._note_peak()
+            self._open = [other for other in self._open if other is not reading]
             reading.live_after = torch.cuda.memory_allocated()
             reading.allocations = torch.cuda.memory_stats().get(ALLOCATIONS, 0) - allocations
             reading.host_to_device = tally.host_to_device
@@ -107,15 +130,42 @@ class CudaDevice:
             reading.flops = tally.flops
             reading.convolutions = tally.convolutions
 
+    def describe(self) -> CudaDescription:
+        """The GPU, its software and the switches of this run, for the head of a record."""
+        return describe_cuda()
 
-def _noting_resets(peaks: list[int]) -> ExitStack:
-    """Write down the peak reached so far whenever code under test resets it."""
+    def timed(self, run: Callable[[], object], *, warm_up: int = 1, repeats: int = 5) -> Timing:
+        """Time of a run between two events of the current stream, after some that do not count.
+
+        It holds work of other streams where the run waits for them, as it must. Times are for
+        people: no verdict hangs on them.
+        """
+        return timed(run, warm_up=warm_up, repeats=repeats)
+
+
+def _raise_peaks(reading: Reading) -> None:
+    reading.peak_bytes = max(reading.peak_bytes or 0, torch.cuda.max_memory_allocated())
+    reading.peak_reserved = max(reading.peak_reserved or 0, torch.cuda.max_memory_reserved())
+
+
+ORIGINAL = "original_reset"
+"""Attribute of our stand-in for ``reset_peak_memory_stats`` that has what it stands for."""
+
+
+def _reset_of(function: Callable[..., None]) -> Callable[..., None]:
+    """PyTorch's own function, where the stand-in is in its place."""
+    return getattr(function, ORIGINAL, function)
+
+
+def noting_resets(note: Callable[[], None]) -> ExitStack:
+    """Call ``note`` whenever code under test resets the peak of the allocator."""
     reset = torch.cuda.reset_peak_memory_stats
 
     def noting_reset(device: Any = None) -> None:
-        peaks.append(torch.cuda.max_memory_allocated(device))
+        note()
         reset(device)
 
+    setattr(noting_reset, ORIGINAL, reset)
     with ExitStack() as stack:
         for owner in (torch.cuda, torch.cuda.memory):
             replace_in(stack, owner, "reset_peak_memory_stats", noting_reset)

@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vae_compat.device.ledger import Block, Ledger
 from vae_compat.device.precision import in_float32
 from vae_compat.device.recording import recorder
+from vae_compat.device.streams import Streams
 from vae_compat.device.tensor import HOST, SimTensor, become, is_alias_of, mixed_devices, wrap
 
 Args = tuple[Any, ...]
@@ -51,9 +52,17 @@ COMPOSITE = DispatchKey.CompositeImplicitAutograd
 class Accelerator(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The dispatch mode of one opened device: every operation in its scope comes through here."""
 
-    def __init__(self, ledger: Ledger, *special: Callable[[Accelerator], dict[Any, Rule]]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        streams: Streams,
+        *special: Callable[[Accelerator], dict[Any, Rule]],
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = ledger
+        self.streams = streams
+        self.left = False
+        """Whether the device was left; a thread that outlives it computes on the host alone."""
         self._rules: dict[int, Rule] = {}
         self._functions: list[Any] = []
         for rules in special:
@@ -69,8 +78,20 @@ class Accelerator(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         rule = self._rules.get(id(func))
         if rule is None:
+            if self.left:
+                return func(*args, **(kwargs or {}))
             rule = self._remember(func, make_rule(self, func))
-        return rule(args, kwargs or {})
+        ledger = self.ledger
+        if ledger.capture is not None:
+            result = rule(args, kwargs or {})
+            ledger.capture.add(rule, args, kwargs or {}, result)
+            return result
+        lock = ledger.lock
+        if lock is None:
+            return rule(args, kwargs or {})
+        with lock:
+            self.streams.enter_thread()
+            return rule(args, kwargs or {})
 
     def perform(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """Run an operation that did not come through the mode."""
@@ -87,6 +108,7 @@ class Accelerator(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def forget(self) -> None:
         """Drop the rules, which hold the accelerator in turn."""
+        self.left = True
         self._rules.clear()
         self._functions.clear()
 

@@ -22,9 +22,9 @@ _SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
 class Front(TorchFunctionMode):
     """Sees every call of PyTorch's Python interface; few are changed."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, handlers: dict[Any, Handler]) -> None:
         super().__init__()
-        self._handlers = _handlers(host)
+        self._handlers = handlers
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -39,7 +39,9 @@ class Front(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _handlers(host: Host) -> dict[Any, Handler]:
+def handlers_of(host: Host) -> dict[Any, Handler]:
+    """What is done otherwise than PyTorch would, by function."""
+
     def pin(tensor: Tensor, device: Any = None) -> Tensor:
         return tensor.pin_memory() if type(tensor) is SimTensor else host.pin(tensor)
 

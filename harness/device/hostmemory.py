@@ -24,6 +24,8 @@ class Storage:
     pinned: bool
     depth: int
     """How many readings were open when it was made."""
+    untouched: int
+    """Bytes whose pages nobody has touched yet."""
     uses: Uses | None = None
     """Copies of the device that may still read or write it."""
 
@@ -66,10 +68,9 @@ class Host:
             return
         size = storage.nbytes()
         reference = weakref.ref(storage, self._forgetter(key))
-        self._storages[key] = Storage(reference, size, pinned, len(self.levels))
+        self._storages[key] = Storage(reference, size, pinned, len(self.levels), size)
         if not self.levels:
             return
-        self.trace.note(HostAllocation(size, pinned))
         for level in self.levels:
             level.allocations += 1
             level.allocated += size
@@ -105,6 +106,16 @@ class Host:
         self.register(pinned, pinned=True)
         return pinned
 
+    def first_touched(self, tensor: Tensor, nbytes: int) -> None:
+        """A copy from the device wrote to memory of the host, whose pages may be new."""
+        storage = self._storages.get(tensor.untyped_storage()._cdata)
+        if storage is None or storage.pinned:
+            return
+        new = min(nbytes, storage.untouched)
+        storage.untouched -= new
+        if new:
+            self.trace.note(HostAllocation(new))
+
     # -- what happens to it -------------------------------------------------------------------
 
     def run(self, func: Any, op: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -121,6 +132,9 @@ class Host:
         for part in out if isinstance(out, (tuple, list)) else (out,):
             if isinstance(part, Tensor):
                 self.register(part)
+                storage = self._storages.get(part.untyped_storage()._cdata)
+                if storage is not None:
+                    storage.untouched = 0
         self.trace.note(HostWork(nbytes))
         return out
 

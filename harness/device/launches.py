@@ -93,7 +93,7 @@ def _copying(trace: Trace, name: str) -> Launch:
     def launch(args: Args, kwargs: Mapping[str, Any], out: Any, flops: int) -> int:
         source = args[1] if name == "copy_" else args[0]
         read, written = source.nbytes, out.nbytes
-        work = "memory" if _alike(source, out) else "transpose"
+        work = "memory" if _alike(source, out) else "relayout"
         key = (name, trace.stream, read, written, work)
         code = codes.get(key)
         if code is None:
@@ -158,7 +158,7 @@ def _convolution(args: Args, out: Tensor, flops: int) -> Described:
     padded = flops * max(columns, LEAST_COLUMNS) // columns
     product = Part("convolution", ideal, padded, dtype)
     if is_channels_last(x) or is_channels_last(weight):
-        before = () if is_channels_last(x) else (Part("transpose", 2 * x.nbytes),)
+        before = () if is_channels_last(x) else (Part("relayout", 2 * x.nbytes),)
         scratch = 0 if is_channels_last(x) else x.nbytes
         return (*before, product, *after), scratch
     if x.dtype not in HALVES:
@@ -177,7 +177,8 @@ def is_channels_last(tensor: Tensor) -> bool:
 
 def _group_norm(args: Args, out: Any, flops: int) -> Described:
     x, items, groups = args[0], args[3], args[6]
-    moments = Part("statistics", x.nbytes, blocks=items * groups, elements=x.numel())
+    dtype = str(x.dtype).removeprefix("torch.")
+    moments = Part("statistics", x.nbytes, 0, dtype, items * groups, x.numel())
     factors = Part("memory", 8 * items * args[4])
     return (moments, factors, Part("memory", 2 * x.nbytes)), 0
 

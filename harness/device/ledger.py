@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,9 +69,11 @@ class Block:
 
     def __del__(self) -> None:
         ledger = self.ledger
-        ledger.live -= self.size
-        if self.uses is not None and ledger.order is not None:
-            ledger.order.gone(self.uses, self.size)
+        if ledger.lock is None:
+            ledger.freed(self)
+        else:
+            with ledger.lock:
+                ledger.freed(self)
 
 
 class Ledger:
@@ -97,6 +99,13 @@ class Ledger:
         self.host = Host(self.trace)
         self.order: Order | None = None
         """The order of the streams, once there is more than one or a copy that nobody waits for."""
+        self.lock: AbstractContextManager[Any] | None = None
+        """Held by the thread whose operation runs, once there is more than one thread."""
+        self.capture: Any = None
+        """The graph that is being captured, if one is."""
+        self._accounting = True
+        self.last: Reading | None = None
+        """The reading that was begun last."""
         self.settled = 0
         """The number of allocations when the host last waited for the device."""
         self._recent = 0
@@ -112,7 +121,7 @@ class Ledger:
         Raises:
             torch.OutOfMemoryError: where a capacity was set and does not hold them.
         """
-        size = (nbytes + 511) & -512
+        size = (nbytes + 511) & -512 if self._accounting else 0
         live = self.live + size
         if live > self._limit:
             self.out_of_memory += 1
@@ -133,8 +142,23 @@ class Ledger:
         if live > self._recent_scratch:
             self._recent_scratch = live
 
+    @contextmanager
+    def unaccounted(self) -> Iterator[None]:
+        """Allocations inside take nothing: they are in memory that is accounted already."""
+        self._accounting = False
+        try:
+            yield
+        finally:
+            self._accounting = True
+
     def waited(self, cause: str, stream: int = -1, event: int = -1) -> None:
-        """The host has waited for a stream, for all there is (-1), or for an event alone."""
+        """The host has waited for a stream, for all there is (-1), or for an event alone.
+
+        Raises:
+            RuntimeError: where a graph is being captured, which knows no host.
+        """
+        if self.capture is not None:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
         self.trace.note(Waited(cause, stream, event))
         if event >= 0:
             return
@@ -161,6 +185,26 @@ class Ledger:
             if block.born > self.settled:
                 block.uses.latest[0, True, None] = Use(0, 1, True, "what made it", None)
         return block.uses
+
+    def handed_over(self, tensor: torch.Tensor) -> None:
+        """A result leaves the device: the default stream, or the host, reads it."""
+        order, reading = self.order, self.last
+        if order is None or reading is None:
+            return
+        known = len(order.races)
+        block = getattr(tensor, "_block", None)
+        if block is None:
+            self.host.touched(tensor, "the caller", writes=False)
+        else:
+            inner: torch.Tensor = tensor._inner  # type: ignore[attr-defined]
+            order.used(self.uses(block), inner, DEFAULT_STREAM, 0, False, "the caller")
+        reading.races += tuple(order.races[known:])
+
+    def freed(self, block: Block) -> None:
+        """The last tensor on an allocation is gone."""
+        self.live -= block.size
+        if block.uses is not None and self.order is not None:
+            self.order.gone(block.uses, block.size)
 
     def resize(self, block: Block, nbytes: int) -> None:
         """The storage behind a block was made larger."""
@@ -194,7 +238,7 @@ class Ledger:
     @contextmanager
     def metered(self) -> Iterator[Reading]:
         """Count what happens inside; may be nested."""
-        reading = Reading(live_before=self.live)
+        reading = self.last = Reading(live_before=self.live)
         allocations = self.allocations
         self.settle()
         peak, scratch, level = Peak(self.live), Peak(self.live), Level()

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from vae_compat.device.dispatch import Accelerator
-from vae_compat.device.functions import Front
+from vae_compat.device.functions import Front, handlers_of
 from vae_compat.device.kernels import kernel_rules
 from vae_compat.device.ledger import Ledger
 from vae_compat.device.meter import Reading
 from vae_compat.device.patches import is_simulated, out_of_memory, patched
 from vae_compat.device.streams import Streams
 from vae_compat.device.tensor import DEVICE, SimTensor, wrap
+from vae_compat.device.threads import following_threads
 from vae_compat.device.transfers import make_attention, special_rules
 
 TOTAL = 24 * 2**30
@@ -65,16 +66,24 @@ class SimulatedDevice:
                 "CUDA_VISIBLE_DEVICES to nothing, or use the device 'cuda'"
             )
         self._entered = True
-        accelerator = Accelerator(self._ledger, special_rules, kernel_rules)
+        streams = Streams(self._ledger)
+        accelerator = Accelerator(self._ledger, streams, special_rules, kernel_rules)
+        handlers = handlers_of(self._ledger.host)
+
+        def modes() -> ExitStack:
+            with ExitStack() as inner:
+                inner.enter_context(torch.no_grad())
+                inner.enter_context(Front(handlers))
+                inner.enter_context(accelerator)
+                return inner.pop_all()
+
         with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            streams = Streams(self._ledger)
             stack.enter_context(patched(self._ledger, streams, make_attention()))
             self._ledger.owner = weakref.ref(accelerator)
             stack.callback(accelerator.forget)
             stack.callback(setattr, self._ledger, "owner", None)
-            stack.enter_context(Front(self._ledger.host))
-            stack.enter_context(accelerator)
+            stack.enter_context(following_threads(self._ledger, modes))
+            stack.enter_context(modes())
             stack.callback(self._withdraw_all)
             self._stack = stack.pop_all()
         return self
@@ -96,7 +105,11 @@ class SimulatedDevice:
         return wrap(inner, self._ledger.allocate(inner.nbytes))
 
     def host(self, tensor: Tensor) -> Tensor:
-        """A copy on the plain CPU, not counted as a transfer; works after the device was left."""
+        """A copy on the plain CPU, not counted as a transfer; works after the device was left.
+
+        A result that another stream may still be working on is a race of the last reading.
+        """
+        self._ledger.handed_over(tensor)
         if type(tensor) is SimTensor:
             tensor = tensor._inner
         return tensor.detach().clone()

@@ -20,13 +20,15 @@ class Part(NamedTuple):
     """One kernel of an operation: what a GPU pays for it."""
 
     work: str
-    """``memory`` (every element once), ``transpose`` (another layout), ``convolution``,
-    ``matmul``, ``attention``, or ``statistics`` (one block per item and group)."""
+    """``memory`` (every element once), ``transpose`` (tiles of cuDNN into another layout, rows
+    into one piece), ``relayout`` (PyTorch's element-wise copy into another layout),
+    ``convolution``, ``matmul``, ``attention``, or ``statistics`` (one block per item and
+    group)."""
     nbytes: int
     """Bytes read and written."""
     flops: int = 0
     dtype: str = ""
-    """Of the numbers that are multiplied; empty where nothing is."""
+    """Of the numbers that are multiplied or added up; empty where nothing is."""
     blocks: int = 0
     """Thread blocks, where they are so few that they bound the time; else 0."""
     elements: int = 0
@@ -66,10 +68,9 @@ class HostWork(NamedTuple):
 
 
 class HostAllocation(NamedTuple):
-    """Memory of the host that was not there before: its pages are touched for the first time."""
+    """A copy reached memory of the host whose pages had not been touched before."""
 
     nbytes: int
-    pinned: bool
 
 
 class Waited(NamedTuple):

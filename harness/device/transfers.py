@@ -166,13 +166,16 @@ def moved(ledger: Ledger, way: Way) -> None:
         return
     if packed_here:
         trace.note(HostWork(2 * nbytes))
-        trace.note(HostAllocation(nbytes, pinned=False))
+    if packed_here and not way.to_device:
+        trace.note(HostAllocation(nbytes))
     if packed_there and not way.to_device:
         pack(ledger, nbytes)
     direction = "host_to_device" if way.to_device else "device_to_host"
     trace.note(Copied(direction, trace.stream, nbytes, pinned, way.waits, strided=not way.alike))
     if packed_there and way.to_device:
         pack(ledger, nbytes)
+    if not (packed_here or way.to_device):
+        host.first_touched(here, nbytes)
     _ordered(ledger, way, pinned)
 
 

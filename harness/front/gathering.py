@@ -76,7 +76,7 @@ class Gathering:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a new worker what it works on."""
-        workers.give(node.workerinput, self._run.folder)
+        workers.give(node.workerinput, self._run.folder, self._run.key)
         self._nodes.add(node)
 
     @pytest.hookimpl(optionalhook=True)

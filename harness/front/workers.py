@@ -34,6 +34,8 @@ class Given(NamedTuple):
     folder: Path
     controller: int
     """Process id."""
+    key: bytes
+    """With which the processes of the run seal what they share; never written down."""
     processes: int
 
 
@@ -46,9 +48,9 @@ def hand_on(
     (folder / _FINISHED).write_text(json.dumps(sorted(finished)), encoding="utf-8")
 
 
-def give(workerinput: dict[str, Any], folder: Path) -> None:
-    """Tell a worker where that lies."""
-    workerinput[_INPUT] = json.dumps([str(folder), os.getpid()])
+def give(workerinput: dict[str, Any], folder: Path, key: bytes) -> None:
+    """Tell a worker where that lies, and the key of the run."""
+    workerinput[_INPUT] = json.dumps([str(folder), os.getpid(), key.hex()])
 
 
 def given(config: pytest.Config) -> Given | None:
@@ -56,8 +58,9 @@ def given(config: pytest.Config) -> Given | None:
     told = getattr(config, "workerinput", {}).get(_INPUT)
     if told is None:
         return None
-    folder, controller = json.loads(told)
-    return Given(Path(folder), controller, int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    folder, controller, key = json.loads(told)
+    processes = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    return Given(Path(folder), controller, bytes.fromhex(key), processes)
 
 
 def join(given: Given) -> Run:
@@ -67,6 +70,7 @@ def join(given: Given) -> Run:
     found = restored(options, (folder / _FACTS).read_text(encoding="utf-8"))
     finished = frozenset(map(tuple, json.loads((folder / _FINISHED).read_text(encoding="utf-8"))))
     run = prepared(options, found, folder, finished)
+    run.key = given.key
     run.share_cores(processes=given.processes)
     return run
 

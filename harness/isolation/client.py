@@ -34,6 +34,7 @@ MOST_OUTPUT = 16_000
 """Bytes of what a hook prints that are kept."""
 _MOST_REST = 2**20
 """Bytes that are still read of a process that has ended: as much as a pipe can be made to hold."""
+_STOPS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _PATIENCE = 10.0
 """Seconds that ending all that a runner has started may take, before it is left to the kernel."""
 TOKEN = "VAE_COMPAT_RUNNER"
@@ -54,6 +55,9 @@ class Ended(Exception):  # noqa: N818 (a fact about a runner, not a fault of the
     """Whether it was ended for what it took; otherwise it ended by itself."""
     detail: str = ""
     """What is known beyond that: a traceback, the last that it printed."""
+    stopped: bool = False
+    """Whether it was ended as whoever stops a process does it, or the system for want of memory:
+    that may have had nothing to do with the hook."""
 
 
 class Nursery:
@@ -120,6 +124,8 @@ class RunnerClient:
         self._own = None if nursery is not None else Nursery()
         self._nursery = nursery or self._own or Nursery()
         self._printed: deque[bytes] = deque(maxlen=8)
+        self.process = 0
+        """Number of the process above the runner, which ends after all below it."""
         self._gone = False
         self._status: int | None = None
         asks, self._asks = os.pipe()
@@ -132,13 +138,14 @@ class RunnerClient:
         finally:
             for descriptor in theirs:
                 os.close(descriptor)
-        number = os.read(self._told, NUMBER.size)
-        self.process = NUMBER.unpack(number)[0] if number else 0
-        """Number of the process above the runner, which ends after all below it."""
-        for descriptor in (self._asks, self._answers, self._output, self._told):
-            os.set_blocking(descriptor, False)
-        self._watch = Watch(self.process, idle, loading.memory)
         try:
+            number = os.read(self._told, NUMBER.size)
+            if not number:
+                raise Ended("the process that starts runners has ended", stopped=True)
+            self.process = NUMBER.unpack(number)[0]
+            for descriptor in (self._asks, self._answers, self._output, self._told):
+                os.set_blocking(descriptor, False)
+            self._watch = Watch(self.process, idle, loading.memory)
             self.facts = self._exchange(loading, HookFacts, LOADING)
         except BaseException:
             self.close()
@@ -176,7 +183,7 @@ class RunnerClient:
         """End the runner and everything that it has started."""
         if self._told < 0:
             return
-        if not self._over():
+        if self.process and not self._over():
             for number in (signal.SIGTERM, signal.SIGCONT):  # the hook may have stopped its keeper
                 with suppress(ProcessLookupError):
                     os.kill(self.process, number)
@@ -223,7 +230,7 @@ class RunnerClient:
         except Garbled as garbled:
             words = f"the process of the hook answered with what is no answer: {garbled}"
             raise Ended(words, detail=self.printed) from None
-        raise Ended(self._how_it_ended(), detail=self.printed)
+        raise Ended(self._how_it_ended(), detail=self.printed, stopped=-self._code in _STOPS)
 
     def _frames(self, request: bytes) -> Iterator[tuple[Sort, bytes, bytes]]:
         """Frames as they come, while the request is sent; ends when the process does."""
@@ -284,14 +291,17 @@ class RunnerClient:
             self._printed.append(part[-MOST_OUTPUT:])
         return bool(part)
 
+    @property
+    def _code(self) -> int:
+        """How the runner ended: what has lost its keeper was killed as that was."""
+        return -signal.SIGKILL if self._status is None else self._status
+
     def _how_it_ended(self) -> str:
-        code = self._status
-        if code is None:
-            code = -signal.SIGKILL
-        if code < 0:
+        if self._code < 0:
             with suppress(ValueError):
-                return f"its process was ended by signal {-code} ({signal.Signals(-code).name})"
-        return f"its process ended with status {code}"
+                name = signal.Signals(-self._code).name
+                return f"its process was ended by signal {-self._code} ({name})"
+        return f"its process ended with status {self._code}"
 
 
 def describe(loading: Loading, *, idle: float = IDLE) -> HookFacts:

@@ -26,9 +26,10 @@ def main(asks: int, answers: int) -> NoReturn:
     """Serve a judge over two pipes until it closes the first."""
     leave = os._exit  # before a hook could replace it
     faulthandler.enable()
-    # The judge's interrupt is not the runner's: it has a session of its own. One that comes all
-    # the same was sent by the hook, and is raised in it.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Whoever interrupts a run interrupts the judge: this process has a session of its own. One
+    # that comes all the same ends it like any other signal, and no `KeyboardInterrupt` turns up in
+    # a hook that has nothing to do with it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     channel = Channel(asks, answers)
     try:
         Runner(channel).serve()

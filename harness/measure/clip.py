@@ -64,7 +64,7 @@ class Way:
     failure: Failure | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ClipObserved(Observed):
     """What a clip showed. Hooks of kind ``forward`` alone meet the bare coder."""
 

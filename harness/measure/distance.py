@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vae_compat.cases import Case, Direction
 from vae_compat.measure.observation import WHOLE, Baseline, Floors, Noise, Observation
+from vae_compat.measure.once import once
 from vae_compat.measure.planes import halves, level_sizes, output_tile, planes, spans
 
 FLOOR_RATIO = 2.0
@@ -161,15 +162,11 @@ def distance(output: Tensor, baseline: Baseline, direction: Direction) -> Distan
     )
 
 
+@once
 def distance_of(observation: Observation) -> Distance:
     """Distance of a comparable output, measured once for all that look at it."""
-    found = observation.memo.get("distance")
-    if not isinstance(found, Distance):
-        assert observation.output is not None
-        direction = observation.case.direction
-        found = distance(observation.output, observation.baseline, direction)
-        observation.memo["distance"] = found
-    return found
+    assert observation.output is not None
+    return distance(observation.output, observation.baseline, observation.case.direction)
 
 
 class _Measured:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vae_compat.cases import Case, Layout, Scale
 from vae_compat.families import Family
 from vae_compat.measure.observation import LayoutVAE
+from vae_compat.measure.sealing import Seal, SealedFile
 
 KEPT = 8
 """Small VAEs kept for later cases."""
@@ -129,19 +130,23 @@ def _key(case: Case) -> Key:
 class WeightFiles:
     """Weights of VAEs as safetensors files with all that is needed to build the modules again."""
 
-    def __init__(self, folder: Path, build: Callable[[Case], nn.Module]) -> None:
+    def __init__(
+        self, folder: Path, build: Callable[[Case], nn.Module], seal: Seal | None = None
+    ) -> None:
         self._folder = folder
         self._build = build
+        self._sealed = SealedFile(seal or Seal())
 
     def of(self, case: Case) -> Path:
         """The file with the weights of a case, float32, written by whichever worker is first."""
         file = self._folder / f"{key_of(case)}.safetensors"
-        if not file.exists():
+        if not self._sealed.holds(file):
             self._folder.mkdir(parents=True, exist_ok=True)
             draft = file.with_suffix(f".{os.getpid()}.draft")
             write_model(self._build(case), draft)
             draft.chmod(0o444)
             draft.replace(file)
+            self._sealed.close(file)
         return file
 
 

@@ -183,9 +183,12 @@ class Promise:
         return self.grade == "exact" or moments or not self.claimed
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Observed:
-    """What the checks of every case look at; scenarios add what they have seen."""
+    """What the checks of every case look at; scenarios add what they have seen.
+
+    Each is itself alone, whatever it holds: what is worked out of it is remembered for it.
+    """
 
     case: Case
     promise: Promise
@@ -194,11 +197,9 @@ class Observed:
     """Command that repeats this case."""
     printed: str = ""
     """The last that the hook has printed."""
-    memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    """What checks have worked out from this observation, so that the next need not again."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Observation(Observed):
     """Everything the checks of a case of one run look at. One run of the hook fills it."""
 

@@ -61,7 +61,7 @@ class Comparison:
     """What rounding may make of it."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Related(Observed):
     """What came of runs that should give one result."""
 

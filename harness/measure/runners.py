@@ -51,10 +51,14 @@ class InRunners:
             )
         self._printed.pop(name, None)
         try:
-            client = self._client(name)
-            answer = client.ask(ask, kind)
+            try:
+                answer = self._asked(name, ask, kind)
+            except Ended as ended:
+                if not ended.stopped:
+                    raise
+                # By whom is not known; a hook that does it to itself does it again.
+                answer = self._asked(name, ask, kind)
         except Ended as ended:
-            self._clients.pop(name, None)
             origin = Origin.LIMIT if ended.by_limit else Origin.DEATH
             if ended.by_limit:
                 self._note_limit(name, ask.case.id)
@@ -62,6 +66,15 @@ class InRunners:
         except UsageError as error:  # it could be loaded before
             failure = Failure("CannotLoad", str(error), "", "", "load")
             raise GaveNone(failure) from None
+        return answer
+
+    def _asked(self, name: str, ask: Ask, kind: type[T]) -> T:
+        client = self._client(name)
+        try:
+            answer = client.ask(ask, kind)
+        except Ended:
+            del self._clients[name]
+            raise
         self._printed[name] = client.printed
         return answer
 

@@ -46,7 +46,7 @@ from vae_compat.measure.stage import Stage
 from vae_compat.measure.tracks import Further, Track, draw_further, follow
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class SequenceObserved(Observed):
     """What came of a sequence of calls."""
 

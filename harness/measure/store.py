@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import pickle
 from collections import OrderedDict
@@ -18,6 +19,7 @@ from torch import Tensor
 from vae_compat.cases import Case
 from vae_compat.device.meter import Convolution, Reading
 from vae_compat.measure.observation import Baseline, Floors, Noise
+from vae_compat.measure.sealing import Seal
 
 _VERSION = 2
 
@@ -31,7 +33,13 @@ class BaselineStore:
     """
 
     def __init__(
-        self, directory: Path, fingerprint: str, *, keep: int = 4, patience: float = 600.0
+        self,
+        directory: Path,
+        fingerprint: str,
+        *,
+        seal: Seal | None = None,
+        keep: int = 4,
+        patience: float = 600.0,
     ) -> None:
         """Share files in ``directory``; ``fingerprint`` stands for all that is not in a case.
 
@@ -39,6 +47,7 @@ class BaselineStore:
         process, this one computes for itself.
         """
         self._directory = directory
+        self._seal = seal or Seal()
         self._fingerprint = fingerprint
         self._keep = keep
         self._patience = patience
@@ -78,7 +87,7 @@ class BaselineStore:
 
     def _shared(self, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         file = self._directory / f"{key}.pt"
-        found = _read(file)
+        found = self._read(file)
         if found is not None:
             return found
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -88,32 +97,36 @@ class BaselineStore:
         except Timeout:
             return compute()
         try:
-            found = _read(file)
+            found = self._read(file)
             if found is None:
                 found = compute()
-                _write(file, found)
+                self._write(file, found)
             return found
         finally:
             lock.release()
 
+    def _write(self, file: Path, plain: dict[str, Any]) -> None:
+        content = io.BytesIO()
+        torch.save(plain, content)
+        draft = file.with_name(f".{file.name}.{os.getpid()}")
+        try:
+            draft.write_bytes(self._seal.on(content.getvalue()))
+            draft.replace(file)
+        finally:
+            draft.unlink(missing_ok=True)
 
-def _write(file: Path, plain: dict[str, Any]) -> None:
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        torch.save(plain, draft)
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _read(file: Path) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        return found
-    except FileNotFoundError:
-        return None
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError):
-        return None  # half a file of a broken disk, or of another version: computed anew
+    def _read(self, file: Path) -> dict[str, Any] | None:
+        """What is in a file; ``None`` where it is not there, broken, or not of this run."""
+        try:
+            content = self._seal.opened(file.read_bytes())
+            if content is None:
+                return None
+            found: dict[str, Any] = torch.load(
+                io.BytesIO(content), map_location="cpu", weights_only=True
+            )
+            return found
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError):
+            return None  # half a file of a broken disk, or of another version: computed anew
 
 
 def _plain(baseline: Baseline) -> dict[str, Any]:

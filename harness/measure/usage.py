@@ -69,7 +69,7 @@ class Pair:
     """Convolutions of both, where these must be the same as well."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class UsageObserved(Observed):
     """What came of a scenario of use."""
 

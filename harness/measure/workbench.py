@@ -30,6 +30,7 @@ from vae_compat.measure.observation import (
 )
 from vae_compat.measure.performed import WholePerformed
 from vae_compat.measure.scenarios import SCENES
+from vae_compat.measure.sealing import Seal
 from vae_compat.measure.store import BaselineStore
 from vae_compat.measure.whole import beside_untiled, seen, untiled_conventions
 from vae_compat.subject.profile import Profile
@@ -100,12 +101,15 @@ class Workbench:
     """Stands for whatever changes baselines without being part of a case: seed, weights, image."""
     seconds: float
     """CPU seconds that any call of a hook may take, however quick untiled is."""
+    key: bytes = field(default=b"", repr=False)
+    """Known to the processes of the run alone: with it they tell their files from a hook's."""
     _last: tuple[str, Case, Observed] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        self._store = BaselineStore(self.folder / "baselines", self.fingerprint)
+        seal = Seal(self.key)
+        self._store = BaselineStore(self.folder / "baselines", self.fingerprint, seal=seal)
         self._models = Models(self.supplies)
-        self._files = WeightFiles(self.folder / "weights", self.supplies.build)
+        self._files = WeightFiles(self.folder / "weights", self.supplies.build, seal)
 
     def observation(self, name: str, case: Case, *, every_way: bool) -> Observed:
         """Run a case, or return its observation if it is the one that ran last."""
@@ -203,7 +207,7 @@ class Workbench:
         if not in_doubt(observation):
             return observation
         plain = replace(observation.case, scenario=None)
-        return replace(observation, baseline=self.raised(plain), memo={})
+        return replace(observation, baseline=self.raised(plain))
 
     def view(self, case: Case) -> LayoutVAE:
         """The VAE of a case in its layout, on the plain CPU."""

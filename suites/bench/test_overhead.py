@@ -15,8 +15,9 @@ import torch
 
 from vae_compat.cases import Case, Layout, Scale
 from vae_compat.fixtures.supplies import Fixtures
-from vae_compat.launch import load_subject
-from vae_compat.session import Run, RunOptions
+from vae_compat.front.options import Options
+from vae_compat.front.subjects import load_subject
+from vae_compat.session import Run
 from vae_compat.vocabulary import DEFAULT_PROFILES
 
 
@@ -71,7 +72,7 @@ def test_cpu_time_of_a_run_over_its_bare_forwards(benchmark) -> None:
     wall_one, cpu_one = benchmark.pedantic(_run, args=(1,), rounds=1)
     wall_two, cpu_two = _run(2)
     _, imports = _run(1, "-k", "nothing_matches_this")
-    options = RunOptions(profile=DEFAULT_PROFILES)
+    options = Options(profile=DEFAULT_PROFILES)
     profiles = [(name, load_subject(name)) for name in DEFAULT_PROFILES]
     run = Run.prepare(options, profiles, Fixtures())
     with torch.no_grad():

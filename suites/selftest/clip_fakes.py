@@ -60,7 +60,7 @@ def played(
 ) -> ClipObserved:
     """What a clip shows of a hook."""
     clip = replace(CLIP, **case)
-    promise = Promise(cache=cache, grade=grade)
+    promise = Promise(cache=cache, grade=grade, kind=hook.kind)
     stage = Stage(clip, promise, hook, Models(Fixtures()), seconds=60)
     return examine_clip(clip, promise, perform_clip(stage), bench)
 

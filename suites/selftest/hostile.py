@@ -12,7 +12,7 @@ from vae_compat.checks.finding import Status
 from vae_compat.checks.registry import CHECKS
 from vae_compat.fixtures.supplies import Fixtures
 from vae_compat.isolation.limits import IDLE
-from vae_compat.isolation.messages import HookFacts, Loading
+from vae_compat.isolation.messages import Loading
 from vae_compat.measure.observation import Observed
 from vae_compat.measure.runners import InRunners
 from vae_compat.measure.workbench import Subject, Workbench
@@ -92,7 +92,6 @@ class Bench:
             name: loading(folder, name, source, memory=memory) for name, source in sources.items()
         }
         self.runners = InRunners(self.loadings, folder / "shared", idle=idle)
-        facts = HookFacts((Mode.EXACT,), apart=True)
         self._subjects = {
             name: Subject(
                 profile_from_flags(
@@ -103,7 +102,6 @@ class Bench:
                     grade={"exact": "exact"},
                     folder=folder,
                 ),
-                facts,
                 (),
             )
             for name in sources
@@ -149,7 +147,7 @@ def wrong(observed: Observed) -> set[str]:
         check.name
         for check in CHECKS
         if check.applies(observed.case, observed.promise)
-        and check.function(observed).status is not Status.PASSED
+        and check(observed).status is not Status.PASSED
     }
 
 

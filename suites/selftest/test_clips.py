@@ -138,7 +138,7 @@ def test_a_clip_that_is_cut_short_in_the_whole_vae_alone_does_not_complete(bench
     short = replace(sound.whole, output=sound.whole.baseline.output[:, :, 1:])
     message = told(check_clip_completes(replace(sound, whole=short)))
     assert "got 1x3x8x32x48 (the whole VAE); should be 1x3x9x32x48" in message
-    other = check_video_parity(replace(sound, whole=short, memo={}))
+    other = check_video_parity(replace(sound, whole=short))
     assert other.blocked_by == "clip_completes"
 
 
@@ -262,7 +262,7 @@ def test_a_slot_written_between_two_calls_is_seen(bench):
 
 
 def test_a_cache_in_which_nothing_was_kept_is_no_pass(sound):
-    empty = replace(sound, ways=(), memo={})
+    empty = replace(sound, ways=())
     for check in CACHE_CHECKS:
         assert check(empty).status is Status.NOT_JUDGED
 
@@ -381,7 +381,7 @@ def test_a_call_that_no_vae_makes_leaves_the_phase_as_it_is(bench):
     ("claim", "status"), [("none", "passed"), ("fallback", "passed"), ("split", "failed")]
 )
 def test_a_fallback_passes_unless_splitting_is_claimed(bench, sound, claim, status):
-    seen = replace(sound, promise=replace(sound.promise, cache=claim), memo={})
+    seen = replace(sound, promise=replace(sound.promise, cache=claim))
     finding = check_cache_phase(seen)
     assert finding.metrics["phase"] == Phase.FALLBACK
     assert finding.status == status
@@ -391,7 +391,7 @@ def test_a_fallback_passes_unless_splitting_is_claimed(bench, sound, claim, stat
 def test_tiles_that_save_nothing_are_no_fallback(bench, sound):
     planes = {Convolution((4, 4, 3, 3), (9, 9)): 8}
     whole = replace(sound.whole, reading=replace(sound.whole.reading, convolutions=planes))
-    finding = check_cache_phase(replace(sound, whole=whole, memo={}))
+    finding = check_cache_phase(replace(sound, whole=whole))
     assert finding.metrics["phase"] == Phase.UNSAVING
     assert finding.status == "passed"
 

@@ -13,7 +13,7 @@ from vae_compat.caseid import parse_case_id
 from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale
 from vae_compat.families import FAMILIES
 from vae_compat.front.explain import parse_case
-from vae_compat.launch import load_subject, subject_folders
+from vae_compat.front.subjects import load_subject, subject_folders
 from vae_compat.matrix import SIZES, Selection, applies, cost, generate, is_claimed
 from vae_compat.subject.profile import embedded_names
 

@@ -15,7 +15,7 @@ from vae_compat.checks.finding import Finding, Status
 from vae_compat.checks.sequences import check_sequence
 from vae_compat.device import open_device
 from vae_compat.fixtures.specimens.resting import RestingTiler
-from vae_compat.launch import load_subject
+from vae_compat.front.subjects import load_subject
 from vae_compat.matrix import generate
 from vae_compat.measure.observation import Noise, Origin, Promise
 from vae_compat.measure.player import Player, Stopped

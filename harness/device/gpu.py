@@ -1,0 +1,142 @@
+"""What a real GPU is, how its switches stand during a run, and how long a run takes on it."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+Switch = tuple[Callable[[], Any], Callable[[Any], Any], Any]
+"""How to read a switch, how to set it, and how it stands during a run."""
+
+ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG")
+
+
+def _attribute(owner: Any, name: str, value: Any) -> Switch:
+    return (lambda: getattr(owner, name), lambda now: setattr(owner, name, now), value)
+
+
+def switches() -> Mapping[str, Switch]:
+    """The switches that decide about bits and kernels, as a run has them.
+
+    TF32 is off, so that float32 means float32; cuDNN takes the algorithm its heuristics name and
+    does not try them out by the clock; attention may use every kernel but cuDNN's.
+    """
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    return {
+        "cuda.matmul.allow_tf32": _attribute(cuda.matmul, "allow_tf32", False),
+        "cudnn.allow_tf32": _attribute(cudnn, "allow_tf32", False),
+        "cudnn.benchmark": _attribute(cudnn, "benchmark", False),
+        "flash attention": (cuda.flash_sdp_enabled, cuda.enable_flash_sdp, True),
+        "memory-efficient attention": (
+            cuda.mem_efficient_sdp_enabled,
+            cuda.enable_mem_efficient_sdp,
+            True,
+        ),
+        "plain attention": (cuda.math_sdp_enabled, cuda.enable_math_sdp, True),
+        "cuDNN's attention": (cuda.cudnn_sdp_enabled, cuda.enable_cudnn_sdp, False),
+    }
+
+
+def fixed_switches() -> ExitStack:
+    """Set the switches until the stack is closed, which puts them back."""
+    with ExitStack() as stack:
+        for get, put, value in switches().values():
+            stack.callback(put, get())
+            put(value)
+        return stack.pop_all()
+
+
+@dataclass(frozen=True)
+class CudaDescription:
+    """A GPU with its software; runs are compared by the byte between equal ones alone."""
+
+    name: str
+    memory: int
+    """Bytes."""
+    capability: str
+    """Compute capability, such as ``9.0``."""
+    driver: str
+    """The newest CUDA that the driver knows; empty where it cannot be asked."""
+    cuda: str
+    cudnn: str
+    torch: str
+    allocator: str
+    """Back end and settings of PyTorch's allocator."""
+    switches: tuple[tuple[str, str], ...]
+    """TF32, cuDNN and attention, and whether algorithms are deterministic."""
+
+
+def describe_cuda() -> CudaDescription:
+    """The first CUDA device and its software, as they stand now."""
+    properties: Any = torch.cuda.get_device_properties(0)
+    settings = [f"{name}={os.environ[name]}" for name in ALLOCATOR_VARIABLES if name in os.environ]
+    standing = [(name, str(get())) for name, (get, _, _) in switches().items()]
+    standing.append(("cudnn.deterministic", str(torch.backends.cudnn.deterministic)))
+    standing.append(("deterministic algorithms", str(torch.are_deterministic_algorithms_enabled())))
+    return CudaDescription(
+        name=str(properties.name),
+        memory=int(properties.total_memory),
+        capability=f"{properties.major}.{properties.minor}",
+        driver=_driver(),
+        cuda=str(torch.version.cuda or ""),
+        cudnn=str(torch.backends.cudnn.version() or ""),  # type: ignore[no-untyped-call]
+        torch=str(torch.__version__),
+        allocator=" ".join([_backend(), *settings]),
+        switches=tuple(standing),
+    )
+
+
+def _driver() -> str:
+    ask = getattr(torch._C, "_cuda_getDriverVersion", None)
+    if ask is None:
+        return ""
+    version = int(ask())
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
+def _backend() -> str:
+    ask = getattr(torch.cuda, "get_allocator_backend", None)
+    try:
+        return str(ask()) if ask is not None else "native"
+    except (AttributeError, RuntimeError):  # a PyTorch without CUDA has none
+        return "native"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Times of several runs, in seconds."""
+
+    median: float
+    spread: float
+    """From the fastest to the slowest, as a share of the median."""
+    seconds: tuple[float, ...]
+
+
+def timed(run: Callable[[], object], *, warm_up: int = 1, repeats: int = 5) -> Timing:
+    """Time a run by CUDA events, after some that do not count.
+
+    Raises:
+        ValueError: for fewer than one repeat.
+    """
+    if repeats < 1:
+        raise ValueError(f"a run is timed once at least, not {repeats} times")
+    for _ in range(warm_up):
+        run()
+    taken = []
+    for _ in range(repeats):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        taken.append(start.elapsed_time(end) / 1000)
+    median = statistics.median(taken)
+    spread = (max(taken) - min(taken)) / median if median else 0.0
+    return Timing(median, spread, tuple(taken))
