@@ -308,7 +308,8 @@ def commit_of(folder: Path) -> str | None:
 def _git(root: Path, arguments: Sequence[str]) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "-C", str(root), *arguments],
+            # Nothing that the repository configures may run here.
+            ["git", "-c", "core.fsmonitor=false", "-C", str(root), *arguments],
             capture_output=True,
             text=True,
             timeout=10,

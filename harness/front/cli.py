@@ -56,7 +56,7 @@ def answered(command: Callable[[], int], *, running: bool) -> int:
         _complain(error)
         return ExitCode.HARNESS
     except KeyboardInterrupt:
-        _complain("interrupted before any case ran" if running else "interrupted")
+        _complain("interrupted")
         return ExitCode.HARNESS
     except BrokenPipeError:
         # The reader (head, less) went away; keep the interpreter from complaining at exit.

@@ -50,8 +50,8 @@ class Gathering:
 
     @property
     def interrupted(self) -> str | None:
-        """The signal that ended the run."""
-        return self._interrupts.asked
+        """What ended the run, where that was a signal."""
+        return self._interrupts.reason
 
     # What is to run
 
@@ -145,7 +145,7 @@ class Gathering:
             except LogError as error:
                 self.stopped = str(error)
                 pytest.exit(str(error))
-        if entry.record.status in digest.BAD:
+        if entry.record.status in digest.BAD and not entry.record.blocked_by:
             self._show(entry.record)
 
     def _show(self, record: Record) -> None:

@@ -34,6 +34,13 @@ class Interrupts:
         self._raised = False
         self._before: dict[int, Any] = {}
 
+    @property
+    def reason(self) -> str | None:
+        """What happened, for a sentence; ``None`` where nobody asked."""
+        if self.asked is None:
+            return None
+        return "interrupted" if self.asked == "SIGINT" else f"stopped by {self.asked}"
+
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:

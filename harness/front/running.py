@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,9 +41,14 @@ def run(options: Options) -> int:
     if options.resume is not None:
         options = replace(options, out=options.resume)
     with Interrupts() as interrupts:
-        with RunFolder() as folder:  # looking at a hook starts a process
-            found = validate(options)
-            results = judged(options, found, interrupts, folder.path)
+        try:
+            with RunFolder() as folder:  # looking at a hook starts a process
+                found = validate(options)
+                results = judged(options, found, interrupts, folder.path)
+        except KeyboardInterrupt:
+            raise StoppedError(
+                f"{interrupts.reason or 'interrupted'} before any case ran"
+            ) from None
         return _tell(results, options)
 
 
@@ -97,9 +103,7 @@ def _concluded(gathering: Gathering, code: int, options: Options, earlier: Log |
         raise UsageError(f"{gathering.refused}: give another --out")
     if code == pytest.ExitCode.USAGE_ERROR:
         raise UsageError("pytest refused the run: see above")
-    stopped, asked = gathering.stopped, gathering.interrupted
-    if stopped is None and asked is not None:
-        stopped = "interrupted" if asked == "SIGINT" else f"stopped by {asked}"
+    stopped = gathering.stopped or gathering.interrupted
     if stopped is None and code == pytest.ExitCode.INTERNAL_ERROR:
         stopped = "failed inside pytest"
     if gathering.writer is None and not gathering.entries:
@@ -154,6 +158,9 @@ def _tell(results: Results, options: Options) -> int:
 
     code = int(results.verdict.code)
     broken = not print_table(results, sys.stdout)
+    if broken:  # the interpreter would complain of what it cannot flush, and exit with 120
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     try:
         write_all(results, options.out, options.junitxml)
     except UsageError as error:

@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
+from vae_compat.front.interrupts import Interrupts
 from vae_compat.front.janitor import VARIABLE
 from vae_compat.front.run_folder import RunFolder
+from vae_compat.front.scheduling import BaselineScheduling
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
@@ -225,6 +227,103 @@ def test_a_stop_before_anything_ran_says_so(start: Callable[..., Started]) -> No
     assert err == "vae-compat: stopped by SIGTERM before any case ran\n", out
     assert not run.out.exists()
     assert run.left() == ([], [])
+
+
+# Requests to stop
+
+
+def test_a_request_is_raised_once_and_after_what_must_not_be_cut_in_two() -> None:
+    done = []
+
+    def write(interrupts: Interrupts) -> None:
+        with interrupts.held():
+            signal.raise_signal(signal.SIGTERM)
+            done.append("all of it")
+
+    with Interrupts() as interrupts:
+        with pytest.raises(KeyboardInterrupt):
+            write(interrupts)
+        signal.raise_signal(signal.SIGTERM)  # whoever cleans up is not interrupted
+        with interrupts.held():
+            pass
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()  # but what swallowed the first is
+    assert done == ["all of it"]
+    assert interrupts.reason == "stopped by SIGTERM"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_requests_at_the_end_only_count() -> None:
+    with Interrupts() as interrupts:
+        interrupts.close()
+        signal.raise_signal(signal.SIGINT)
+    assert interrupts.reason == "interrupted"
+
+
+def test_what_was_ignored_when_the_process_started_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupts() as interrupts:
+            signal.raise_signal(signal.SIGHUP)
+        assert interrupts.reason is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_who_asks_three_times_need_not_wait() -> None:
+    program = (
+        "import signal\n"
+        "from vae_compat.front.interrupts import Interrupts\n"
+        "with Interrupts() as interrupts:\n"
+        "    interrupts.close()\n"
+        "    for _ in range(3):\n"
+        "        signal.raise_signal(signal.SIGTERM)\n"
+        "raise SystemExit(9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 3
+
+
+# The test that a worker died in
+
+
+class Node:
+    """A worker as a scheduler sees it."""
+
+    shutting_down = False
+
+    def __init__(self) -> None:
+        self.sent: list[int] = []
+
+    def send_runtest_some(self, indices: list[int]) -> None:
+        self.sent += indices
+
+    def shutdown(self) -> None:
+        self.shutting_down = True
+
+
+def test_a_test_that_took_its_process_down_is_not_run_again(
+    pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pytestconfig.option, "tx", ["popen"], raising=False)
+    monkeypatch.setattr(pytestconfig.option, "loadscopereorder", True, raising=False)
+    monkeypatch.setattr(pytestconfig.option, "debug", None)
+    tests = [f"group{n}::test{m}" for n in range(2) for m in range(4)]
+    scheduling = BaselineScheduling(pytestconfig, None, lambda name: name.partition("::")[0])
+    first, second = Node(), Node()
+    scheduling.add_node(first)
+    scheduling.add_node_collection(first, tests)
+    scheduling.schedule()
+    scheduling.mark_test_complete(first, 0)
+    assert scheduling.remove_node(first) == tests[1]
+    scheduling.add_node(second)
+    scheduling.add_node_collection(second, tests)
+    scheduling.schedule()
+    for index in second.sent:  # which grows
+        scheduling.mark_test_complete(second, index)
+    assert sorted(second.sent) == [2, 3, 4, 5, 6, 7]
+    assert second.shutting_down
+    assert scheduling.remove_node(second) is None
+    assert scheduling.tests_finished
 
 
 # The janitor
