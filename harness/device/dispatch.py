@@ -81,7 +81,12 @@ class Accelerator(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if self.left:
                 return func(*args, **(kwargs or {}))
             rule = self._remember(func, make_rule(self, func))
-        lock = self.ledger.lock
+        ledger = self.ledger
+        if ledger.capture is not None:
+            result = rule(args, kwargs or {})
+            ledger.capture.add(rule, args, kwargs or {}, result)
+            return result
+        lock = ledger.lock
         if lock is None:
             return rule(args, kwargs or {})
         with lock:

@@ -85,7 +85,7 @@ def describe_cuda() -> CudaDescription:
         capability=f"{properties.major}.{properties.minor}",
         driver=_driver(),
         cuda=str(torch.version.cuda or ""),
-        cudnn=str(torch.backends.cudnn.version() or ""),
+        cudnn=str(torch.backends.cudnn.version() or ""),  # type: ignore[no-untyped-call]
         torch=str(torch.__version__),
         allocator=" ".join([_backend(), *settings]),
         switches=tuple(standing),
@@ -130,7 +130,7 @@ def timed(run: Callable[[], object], *, warm_up: int = 1, repeats: int = 5) -> T
         run()
     taken = []
     for _ in range(repeats):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
         start.record()
         run()

@@ -101,6 +101,9 @@ class Ledger:
         """The order of the streams, once there is more than one or a copy that nobody waits for."""
         self.lock: AbstractContextManager[Any] | None = None
         """Held by the thread whose operation runs, once there is more than one thread."""
+        self.capture: Any = None
+        """The graph that is being captured, if one is."""
+        self._accounting = True
         self.last: Reading | None = None
         """The reading that was begun last."""
         self.settled = 0
@@ -118,7 +121,7 @@ class Ledger:
         Raises:
             torch.OutOfMemoryError: where a capacity was set and does not hold them.
         """
-        size = (nbytes + 511) & -512
+        size = (nbytes + 511) & -512 if self._accounting else 0
         live = self.live + size
         if live > self._limit:
             self.out_of_memory += 1
@@ -139,8 +142,23 @@ class Ledger:
         if live > self._recent_scratch:
             self._recent_scratch = live
 
+    @contextmanager
+    def unaccounted(self) -> Iterator[None]:
+        """Allocations inside take nothing: they are in memory that is accounted already."""
+        self._accounting = False
+        try:
+            yield
+        finally:
+            self._accounting = True
+
     def waited(self, cause: str, stream: int = -1, event: int = -1) -> None:
-        """The host has waited for a stream, for all there is (-1), or for an event alone."""
+        """The host has waited for a stream, for all there is (-1), or for an event alone.
+
+        Raises:
+            RuntimeError: where a graph is being captured, which knows no host.
+        """
+        if self.capture is not None:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
         self.trace.note(Waited(cause, stream, event))
         if event >= 0:
             return

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from vae_compat.device.graphs import graph_answers
 from vae_compat.device.ledger import Ledger
 from vae_compat.device.streams import Streams, stream_answers
 from vae_compat.device.tensor import with_index
@@ -156,11 +157,10 @@ def _answers(ledger: Ledger, streams: Streams) -> dict[str, Any]:
         "manual_seed": constant(None),
         "manual_seed_all": constant(None),
         "utilization": constant(0),
-        "is_current_stream_capturing": constant(False),
         "device": _DeviceContext,
         "device_of": _DeviceOfContext,
     }
-    return answers | stream_answers(streams)
+    return answers | stream_answers(streams) | graph_answers(ledger)
 
 
 def _accelerator_answers(answers: dict[str, Any]) -> dict[str, Any]:

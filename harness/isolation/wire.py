@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -138,10 +138,10 @@ class Pairs:
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
 
-        pair = tuple[get_args(source)]  # type: ignore[misc]
+        pairs: Any = list[tuple[get_args(source)]]  # type: ignore[misc,valid-type]
         return core_schema.no_info_after_validator_function(
             dict,
-            handler.generate_schema(list[pair]),
+            handler.generate_schema(pairs),
             serialization=core_schema.plain_serializer_function_ser_schema(
                 lambda mapping: [[list(key), value] for key, value in mapping.items()]
             ),
@@ -189,5 +189,10 @@ def _told(error: Exception) -> str:
 
 
 @cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
+def _adapter_of(kind: Hashable) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
+
+
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """Made once for each type, which takes longer than what it is used for."""
+    return _adapter_of(kind)

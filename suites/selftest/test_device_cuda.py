@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+
 from vae_compat.device import open_device
 from vae_compat.device.cuda import CudaDevice
 from vae_compat.device.gpu import switches, timed

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch._subclasses import FakeTensorMode
+
 from vae_compat.device import Reading, open_device
 from vae_compat.device.estimate import Estimate, estimate, gpus
 from vae_compat.errors import UsageError

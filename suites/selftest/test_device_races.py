@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+
 from vae_compat.device import Reading, open_device
 
 KIB = 1024

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch import Tensor
+
 from vae_compat.device import Device, open_device
 from vae_compat.device.meter import Waits
 
