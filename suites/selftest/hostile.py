@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale
+from vae_compat.cases import Case, Direction, Layout, Mode, Scale
 from vae_compat.checks.finding import Status
 from vae_compat.checks.registry import CHECKS
 from vae_compat.fixtures.supplies import Fixtures
@@ -18,28 +18,8 @@ from vae_compat.measure.runners import InRunners
 from vae_compat.measure.workbench import Subject, Workbench
 from vae_compat.subject.profile import profile_from_flags
 
-CASE = Case(
-    "sd",
-    Scale.PROBE,
-    Layout.LDM,
-    Direction.DECODE,
-    Mode.EXACT,
-    20,
-    40,
-    16,
-    mechanism=Mechanism.STUB,
-)
-NEXT = Case(
-    "sd",
-    Scale.PROBE,
-    Layout.LDM,
-    Direction.DECODE,
-    Mode.EXACT,
-    40,
-    20,
-    16,
-    mechanism=Mechanism.STUB,
-)
+CASE = Case("sd", Scale.MOCK, Layout.LDM, Direction.DECODE, Mode.EXACT, 12, 20, 8)
+NEXT = Case("sd", Scale.MOCK, Layout.LDM, Direction.DECODE, Mode.EXACT, 20, 12, 8)
 """Two that take no time."""
 _HOOK = """
 import pathlib
