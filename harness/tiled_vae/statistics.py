@@ -53,8 +53,15 @@ class Moments:
         if not self.parts and not self.channels:
             raise RuntimeError("statistics were asked for before any tile was seen")
         if self.merged is None and self.channels:
-            self.parts.append(self.joined())
-            self.channels.clear()
+            mean, variance = self.joined()
+            if self.parts:
+                # Tiles of both kinds: a band of a single pixel lies in either way.
+                pixels = sum(count for count, *_ in self.channels)
+                each = self.channels[0][1].shape[0] // self.groups
+                self.parts.append((pixels * each, mean, variance.rsqrt()))
+                self.channels.clear()
+            else:
+                self.merged = mean, variance
         if self.merged is None:
             counts, *parts = zip(*self.parts, strict=True)
             device = parts[0][0].device
@@ -69,19 +76,18 @@ class Moments:
             self.parts = [(self.count, mean, self.merged[1].rsqrt())]
         return self.merged
 
-    def joined(self) -> tuple[int, Tensor, Tensor]:
-        """Statistics of groups from those of their channels, as one part."""
+    def joined(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of groups, from those of their channels."""
         counts, *parts = zip(*self.channels, strict=True)
         means, variances = (torch.stack(part).to(exact(part[0].device)) for part in parts)
-        runs = [(count, len(list(run))) for count, run in groupby(counts)]
-        weights = torch.cat([means.new_full((n, 1), count) for count, n in runs])
         pixels = sum(counts)
-        centre = (means * weights).sum(0) / pixels
-        spread = ((variances + (means - centre).square()) * weights).sum(0) / pixels
+        runs = [(count, len(list(run))) for count, run in groupby(counts)]
+        weights = torch.cat([means.new_full((n, 1), count / pixels) for count, n in runs])
+        centre = (means * weights).sum(0)
+        spread = ((variances + (means - centre).square()) * weights).sum(0)
         centre, spread = (each.view(1, self.groups, -1) for each in (centre, spread))
         mean = centre.mean(2)
-        variance = (spread + (centre - mean.unsqueeze(2)).square()).mean(2)
-        return pixels * centre.shape[2], mean, variance.rsqrt()
+        return mean, (spread + (centre - mean.unsqueeze(2)).square()).mean(2)
 
     def by_channel(self, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Mean and variance of the first item for each of so many channels."""
@@ -89,8 +95,13 @@ class Moments:
         if key not in self.spread:
             each = channels // self.groups
             mean, variance = (part[0].to(dtype) for part in self.summary())
-            self.spread[key] = mean.repeat_interleave(each), variance.repeat_interleave(each)
+            self.spread[key] = repeated(mean, each), repeated(variance, each)
         return self.spread[key]
+
+
+def repeated(values: Tensor, times: int) -> Tensor:
+    """Each value so many times, in one kernel."""
+    return values.unsqueeze(1).expand(-1, times).reshape(-1)
 
 
 def exact(device: torch.device) -> torch.dtype:

@@ -123,3 +123,16 @@ def test_statistics_by_channels_are_those_of_the_plane(dtype):
     close = {"rtol": 1e-5, "atol": 0} if dtype != torch.float64 else {}
     torch.testing.assert_close(mean, groups.mean(-1), **close)
     torch.testing.assert_close(variance, groups.var(-1, correction=0), **close)
+
+
+def test_statistics_of_bands_of_both_kinds_are_those_of_the_plane():
+    plane = torch.randn(1, 12, 5, 1, dtype=torch.float64)
+    moments = Moments(4)
+    for rows in (slice(0, 1), slice(1, 3), slice(3, 5)):
+        moments.add(plane[:, :, rows].contiguous(memory_format=torch.channels_last))
+    assert moments.channels
+    assert moments.parts
+    mean, variance = moments.summary()
+    groups = plane.reshape(1, 4, -1)
+    torch.testing.assert_close(mean, groups.mean(-1))
+    torch.testing.assert_close(variance, groups.var(-1, correction=0))
