@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-
-import torch
 
 from .errors import TilingError
 from .plan import Layout, Planner
@@ -53,16 +50,3 @@ def smaller(tile: int, align: int) -> Iterator[int]:
         yield tile
         tile = max(tile * 3 // 4 // align * align, align)
     yield align
-
-
-def free_memory(device: torch.device) -> float:
-    """Bytes that a call may take on a device without crowding others out; infinite on the host."""
-    if device.type != "cuda":
-        return math.inf
-    free, _ = torch.cuda.mem_get_info(device)
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return FREE_SHARE * (free + max(kept, 0))
-
-
-FREE_SHARE = 0.9
-"""Kernels need workspaces, and memory is never given out to the last byte."""

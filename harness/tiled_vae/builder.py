@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, cast
 
 from torch import Tensor, nn
 
 from .errors import UnknownCoderError
-from .fingerprints import method_of
-from .layers import pixelwise
 from .modules import (
     ACTIVATIONS,
-    UNKNOWN_CODE,
     causal_windows,
     expect,
-    expect_kind,
-    geometry,
     inner,
-    is_genuine,
     is_local_norm,
-    is_trusted,
     kind,
     plane_windows,
     tampered,
 )
-from .offloading import is_lent_whole
-from .seamless import sides_joined
-from .steps import (
-    Add,
-    Attend,
-    Conv,
-    Norm,
-    Program,
-    Reshuffle,
-    Step,
-    TimeDown,
-    TimeUp,
-    Value,
-    Whole,
-)
+from .steps import Add, Attend, Conv, Norm, Program, Reshuffle, Step, TimeDown, TimeUp, Value
 from .window import Window
 
 
@@ -70,13 +47,8 @@ class Builder:
         return step.output
 
     def enter(self, block: nn.Module) -> nn.Module:
-        """Mark a block as walked through piece by piece: its own code is never called."""
-        known = bool(kind(block)) or is_container(block)
-        expect(known, UNKNOWN_CODE, block)
-        altered = tampered(block) and not is_lent_whole(block)
-        expect(
-            not altered, "carries hooks or replaced methods that only calling it would run", block
-        )
+        """Mark a block as walked through piece by piece, which hooks on it would not survive."""
+        expect(not tampered(block), "carries hooks that only calling it whole would run", block)
         self.seen.add(block)
         return block
 
@@ -90,23 +62,22 @@ class Builder:
         up: int = 1,
     ) -> Value:
         """A convolution over the plane, after a nearest upsampling where ``up`` is 2."""
-        conv = cast("nn.Conv2d", geometry(module))
-        rows, cols = plane_windows(module, pad, sides_joined(module, conv))
-        self.seen.update(module.modules())
+        rows, cols = plane_windows(module, pad)
+        self.seen.add(module)
         if upsample is not None:
-            expect(is_trusted(upsample), UNKNOWN_CODE, upsample)
             self.seen.add(upsample)
-        rows, cols = replace(rows, up=up), replace(cols, up=up)
-        own = cast("tuple[int, int]", tuple(conv.padding))
-        step = Conv((x,), self.fresh, module, rows, cols, conv.out_channels, upsample=upsample)
-        return self.add_step(replace(step, own=own))
+        rows, cols = (Window(w.kernel, w.stride, w.before, w.after, up) for w in (rows, cols))
+        channels = cast("nn.Conv2d", module).out_channels
+        return self.add_step(
+            Conv((x,), self.fresh, module, rows, cols, channels, upsample=upsample)
+        )
 
     def causal(self, x: Value, module: nn.Module, *, cached: bool = True) -> Value:
         """A causal convolution; ``cached`` where the coder gives it a slot."""
         rows, cols, past = causal_windows(module)
         conv = cast("nn.Conv3d", module)
         expect(conv.stride[0] == 1, f"stride {conv.stride}", module)
-        self.seen.update(module.modules())
+        self.seen.add(module)
         slot = self.next_slot() if cached else None
         return self.add_step(
             Conv((x,), self.fresh, module, rows, cols, conv.out_channels, slot, past)
@@ -115,10 +86,8 @@ class Builder:
     def norm(self, x: Value, module: nn.Module, activation: nn.Module | None) -> Value:
         """A norm and the activation after it, if there is one."""
         spatial = isinstance(module, nn.GroupNorm)
-        if not spatial:
-            expect_kind(module, "RMS_norm")
-            expect(is_local_norm(module), "norms over the last dimension", module)
-        self.seen.update(module.modules())
+        expect(spatial or is_local_norm(module), "is no norm known here", module)
+        self.seen.add(module)
         if activation is not None:
             expect(isinstance(activation, ACTIVATIONS), "is no activation known here", activation)
             self.seen.add(activation)
@@ -127,7 +96,6 @@ class Builder:
     def drop(self, module: nn.Module) -> None:
         """A dropout, which does nothing unless the coder is being trained."""
         expect(isinstance(module, nn.Dropout), "is no dropout", module)
-        expect(is_trusted(module), UNKNOWN_CODE, module)
         idle = not module.training or cast("nn.Dropout", module).p == 0
         expect(idle, "drops at random: call eval() first", module)
         self.seen.add(module)
@@ -140,8 +108,8 @@ class Builder:
         """The shortcut of a level of Wan 2.2."""
         self.enter(module)
         space, time = int(cast(Any, module).factor_s), int(cast(Any, module).factor_t)
-        expect_kind(module, "DupUp3D", "AvgDown3D")
         spreads = kind(module) == "DupUp3D"
+        expect(spreads or kind(module) == "AvgDown3D", "is no shortcut known here", module)
         window = Window(up=space) if spreads else Window(space, space)
         channels = int(cast(Any, module).out_channels)
         return self.add_step(
@@ -160,7 +128,6 @@ class Builder:
         if mode in ("upsample2d", "upsample3d"):
             up = parts[0]
             expect(isinstance(up, nn.Upsample), "does not upsample", up)
-            expect(is_trusted(up), UNKNOWN_CODE, up)
             nearest = str(getattr(up, "mode", "")).startswith("nearest")
             factor = getattr(up, "scale_factor", None)
             expect(nearest and factor in (2, 2.0, (2.0, 2.0), (2, 2)), f"by {factor}", up)
@@ -170,7 +137,6 @@ class Builder:
             return self.conv(x, parts[1], upsample=up, up=2)
         expect(mode in ("downsample2d", "downsample3d"), f"mode {mode!r}", block)
         pad = getattr(parts[0], "padding", None)
-        expect(is_trusted(parts[0]), UNKNOWN_CODE, parts[0])
         expect(isinstance(parts[0], nn.ZeroPad2d) and pad == (0, 1, 0, 1), f"pads {pad}", block)
         self.seen.add(parts[0])
         x = self.conv(x, parts[1], pad=(0, 1))
@@ -197,27 +163,13 @@ class Builder:
         self.enter(block)
         return self.add_step(step)
 
-    def whole(self, x: Value, block: nn.Module, call: Callable[[Tensor], Tensor]) -> Value:
-        """A block of unknown code on a small plane, which is called on all of it."""
-        self.seen.update(block.modules())
-        return self.add_step(Whole((x,), self.fresh, call))
-
     def finish(self, **facts: Any) -> Program:
         """The program, if no module of the coder was left out."""
         for module in self.net.modules():
             if module in self.seen or not owns_something(module):
                 continue
             raise UnknownCoderError(f"{type(module).__name__} has no known place in this coder")
-        program = Program(tuple(self.steps), self.slots, **facts).with_levels()
-        clips = any(isinstance(module, nn.Conv3d) for module in self.seen)
-        expect(not (program.wraps and clips), "pads clips with their other side", self.net)
-        return program
-
-
-def is_container(module: nn.Module) -> bool:
-    """Whether a module only holds others, for whatever holds it to call."""
-    forward = method_of(type(module), "forward")
-    return is_genuine(module) or forward is nn.Module.__dict__["forward"]
+        return Program(tuple(self.steps), self.slots, **facts).with_levels()
 
 
 def owns_something(module: nn.Module) -> bool:
@@ -238,10 +190,7 @@ def attention_qkv(block: nn.Module, x: Value, output: Value) -> Attend:
     expect(is_local_norm(norm), "is no norm known here", norm)
 
     def project(band: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value = pixelwise(to_qkv, band).chunk(3, dim=1)
+        query, key, value = to_qkv(band).chunk(3, dim=1)
         return query, key, value
 
-    def finish(band: Tensor) -> Tensor:
-        return pixelwise(proj, band)
-
-    return Attend((x,), output, norm, False, project, finish, 1)
+    return Attend((x,), output, norm, False, project, proj, 1)

@@ -8,15 +8,13 @@ from typing import Any, cast
 from torch import nn
 
 from .builder import Builder, attention_qkv
-from .fingerprints import is_attention
-from .modules import UNKNOWN_CODE, children, expect, expect_kind, inner, kind
+from .modules import children, expect, inner, kind
 from .steps import Program, Value
 
 
 def diffusers_program(net: nn.Module, is_decoder: bool, first_chunk: bool) -> Program:
     """A coder of diffusers' ``AutoencoderKLQwenImage`` and ``AutoencoderKLWan``."""
     build = Builder(net)
-    expect_kind(net, "Decoder3d" if is_decoder else "Encoder3d")
     x = build.causal(0, inner(net, "conv_in"))
     if is_decoder:
         x = middle(build, x, inner(net, "mid_block"))
@@ -32,7 +30,6 @@ def diffusers_program(net: nn.Module, is_decoder: bool, first_chunk: bool) -> Pr
 def original_program(net: nn.Module, is_decoder: bool, first_chunk: bool) -> Program:
     """A coder of Wan's own code, or of ComfyUI's: ``conv1``, ``middle``, ``head``."""
     build = Builder(net)
-    expect_kind(net, "Decoder3d" if is_decoder else "Encoder3d")
     deferring = "final" in inspect.signature(type(net).forward).parameters
     pairs = hasattr(net, "run_up") or hasattr(net, "rise")
     build.deferring = deferring
@@ -66,7 +63,7 @@ def folded(
 
 def middle(build: Builder, x: Value, block: nn.Module) -> Value:
     """A residual block, then attention and a residual block as often as there are."""
-    expect_kind(block, "MidBlock")
+    expect(kind(block) == "MidBlock", "is no middle known here", block)
     build.enter(block)
     first, *others = children(block, "resnets")
     x = residual(build, x, first)
@@ -88,7 +85,6 @@ def part(build: Builder, x: Value, block: nn.Module, first_chunk: bool) -> Value
         return build.resample(x, block)
     levels = ("UpBlock", "ResidualUpBlock", "ResidualDownBlock")
     originals = ("Up_ResidualBlock", "Down_ResidualBlock")
-    expect(bool(name), UNKNOWN_CODE, block)
     expect(name in (*levels, *originals), "is no block known here", block)
     return level(build, x, block, first_chunk)
 
@@ -113,7 +109,7 @@ def level(build: Builder, x: Value, block: nn.Module, first_chunk: bool) -> Valu
 
 def residual(build: Builder, x: Value, block: nn.Module) -> Value:
     """Two normalised causal convolutions beside a shortcut."""
-    expect_kind(block, "ResidualBlock")
+    expect(kind(block) == "ResidualBlock", "is no residual block known here", block)
     build.enter(block)
     if hasattr(block, "residual"):
         build.enter(inner(block, "residual"))
@@ -131,16 +127,9 @@ def residual(build: Builder, x: Value, block: nn.Module) -> Value:
     return build.add(h, x)
 
 
-def check_attention(block: nn.Module) -> None:
-    """A function that computes the attention, where a block holds one."""
-    function = getattr(block, "optimized_attention", None)
-    expect(function is None or is_attention(function), "attends by unknown code", block)
-
-
 def attend(build: Builder, x: Value, block: nn.Module) -> Value:
     """Attention with one head over the plane of each frame."""
-    expect_kind(block, "AttentionBlock")
-    check_attention(block)
+    expect(kind(block) == "AttentionBlock", "is no attention known here", block)
     step = attention_qkv(block, x, build.fresh)
     build.seen.update(inner(block, name) for name in ("to_qkv", "proj", "norm"))
     return build.attend(x, block, step)

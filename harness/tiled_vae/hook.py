@@ -4,39 +4,30 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .bandplan import LARGEST, BandPlan, Budget, planned
-from .budget import free_memory, settled
+from .budget import settled
 from .caches import Caches, ItemCaches
 from .conversation import check_shapes, conversation
 from .errors import TilingError, UnknownCoderError
 from .estimate import estimated, spatial_norms
-from .guards import check_input, check_surroundings
 from .job import Job
-from .offloading import brought
-from .plan import Layout, Planner
+from .plan import Layout
 from .planes import Plane
-from .progress import Steady, told
-from .run import execute, execute_bands
-from .segments import BANDS, CARRY, REST, Segment, segments
-from .settings import Progress, bytes_of, check_settings, check_sizes
+from .run import execute
+from .segments import CARRY, REST, segments
 from .steps import Program, Shape
 from .tiles import quadtree
 from .translate import translate
 from .window import Span
 
 logger = logging.getLogger(__name__)
-
-ROUGHLY = 64 * 128
-"""Activations and caches of a clip that rest at once, by elements of a latent, and then some."""
 
 
 class VAEHook:
@@ -65,18 +56,14 @@ class VAEHook:
         max_depth: how often a tile is quartered at most.
         min_tile_size: no quarter is smaller; default a quarter of ``tile_size``.
         residency: where activations and causal caches rest, ``host`` or ``device``: the second
-            spares transfers and takes as much memory as the activations have. ``auto`` keeps on
-            the device what fits into ``max_vram``, or into what is free.
+            spares transfers and takes as much memory as the activations have.
         method: ``rest`` keeps activations at rest after each convolution, ``carry`` lets tiles
-            leave their borders behind where statistics allow it, ``bands`` goes by full rows with
-            channels innermost; ``auto`` chooses: bands for pictures on a GPU, unless all is to
-            rest on the host.
+            leave their borders behind where statistics allow it; ``auto`` chooses.
         skip_zeros: leave out taps of causal convolutions that would meet only padding in time: a
             third of the work for a still image, and equal but for rounding.
-        max_vram: bytes that a call may take on the device beyond the weights, as a number or in
-            words such as ``"4GiB"``.
-        progress: called with the number of tiles done and the number of all; an exception from it
-            stops the call and leaves everything as it was. ``True`` shows a bar.
+        max_vram: bytes that a call may take on the device beyond the weights.
+        progress: called with the number of tiles done; an exception from it stops the call and
+            leaves everything as it was.
 
     Raises `TilingError` for settings that cannot work.
     """
@@ -98,14 +85,10 @@ class VAEHook:
         residency: str = "host",
         method: str = "auto",
         skip_zeros: bool = False,
-        max_vram: int | str | None = None,
-        progress: Progress | bool | None = None,
+        max_vram: int | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> None:
-        check_sizes(tile_size, min_tile_size)
-        check_settings(max_depth, residency, method, progress)
-        budget = bytes_of(max_vram)
-        if tile_size is None and budget is None and residency != "auto":
-            raise TilingError("neither tile_size nor max_vram is given: give one of them")
+        check_settings(tile_size, min_tile_size, max_depth, residency, method, max_vram)
         self.net = net
         self.tile_size = tile_size
         self.is_decoder = is_decoder
@@ -119,39 +102,23 @@ class VAEHook:
         self.residency = residency
         self.method = method
         self.skip_zeros = skip_zeros
-        self.max_vram = budget
+        self.max_vram = max_vram
         self.progress = progress
-        self.strict = False
-        """Whether no listener may stand between the coder and this hook."""
-        self.tile_is_default = False
-        """Whether nobody asked for tiles of that size: then bands may be larger."""
-        self.steady: Steady | None = None
-        """Counts the tiles of the calls that a whole VAE makes of one of its own."""
         self.reasons: set[str] = set()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the coder's own forward would return for the same arguments."""
-        if torch.compiler.is_dynamo_compiling():
-            return self.run_apart(*args, **kwargs)
-        return self.run(*args, **kwargs)
-
-    def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Run tile by tile where that is known to be right, untiled otherwise."""
         try:
-            check_surroundings(self.net, self.original(), self.strict)
             call = bound(self.net, args, kwargs)
-            check_input(self.net, call.x, call.feat_cache)
+            check_input(call.x)
             program = translate(self.net, self.is_decoder, call.first_chunk)
             if not self.one_tile_is_enough(program, call.x):
-                with torch.no_grad(), lent(self.net, self.to_gpu), brought(self.net):
+                with torch.no_grad(), lent(self.net, self.to_gpu):
                     return self.tiled(program, call)
         except UnknownCoderError as reason:
             self.say(str(reason))
         # Outside of the handler: what the attempt left must not be kept alive by its traceback.
         return self.original()(*args, **kwargs)
-
-    # Kept out of compiled graphs: Dynamo would unroll the loop over tiles.
-    run_apart = torch._disable_dynamo(run)  # type: ignore[attr-defined]
 
     def original(self) -> Callable[..., Any]:
         """The forward that the hook stands for."""
@@ -162,7 +129,7 @@ class VAEHook:
 
     def one_tile_is_enough(self, program: Program, x: Tensor) -> bool:
         """Whether there is nothing to cut, so that the original may as well run."""
-        chooses = self.use_quadtree or self.max_vram is not None or self.tile_size is None
+        chooses = self.use_quadtree or self.max_vram is not None
         return not chooses and max(x.shape[-2:]) <= self.side(program, x)
 
     def say(self, reason: str) -> None:
@@ -175,7 +142,7 @@ class VAEHook:
         """Run the program on every item of the batch, and move the caller's cache on."""
         x = call.x
         device = working_device(self.net, x)
-        home = device if self.rests_here(x, device) else torch.device("cpu")
+        home = device if self.residency == "device" else torch.device("cpu")
         caches = Caches(call.feat_cache, call.feat_idx[0], home)
         caches.check(program.slots)
         shape = Shape(x.shape[1], x.shape[2] if x.dim() == 5 else None, *x.shape[-2:])
@@ -183,117 +150,62 @@ class VAEHook:
         manner = conversation(program, shapes, caches, call.final)
         program, shapes = manner.program, shapes[: len(manner.program.steps) + 1]
         check_shapes(program, shapes, x.dim())
-        job = Job(program, shapes, device, home, ItemCaches(caches, 0, x.shape[0]), self.skip_zeros)
-        if self.banded(program, x, device):
-            plan = self.band_plan(program, shapes, x, device)
-            tiles, run = plan.visits(), partial(self.by_bands, plan)
-        else:
-            side, job.lodging = self.settle(program, shapes, x)
-            layout = self.layout(program, side, x)
-            tiles = Planner(program, shapes, layout, self.parts(program)).visits()
-            run = partial(self.item, layout)
-        with self.counting(tiles * x.shape[0]) as job.visit:
-            out = self.items(job, x, run)
+        side, lodging = self.settle(program, shapes, x)
+        layout = self.layout(program, side, x)
+        batch = x.shape[0]
+        out: Tensor | None = None
+        for item in range(batch):
+            job = Job(
+                program,
+                shapes,
+                device,
+                home,
+                ItemCaches(caches, item, batch),
+                self.skip_zeros,
+                lodging=lodging,
+            )
+            if self.progress is not None:
+                job.visit = Counter(self.progress)
+            tile = self.item(job, x[item : item + 1], layout)
+            if batch == 1:
+                out = tile
+                break
+            if out is None:
+                out = tile.new_empty((batch, *tile.shape[1:]))
+            out[item : item + 1].copy_(tile)
+        assert out is not None
         result = manner.answer(out, caches)
         caches.commit()
         if caches.cached:
             call.feat_idx[0] += manner.moved
         return result
 
-    def items(self, job: Job, x: Tensor, run: Callable[[Job, Tensor], Tensor]) -> Tensor:
-        """Run the program on every item of a batch."""
-        batch = x.shape[0]
-        if batch == 1:
-            return run(job, x)
-        out: Tensor | None = None
-        for item in range(batch):
-            job.planes.clear()
-            job.caches = ItemCaches(job.caches.caches, item, batch)
-            tile = run(job, x[item : item + 1])
-            if out is None:
-                out = tile.new_empty((batch, *tile.shape[1:]))
-            out[item : item + 1].copy_(tile)
-        assert out is not None
-        return out
-
-    @contextmanager
-    def counting(self, tiles: int) -> Iterator[Callable[[], None]]:
-        """What is to be called after each of so many tiles."""
-        if not self.progress:
-            yield lambda: None
-            return
-        with told(self.progress, 1) if self.steady is None else nullcontext(self.steady) as steady:
-            assert steady is not None
-            counter = steady.begin(tiles)
-            yield counter
-            steady.end(counter)
-
-    def banded(self, program: Program, x: Tensor, device: torch.device) -> bool:
-        """Whether to go by bands of full rows."""
-        plain = x.dim() == 4 and not (self.use_quadtree or program.wraps)
-        guesses = self.fast and bool(spatial_norms(program, self.color_fix))
-        here = self.residency != "host" or self.max_vram is not None
-        fit = self.method == "auto" and device.type != "cpu" and here
-        return (self.method == BANDS or fit) and plain and not guesses
-
-    def band_plan(
-        self, program: Program, shapes: list[Shape], x: Tensor, device: torch.device
-    ) -> BandPlan:
-        """How many rows at a time, and what stays on the device."""
-        width = x.element_size()
-        others = (x.shape[0] - 1) * (shapes[0].elements + shapes[-1].elements) * width
-        limit = free_memory(device) if self.max_vram is None else self.max_vram
-        bound = self.tile_size is not None and not self.tile_is_default
-        tile = self.side(program, x) if bound else None
-        budget = Budget(limit, others, width, tile)
-        chosen = self.residency if self.max_vram is None else "auto"
-        parts = segments(program, REST, ())
-        return planned(BandPlan(program, shapes, parts, budget, LARGEST), chosen)
-
-    def by_bands(self, plan: BandPlan, job: Job, x: Tensor) -> Tensor:
-        """Run the program on one item, by bands."""
-        first = x.to(job.device, memory_format=torch.channels_last)
-        job.planes[0] = Plane(job.shapes[0], job.device, first)
-        plane = execute_bands(job, plan)
-        whole = Span(0, plane.shape.height), Span(0, plane.shape.width)
-        return plane.read(*whole, x.device)
-
-    def parts(self, program: Program) -> Sequence[Segment]:
-        """The segments that a program will be run in."""
-        norms = spatial_norms(program, self.color_fix) if self.fast else set()
-        return segments(program, self.chosen(program), norms)
-
-    def rests_here(self, x: Tensor, device: torch.device) -> bool:
-        """Whether caches and activations of tiles stay on the device."""
-        if self.residency != "auto" or self.max_vram is not None:
-            return self.residency == "device"
-        return ROUGHLY * x.numel() * x.element_size() <= free_memory(device)
-
     def settle(self, program: Program, shapes: list[Shape], x: Tensor) -> tuple[int, float]:
         """Side of a tile, and elements of planes that may rest on the device."""
         tile = self.side(program, x)
         if self.max_vram is None:
             return tile, 0.0
-        parts = self.parts(program)
+        norms = spatial_norms(program, self.color_fix) if self.fast else set()
+        parts = segments(program, self.chosen(), norms)
         width = x.element_size()
         others = (x.shape[0] - 1) * (shapes[0].elements + shapes[-1].elements) * width
         return settled(program, shapes, parts, tile, self.max_vram, others, width)
 
-    def item(self, layout: Layout, job: Job, x: Tensor) -> Tensor:
+    def item(self, job: Job, x: Tensor, layout: Layout) -> Tensor:
         """Run the program on one item."""
         if self.fast:
             job.given = estimated(job.program, x, layout.tile, job.device, self.color_fix)
-        parts = segments(job.program, self.chosen(job.program), job.given)
+        parts = segments(job.program, self.chosen(), job.given)
         job.planes[0] = Plane(job.shapes[0], x.device, x)
         plane = execute(job, parts, layout)
         whole = Span(0, plane.shape.height), Span(0, plane.shape.width)
         return plane.read(*whole, x.device)
 
-    def chosen(self, program: Program) -> str:
+    def chosen(self) -> str:
         """How steps are run."""
-        if self.use_quadtree or program.wraps:
+        if self.use_quadtree:
             return REST
-        return self.method if self.method in (CARRY, REST) else CARRY
+        return CARRY if self.method == "auto" else self.method
 
     def side(self, program: Program, x: Tensor) -> int:
         """Side of a tile, in pixels of the coder's input."""
@@ -332,6 +244,19 @@ class Call:
     final: bool
 
 
+class Counter:
+    """Counts tiles."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self.tell = tell
+        self.count = 0
+
+    def __call__(self) -> None:
+        """One more."""
+        self.count += 1
+        self.tell(self.count)
+
+
 def bound(net: nn.Module, args: Any, kwargs: Any) -> Call:
     """Arguments by name, as the coder's class would see them.
 
@@ -358,6 +283,40 @@ def bound(net: nn.Module, args: Any, kwargs: Any) -> Call:
     if not isinstance(index, list):
         index = [0]
     return Call(x, cache, index, first_chunk, final)
+
+
+def check_settings(
+    tile_size: int | None,
+    min_tile_size: int | None,
+    max_depth: int,
+    residency: str,
+    method: str,
+    max_vram: int | None,
+) -> None:
+    """Say at once what cannot work."""
+    if tile_size is None and max_vram is None:
+        raise TilingError("neither tile_size nor max_vram is given: give one of them")
+    for name, value in (("tile_size", tile_size), ("min_tile_size", min_tile_size)):
+        if value is not None and value < 1:
+            raise TilingError(f"{name} is {value}: give at least one pixel")
+    if max_depth < 0:
+        raise TilingError(f"max_depth is {max_depth}: give 0 or more")
+    if max_vram is not None and max_vram < 1:
+        raise TilingError(f"max_vram is {max_vram}: give the number of bytes to spend")
+    if residency not in ("host", "device"):
+        raise TilingError(f"residency is {residency!r}: choose host or device")
+    if method not in ("auto", CARRY, REST):
+        raise TilingError(f"method is {method!r}: choose auto, {CARRY} or {REST}")
+
+
+def check_input(x: Tensor) -> None:
+    """Only planes, and no gradients."""
+    if x.dim() not in (4, 5) or 0 in x.shape:
+        raise UnknownCoderError(f"the input has shape {tuple(x.shape)}")
+    if x.requires_grad and torch.is_grad_enabled():
+        raise TilingError(
+            "the input requires a gradient, which tiling cannot give: call under torch.no_grad()"
+        )
 
 
 @contextmanager

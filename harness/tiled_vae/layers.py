@@ -1,8 +1,9 @@
 """Running one module of a coder on a tile, padded by its neighbours instead of by zeros.
 
 A plain module's parameters are used directly, so that nothing is computed that is then cut off.
-Any other (hooks that move its weights, a subclass that casts them, an adapter, a replaced method)
-is called as it is and followed, see `interpose`.
+A module that something else looks after (hooks that move its weights, a subclass that casts
+them, a replaced forward) is called as it is; the padding and the statistics that it would use are
+replaced on their way to torch.
 """
 
 from __future__ import annotations
@@ -13,24 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .interpose import Given, apply_moments, followed
-from .modules import is_plain, is_plain_causal, is_trusted, kind
+from .errors import UnknownCoderError
+from .interpose import GivenMoments, GivenPadding, apply_moments
+from .modules import is_plain, kind, tampered
 from .statistics import Moments
 from .steps import Conv
 from .window import Reach
 
 
-def pixelwise(module: nn.Module, x: Tensor, tokens: bool = False) -> Tensor:
-    """A module that looks at one pixel at a time; ``tokens``: of ``N tokens channels``."""
-    if is_trusted(module):
-        return cast(Tensor, module(x))
-    return followed(module, Given(tokens=tokens), x)
-
-
 def upsampled(module: nn.Module | None, x: Tensor) -> Tensor:
     """Nearest upsampling by two of ``N C h w``, the way the coder does it."""
     if module is not None:
-        return cast(Tensor, module(x))  # known to be trusted
+        return cast(Tensor, module(x))
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
@@ -58,18 +53,20 @@ def planar(step: Conv, box: list[Tensor], rows: Reach, cols: Reach) -> Tensor:
     if step.rows.up > 1:
         x = upsampled(step.upsample, x)
         x = x[..., slice(*rows.crop), slice(*cols.crop)]
-    module = step.module
-    if is_plain(module) and isinstance(module, nn.Conv2d):
+    module = cast("nn.Conv2d", step.module)
+    if is_plain(module, nn.Conv2d):
         pad: tuple[int, ...] = (0, 0)
         if rows.zeros[0] == rows.zeros[1] and cols.zeros[0] == cols.zeros[1]:
             pad = (rows.zeros[0], cols.zeros[0])
         else:
             x = F.pad(x, (*cols.zeros, *rows.zeros))
         return F.conv2d(x, module.weight, module.bias, module.stride, pad, groups=module.groups)
-    zeros = (*cols.zeros, *rows.zeros)
-    if not any(step.own):
-        x, zeros = F.pad(x, zeros), (0, 0, 0, 0)
-    return followed(module, Given(zeros, step.own, (step.rows.wrap, step.cols.wrap)), x)
+    own = cast("tuple[int, int]", module.padding)
+    if own[0] == own[1] == 0:
+        return cast(Tensor, module(F.pad(x, (*cols.zeros, *rows.zeros))))
+    with GivenPadding((*cols.zeros, *rows.zeros)) as padding:
+        y: Tensor = module(x)
+    return y if padding.replaced else trimmed(y, step, rows, cols, own)
 
 
 def causal(step: Conv, box: list[Tensor], rows: Reach, cols: Reach, skip_zeros: bool) -> Tensor:
@@ -77,9 +74,12 @@ def causal(step: Conv, box: list[Tensor], rows: Reach, cols: Reach, skip_zeros: 
     past = box.pop() if len(box) > 1 else None
     x = box.pop()
     module = cast("nn.Conv3d", step.module)
-    if not is_plain_causal(module):
+    plain = not tampered(module) and type(module).__mro__[1] is nn.Conv3d
+    if not plain:
+        with GivenPadding((*cols.zeros, *rows.zeros)) as padding:
+            x = module(x) if past is None else module(x, past)
         own = (step.rows.before, step.cols.before)
-        return followed(module, Given((*cols.zeros, *rows.zeros), own), x, past)
+        return x if padding.replaced or own == (0, 0) else trimmed(x, step, rows, cols, own)
     missing = step.past
     if past is not None:
         x = torch.cat([past, x], dim=2)
@@ -96,10 +96,20 @@ def causal(step: Conv, box: list[Tensor], rows: Reach, cols: Reach, skip_zeros: 
     return F.conv3d(x, weight, module.bias, module.stride, pad, groups=module.groups)
 
 
+def trimmed(out: Tensor, step: Conv, rows: Reach, cols: Reach, own: tuple[int, int]) -> Tensor:
+    """Cut off what a module's own padding made of the edges of a tile."""
+    parts = []
+    for window, reach, pad in ((step.rows, rows, own[0]), (step.cols, cols, own[1])):
+        first, odd = divmod(pad - reach.zeros[0], window.stride)
+        if odd:
+            raise UnknownCoderError("a strided convolution pads itself where nothing can see it")
+        size = (reach.crop.size + sum(reach.zeros) - window.kernel) // window.stride + 1
+        parts.append(slice(first, first + size))
+    return out[..., parts[0], parts[1]]
+
+
 def over_time(module: nn.Module, x: Tensor, past: Tensor | None) -> Tensor:
     """A causal convolution over time alone, called as the coder calls it."""
-    if not is_trusted(module):
-        return followed(module, Given(), x, past)
     return cast(Tensor, module(x) if past is None else module(x, past))
 
 
@@ -107,9 +117,8 @@ def normalised(module: nn.Module, x: Tensor, moments: Moments | None) -> Tensor:
     """A fresh tensor: ``x`` normalised by statistics of its plane, or over channels alone."""
     if moments is not None:
         return group_normalised(cast("nn.GroupNorm", module), x, moments)
-    half = x.dtype in (torch.float16, torch.bfloat16)
-    if kind(module) != "RMS_norm" or half or not is_trusted(module):
-        return pixelwise(module, x)
+    if kind(module) != "RMS_norm" or tampered(module) or x.dtype in (torch.float16, torch.bfloat16):
+        return cast(Tensor, module(x))
     norm = cast(Any, module)
     if norm.gamma.dtype != x.dtype or torch.is_autocast_enabled(x.device.type):
         return cast(Tensor, module(x))
@@ -119,15 +128,16 @@ def normalised(module: nn.Module, x: Tensor, moments: Moments | None) -> Tensor:
 
 def group_normalised(module: nn.GroupNorm, x: Tensor, moments: Moments) -> Tensor:
     """GroupNorm with given statistics, in float32 at least and in the dtype of the original."""
-    if is_plain(module):
+    if is_plain(module, nn.GroupNorm):
         return apply_moments(x, module.weight, module.bias, module.eps, moments)
-    return followed(module, Given(moments=moments), x)
+    with GivenMoments(moments):
+        return cast(Tensor, module(x))
 
 
 def activated(module: nn.Module | None, x: Tensor) -> Tensor:
     """The activation of a fresh tensor, in its place where that is the same."""
     if module is None or isinstance(module, nn.Identity):
         return x
-    if is_plain(module) and isinstance(module, nn.SiLU):
+    if is_plain(module, nn.SiLU):
         return F.silu(x, inplace=True)
-    return pixelwise(module, x)
+    return cast(Tensor, module(x))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from .segments import Segment
-from .steps import Attend, Conv, Program, Shape, Step, Value, Whole
+from .steps import Attend, Conv, Program, Shape, Step, Value
 from .tiles import Cell, cuts, grid, scaled
 from .window import Span
 
@@ -47,27 +47,10 @@ class Planner:
             step = part.steps[-1]
             if isinstance(step, Attend):
                 held = self.attention(part)
-            elif isinstance(step, Whole):
-                held = WHOLE_COPIES * self.shapes[part.output].elements
             else:
                 held = self.visit(part, self.side(part)) + self.carried(part)
             most = max(most, held)
         return most + self.shapes[0].elements + self.shapes[self.parts[-1].output].elements
-
-    def visits(self) -> int:
-        """How many tiles all segments are run in."""
-        count = 0
-        for part in self.parts:
-            if isinstance(part.steps[-1], Whole):
-                count += 1
-            elif isinstance(part.steps[-1], Attend):
-                count += 2 * len(self.bands(part))
-            elif part.carried:
-                rows, cols, _ = self.borders(part)
-                count += (len(rows) - 1) * (len(cols) - 1)
-            else:
-                count += len(self.cells(part))
-        return count
 
     def nominal(self, part: Segment) -> int:
         """Side of a tile on the plane of the output of a segment."""
@@ -135,7 +118,7 @@ class Planner:
     def visit(self, part: Segment, side: float) -> float:
         """What is held at once while a tile of ``side`` output pixels runs through a segment."""
         steps = part.steps
-        if isinstance(steps[-1], Attend | Whole):
+        if isinstance(steps[-1], Attend):
             return 0.0
         last = {value: number for number, step in enumerate(steps) for value in step.inputs}
         alive: set[Value] = set(part.sources) if part.carried else set()
@@ -185,9 +168,6 @@ class Planner:
 
 LODGING = 0.5
 """Share of the largest visit that small planes may take on the device."""
-
-WHOLE_COPIES = 8
-"""Planes that a block of unknown code may hold at once."""
 
 BAND_COPIES = 6
 """Tensors of the size of a band that attention holds at once."""

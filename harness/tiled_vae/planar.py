@@ -8,18 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from .builder import Builder
-from .fingerprints import is_attention, role
-from .layers import pixelwise
-from .modules import (
-    children,
-    expect,
-    expect_kind,
-    inner,
-    kind,
-    plane_windows,
-    tampered,
-)
-from .offloading import is_lent_whole
+from .errors import UnknownCoderError
+from .modules import children, expect, inner, kind, plane_windows
 from .steps import Attend, Program, Value
 
 SILU = nn.SiLU()
@@ -29,7 +19,6 @@ SILU = nn.SiLU()
 def ldm_program(net: nn.Module, is_decoder: bool) -> Program:
     """A coder with ``mid.block_1``, ``up[i].block[j]``, ``down[i].block[j]``."""
     build = Builder(net)
-    expect_kind(net, "Decoder" if is_decoder else "Encoder")
     x = build.conv(0, inner(net, "conv_in"))
     if is_decoder:
         expect(not getattr(net, "give_pre_end", False), "stops before its end", net)
@@ -66,8 +55,7 @@ def ldm_level(build: Builder, x: Value, level: nn.Module) -> Value:
     if resampler is None or isinstance(resampler, nn.Identity):
         return x
     build.enter(resampler)
-    expect_kind(resampler, "Upsample", "Downsample")
-    expect(bool(getattr(resampler, "with_conv", True)), "has no convolution", resampler)
+    expect(kind(resampler) in ("Upsample", "Downsample"), "is no resampling known here", resampler)
     if kind(resampler) == "Upsample":
         return build.conv(x, inner(resampler, "conv"), up=2)
     return build.conv(x, inner(resampler, "conv"), pad=(0, 1))
@@ -75,7 +63,7 @@ def ldm_level(build: Builder, x: Value, level: nn.Module) -> Value:
 
 def ldm_resnet(build: Builder, x: Value, block: nn.Module) -> Value:
     """Two normalised convolutions beside a shortcut."""
-    expect_kind(block, "ResnetBlock")
+    expect(kind(block) == "ResnetBlock", "is no residual block known here", block)
     build.enter(block)
     for swish in (getattr(block, "swish", None), getattr(block, "nonlinearity", None)):
         expect(swish is None or isinstance(swish, nn.SiLU), "is activated differently", block)
@@ -94,34 +82,25 @@ def ldm_attention(build: Builder, x: Value, block: nn.Module) -> Value:
     """Attention with one head, its projections 1x1 convolutions."""
     if isinstance(block, nn.Identity):
         return x
+    names = ("AttnBlock", "MemoryEfficientAttnBlock", "MemoryEfficientAttnBlockPytorch")
+    expect(kind(block) in names, "is no attention known here", block)
     query, key, value = (inner(block, name) for name in "qkv")
     proj, norm = inner(block, "proj_out"), inner(block, "norm")
-    function = getattr(block, "optimized_attention", None)
-    plain = kind(block) == "AttnBlock" and not tampered(block)
-    plain = plain and (function is None or is_attention(function))
-    plain = plain and isinstance(norm, nn.GroupNorm)
-    if not plain or not all(is_pointwise(each) for each in (query, key, value, proj)):
-        return build.whole(x, block, block)
+    for module in (query, key, value, proj):
+        rows, cols = plane_windows(module)
+        expect(rows.local and cols.local, "looks at neighbours", module)
+    expect(isinstance(norm, nn.GroupNorm), "is no norm known here", norm)
     build.seen.update((query, key, value, proj, norm))
 
     def project(band: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return pixelwise(query, band), pixelwise(key, band), pixelwise(value, band)
+        return query(band), key(band), value(band)
 
-    def finish(band: Tensor) -> Tensor:
-        return pixelwise(proj, band)
-
-    return build.attend(x, block, Attend((x,), build.fresh, norm, True, project, finish, 1))
-
-
-def is_pointwise(module: nn.Module) -> bool:
-    """Whether a projection is a 1x1 convolution."""
-    return isinstance(module, nn.Conv2d) and all(each.local for each in plane_windows(module))
+    return build.attend(x, block, Attend((x,), build.fresh, norm, True, project, proj, 1))
 
 
 def diffusers_program(net: nn.Module, is_decoder: bool) -> Program:
     """A coder of diffusers' ``AutoencoderKL`` and its like."""
     build = Builder(net)
-    expect_kind(net, "Decoder" if is_decoder else "Encoder")
     x = build.conv(0, inner(net, "conv_in"))
     if is_decoder:
         x = diffusers_middle(build, x, inner(net, "mid_block"))
@@ -136,7 +115,7 @@ def diffusers_program(net: nn.Module, is_decoder: bool) -> Program:
 
 def diffusers_middle(build: Builder, x: Value, middle: nn.Module) -> Value:
     """A residual block, then attention and a residual block as often as there are."""
-    expect_kind(middle, "UNetMidBlock2D")
+    expect(kind(middle) == "UNetMidBlock2D", "is no middle known here", middle)
     build.enter(middle)
     first, *others = children(middle, "resnets")
     x = diffusers_resnet(build, x, first)
@@ -149,7 +128,8 @@ def diffusers_middle(build: Builder, x: Value, middle: nn.Module) -> Value:
 
 def diffusers_level(build: Builder, x: Value, level: nn.Module) -> Value:
     """All blocks of one resolution, and the way to the next."""
-    expect_kind(level, "UpDecoderBlock2D", "DownEncoderBlock2D")
+    known = ("UpDecoderBlock2D", "DownEncoderBlock2D")
+    expect(kind(level) in known, "is no level known here", level)
     build.enter(level)
     for resnet in children(level, "resnets"):
         x = diffusers_resnet(build, x, resnet)
@@ -157,18 +137,18 @@ def diffusers_level(build: Builder, x: Value, level: nn.Module) -> Value:
         build.enter(resampler)
         options = cast(Any, resampler)
         expect(options.use_conv and options.norm is None, "resamples differently", resampler)
-        expect_kind(resampler, "Upsample2D", "Downsample2D")
         if kind(resampler) == "Upsample2D":
             expect(options.interpolate and not options.use_conv_transpose, "differs", resampler)
             x = build.conv(x, inner(resampler, options.name), up=2)
         else:
+            expect(kind(resampler) == "Downsample2D", "is no resampling known here", resampler)
             x = build.conv(x, inner(resampler, "conv"), pad=None if options.padding else (0, 1))
     return x
 
 
 def diffusers_resnet(build: Builder, x: Value, block: nn.Module) -> Value:
     """Two normalised convolutions beside a shortcut, divided by ``output_scale_factor``."""
-    expect_kind(block, "ResnetBlock2D")
+    expect(kind(block) == "ResnetBlock2D", "is no residual block known here", block)
     build.enter(block)
     options = cast(Any, block)
     expect(options.time_embedding_norm in ("default", "group"), "wants a time embedding", block)
@@ -185,26 +165,38 @@ def diffusers_resnet(build: Builder, x: Value, block: nn.Module) -> Value:
 
 
 def diffusers_attention(build: Builder, x: Value, block: nn.Module) -> Value:
-    """diffusers' ``Attention``: by bands where it is the plain one, else called as a whole."""
+    """diffusers' ``Attention`` with any processor that computes plain self-attention."""
     options = cast(Any, block)
-    if not is_plain_attention(block):
-        return build.whole(x, block, lambda plane: cast(Tensor, block(plane, temb=None)))
+    expect(kind(block) == "Attention", "is no attention known here", block)
+    known = ("AttnProcessor2_0", "AttnProcessor", "XFormersAttnProcessor", "SlicedAttnProcessor")
+    expect(type(options.processor).__name__ in known, f"has {options.processor}", block)
+    for name in ("spatial_norm", "norm_q", "norm_k"):
+        expect(getattr(options, name, None) is None, f"has {name}", block)
+    expect(bool(options.residual_connection), "has no shortcut", block)
     query, key, value = (inner(block, name) for name in ("to_q", "to_k", "to_v"))
     proj, dropout = options.to_out
     norm = options.group_norm
+    expect(norm is None or isinstance(norm, nn.GroupNorm), "is no norm known here", block)
+    for module in (query, key, value, proj):
+        if not isinstance(module, nn.Linear):
+            raise UnknownCoderError(f"{type(module).__name__} stands where a linear layer should")
     build.drop(dropout)
     build.seen.update(part for part in (query, key, value, proj, norm) if part is not None)
 
-    def mapped(layer: nn.Module, tokens: Tensor, band: Tensor) -> Tensor:
-        each = pixelwise(layer, tokens, tokens=True)
-        return torch.unflatten(each.transpose(1, 2), 2, band.shape[2:])
+    def pixelwise(layer: nn.Module, tokens: Tensor, band: Tensor) -> Tensor:
+        mapped: Tensor = layer(tokens)
+        return torch.unflatten(mapped.transpose(1, 2), 2, band.shape[2:])
 
     def project(band: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         tokens = band.flatten(2).transpose(1, 2)
-        return mapped(query, tokens, band), mapped(key, tokens, band), mapped(value, tokens, band)
+        return (
+            pixelwise(query, tokens, band),
+            pixelwise(key, tokens, band),
+            pixelwise(value, tokens, band),
+        )
 
     def finish(band: Tensor) -> Tensor:
-        return mapped(proj, band.flatten(2).transpose(1, 2), band)
+        return pixelwise(proj, band.flatten(2).transpose(1, 2), band)
 
     step = Attend(
         (x,),
@@ -217,24 +209,3 @@ def diffusers_attention(build: Builder, x: Value, block: nn.Module) -> Value:
         float(options.rescale_output_factor),
     )
     return build.attend(x, block, step)
-
-
-def is_plain_attention(block: nn.Module) -> bool:
-    """Whether an attention of diffusers computes what its parts say, by code that is known."""
-    options = cast(Any, block)
-    if kind(block) != "Attention" or (tampered(block) and not is_lent_whole(block)):
-        return False
-    processor = options.processor
-    if role(type(processor)) not in ("AttnProcessor", "AttnProcessor2_0"):
-        return False
-    parts = [options.to_q, options.to_k, options.to_v, *options.to_out[:1]]
-    norm = options.group_norm
-    return (
-        all(isinstance(part, nn.Linear) for part in parts)
-        and (norm is None or isinstance(norm, nn.GroupNorm))
-        and bool(options.residual_connection)
-        and not any(
-            getattr(options, name, None) is not None
-            for name in ("spatial_norm", "norm_q", "norm_k", "norm_cross")
-        )
-    )

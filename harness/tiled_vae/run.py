@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from .attention import attend
-from .bandplan import BandPlan
-from .bands import BandPlane, run_bands
-from .errors import UnknownCoderError
 from .job import Job
-from .lanes import Lanes
 from .plan import Layout, Planner
 from .planes import Plane
 from .pull import pull
 from .push import push
 from .segments import Segment
 from .statistics import Moments
-from .steps import Attend, Norm, Value, Whole
+from .steps import Attend, Norm, Value
 from .window import Span
 
 
@@ -40,8 +35,6 @@ def execute(job: Job, parts: list[Segment], layout: Layout) -> Plane:
         step = part.steps[-1]
         if isinstance(step, Attend):
             attend(job, step, planner.bands(part))
-        elif isinstance(step, Whole):
-            whole(job, step)
         elif part.carried:
             push(job, part.steps, part.output, *planner.borders(part))
         else:
@@ -50,50 +43,6 @@ def execute(job: Job, parts: list[Segment], layout: Layout) -> Plane:
             if last_use[value] == number:
                 del job.planes[value]
     return job.planes[job.program.output]
-
-
-def execute_bands(job: Job, plan: BandPlan) -> Plane:
-    """Run all segments band by band; the plane of the program's output is left."""
-    lanes = Lanes(job.device) if plan.away else None
-    last_use = {value: number for number, part in enumerate(plan.parts) for value in part.sources}
-    try:
-        for number, part in enumerate(plan.parts):
-            shape, step = job.shapes[part.output], part.steps[-1]
-            if part.output == job.program.output:
-                plane = Plane(shape, job.device)
-            else:
-                away = part.output in plan.away
-                plane = BandPlane(shape, job.device, lanes if away else None)
-            job.planes[part.output] = plane
-            plane.moments = {groups: Moments(groups) for groups in wanted_groups(job, part.output)}
-            if isinstance(step, Attend):
-                attend(job, step, plan.rows(part))
-            elif isinstance(step, Whole):
-                whole(job, step)
-            else:
-                run_bands(job, plan, part)
-            for value in part.sources:
-                if last_use[value] == number:
-                    done = job.planes.pop(value)
-                    if isinstance(done, BandPlane):
-                        done.release()
-    finally:
-        if lanes is not None:
-            lanes.settle()
-    return job.planes[job.program.output]
-
-
-def whole(job: Job, step: Whole) -> None:
-    """Fill the plane of a step that sees all of its input at once."""
-    shape = job.shapes[step.output]
-    area = Span(0, shape.height), Span(0, shape.width)
-    x = job.planes[step.inputs[0]].read(*area, job.device)
-    y = step.call(x)
-    if not isinstance(y, Tensor) or y.shape != x.shape:
-        raise UnknownCoderError("a block over the whole plane gives another plane")
-    del x
-    job.planes[step.output].write(*area, y)
-    job.visit()
 
 
 def home_of(job: Job, part: Segment) -> torch.device:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from .steps import Attend, Norm, Program, Reshuffle, Step, Value, Whole
+from .steps import Attend, Norm, Program, Reshuffle, Step, Value
 
-REST, CARRY, BANDS = "rest", "carry", "bands"
-"""Keep activations at rest between convolutions, or carry borders from tile to tile; or keep them
-at rest and go by bands of full rows."""
+REST, CARRY = "rest", "carry"
+"""Keep activations at rest between convolutions, or carry borders from tile to tile."""
 
 
 @dataclass(frozen=True)
@@ -71,17 +70,17 @@ def resting(program: Program, given: Collection[nn.Module], rest: bool) -> set[V
             if value and (spatial or (((rest and looks) or grows) and dirty[value])):
                 at_rest.add(value)
                 dirty[value] = False
-        if isinstance(step, Attend | Whole):
+        if isinstance(step, Attend):
             at_rest.add(step.output)
         dirty.append(step.costly or any(dirty[value] for value in step.inputs))
-        if isinstance(step, Attend | Whole):
+        if isinstance(step, Attend):
             dirty[step.output] = False
     return at_rest
 
 
 def needs_plane(step: Step, given: Collection[nn.Module]) -> bool:
     """Whether a step has to see a whole plane before its first pixel."""
-    if isinstance(step, Attend | Whole):
+    if isinstance(step, Attend):
         return True
     return isinstance(step, Norm) and step.spatial and step.module not in given
 

@@ -86,8 +86,6 @@ class Conv(Step):
     """Frames of padding on the past side; 0 where time is not convolved."""
     upsample: nn.Module | None = None
     """A nearest upsampling by two that runs first; ``None`` with ``up`` set: interpolate."""
-    own: tuple[int, int] = (0, 0)
-    """The module's own padding along rows and columns; the rest is put around by its block."""
 
     @property
     def rows(self) -> Window:
@@ -226,18 +224,6 @@ class Attend(Step):
         return True
 
 
-@dataclass(frozen=True, eq=False)
-class Whole(Step):
-    """A block that is called on the whole plane, because its code may look at all of it."""
-
-    call: Callable[[Tensor], Tensor]
-
-    @property
-    def costly(self) -> bool:
-        """It is computed once, over all pixels."""
-        return True
-
-
 @dataclass(frozen=True)
 class Program:
     """All steps of a coder, in the order they run."""
@@ -255,11 +241,6 @@ class Program:
     """Image pixels that were folded into one pixel of the coder's image side."""
     levels: tuple[float, ...] = field(default=())
     """Scale of the plane of every value against the input's."""
-
-    @property
-    def wraps(self) -> bool:
-        """Whether some convolution looks across the border of the plane to the other side."""
-        return any(step.rows.wrap or step.cols.wrap for step in self.steps)
 
     @property
     def output(self) -> Value:

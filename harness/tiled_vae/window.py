@@ -35,15 +35,13 @@ class Reach(NamedTuple):
 
 @dataclass(frozen=True)
 class Window:
-    """Nearest upsampling by ``up``, then a kernel with a stride and padding."""
+    """Nearest upsampling by ``up``, then a kernel with a stride and zero padding."""
 
     kernel: int = 1
     stride: int = 1
     before: int = 0
     after: int = 0
     up: int = 1
-    wrap: bool = False
-    """Whether the padding is taken from the other side of the plane: seamless pictures."""
 
     @property
     def local(self) -> bool:
@@ -62,22 +60,6 @@ class Window:
         source = Span(low // self.up, -(-high // self.up))
         crop = Span(low - source.start * self.up, high - source.start * self.up)
         return Reach(source, crop, (low - first, last - high))
-
-    def wrapped(self, out: Span, size: int) -> list[Span]:
-        """Like ``reach``, for a plane that goes on at its other side: all that the kernel sees.
-
-        Spans of the upsampled plane, in the order in which they have to be joined.
-        """
-        whole = size * self.up
-        first = out.start * self.stride - self.before
-        last = (out.stop - 1) * self.stride - self.before + self.kernel
-        spans = []
-        while first < last:
-            turn = first // whole * whole
-            stop = min(last, turn + whole)
-            spans.append(Span(first - turn, stop - turn))
-            first = stop
-        return spans
 
     def ready(self, have: int, size: int) -> int:
         """How many outputs the first ``have`` inputs determine."""
