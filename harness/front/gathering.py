@@ -31,7 +31,12 @@ class Gathering:
     """
 
     def __init__(
-        self, run: Run, header: Header, interrupts: Interrupts, resumed: Log | None = None
+        self,
+        run: Run,
+        given: workers.Given,
+        header: Header,
+        interrupts: Interrupts,
+        resumed: Log | None = None,
     ) -> None:
         self.header = header
         self.selected = 0
@@ -43,6 +48,7 @@ class Gathering:
         """Why nothing runs: wrong use that shows late."""
         self.writer: Writer | None = None
         self._run = run
+        self._given = given
         self._interrupts = interrupts
         self._resumed = resumed
         self._nodes: set[Any] = set()
@@ -76,7 +82,7 @@ class Gathering:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a new worker what it works on."""
-        workers.give(node.workerinput, self._run.folder, self._run.key)
+        workers.give(node.workerinput, self._given)
         self._nodes.add(node)
 
     @pytest.hookimpl(optionalhook=True)

@@ -80,9 +80,9 @@ def judged(
     header = _header(options, found)
     earlier = None if options.resume is None else resumed(options.resume, header)
     known = frozenset() if earlier is None else finished(earlier)
-    workers.hand_on(folder, options, found, known)
     prepared = workers.prepared(options, found, folder, known)
-    gathering = Gathering(prepared, header, interrupts, earlier)
+    given = workers.given_to_all(folder, prepared.key, options, found, known)
+    gathering = Gathering(prepared, given, header, interrupts, earlier)
     try:
         code = int(pytest.main(_arguments(options, prepared.size), plugins=[gathering]))
     finally:

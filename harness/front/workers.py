@@ -25,53 +25,64 @@ from vae_compat.session import Run
 RECORD = "vae_compat_record"
 CRASH = "vae_compat_crash"
 _INPUT = "vae_compat"
-_OPTIONS, _FACTS, _FINISHED = "options.json", "facts.json", "finished.json"
 
 
 class Given(NamedTuple):
-    """What a worker is told by the process of the command."""
+    """What a worker is told by the process of the command.
 
-    folder: Path
+    Through its channel alone: what lies in a folder a hook could rewrite. Every worker of a run is
+    told the same, so that all collect the same tests.
+    """
+
+    folder: str
+    """Of the run."""
     controller: int
-    """Process id."""
-    key: bytes
-    """With which the processes of the run seal what they share; never written down."""
-    processes: int
+    """Process id of the command."""
+    key: str
+    """In hexadecimal, with which the processes of the run seal what they share."""
+    options: str
+    facts: str
+    finished: list[list[str]]
+    """What need not be run: hook, case id and check."""
 
 
-def hand_on(
-    folder: Path, options: Options, found: tuple[HookUnderTest, ...], finished: frozenset[Key]
-) -> None:
-    """Lay down what every worker needs, before the first one starts: all collect the same tests."""
-    (folder / _OPTIONS).write_text(options.to_json(), encoding="utf-8")
-    (folder / _FACTS).write_text(facts_to_json(found), encoding="utf-8")
-    (folder / _FINISHED).write_text(json.dumps(sorted(finished)), encoding="utf-8")
+def give(workerinput: dict[str, Any], given: Given) -> None:
+    """Tell a new worker all that it needs."""
+    workerinput[_INPUT] = json.dumps(given)
 
 
-def give(workerinput: dict[str, Any], folder: Path, key: bytes) -> None:
-    """Tell a worker where that lies, and the key of the run."""
-    workerinput[_INPUT] = json.dumps([str(folder), os.getpid(), key.hex()])
+def given_to_all(
+    folder: Path,
+    key: bytes,
+    options: Options,
+    found: tuple[HookUnderTest, ...],
+    finished: frozenset[Key],
+) -> Given:
+    """What every worker of a run is told."""
+    return Given(
+        folder=str(folder),
+        controller=os.getpid(),
+        key=key.hex(),
+        options=options.to_json(),
+        facts=facts_to_json(found),
+        finished=[list(known) for known in sorted(finished)],
+    )
 
 
 def given(config: pytest.Config) -> Given | None:
     """What this process was told; ``None`` where it is no worker of a run."""
     told = getattr(config, "workerinput", {}).get(_INPUT)
-    if told is None:
-        return None
-    folder, controller, key = json.loads(told)
-    processes = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-    return Given(Path(folder), controller, bytes.fromhex(key), processes)
+    return None if told is None else Given(*json.loads(told))
 
 
 def join(given: Given) -> Run:
     """The run as the process of the command has prepared it."""
-    folder = given.folder
-    options = Options.from_json((folder / _OPTIONS).read_text(encoding="utf-8"))
-    found = restored(options, (folder / _FACTS).read_text(encoding="utf-8"))
-    finished = frozenset(map(tuple, json.loads((folder / _FINISHED).read_text(encoding="utf-8"))))
-    run = prepared(options, found, folder, finished)
-    run.key = given.key
-    run.share_cores(processes=given.processes)
+    options = Options.from_json(given.options)
+    found = restored(options, given.facts)
+    finished = frozenset((hook, case, check) for hook, case, check in given.finished)
+    run = prepared(options, found, Path(given.folder), finished)
+    run.key = bytes.fromhex(given.key)
+    run.share_cores(processes=int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
     return run
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from vae_compat.front import cli
+from vae_compat.front import cli, subjects, workers
 from vae_compat.front.options import Options
 from vae_compat.suites.selftest.running import here, profile
 
@@ -83,3 +85,28 @@ def test_a_narrower_run_is_held_only_against_what_it_ran(tmp_path: Path) -> None
         assert ran.code == 0, ran.out
         assert ran.results["regressions"] == []
         assert f"{option.lstrip('-')}" in ran.results["header"]["selection"]
+
+
+def test_a_worker_prepares_the_run_as_the_command_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Options(profile=("reference",), families=("sd",), scales=("mock",), seed=3)
+    (told,) = subjects.profiles(options)
+    found = (subjects.HookUnderTest(*told, subjects.Looked(("exact",), None, None)),)
+    first = workers.prepared(options, found, tmp_path, frozenset())
+    (known, *left) = first.items("parity")
+    finished = frozenset({(known.subject, known.case.id, "parity")})
+    config = SimpleNamespace(workerinput={})
+    workers.give(
+        config.workerinput,
+        workers.given_to_all(tmp_path, first.key, options, found, finished),
+    )
+    json.dumps(config.workerinput).encode("ascii")
+    monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", "2")
+    given = workers.given(config)
+    assert given is not None
+    joined = workers.join(given)
+    assert (joined.options, joined.key, joined.folder) == (options, first.key, tmp_path)
+    assert list(joined.items("parity")) == left
+    assert joined.processes == 2
+    assert workers.given(SimpleNamespace()) is None
