@@ -21,8 +21,8 @@ from vae_compat.measure.observation import Failure, Origin
 from vae_compat.subject.settings import ModeNotOffered
 
 _HARNESS = Path(__file__).resolve().parents[1]
-_FIXTURES = _HARNESS.parent / "fixtures"
-"""Of a checkout. The layouts in there call the coder as its users do."""
+_LAYOUTS = str(Path("fixtures", "layouts"))
+"""Code of the fixtures that calls the coder as its users do."""
 _LIBRARIES = (str(_HARNESS) + "/", "/site-packages/", "/dist-packages/", "/lib/python", "<frozen ")
 _LONGEST = 8000
 """Characters of a traceback, or of a message, that are kept: an endless recursion has many."""
@@ -202,7 +202,7 @@ def _place(frames: list[traceback.FrameSummary], hook_file: str) -> tuple[str, b
     own = [frame for frame in frames if folder and _path(frame).startswith(folder)]
     foreign = [frame for frame in frames if not any(part in frame.filename for part in _LIBRARIES)]
     frame = (own or foreign or frames)[-1]
-    ours = not own and frame.filename.startswith(str(_FIXTURES))
+    ours = not own and _LAYOUTS in frame.filename
     in_hook = frame is frames[-1] and bool(own or foreign) and not ours
     return f"{frame.filename}:{frame.lineno}", in_hook
 

@@ -134,7 +134,7 @@ def test_a_message_that_cannot_be_encoded_is_a_failure_of_the_hook(hostile: Ran)
     assert hostile.code == 1, hostile.out + hostile.err
     (found,) = hostile.records(check="completes")
     assert found["status"] == "failed"
-    assert "\x1b[2Jgate holds" in found["message"]
+    assert r"\x1b[2Jgate holds" in found["message"]
     assert len(found["message"]) < 15_000
 
 

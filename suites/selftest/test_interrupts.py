@@ -46,7 +46,7 @@ directions = ["decode"]
 modes = ["exact"]
 """
 NARROW = ("--families=sd", "--directions=decode", "--scale=mock", "-k")
-SOME = "float32 and (17x17 or 10x10) and (finite or completes)"
+SOME = "float32 and (44x12 or 10x10) and (finite or completes)"
 
 
 class Started:
@@ -336,10 +336,10 @@ def test_the_janitor_kills_what_carries_the_token_and_removes_the_folder() -> No
         program = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
         stray = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
         stranger = subprocess.Popen(
-            ["sleep", "60"], env={k: v for k, v in os.environ.items() if k != VARIABLE}
+            ["sleep", "600"], env={k: v for k, v in os.environ.items() if k != VARIABLE}
         )
     try:
-        assert stray.wait(timeout=5) == -signal.SIGKILL
+        assert stray.wait(timeout=120) == -signal.SIGKILL
         assert not folder.path.exists()
         assert stranger.poll() is None
         assert folder.token not in os.environ.get(VARIABLE, "")
@@ -352,19 +352,19 @@ def test_a_run_within_a_run_belongs_to_both() -> None:
     with RunFolder() as outer:
         with RunFolder() as inner:
             assert os.environ[VARIABLE].split(":")[-2:] == [outer.token, inner.token]
-            stray = subprocess.Popen(["sleep", "60"])
-        assert stray.wait(timeout=5) == -signal.SIGKILL
-        stray = subprocess.Popen(["sleep", "60"])
+            stray = subprocess.Popen(["sleep", "600"])
+        assert stray.wait(timeout=120) == -signal.SIGKILL
+        stray = subprocess.Popen(["sleep", "600"])
         assert stray.poll() is None
-    assert stray.wait(timeout=5) == -signal.SIGKILL
+    assert stray.wait(timeout=120) == -signal.SIGKILL
 
 
 def test_a_run_beside_other_work_owns_only_what_it_starts() -> None:
     with RunFolder(inherited=False) as folder:
-        stranger = subprocess.Popen(["sleep", "60"])
-        own = subprocess.Popen(["sleep", "60"], env=os.environ | folder.environment)
+        stranger = subprocess.Popen(["sleep", "600"])
+        own = subprocess.Popen(["sleep", "600"], env=os.environ | folder.environment)
         assert folder.token not in os.environ.get(VARIABLE, "")
-    assert own.wait(timeout=5) == -signal.SIGKILL
+    assert own.wait(timeout=120) == -signal.SIGKILL
     assert stranger.poll() is None
     stranger.kill()
     stranger.wait()
