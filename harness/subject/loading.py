@@ -169,7 +169,7 @@ def load_hook(profile: Profile, *, comfyui: Path | None = None) -> Hook:
     """
     host = Host(profile.hook.host, comfyui)
     entry = Entry(profile.hook.entry, profile.folder, host)
-    with entry.loaded(torch.device("cpu")) as found:
+    with entry.loaded(torch.device("cpu"), quietly=True) as found:
         return Hook.of(profile.hook, entry, found)
 
 
@@ -182,6 +182,13 @@ def facts_of(hook: Hook) -> HookFacts:
 def _file_of(target: str, folder: Path) -> Path | None:
     """The file that a target names, or ``None`` for a dotted module name."""
     path = folder / Path(target).expanduser()
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a name that is too long for any file, a folder that is closed
+        told = f"{str(path)[:80]}…" if len(str(path)) > 80 else str(path)
+        raise UsageError(f"{told} cannot be read: {error.strerror}; check the path.") from None
     if path.is_dir() and (path / "__init__.py").is_file():
         return (path / "__init__.py").resolve()
     if path.is_file():

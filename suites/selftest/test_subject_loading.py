@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
 import warnings
@@ -128,17 +127,6 @@ def test_a_class_is_no_hook_of_kind_vae(tmp_path: Path) -> None:
     write(tmp_path, "class Hook:\n    def __init__(self, vae, tile_size): ...\n")
     with pytest.raises(UsageError, match="is a class, and a hook of kind 'vae' is a function"):
         load(tmp_path, kind="vae")
-
-
-@pytest.mark.parametrize("end", ["", "1 / 0\n"])
-def test_what_an_import_patches_in_torch_is_put_back(tmp_path: Path, end: str) -> None:
-    patch = "from torch import nn\nnn.GroupNorm.forward = lambda self, x: x * 0\n"
-    write(tmp_path, f"import torch\ntorch.manual_seed(3)\n{patch}{BODY}{end}")
-    forward, seeded = torch.nn.GroupNorm.forward, torch.get_rng_state()
-    with contextlib.suppress(UsageError):
-        load(tmp_path)
-    assert torch.nn.GroupNorm.forward is forward
-    assert torch.equal(torch.get_rng_state(), seeded)
 
 
 def test_what_the_stand_ins_lack_points_at_a_checkout(tmp_path: Path) -> None:
