@@ -138,7 +138,7 @@ class Pairs:
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
 
-        pairs: Any = list[tuple[get_args(source)]]  # type: ignore[misc,valid-type]
+        pairs: Any = list[tuple[get_args(source)]]  # type: ignore[misc]
         return core_schema.no_info_after_validator_function(
             dict,
             handler.generate_schema(pairs),
@@ -190,7 +190,8 @@ def _told(error: Exception) -> str:
 
 @cache
 def _adapter_of(kind: Hashable) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+    wanted: Any = kind
+    return TypeAdapter(wanted)
 
 
 def _adapter(kind: Any) -> TypeAdapter[Any]:
