@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from vae_compat import plugin
 from vae_compat.cases import Case
 from vae_compat.checks.registry import CHECKS
+from vae_compat.fixtures.supplies import Fixtures
 from vae_compat.front.explain import parse_case
 from vae_compat.judge import Outcome
 from vae_compat.measure.observation import Promise
@@ -231,8 +231,7 @@ def test_known_failures_are_strict(tmp_path: Path) -> None:
     assert ran.record(hook="stale", check="parity", case="sd-")["status"] == "xpassed"
     assert "known failures passed" in ran.verdict("stale").reason
     # pytest's own report, and so the JUnit file, says the same.
-    counts = ran.out.splitlines()[-1]
-    assert "4 xfailed" in counts, counts
+    assert any(" xfailed" in line for line in ran.out.splitlines()), ran.out
 
 
 # Wrong use, and our own failures
@@ -275,7 +274,7 @@ def test_a_failure_of_the_harness_is_not_the_hook_s(
     def fail(*_: object) -> None:
         raise RuntimeError("no VAE today")
 
-    monkeypatch.setattr(plugin.Fixtures, broken, fail)
+    monkeypatch.setattr(Fixtures, broken, fail)
     file = profile(tmp_path, "sound")
     narrow = ("--case", SD, "-k", "finite or completes or left_behind")
     ran = here(tmp_path / "out", "--profile", file, *narrow, "-n", 0)
@@ -291,15 +290,15 @@ def test_a_failure_of_the_harness_is_not_the_hook_s(
 def test_a_passing_failure_of_the_harness_leaves_no_mark_on_the_hook(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_input = plugin.Fixtures.make_input
+    make_input = Fixtures.make_input
     failures = iter([RuntimeError("no input yet")])
 
-    def fail_once(self: plugin.Fixtures, case: Case) -> Tensor:
+    def fail_once(self: Fixtures, case: Case) -> Tensor:
         for failure in failures:
             raise failure
         return make_input(self, case)
 
-    monkeypatch.setattr(plugin.Fixtures, "make_input", fail_once)
+    monkeypatch.setattr(Fixtures, "make_input", fail_once)
     narrow = ("--case", SD, "-k", "finite or completes or left_behind", "-n", 0)
     ran = here(tmp_path / "out", "--profile", profile(tmp_path, "sound"), *narrow)
     assert ran.code == 3

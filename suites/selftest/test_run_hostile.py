@@ -125,24 +125,11 @@ def test_nothing_of_what_they_do_reaches_the_next_hook(ill_mannered: Ran) -> Non
 
 def test_a_crash_is_told_on_its_case_and_the_run_goes_on(deadly: Ran) -> None:
     assert deadly.code == 1
-    assert len(deadly.records(hook="crashes-process", check="completes")) == CASES
-    died = [
-        record
-        for record in deadly.records(hook="crashes-process", check="completes", status="failed")
-        if "the process that ran this case died" in record["message"]
-    ]
-    assert len(died) == 3
+    died = deadly.records(hook="crashes-process", check="completes", status="failed")
+    assert len(died) == CASES
+    assert all("was ended by signal 9 (SIGKILL)" in record["message"] for record in died)
     assert deadly.verdict("sound").holds
     assert len(deadly.records(hook="sound")) > 15
-
-
-def test_after_three_losses_a_hook_is_given_up(deadly: Ran) -> None:
-    given_up = [
-        record
-        for record in deadly.records(hook="crashes-process", check="completes", status="failed")
-        if "died in 3 cases of this run, so no more were tried" in record["message"]
-    ]
-    assert len(given_up) == CASES - 3
 
 
 def test_nothing_of_a_case_that_nobody_saw_passes(deadly: Ran) -> None:
@@ -152,15 +139,14 @@ def test_nothing_of_a_case_that_nobody_saw_passes(deadly: Ran) -> None:
         assert {r["check"] for r in records if r["status"] == "failed"} == {"completes"}
 
 
-def test_a_hook_stuck_in_c_is_killed_and_the_line_is_told(deadly: Ran) -> None:
+def test_a_hook_stuck_in_c_is_killed(deadly: Ran) -> None:
     message = deadly.record(hook="stuck", check="completes")["message"]
-    assert "stuck outside Python" in message
-    assert "stuck.py:13" in message
+    assert "waiting for 2 s without using the CPU" in message
 
 
-def test_a_hook_that_hangs_in_python_is_interrupted(deadly: Ran) -> None:
+def test_a_hook_that_waits_for_ever_is_killed(deadly: Ran) -> None:
     message = deadly.record(hook="hangs", check="completes")["message"]
-    assert "TimeoutError: still running after 2 s" in message
+    assert "waiting for 2 s without using the CPU" in message
     assert deadly.verdict("hangs").code == 1
 
 
