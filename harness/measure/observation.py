@@ -147,6 +147,8 @@ class Failure:
     """The hooked coder cannot be called as its callers call it."""
     out_of_memory: bool = False
     """It says that memory ran out."""
+    lost: bool = False
+    """The process of the hook ended with it, so that nothing else is known of what it did."""
 
     @property
     def hung(self) -> bool:
@@ -155,8 +157,8 @@ class Failure:
 
     @property
     def unseen(self) -> bool:
-        """Whether nothing is known of what the hook did: its process died, or it was not run."""
-        return self.origin in (Origin.DEATH, Origin.NOT_RUN)
+        """Whether nothing is known of what the hook did: its process ended, or it was not run."""
+        return self.lost or self.origin in (Origin.DEATH, Origin.NOT_RUN)
 
 
 def untold(words: str) -> Failure:

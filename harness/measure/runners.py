@@ -115,7 +115,7 @@ class InRunners:
 
 def _failure(ended: Ended, origin: Origin) -> Failure:
     kind = "Limit" if ended.by_limit else "ProcessDied"
-    return Failure(kind, ended.told, "", ended.detail, "run", origin)
+    return Failure(kind, ended.told, "", ended.detail, "run", origin, lost=True)
 
 
 @dataclass
