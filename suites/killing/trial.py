@@ -67,13 +67,14 @@ def prepared(profiles: Iterable[Profile], folder: Path, *, timeout: float = 60.0
         hooks[name] = load_hook(profile)
         remember(profile, facts_of(hooks[name]))
     run = Run.prepare(options, list(named.items()), Fixtures(), folder)
+    run.key = b""  # one for all runs over the folder: nobody else's hooks are near it
     run.runners = InProcess(hooks, run.supplies, folder)
     return run
 
 
 def guarded(run: Run) -> Run:
     """The same with every hook in a process of its own, for those that end or hang theirs."""
-    return Run(run.options, run.subjects, run.cases, run.folder, run.supplies)
+    return Run(run.options, run.subjects, run.cases, run.folder, run.supplies, key=run.key)
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def joined(run: Run, others: Mapping[str, Tried], cases: Sequence[Case]) -> Run:
     """Other hooks, on these cases, over the same baselines."""
     chosen = dict.fromkeys(others, tuple(cases))
     subjects = {name: other.subject for name, other in others.items()}
-    made = Run(run.options, subjects, chosen, run.folder, run.supplies)
+    made = Run(run.options, subjects, chosen, run.folder, run.supplies, key=run.key)
     hooks: dict[str, Any] = {name: other.hook for name, other in others.items()}
     made.runners = InProcess(hooks, run.supplies, run.folder)
     return made
