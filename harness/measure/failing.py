@@ -24,6 +24,8 @@ _HARNESS = Path(__file__).resolve().parents[1]
 _LAYOUTS = str(Path("fixtures", "layouts"))
 """Code of the fixtures that calls the coder as its users do."""
 _LIBRARIES = (str(_HARNESS) + "/", "/site-packages/", "/dist-packages/", "/lib/python", "<frozen ")
+_set_timer, _set_handler = signal.setitimer, signal.signal
+"""Taken now: a hook may replace what the module has."""
 _LONGEST = 8000
 """Characters of a traceback, or of a message, that are kept: an endless recursion has many."""
 
@@ -55,17 +57,17 @@ def limited(seconds: float) -> Iterator[None]:
 
     beat = BEAT.get()
     beat(seconds)
-    before = signal.signal(signal.SIGPROF, expire)
-    left, interval = signal.setitimer(signal.ITIMER_PROF, seconds, 1.0)
+    before = _set_handler(signal.SIGPROF, expire)
+    left, interval = _set_timer(signal.ITIMER_PROF, seconds, 1.0)
     try:
         yield
     finally:
         armed = False
-        unspent, _ = signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
+        unspent, _ = _set_timer(signal.ITIMER_PROF, 0)
+        _set_handler(signal.SIGPROF, before)
         if left:
             left = max(left - (seconds - unspent), 0.01)
-            signal.setitimer(signal.ITIMER_PROF, left, interval)
+            _set_timer(signal.ITIMER_PROF, left, interval)
         beat(left)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers.models.resnet import ResnetBlock2D
 
-from vae_compat.measure import workbench
+from vae_compat.measure import runners, workbench
 from vae_compat.measure.observation import Observation, Origin
 from vae_compat.suites.selftest.hostile import CASE, NEXT, Bench, alive, benched, sound, wrong
 
@@ -42,6 +42,7 @@ NATIVE = "import ctypes, os, signal, threading, time\n"
 def _limits_of_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test allows a call holds, however long untiled took on this machine."""
     monkeypatch.setattr(workbench, "seconds_for", lambda least, _untiled: least)
+    monkeypatch.setattr(runners, "PATIENCE", 1000)  # one folder serves all of these hooks
 
 
 @pytest.fixture(scope="module")
