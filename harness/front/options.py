@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vae_compat.matrix import Selection
 
 SECONDS = 120.0
-"""What a hook may take for a case."""
+"""CPU seconds that any call of a hook may take, however quick untiled is."""
 _PATHS = frozenset({"comfyui", "image", "out", "junitxml", "against", "resume"})
 
 

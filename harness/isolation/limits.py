@@ -11,8 +11,6 @@ import resource
 
 import psutil
 
-DEFAULT_SECONDS = 120.0
-"""CPU seconds that any call of a hook may take, however quick untiled is."""
 TIMES_UNTILED = 30.0
 """A call may take this many times the CPU time of untiled, on the same device in the same dtype:
 tiles of a pixel with wide overlaps, the dearest that was seen, take 20."""

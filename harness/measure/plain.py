@@ -9,12 +9,9 @@ from torch import Tensor, nn
 
 from vae_compat.device import Device
 from vae_compat.device.tensor import SimTensor
+from vae_compat.isolation.wire import REAL
 from vae_compat.measure.failing import failure_of, kind_of
 from vae_compat.measure.observation import Failure, Origin
-
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_REAL = {*_FLOATS, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
-"""Dtypes that torch computes with; others are quantized, complex, or mere storage."""
 
 
 def is_plain(thing: object) -> bool:
@@ -72,4 +69,4 @@ def _honest(thing: object) -> TypeGuard[Tensor]:
 def _dense(tensor: Tensor) -> bool:
     """Whether it is made of real numbers in memory: no other can be compared with a result."""
     there = not tensor.is_nested and not tensor.is_meta
-    return there and tensor.layout is torch.strided and tensor.dtype in _REAL
+    return there and tensor.layout is torch.strided and tensor.dtype in REAL
