@@ -21,7 +21,6 @@ from vae_compat.device import open_device
 from vae_compat.errors import UsageError
 from vae_compat.front.options import Options
 from vae_compat.isolation.limits import IDLE, memory_share
-from vae_compat.isolation.messages import Loading
 from vae_compat.judge import ROOTS, Record, judge
 from vae_compat.matrix import cost, generate
 from vae_compat.measure.models import Supplies
@@ -29,6 +28,7 @@ from vae_compat.measure.observation import Observed
 from vae_compat.measure.runners import InRunners
 from vae_compat.measure.workbench import Runners, Subject, Workbench
 from vae_compat.subject.describing import described, loading_of
+from vae_compat.subject.messages import Loading
 from vae_compat.subject.profile import KnownFailure, Profile
 
 

@@ -14,21 +14,20 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from vae_compat.errors import UsageError
 from vae_compat.isolation import wire
 from vae_compat.isolation.frames import Inbox
 from vae_compat.isolation.keeper import NUMBER
 from vae_compat.isolation.limits import EVERY, IDLE, LOADING
-from vae_compat.isolation.messages import Ask, HookFacts, Loading
-from vae_compat.isolation.nursery import CASES, FACTS
 from vae_compat.isolation.processes import below, named
 from vae_compat.isolation.text import printable
 from vae_compat.isolation.watching import Watch
 from vae_compat.isolation.wire import Garbled, Sort, Told
 
 T = TypeVar("T")
+Facts = TypeVar("Facts")
 
 MOST_OUTPUT = 16_000
 """Bytes of what a hook prints that are kept."""
@@ -68,11 +67,11 @@ class Nursery:
         self._process: subprocess.Popen[bytes] | None = None
         self._line: socket.socket | None = None
 
-    def start(self, wanted: bytes, pipes: tuple[int, int, int, int]) -> None:
-        """Have a runner started that has these ends of pipes."""
+    def start(self, server: str, pipes: tuple[int, int, int, int]) -> None:
+        """Have a runner started that does what its server does, with these ends of pipes."""
         for _ in range(2):  # a hook may have ended the process while nobody looked
             try:
-                socket.send_fds(self._opened(), [wanted], pipes)
+                socket.send_fds(self._opened(), [server.encode()], pipes)
                 return
             except OSError:
                 self.close()
@@ -110,16 +109,25 @@ class Nursery:
         return self._line
 
 
-class RunnerClient:
+class RunnerClient(Generic[Facts]):
     """One runner, with one hook loaded."""
 
     def __init__(
-        self, loading: Loading, nursery: Nursery | None = None, *, idle: float = IDLE
+        self,
+        server: str,
+        loading: object,
+        kind: type[Facts],
+        nursery: Nursery | None = None,
+        *,
+        idle: float = IDLE,
+        memory: int = 0,
     ) -> None:
-        """Start the runner and have it load the hook.
+        """Start the runner and tell it what to load; ``kind`` is of what it answers.
 
-        Raises `UsageError` where the hook cannot be loaded or called, `Ended` where its import
-        ends the process or the process has to be ended. Without a nursery it has its own.
+        ``server`` is the module that it runs, see `vae_compat.isolation.nursery`; ``memory`` are
+        the bytes that it may take beyond those it has then, 0 for no limit. Raises `UsageError`
+        where the hook cannot be loaded or called, `Ended` where its import ends the process or the
+        process has to be ended. Without a nursery it has its own.
         """
         self._own = None if nursery is not None else Nursery()
         self._nursery = nursery or self._own or Nursery()
@@ -134,7 +142,7 @@ class RunnerClient:
         self._told, told = os.pipe()
         theirs = (asks, answers, prints, told)
         try:
-            self._nursery.start(FACTS if loading.idle else CASES, theirs)
+            self._nursery.start(server, theirs)
         finally:
             for descriptor in theirs:
                 os.close(descriptor)
@@ -145,8 +153,8 @@ class RunnerClient:
             self.process = NUMBER.unpack(number)[0]
             for descriptor in (self._asks, self._answers, self._output, self._told):
                 os.set_blocking(descriptor, False)
-            self._watch = Watch(self.process, idle, loading.memory)
-            self.facts = self._exchange(loading, HookFacts, LOADING)
+            self._watch = Watch(self.process, idle, memory)
+            self.facts = self._exchange(loading, kind, LOADING)
         except BaseException:
             self.close()
             raise
@@ -170,11 +178,14 @@ class RunnerClient:
             selector.register(self._answers, selectors.EVENT_READ)
             return not selector.select(0)
 
-    def ask(self, ask: Ask, kind: type[T]) -> T:
-        """Have a case performed. Raises `Ended`, and the runner is gone then."""
+    def ask(self, ask: object, kind: type[T], seconds: float) -> T:
+        """Have something done, no stretch of which may take more CPU seconds.
+
+        Raises `Ended`, and the runner is gone then.
+        """
         self._printed.clear()
         try:
-            return self._exchange(ask, kind, ask.seconds)
+            return self._exchange(ask, kind, seconds)
         except BaseException:
             self.close()
             raise
@@ -302,21 +313,6 @@ class RunnerClient:
                 name = signal.Signals(-self._code).name
                 return f"its process was ended by signal {-self._code} ({name})"
         return f"its process ended with status {self._code}"
-
-
-def describe(loading: Loading, *, idle: float = IDLE) -> HookFacts:
-    """What a judge needs to know of a hook, from a runner of its own.
-
-    Raises `UsageError` for whatever keeps the hook from being loaded.
-    """
-    try:
-        client = RunnerClient(loading, idle=idle)
-    except Ended as ended:
-        raise UsageError(
-            f"the hook {loading.entry} cannot be loaded: while it was imported, {ended.told}"
-        ) from None
-    client.close()
-    return client.facts
 
 
 def end_all(variable: str, value: str) -> None:

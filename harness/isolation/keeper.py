@@ -16,8 +16,11 @@ import resource
 import signal
 import struct
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
+
+from vae_compat.isolation.runner import Channel, run
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -30,7 +33,15 @@ NUMBER = struct.Struct("<i")
 _MOST_DESCRIPTORS = 65536
 
 
-def keep(asks: int, answers: int, prints: int, told: int, *, nursery: int) -> NoReturn:
+def keep(
+    asks: int,
+    answers: int,
+    prints: int,
+    told: int,
+    serve: Callable[[Channel], None],
+    *,
+    nursery: int,
+) -> NoReturn:
     """Start a runner that serves the judge over pipes, and end after it.
 
     Through ``told`` the judge hears the number of this process, and at the end the status of the
@@ -55,9 +66,7 @@ def keep(asks: int, answers: int, prints: int, told: int, *, nursery: int) -> No
         os.close(told)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEARD)
         die_with(keeper, signal.SIGKILL)
-        from vae_compat.isolation.runner import main as serve
-
-        serve(asks, answers)
+        run(asks, answers, serve)
     _let_go(told)
     status = _watched(runner)
     _end_all()

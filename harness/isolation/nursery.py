@@ -2,6 +2,9 @@
 
 A clean interpreter in a session of its own; no hook is ever loaded in it. Each runner is forked
 off, with a keeper between, so that one which a hook has ended costs no second start.
+
+What a runner does is a module, its *server*: ``serve(channel)`` answers what comes over the
+channel, and ``MODULES`` names what it needs imported.
 """
 
 from __future__ import annotations
@@ -12,35 +15,22 @@ import os
 import signal
 import socket
 import warnings
+from collections.abc import Callable
 from typing import NoReturn
 
 from vae_compat.isolation.keeper import die_with, keep
+from vae_compat.isolation.runner import Channel
 
-FACTS, CASES = b"F", b"C"
-"""What a runner is wanted for: to tell of a hook, or to perform cases."""
-_MODULES = {
-    FACTS: (
-        "vae_compat.isolation.runner",
-        "vae_compat.isolation.messages",
-        "vae_compat.subject.loading",
-    ),
-    CASES: (
-        "vae_compat.fixtures.supplies",
-        "vae_compat.measure.performing",
-        "vae_compat.isolation.limits",
-        "diffusers",
-        "diffusers.models.autoencoders",
-        "numpy.random",
-    ),
-}
+MOST_NAME = 200
+"""Bytes of the name of a server."""
 _PIPES = 4
 
 
 def main(line: int, judge: int) -> NoReturn:
     """Start a runner for each request on the line, a socket, until the judge closes it.
 
-    A request is one byte, and the ends of four pipes: what the runner is asked, what it answers,
-    what it prints, and what becomes of it.
+    A request is the name of a server, and the ends of four pipes: what the runner is asked, what it
+    answers, what it prints, and what becomes of it.
     """
     die_with(judge, signal.SIGKILL)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel takes their ends
@@ -48,20 +38,22 @@ def main(line: int, judge: int) -> NoReturn:
     own = os.getpid()
     with socket.socket(fileno=line) as asked:
         while True:
-            request, pipes, _, _ = socket.recv_fds(asked, 1, _PIPES)
+            request, pipes, _, _ = socket.recv_fds(asked, MOST_NAME, _PIPES)
             if not request:
                 os._exit(0)
-            _import(request)
+            serve = _server(request.decode())
             if os.fork() == 0:
                 asked.close()
-                keep(*pipes, nursery=own)
+                keep(*pipes, serve, nursery=own)
             for pipe in pipes:
                 os.close(pipe)
 
 
-def _import(request: bytes) -> None:
-    for wanted in (FACTS, CASES) if request == CASES else (FACTS,):
-        for name in _MODULES[wanted]:
-            importlib.import_module(name)
+def _server(name: str) -> Callable[[Channel], None]:
+    server = importlib.import_module(name)
+    for needed in server.MODULES:
+        importlib.import_module(needed)
     gc.collect()
     gc.freeze()  # so that collecting does not copy the pages that all runners share
+    serve: Callable[[Channel], None] = server.serve
+    return serve

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from vae_compat.cases import Case
 from vae_compat.device import Device
 from vae_compat.device.meter import Reading
-from vae_compat.measure.failing import failure_of, limited
+from vae_compat.isolation.limiting import limited
+from vae_compat.measure.failing import failure_of
 from vae_compat.measure.observation import CoderCall, Failure, LayoutVAE
 from vae_compat.measure.process import ProcessState
 from vae_compat.subject.state import Change, snapshot

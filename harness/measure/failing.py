@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import dis
 import re
-import signal
-import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, cast
 
 import torch
 
+from vae_compat.isolation.limiting import Hang
 from vae_compat.measure.observation import Failure, Origin
 from vae_compat.subject.settings import ModeNotOffered
 
@@ -24,60 +20,8 @@ _HARNESS = Path(__file__).resolve().parents[1]
 _LAYOUTS = str(Path("fixtures", "layouts"))
 """Code of the fixtures that calls the coder as its users do."""
 _LIBRARIES = (str(_HARNESS) + "/", "/site-packages/", "/dist-packages/", "/lib/python", "<frozen ")
-_set_timer, _set_handler = signal.setitimer, signal.signal
-"""Taken now: a hook may replace what the module has."""
 _LONGEST = 8000
 """Characters of a traceback, or of a message, that are kept: an endless recursion has many."""
-
-
-class Hang(BaseException):
-    """Raised inside a hook that takes too long.
-
-    No ``Exception``, so that a hook that catches those to fall back does not swallow it.
-    """
-
-
-@contextmanager
-def limited(seconds: float) -> Iterator[None]:
-    """Raise `Hang` inside after some CPU seconds, again every further one until it gets through.
-
-    CPU time of the process, all threads together: what else the machine does makes no difference.
-    Works in the main thread alone, elsewhere there is no limit. A hook that is stuck in C, or that
-    waits and uses no CPU, is for whoever watches the process; `BEAT` tells when a stretch begins
-    and ends. A timer that was set before is set again afterwards.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    armed = True
-
-    def expire(_signal: int, _frame: FrameType | None) -> None:
-        if armed:
-            raise Hang
-
-    beat = BEAT.get()
-    beat(seconds)
-    before = _set_handler(signal.SIGPROF, expire)
-    left, interval = _set_timer(signal.ITIMER_PROF, seconds, 1.0)
-    try:
-        yield
-    finally:
-        armed = False
-        unspent, _ = _set_timer(signal.ITIMER_PROF, 0)
-        _set_handler(signal.SIGPROF, before)
-        if left:
-            left = max(left - (seconds - unspent), 0.01)
-            _set_timer(signal.ITIMER_PROF, left, interval)
-        beat(left)
-
-
-def _unheard(_seconds: float) -> None:
-    """Where nobody watches."""
-
-
-BEAT: ContextVar[Callable[[float], None]] = ContextVar("beat", default=_unheard)
-"""Called with the CPU seconds that a stretch of the hook may take where one begins, and with what
-is left of the surrounding one, or 0, where one ends."""
 
 
 def failure_of(

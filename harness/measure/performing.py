@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vae_compat.isolation.messages import Ask
+from vae_compat.measure.asking import Ask
 from vae_compat.measure.attempt import Subject
 from vae_compat.measure.models import Models
 from vae_compat.measure.performed import Performed

@@ -12,7 +12,8 @@ from torch import Tensor
 from vae_compat.cases import Case
 from vae_compat.device import Device
 from vae_compat.device.meter import largest_plane
-from vae_compat.measure.failing import failure_of, limited, returned_kind
+from vae_compat.isolation.limiting import limited
+from vae_compat.measure.failing import failure_of, returned_kind
 from vae_compat.measure.observation import Chunked, Failure, LayoutVAE, coder_of
 from vae_compat.measure.performed import Taken
 from vae_compat.measure.plain import kept

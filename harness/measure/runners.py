@@ -12,16 +12,19 @@ from typing import TypeVar
 from vae_compat.errors import UsageError
 from vae_compat.isolation.client import Ended, Nursery, RunnerClient
 from vae_compat.isolation.limits import IDLE
-from vae_compat.isolation.messages import Ask, Loading
+from vae_compat.measure.asking import Ask
 from vae_compat.measure.attempt import Subject as Hook
 from vae_compat.measure.models import ModelFiles, Models, Supplies
 from vae_compat.measure.observation import Failure, Origin
 from vae_compat.measure.performing import perform
 from vae_compat.measure.workbench import PATIENCE, GaveNone, not_run
 from vae_compat.subject.hook import Hook as LoadedHook
+from vae_compat.subject.messages import HookFacts, Loading
 
 T = TypeVar("T")
 
+SERVER = "vae_compat.measure.serving"
+"""What the runners do. Only named here: a judge does not load what loads hooks."""
 AT_ONCE = 2
 """Runners that one worker keeps: each holds torch, half a GiB."""
 
@@ -38,7 +41,7 @@ class InRunners:
     folder: Path
     idle: float = IDLE
     """Seconds of the clock after which a runner that uses no CPU is ended."""
-    _clients: OrderedDict[str, RunnerClient] = field(default_factory=OrderedDict)
+    _clients: OrderedDict[str, RunnerClient[HookFacts]] = field(default_factory=OrderedDict)
     _printed: dict[str, str] = field(default_factory=dict)
     _nursery: Nursery = field(default_factory=Nursery)
 
@@ -71,7 +74,7 @@ class InRunners:
     def _asked(self, name: str, ask: Ask, kind: type[T]) -> T:
         client = self._client(name)
         try:
-            answer = client.ask(ask, kind)
+            answer = client.ask(ask, kind, ask.seconds)
         except Ended:
             del self._clients[name]
             raise
@@ -88,7 +91,7 @@ class InRunners:
             self._clients.popitem()[1].close()
         self._nursery.close()
 
-    def _client(self, name: str) -> RunnerClient:
+    def _client(self, name: str) -> RunnerClient[HookFacts]:
         client = self._clients.pop(name, None)
         if client is not None and not client.fresh:
             client.close()
@@ -96,7 +99,10 @@ class InRunners:
         if client is None:
             while len(self._clients) >= AT_ONCE:
                 self._clients.popitem(last=False)[1].close()
-            client = RunnerClient(self.loadings[name], self._nursery, idle=self.idle)
+            loading = self.loadings[name]
+            client = RunnerClient(
+                SERVER, loading, HookFacts, self._nursery, idle=self.idle, memory=loading.memory
+            )
         self._clients[name] = client
         return client
 

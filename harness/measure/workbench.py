@@ -13,7 +13,7 @@ from torch import Tensor
 from vae_compat.cases import Case, Layout, Scenario
 from vae_compat.device import open_device
 from vae_compat.isolation.limits import seconds_for
-from vae_compat.isolation.messages import Ask
+from vae_compat.measure.asking import Ask
 from vae_compat.measure.baseline import measure_baseline, measure_truth
 from vae_compat.measure.clip import ClipObserved
 from vae_compat.measure.draws import draw_floors, in_doubt

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vae_compat.errors import UsageError
+from vae_compat.isolation.limits import IDLE
+
 if TYPE_CHECKING:
-    from vae_compat.isolation.messages import HookFacts, Loading
+    from vae_compat.subject.messages import HookFacts, Loading
     from vae_compat.subject.profile import Profile
 
+SERVER = "vae_compat.subject.serving"
 _KNOWN: dict[str, HookFacts] = {}
 """By `_key`: a runner takes seconds to start."""
 
 
 def loading_of(profile: Profile, comfyui: Path | None = None) -> Loading:
     """How a runner loads the hook of a profile."""
-    from vae_compat.isolation.messages import Loading
+    from vae_compat.subject.messages import Loading
 
     spec = profile.hook
     return Loading(
@@ -40,10 +43,26 @@ def described(profile: Profile, comfyui: Path | None = None) -> HookFacts:
     """
     key = _key(profile, comfyui)
     if key not in _KNOWN:
-        from vae_compat.isolation.client import describe
-
-        _KNOWN[key] = describe(replace(loading_of(profile, comfyui), idle=True))
+        _KNOWN[key] = describe(loading_of(profile, comfyui))
     return _KNOWN[key]
+
+
+def describe(loading: Loading, *, idle: float = IDLE) -> HookFacts:
+    """What a judge needs to know of a hook, from a runner of its own.
+
+    Raises `UsageError` for whatever keeps the hook from being loaded.
+    """
+    from vae_compat.isolation.client import Ended, RunnerClient
+    from vae_compat.subject.messages import HookFacts
+
+    try:
+        client = RunnerClient(SERVER, loading, HookFacts, idle=idle)
+    except Ended as ended:
+        raise UsageError(
+            f"the hook {loading.entry} cannot be loaded: while it was imported, {ended.told}"
+        ) from None
+    client.close()
+    return client.facts
 
 
 def remember(profile: Profile, facts: HookFacts) -> None:

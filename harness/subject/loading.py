@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from vae_compat.errors import UsageError
-from vae_compat.isolation.messages import HookFacts
 from vae_compat.subject.guard import guarded, silenced
 from vae_compat.subject.hook import Hook
 from vae_compat.subject.hosts import Host
 from vae_compat.subject.hosts.comfyui import ROOTS, StandInError
+from vae_compat.subject.messages import HookFacts
 from vae_compat.subject.profile import Profile
 
 _SYNTHETIC = "_vae_compat_subject"

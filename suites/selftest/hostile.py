@@ -12,10 +12,10 @@ from vae_compat.checks.finding import Status
 from vae_compat.checks.registry import CHECKS
 from vae_compat.fixtures.supplies import Fixtures
 from vae_compat.isolation.limits import IDLE
-from vae_compat.isolation.messages import Loading
 from vae_compat.measure.observation import Observed
 from vae_compat.measure.runners import InRunners
 from vae_compat.measure.workbench import Subject, Workbench
+from vae_compat.subject.messages import Loading
 from vae_compat.subject.profile import profile_from_flags
 
 CASE = Case("sd", Scale.MOCK, Layout.LDM, Direction.DECODE, Mode.EXACT, 12, 20, 8)

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from vae_compat.cases import Mode
-from vae_compat.measure.failing import Hang, failure_of
+from vae_compat.isolation.limiting import Hang
+from vae_compat.measure.failing import failure_of
 from vae_compat.measure.observation import Failure, Origin
 from vae_compat.subject.settings import ModeNotOffered
 

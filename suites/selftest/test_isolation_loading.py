@@ -11,8 +11,9 @@ import pytest
 
 from vae_compat.errors import UsageError
 from vae_compat.isolation import client
-from vae_compat.isolation.client import Ended, Nursery, RunnerClient, describe
-from vae_compat.isolation.messages import HookFacts
+from vae_compat.isolation.client import Ended, Nursery, RunnerClient
+from vae_compat.subject.describing import SERVER, describe
+from vae_compat.subject.messages import HookFacts
 from vae_compat.suites.selftest.hostile import alive, loading
 
 SOUND = """
@@ -34,15 +35,9 @@ def nursery() -> Iterator[Nursery]:
 
 def _loaded(nursery: Nursery, folder: Path, source: str, *, idle: float = 2) -> HookFacts:
     told = loading(folder, "hook", source)
-    found = RunnerClient(_facts_only(told), nursery, idle=idle)
+    found = RunnerClient(SERVER, told, HookFacts, nursery, idle=idle)
     found.close()
     return found.facts
-
-
-def _facts_only(told: object) -> object:
-    from dataclasses import replace
-
-    return replace(told, idle=True)  # type: ignore[type-var]
 
 
 @pytest.mark.parametrize(
@@ -144,9 +139,9 @@ def test_a_flood_of_output_is_kept_to_its_last(nursery: Nursery, tmp_path: Path)
 
 
 def test_a_command_says_in_one_sentence_what_became_of_the_import(tmp_path: Path) -> None:
-    told = _facts_only(loading(tmp_path, "hook", "import os; os._exit(9)"))
+    told = loading(tmp_path, "hook", "import os; os._exit(9)")
     with pytest.raises(UsageError, match=r"hook\.py:Hook cannot be loaded: .* status 9"):
-        describe(told)  # type: ignore[arg-type]
+        describe(told)
 
 
 def test_nothing_of_the_file_is_in_this_process(nursery: Nursery, tmp_path: Path) -> None:
@@ -179,11 +174,10 @@ def test_a_runner_goes_with_its_judge(tmp_path: Path) -> None:
 
     told = loading(tmp_path, "hook", SOUND)
     program = (
-        "import sys, time; from dataclasses import replace\n"
+        "import sys, time\n"
         "from vae_compat.isolation.client import RunnerClient\n"
-        "from vae_compat.suites.selftest.hostile import loading\n"
-        "from vae_compat.isolation.messages import Loading\n"
-        f"c = RunnerClient(replace({told!r}, idle=True))\n"
+        "from vae_compat.subject.messages import HookFacts, Loading\n"
+        f"c = RunnerClient({SERVER!r}, {told!r}, HookFacts)\n"
         "from vae_compat.isolation.processes import below\n"
         "import os; print(*below(os.getpid()), flush=True)\ntime.sleep(1000)\n"
     )

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from vae_compat.device import open_device
+from vae_compat.isolation.limiting import BEAT, limited
 from vae_compat.measure.baseline import measure_baseline, measure_truth
-from vae_compat.measure.failing import BEAT, limited
 from vae_compat.measure.observation import Observation, Origin, Promise
 from vae_compat.measure.plain import is_plain
 from vae_compat.measure.stage import Stage

@@ -1,0 +1,25 @@
+"""What a judge asks of a runner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from vae_compat.cases import Case
+from vae_compat.measure.observation import Promise
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A case to perform."""
+
+    case: Case
+    promise: Promise
+    seconds: float
+    """CPU seconds that each attempt may take."""
+    every_way: bool = False
+    """Whether the bare coder is called in every way of the field as well."""
+    leaves: tuple[tuple[str, str], ...] = ()
+    """What an untiled run leaves behind in the VAE: module path and attribute."""
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """Files of the VAEs that the case needs, by ``models.key_of``."""

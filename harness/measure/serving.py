@@ -1,0 +1,56 @@
+"""What a runner does that performs cases with a hook."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from vae_compat.fixtures.supplies import Fixtures
+from vae_compat.isolation import wire
+from vae_compat.isolation.limits import limit_memory
+from vae_compat.isolation.runner import Channel
+from vae_compat.isolation.wire import Sort
+from vae_compat.measure.asking import Ask
+from vae_compat.measure.models import ModelFiles, Models
+from vae_compat.measure.performing import perform
+from vae_compat.subject.hook import Hook
+from vae_compat.subject.messages import Loading
+from vae_compat.subject.serving import loaded
+
+MODULES = ("diffusers", "diffusers.models.autoencoders", "numpy.random")
+
+
+def serve(channel: Channel) -> None:
+    """Load the hook, say what it takes, then perform whatever is asked."""
+    found = loaded(channel)
+    if found is None:
+        return
+    perform_with = _performer(*found)
+    while (frame := channel.receive()) is not None:
+        ask = wire.unpack(Ask, *frame[1:])
+        before = set(threading.enumerate())
+        channel.send(Sort.ANSWER, perform_with(ask))
+        if any(map(_counts, set(threading.enumerate()) - before)):
+            return  # what the hook left running must not meddle with its next case
+
+
+def _counts(thread: threading.Thread) -> bool:
+    """Whether it may do anything: that of a progress bar only shows."""
+    return not type(thread).__module__.startswith("tqdm")
+
+
+def _performer(hook: Hook, loading: Loading) -> Callable[[Ask], object]:
+    image = None if loading.image is None else Path(loading.image)
+    files = ModelFiles()
+    models = Models(Fixtures(image=image), files)
+    if loading.memory:
+        limit_memory(loading.memory)
+
+    def performed(ask: Ask) -> object:
+        files.paths = ask.weights
+        models.age()
+        with hook.kept() as kept:
+            return perform(ask, kept, models)
+
+    return performed
