@@ -14,14 +14,14 @@ from rich.text import Text
 from vae_compat.checks.registry import BY_NAME
 from vae_compat.front import workers
 from vae_compat.front.interrupts import Interrupts
+from vae_compat.front.plugin import RUN, told_by
 from vae_compat.front.scheduling import BaselineScheduling
+from vae_compat.front.session import Run
 from vae_compat.judge import Outcome, Record
-from vae_compat.plugin import RUN, told_by
 from vae_compat.reports import digest
 from vae_compat.reports.escaping import printable
 from vae_compat.reports.log import Entry, Key, Log, LogError, Writer
 from vae_compat.reports.results import Header
-from vae_compat.session import Run
 
 
 class Gathering:

@@ -195,7 +195,7 @@ def _arguments(options: Options, size: int) -> list[str]:
     arguments = [str(suites / tier) for tier in options.tiers_to_run]
     # Neither the configuration nor the cache of the folder we happen to be in: it is an adopter's.
     arguments += ["-c", os.devnull, "--rootdir", str(suites.parent), "-p", "no:cacheprovider"]
-    arguments += ["-p", "vae_compat.plugin", "--import-mode=importlib", "--no-header", "-rN"]
+    arguments += ["-p", "vae_compat.front.plugin", "--import-mode=importlib", "--no-header", "-rN"]
     arguments += ["-v", "--tb=short"] if options.verbose else ["-q", "--tb=no"]
     arguments += ["-p", "no:benchmark", "-p", "no:junitxml", "-p", "no:faulthandler"]
     arguments += ["-n", str(worker_count(options, size)), f"--max-worker-restart={LOST_WORKERS}"]

@@ -16,8 +16,8 @@ import torch
 from vae_compat.cases import Case, Layout, Scale
 from vae_compat.fixtures.supplies import Fixtures
 from vae_compat.front.options import Options
+from vae_compat.front.session import Run
 from vae_compat.front.subjects import load_subject
-from vae_compat.session import Run
 from vae_compat.vocabulary import DEFAULT_PROFILES
 
 

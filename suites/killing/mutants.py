@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import torch
 
 from vae_compat.cases import Case, Mode, Scale
+from vae_compat.front.session import Run
 from vae_compat.judge import Record
 from vae_compat.matrix import cost
 from vae_compat.measure.observation import Observation, Observed
 from vae_compat.reports.compare import worse
 from vae_compat.reports.kill_matrix import Mutant
-from vae_compat.session import Run
 from vae_compat.suites.killing.faults import Fault, Planted, Seen, Target, Watch, value_faults
 from vae_compat.suites.killing.reviewed import why_sound
 from vae_compat.suites.killing.rewriting import source_faults

@@ -14,13 +14,13 @@ from vae_compat.fixtures.specimens import Specimen
 from vae_compat.fixtures.supplies import Fixtures
 from vae_compat.fixtures.vaes.building import model_class
 from vae_compat.front.options import Options
+from vae_compat.front.session import Item, Run
 from vae_compat.front.subjects import load_subject
 from vae_compat.judge import Outcome, Record
 from vae_compat.matrix import cost
 from vae_compat.measure.observation import Observed
 from vae_compat.measure.runners import InProcess
 from vae_compat.measure.workbench import Subject
-from vae_compat.session import Item, Run
 from vae_compat.subject.describing import remember
 from vae_compat.subject.hook import Hook
 from vae_compat.subject.loading import facts_of, load_hook

@@ -9,8 +9,8 @@ from vae_compat.cases import Case, Direction, Layout, Mode, Scale, Scenario
 from vae_compat.checks.finding import Finding
 from vae_compat.checks.registry import CHECKS
 from vae_compat.fixtures.specimens import SPECIMENS
+from vae_compat.front.session import Run
 from vae_compat.measure.observation import Observed
-from vae_compat.session import Run
 from vae_compat.subject.profile import Profile
 from vae_compat.suites.killing.trial import prepared, profile_of
 

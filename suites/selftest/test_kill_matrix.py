@@ -15,10 +15,10 @@ import pytest
 from vae_compat.cases import Case, Direction, Mechanism
 from vae_compat.checks.registry import CHECKS
 from vae_compat.fixtures.specimens import SOUND, SPECIMENS, Specimen
+from vae_compat.front.session import Run
 from vae_compat.matrix import cost
 from vae_compat.mechanisms import EXPLANATION
 from vae_compat.reports.kill_matrix import Matrix, Mutant, Trial, to_text
-from vae_compat.session import Run
 from vae_compat.suites.killing.__main__ import holds
 from vae_compat.suites.killing.specimens import REFERENCE, covering, telling, trial_of
 from vae_compat.suites.killing.trial import (

@@ -16,10 +16,10 @@ from vae_compat.cases import Case
 from vae_compat.checks.finding import Finding, Status, Tier
 from vae_compat.checks.registry import CHECKS
 from vae_compat.front import workers
+from vae_compat.front.session import Item, Run
 from vae_compat.judge import Outcome
 from vae_compat.measure.observation import Observed
 from vae_compat.reports.escaping import printable
-from vae_compat.session import Item, Run
 
 RUN = pytest.StashKey[Run]()
 ITEM = pytest.StashKey[Item]()
