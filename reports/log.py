@@ -17,9 +17,9 @@ from typing import Any
 
 from vae_compat.errors import UsageError
 from vae_compat.judge import Record, Verdict, diagnose, gate, tell
+from vae_compat.text import printable
 from vae_compat.vocabulary import ExitCode
 
-from .escaping import printable
 from .results import (
     Header,
     Results,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from .escaping import markdown, printable
+from vae_compat.text import printable
+
+from .escaping import markdown
 
 
 def line(text: object) -> str:

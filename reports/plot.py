@@ -9,8 +9,8 @@ from pathlib import Path
 
 from vae_compat.caseid import parse_case_id
 from vae_compat.judge import Record
+from vae_compat.text import printable
 
-from .escaping import printable
 from .results import write_text
 
 FILE_NAME = "memory.svg"

@@ -14,10 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from vae_compat.judge import Record
+from vae_compat.text import printable
 
 from . import digest
 from .digest import Cell, Key
-from .escaping import printable, shown
+from .escaping import shown
 from .results import Results
 
 SHOWN_FAILURES = 12

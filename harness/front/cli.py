@@ -73,7 +73,7 @@ def answered(command: Callable[[], int], *, running: bool) -> int:
 
 def _complain(told: object) -> None:
     """One sentence on stderr; paths and profiles in it may hold anything."""
-    from vae_compat.reports.escaping import printable
+    from vae_compat.text import printable
 
     sys.stderr.write(f"vae-compat: {printable(told, 2000)}\n")
 

@@ -19,9 +19,9 @@ from vae_compat.front.scheduling import BaselineScheduling
 from vae_compat.front.session import Run
 from vae_compat.judge import Outcome, Record
 from vae_compat.reports import digest
-from vae_compat.reports.escaping import printable
 from vae_compat.reports.log import Entry, Key, Log, LogError, Writer
 from vae_compat.reports.results import Header
+from vae_compat.text import printable
 
 
 class Gathering:

@@ -19,7 +19,7 @@ from vae_compat.front import workers
 from vae_compat.front.session import Item, Run
 from vae_compat.judge import Outcome
 from vae_compat.measure.observation import Observed
-from vae_compat.reports.escaping import printable
+from vae_compat.text import printable
 
 RUN = pytest.StashKey[Run]()
 ITEM = pytest.StashKey[Item]()

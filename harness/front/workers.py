@@ -18,9 +18,9 @@ from vae_compat.front.options import Options
 from vae_compat.front.session import Run
 from vae_compat.front.subjects import HookUnderTest, facts_to_json, restored
 from vae_compat.judge import Record
-from vae_compat.reports.escaping import LIMIT, printable
 from vae_compat.reports.log import Key
 from vae_compat.reports.results import jsonable, restored_record
+from vae_compat.text import LIMIT, printable
 
 RECORD = "vae_compat_record"
 CRASH = "vae_compat_crash"

@@ -22,9 +22,9 @@ from vae_compat.isolation.frames import Inbox
 from vae_compat.isolation.keeper import NUMBER
 from vae_compat.isolation.limits import EVERY, IDLE, LOADING
 from vae_compat.isolation.processes import below, named
-from vae_compat.isolation.text import printable
 from vae_compat.isolation.watching import Watch
 from vae_compat.isolation.wire import Garbled, Sort, Told
+from vae_compat.text import printable
 
 T = TypeVar("T")
 Facts = TypeVar("Facts")
@@ -163,7 +163,7 @@ class RunnerClient(Generic[Facts]):
     def printed(self) -> str:
         """The last that the hook has printed since it was asked."""
         text = b"".join(self._printed).decode("utf-8", "backslashreplace")
-        return printable(text[-MOST_OUTPUT:], MOST_OUTPUT)
+        return printable(text[-MOST_OUTPUT:], MOST_OUTPUT, lines=True)
 
     @property
     def fresh(self) -> bool:

@@ -20,7 +20,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from vae_compat.isolation.text import printable
+from vae_compat.text import printable
 
 MAGIC = b"VAEC"
 HEADER = struct.Struct("<4scQQ")
@@ -165,11 +165,11 @@ def _fetched(name: Any, info: Any) -> Tensor:
 def _clean(value: Any) -> Any:
     """All text in it made printable, and cut."""
     if isinstance(value, str):
-        return printable(value, MOST_TEXT)
+        return printable(value, MOST_TEXT, lines=True)
     if isinstance(value, list):
         return [_clean(item) for item in value]
     if isinstance(value, dict):
-        return {printable(key, MOST_TEXT): _clean(item) for key, item in value.items()}
+        return {printable(key, MOST_TEXT, lines=True): _clean(item) for key, item in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("a number is not finite")
     if isinstance(value, int) and abs(value) >= 2**63:

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from vae_compat.reports import junit, rendering, summary, table
-from vae_compat.reports.escaping import html, markdown, printable, shown, xml
+from vae_compat.reports.escaping import html, markdown, shown, xml
 from vae_compat.reports.log import Writer, concluded, read_log
 from vae_compat.suites.selftest.running import Ran, here, once, profile, shared
 from vae_compat.suites.selftest.test_reports import HEADER, record, run
+from vae_compat.text import printable
 
 NASTY = (
     "\x1b[2J\x1b]0;title\x07gate holds\x00\r\x08\x9b1m\x7f"
