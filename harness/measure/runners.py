@@ -41,9 +41,10 @@ class InRunners:
     folder: Path
     idle: float = IDLE
     """Seconds of the clock after which a runner that uses no CPU is ended."""
+    nursery: Nursery = field(default_factory=Nursery)
+    """Where the runners come from; closed with them."""
     _clients: OrderedDict[str, RunnerClient[HookFacts]] = field(default_factory=OrderedDict)
     _printed: dict[str, str] = field(default_factory=dict)
-    _nursery: Nursery = field(default_factory=Nursery)
 
     def perform(self, name: str, ask: Ask, kind: type[T]) -> T:
         """What a hook does of a case. Raises `GaveNone`."""
@@ -85,11 +86,15 @@ class InRunners:
         """What the hook has printed during its last case."""
         return self._printed.get(name, "")
 
-    def close(self) -> None:
-        """End all runners."""
+    def close_runners(self) -> None:
+        """End all runners that there are; others are started when they are needed."""
         while self._clients:
             self._clients.popitem()[1].close()
-        self._nursery.close()
+
+    def close(self) -> None:
+        """End all runners, and what they come from."""
+        self.close_runners()
+        self.nursery.close()
 
     def _client(self, name: str) -> RunnerClient[HookFacts]:
         client = self._clients.pop(name, None)
@@ -101,7 +106,7 @@ class InRunners:
                 self._clients.popitem(last=False)[1].close()
             loading = self.loadings[name]
             client = RunnerClient(
-                SERVER, loading, HookFacts, self._nursery, idle=self.idle, memory=loading.memory
+                SERVER, loading, HookFacts, self.nursery, idle=self.idle, memory=loading.memory
             )
         self._clients[name] = client
         return client

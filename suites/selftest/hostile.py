@@ -11,6 +11,7 @@ from vae_compat.cases import Case, Direction, Layout, Mode, Scale
 from vae_compat.checks.finding import Status
 from vae_compat.checks.registry import CHECKS
 from vae_compat.fixtures.supplies import Fixtures
+from vae_compat.isolation.client import Nursery
 from vae_compat.isolation.limits import IDLE
 from vae_compat.measure.observation import Observed
 from vae_compat.measure.runners import InRunners
@@ -64,6 +65,7 @@ class Bench:
         idle: float = IDLE,
         seconds: float = 20.0,
         memory: int = 0,
+        nursery: Nursery | None = None,
     ) -> None:
         """Without ``sources`` there is one hook, named ``hook``, that does what it is told to."""
         self.folder, self.seconds = folder, seconds
@@ -71,7 +73,10 @@ class Bench:
         self.loadings = {
             name: loading(folder, name, source, memory=memory) for name, source in sources.items()
         }
-        self.runners = InRunners(self.loadings, folder / "shared", idle=idle)
+        self._own = nursery is None
+        self.runners = InRunners(
+            self.loadings, folder / "shared", idle=idle, nursery=nursery or Nursery()
+        )
         self._subjects = {
             name: Subject(
                 profile_from_flags(
@@ -108,8 +113,10 @@ class Bench:
             file.unlink()
 
     def close(self) -> None:
-        """End all runners."""
-        self.runners.close()
+        """End all runners; a nursery that others use as well stays."""
+        self.runners.close_runners()
+        if self._own:
+            self.runners.close()
 
 
 @contextmanager

@@ -11,6 +11,8 @@ import pytest
 import torch
 from diffusers.models.resnet import ResnetBlock2D
 
+from vae_compat.isolation import watching
+from vae_compat.isolation.client import Nursery
 from vae_compat.measure import runners, workbench
 from vae_compat.measure.observation import Observation, Origin
 from vae_compat.suites.selftest.hostile import CASE, NEXT, Bench, alive, benched, sound, wrong
@@ -43,12 +45,21 @@ def _limits_of_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test allows a call holds, however long untiled took on this machine."""
     monkeypatch.setattr(workbench, "seconds_for", lambda least, _untiled: least)
     monkeypatch.setattr(runners, "PATIENCE", 1000)  # one folder serves all of these hooks
+    monkeypatch.setattr(watching, "GRACE", 1.0)
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+def nursery() -> Iterator[Nursery]:
+    made = Nursery()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory, nursery: Nursery) -> Iterator[Bench]:
     """One hook, in one runner as long as that lives."""
-    with benched(Bench(tmp_path_factory.mktemp("calls"), idle=3, seconds=1)) as made:
+    folder = tmp_path_factory.mktemp("calls")
+    with benched(Bench(folder, idle=1, seconds=1, nursery=nursery)) as made:
         yield made
 
 
@@ -167,7 +178,7 @@ def test_waiting_for_what_does_not_come_is_a_limit(bench: Bench, act: str) -> No
     observed = bench.observe(NATIVE + act)
     assert observed.failure is not None
     assert observed.failure.origin is Origin.LIMIT
-    assert "waiting for 3 s without using the CPU" in observed.failure.message
+    assert "waiting for 1 s without using the CPU" in observed.failure.message
 
 
 @pytest.mark.parametrize(
@@ -267,9 +278,9 @@ def test_what_is_printed_is_kept_to_its_last_and_shown_with_the_case(bench: Benc
         "import torch; kept = torch.empty(SIZE, dtype=torch.uint8).share_memory_()",
     ],
 )
-def test_memory_of_every_kind_is_limited(tmp_path: Path, take: str) -> None:
+def test_memory_of_every_kind_is_limited(tmp_path: Path, nursery: Nursery, take: str) -> None:
     size = 300 * 2**20
-    with benched(Bench(tmp_path, memory=size)) as small:
+    with benched(Bench(tmp_path, memory=size, nursery=nursery)) as small:
         assert sound(small.observe())
         observed = small.observe(NATIVE + f"SIZE = {2 * size}\n{take}", case=NEXT)
         assert observed.failure is not None
@@ -277,14 +288,14 @@ def test_memory_of_every_kind_is_limited(tmp_path: Path, take: str) -> None:
         assert observed.failure.origin in (Origin.HOOK, Origin.LIMIT)
 
 
-def test_many_files_in_memory_are_limited_as_well(tmp_path: Path) -> None:
+def test_many_files_in_memory_are_limited_as_well(tmp_path: Path, nursery: Nursery) -> None:
     size = 200 * 2**20
     act = (
         "files = [os.memfd_create('x') for _ in range(8)]\n"
         "for f in files: [os.write(f, bytes(2**24)) for _ in range(3)]\n"
         "time.sleep(5)"
     )
-    with benched(Bench(tmp_path, memory=size)) as small:
+    with benched(Bench(tmp_path, memory=size, nursery=nursery)) as small:
         observed = small.observe(NATIVE + act)
         assert observed.failure is not None
         assert observed.failure.origin is Origin.LIMIT
