@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vae_compat.cases import Case
 from vae_compat.device import Device
 from vae_compat.measure.distance import noise
+from vae_compat.measure.float64 import QuickFloat64
 from vae_compat.measure.observation import Baseline, LayoutVAE
 from vae_compat.measure.placing import live_bytes, placed
 from vae_compat.subject.state import snapshot
@@ -50,7 +51,8 @@ def measure_truth(case: Case, view: LayoutVAE, x: Tensor, device: Device) -> Ten
     """Run the float64 twin: on a CUDA device where that is the device, else on the plain CPU."""
     with torch.no_grad():
         if device.name != "cuda":
-            return view.run(case.direction, x.double()).detach().clone()
+            with QuickFloat64():
+                return view.run(case.direction, x.double()).detach().clone()
         with device, placed(view, device):
             return device.host(view.run(case.direction, device.put(x.double()))).detach().clone()
 
