@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import selectors
 import signal
@@ -14,6 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from vae_compat.errors import UsageError
@@ -107,6 +109,25 @@ class Nursery:
                 env=os.environ | {TOKEN: self._token},
             )
         return self._line
+
+
+_TEST = "PYTEST_CURRENT_TEST"
+"""Changes from test to test, and is nothing to a hook."""
+_SHARED: dict[str, Nursery] = {}
+"""By what a process inherits: that of whoever asked before, as long as nothing of it changed."""
+
+
+def shared_nursery() -> Nursery:
+    """The nursery of this process: what takes seconds to import is imported once."""
+    environment = {name: value for name, value in os.environ.items() if name != _TEST}
+    inherited = repr((sorted(environment.items()), sys.path, Path.cwd()))
+    if inherited not in _SHARED:
+        for other in _SHARED.values():
+            other.close()
+        _SHARED.clear()
+        _SHARED[inherited] = Nursery()
+        atexit.register(_SHARED[inherited].close)
+    return _SHARED[inherited]
 
 
 class RunnerClient(Generic[Facts]):

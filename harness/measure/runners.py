@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from vae_compat.errors import UsageError
-from vae_compat.isolation.client import Ended, Nursery, RunnerClient
+from vae_compat.isolation.client import Ended, Nursery, RunnerClient, shared_nursery
 from vae_compat.isolation.limits import IDLE
 from vae_compat.measure.asking import Ask
 from vae_compat.measure.attempt import Subject as Hook
@@ -41,7 +41,7 @@ class InRunners:
     folder: Path
     idle: float = IDLE
     """Seconds of the clock after which a runner that uses no CPU is ended."""
-    nursery: Nursery = field(default_factory=Nursery)
+    nursery: Nursery = field(default_factory=shared_nursery)
     """Where the runners come from; closed with them."""
     _clients: OrderedDict[str, RunnerClient[HookFacts]] = field(default_factory=OrderedDict)
     _printed: dict[str, str] = field(default_factory=dict)

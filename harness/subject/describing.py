@@ -52,11 +52,11 @@ def describe(loading: Loading, *, idle: float = IDLE) -> HookFacts:
 
     Raises `UsageError` for whatever keeps the hook from being loaded.
     """
-    from vae_compat.isolation.client import Ended, RunnerClient
+    from vae_compat.isolation.client import Ended, RunnerClient, shared_nursery
     from vae_compat.subject.messages import HookFacts
 
     try:
-        client = RunnerClient(SERVER, loading, HookFacts, idle=idle)
+        client = RunnerClient(SERVER, loading, HookFacts, shared_nursery(), idle=idle)
     except Ended as ended:
         raise UsageError(
             f"the hook {loading.entry} cannot be loaded: while it was imported, {ended.told}"

@@ -100,8 +100,9 @@ def profile(
 
 
 def here(folder: Path, *arguments: object) -> Ran:
-    """Run in this process, which has everything imported."""
+    """Run in this process, which has everything imported; without workers unless some are given."""
     out, err = io.StringIO(), io.StringIO()
+    arguments = arguments if "-n" in arguments else (*arguments, "-n", 0)
     with pytest.MonkeyPatch.context() as patch:
         # It hides the GPU from the whole process, for good.
         patch.setattr(front, "set_environment", lambda _: None)

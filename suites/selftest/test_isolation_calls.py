@@ -220,8 +220,9 @@ def test_a_runner_that_somebody_else_has_stopped_is_asked_again(bench: Bench, nu
     assert once.exists()
 
 
-def test_a_thread_that_goes_on_is_told_and_the_runner_is_not_used_again(bench: Bench) -> None:
-    thread = "def on():\n  while True: time.sleep(0.01)\nthreading.Thread(target=on, daemon=True).start()"
+def test_a_thread_that_goes_on_is_told_and_the_runner_not_used_again(bench: Bench) -> None:
+    goes_on = "def on():\n  while True: time.sleep(0.01)\n"
+    thread = f"{goes_on}threading.Thread(target=on, daemon=True).start()"
     observed = bench.observe(NATIVE + thread)
     assert isinstance(observed, Observation)
     assert any("thread" in told for told in observed.residue)

@@ -1,7 +1,7 @@
 """Every broken specimen is killed by the check named for it, and no sound hook is accused.
 
-Random mutants, sound hooks in all their cases, and whether the diagnosis names the mechanism, are for
-``nox -s selftest``.
+Random mutants, sound hooks in all their cases, and whether the diagnosis names the mechanism, are
+for ``nox -s selftest``.
 """
 
 from __future__ import annotations
