@@ -31,9 +31,10 @@ from vae_compat.suites.killing.trial import (
     records_of,
     reference,
 )
-from vae_compat.suites.selftest.running import outside, shared
+from vae_compat.suites.selftest.running import shared
 
 DEADLY = ("hangs", "crashes-process")
+"""Killed in runs of their own, see ``test_run_hostile``."""
 BROKEN = sorted(
     (name for name, specimen in SPECIMENS.items() if not specimen.sound),
     key=lambda name: SPECIMENS[name].shows_on,  # those with one baseline after another
@@ -75,16 +76,6 @@ def test_broken_specimen_is_killed_by_the_check_named_for_it(name: str, bench: P
     if record.check == "mechanism":
         assert specimen.mechanism is not None
         assert EXPLANATION[specimen.mechanism] in record.message
-
-
-@pytest.mark.parametrize("name", DEADLY)
-def test_deadly_specimen_is_killed_and_the_run_goes_on(name: str, tmp_path: Path) -> None:
-    specimen = SPECIMENS[name]
-    flags = ("--kind", specimen.kind, "--layout", specimen.layout, "--timeout", 2)
-    ran = outside(tmp_path / "out", "--hook", specimen.entry, *flags, "--case", specimen.shows_on)
-    assert ran.code == 1, ran.err
-    (record,) = ran.records(check=specimen.killed_by)
-    assert record["status"] == "failed"
 
 
 @pytest.mark.parametrize("name", [*SOUND, REFERENCE])

@@ -150,6 +150,11 @@ def test_a_hook_that_waits_for_ever_is_killed(deadly: Ran) -> None:
     assert deadly.verdict("hangs").code == 1
 
 
+@pytest.mark.parametrize("name", ["hangs", "crashes-process"])
+def test_a_deadly_specimen_fails_by_the_check_named_for_it(deadly: Ran, name: str) -> None:
+    assert deadly.records(hook=name, check=SPECIMENS[name].killed_by, status="failed")
+
+
 def test_no_test_goes_without_a_record(deadly: Ran) -> None:
     checks = {record["check"] for record in deadly.records(hook="sound")}
     for hook in ("stuck", "hangs"):
