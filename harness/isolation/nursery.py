@@ -26,7 +26,7 @@ _MODULES = {
     ),
     CASES: (
         "vae_compat.fixtures.supplies",
-        "vae_compat.measure.performing",
+        "vae_compat.scenarios.performing",
         "vae_compat.isolation.limits",
         "diffusers",
         "diffusers.models.autoencoders",

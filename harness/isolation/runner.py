@@ -153,7 +153,7 @@ def _performer(hook: object, loading: Loading) -> Callable[..., object]:
     from vae_compat.isolation.limits import limit_memory
     from vae_compat.isolation.messages import Ask
     from vae_compat.measure.models import ModelFiles, Models
-    from vae_compat.measure.performing import perform
+    from vae_compat.scenarios.performing import perform
     from vae_compat.subject.hook import Hook
 
     assert isinstance(hook, Hook)

@@ -11,7 +11,7 @@ from vae_compat.cases import Case
 from vae_compat.device import Device
 from vae_compat.measure.distance import noise
 from vae_compat.measure.observation import Baseline, LayoutVAE
-from vae_compat.measure.placing import live_bytes, placed
+from vae_compat.measure.placing import live_bytes, running
 from vae_compat.subject.state import snapshot
 
 
@@ -22,7 +22,7 @@ def measure_baseline(
 
     ``x`` is on the plain CPU, in the dtype of the case; ``device`` is not entered yet.
     """
-    with torch.no_grad(), device, placed(view, device):
+    with running(view, device):
         weights = live_bytes(device)
         before = snapshot(view.vae, encoder=view.encoder, decoder=view.decoder)
         given = device.put(x)
@@ -48,11 +48,11 @@ def measure_baseline(
 
 def measure_truth(case: Case, view: LayoutVAE, x: Tensor, device: Device) -> Tensor:
     """Run the float64 twin: on a CUDA device where that is the device, else on the plain CPU."""
-    with torch.no_grad():
-        if device.name != "cuda":
-            return view.run(case.direction, x.double()).detach().clone()
-        with device, placed(view, device):
+    if device.name == "cuda":
+        with running(view, device):
             return device.host(view.run(case.direction, device.put(x.double()))).detach().clone()
+    with torch.no_grad():
+        return view.run(case.direction, x.double()).detach().clone()
 
 
 def _weight_bytes(vae: nn.Module) -> int:

@@ -17,7 +17,7 @@ from vae_compat.isolation.messages import HookFacts
 from vae_compat.isolation.text import printable
 from vae_compat.isolation.wire import Garbled, Sort, Told, pack, unpack
 from vae_compat.measure.observation import Failure
-from vae_compat.measure.performed import Called, WholePerformed
+from vae_compat.scenarios.performed import Called, WholePerformed
 
 WHOLE = WholePerformed(
     whole=Called(
