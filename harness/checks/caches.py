@@ -11,9 +11,10 @@ from vae_compat.checks.finding import Grade, Status, Tier
 from vae_compat.checks.parity import LIKENESS
 from vae_compat.checks.wording import ended_by, number
 from vae_compat.measure.caches import Holds
-from vae_compat.measure.clip import ChunkSeen, ClipObserved, SlotSeen, Way
 from vae_compat.measure.distance import is_exact
 from vae_compat.mechanisms import EXPLANATION
+from vae_compat.scenarios.clip import ClipObserved, Way
+from vae_compat.scenarios.tracks import ChunkSeen, SlotSeen
 
 _WORDS = (Holds.WORD, Holds.NOTHING)
 

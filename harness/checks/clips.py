@@ -13,7 +13,6 @@ from vae_compat.checks.declaring import Answer, check, failed, passed
 from vae_compat.checks.finding import Grade, Metrics, Tier
 from vae_compat.checks.parity import LIKENESS, grade_of
 from vae_compat.checks.wording import apart, number, raised, shape
-from vae_compat.measure.clip import ClipObserved, Way
 from vae_compat.measure.distance import (
     FLOOR_RATIO,
     changes,
@@ -24,6 +23,7 @@ from vae_compat.measure.distance import (
 )
 from vae_compat.measure.observation import Observation
 from vae_compat.measure.once import once
+from vae_compat.scenarios.clip import ClipObserved, Way
 
 STANDS_OUT = 2.0
 """A jump at a chunk border that exceeds the largest within the chunks by this factor is seen as a

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vae_compat.cases import Case, Direction, Mode, Scale, Scenario
 from vae_compat.checks.finding import Grade
 from vae_compat.measure.observation import Promise
-from vae_compat.measure.sequences import SEQUENCES
+from vae_compat.scenarios.scenes import SEQUENCES
 
 LONG = 9
 """Latent frames of a clip that has settled chunks both early and late, two frames a chunk."""

@@ -16,8 +16,9 @@ from vae_compat.checks.declaring import Answer, check, failed, not_judged, passe
 from vae_compat.checks.finding import Metrics, Phase, Status, Tier
 from vae_compat.checks.wording import apart, mebibytes, mebibytes_apart
 from vae_compat.device.meter import largest_plane
-from vae_compat.measure.clip import ChunkSeen, ClipObserved, Way
 from vae_compat.measure.observation import Observation
+from vae_compat.scenarios.clip import ClipObserved, Way
+from vae_compat.scenarios.tracks import ChunkSeen
 
 SAVES = 0.9
 """Share of the untiled peak up to which a clip counts as smaller."""

@@ -7,7 +7,7 @@ from vae_compat.checks.conditions import claimed, may_run_untiled, plays, promis
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
 from vae_compat.checks.finding import Metrics, Tier
 from vae_compat.checks.wording import apart, raised
-from vae_compat.measure.relations import Related
+from vae_compat.scenarios.relation import Related
 
 tiles_freely = promises_exact & ~may_run_untiled
 """Skipped for inexact hooks, whose results depend on tiles by design, and for fallback hooks, which
@@ -61,7 +61,7 @@ def _judged(related: Related, meaning: str) -> Answer:
     failure = related.failure
     if failure is not None:
         return failed(raised(failure), "a result", failure.where)
-    wrong = [found for found in related.comparisons if not found.apart <= found.bound]
+    wrong = [found for found in related.comparisons if not found.holds]
     if not wrong and (related.empty or not related.comparisons):
         return not_judged(related.empty or "nothing was compared")
     worst = max(wrong or related.comparisons, key=lambda found: found.apart)

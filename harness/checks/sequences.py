@@ -9,8 +9,8 @@ from vae_compat.checks.parity import LIKENESS
 from vae_compat.checks.wording import apart, number, raised
 from vae_compat.measure.distance import FLOOR_RATIO, WORST_RATIO, is_exact
 from vae_compat.measure.observation import Observed
-from vae_compat.measure.rights import Step
-from vae_compat.measure.sequences import SequenceObserved
+from vae_compat.scenarios.rights import Step
+from vae_compat.scenarios.sequence import SequenceObserved
 
 
 @check(tier=Tier.ADVANCED, when=claimed & plays_sequence)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+import math
 
 from vae_compat.cases import Scenario
 from vae_compat.checks.comparing import comparable, promised
@@ -12,7 +12,8 @@ from vae_compat.checks.finding import Grade, Tier
 from vae_compat.checks.parity import broken, described, grade_of
 from vae_compat.checks.wording import mebibytes, mebibytes_apart, raised
 from vae_compat.measure.observation import Observed
-from vae_compat.measure.usage import Pair, Ran, UsageObserved
+from vae_compat.scenarios.comparison import Comparison
+from vae_compat.scenarios.usage import Ran, UsageObserved
 
 TINY = 8
 """Latent pixels: smaller tiles that are blended need not give a picture. The results of sound hooks
@@ -43,7 +44,7 @@ def check_tiny_tiles(observed: Observed) -> Answer:
 
     A single tile that holds the whole plane takes no more convolutions than untiled.
     """
-    if not isinstance(observed, UsageObserved) or not (observed.ran or observed.pairs):
+    if not isinstance(observed, UsageObserved) or not (observed.ran or observed.comparisons):
         return _nothing(observed)
     for ran in observed.ran:
         failure = ran.seen.failure
@@ -65,7 +66,7 @@ def check_out_of_memory(observed: Observed) -> Answer:
     After the failure, live memory may exceed that at the first convolution of an undisturbed call
     by at most input plus output. Anything beyond that was left by the failed attempt.
     """
-    if not isinstance(observed, UsageObserved) or not (observed.ran or observed.pairs):
+    if not isinstance(observed, UsageObserved) or not (observed.ran or observed.comparisons):
         return _nothing(observed)
     for ran in observed.ran:
         failure = ran.seen.failure
@@ -90,7 +91,7 @@ def check_out_of_memory(observed: Observed) -> Answer:
     if memory.left > observed.held:
         got = f"{mebibytes(memory.left)} still allocated after memory had run out"
         return failed(got, "none beyond the output", metrics=numbers)
-    for pair in observed.pairs:
+    for pair in observed.comparisons:
         if (bad := _differs(pair)) is not None:
             return failed(bad, "the result of an undisturbed call", pair.what)
     return passed(numbers)
@@ -99,7 +100,7 @@ def check_out_of_memory(observed: Observed) -> Answer:
 @check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.ON_HOST))
 def check_on_host(observed: Observed) -> Answer:
     """A VAE on the CPU of a machine with a GPU runs on the CPU, where its input is."""
-    if not isinstance(observed, UsageObserved) or not (observed.ran or observed.pairs):
+    if not isinstance(observed, UsageObserved) or not (observed.ran or observed.comparisons):
         return _nothing(observed)
     for ran in observed.ran:
         if (wrong := _wrong(ran)) is not None:
@@ -109,15 +110,15 @@ def check_on_host(observed: Observed) -> Answer:
 
 def _judged(observed: Observed, should: str) -> Answer:
     """Whether every result is right, and both results of each pair are the same to the bit."""
-    if not isinstance(observed, UsageObserved) or not (observed.ran or observed.pairs):
+    if not isinstance(observed, UsageObserved) or not (observed.ran or observed.comparisons):
         return _nothing(observed)
     for ran in observed.ran:
         if (wrong := _wrong(ran)) is not None:
             return failed(*wrong)
-    for pair in observed.pairs:
+    for pair in observed.comparisons:
         if (bad := _differs(pair)) is not None:
             return failed(bad, should, pair.what)
-    return passed({"pairs": len(observed.pairs)})
+    return passed({"pairs": len(observed.comparisons)})
 
 
 def _nothing(observed: Observed) -> Answer:
@@ -147,17 +148,12 @@ def _wrong(ran: Ran, *, refusing: bool = False) -> Wrong | None:
     return None
 
 
-def _differs(pair: Pair) -> str | None:
+def _differs(pair: Comparison) -> str | None:
     """How the two of a pair differ; ``None`` where they do not."""
+    if pair.holds:
+        return None
     if pair.failure is not None:
         return raised(pair.failure)
-    if pair.got is None:
-        return "no tensor"
-    if pair.got.shape != pair.should.shape or pair.got.dtype != pair.should.dtype:
-        return f"another shape or dtype ({tuple(pair.got.shape)}, {pair.got.dtype})"
-    if not torch.equal(pair.got, pair.should):
-        apart = float((pair.got.double() - pair.should.double()).abs().max())
-        return f"a result that differs by up to {apart:.3g}"
-    if pair.work is not None and pair.work[0] != pair.work[1]:
-        return "the same result by other convolutions"
-    return None
+    if not math.isfinite(pair.apart):
+        return pair.where
+    return f"a result that differs by up to {pair.apart:.3g} x rms"

@@ -23,10 +23,11 @@ from vae_compat.front.options import Options
 from vae_compat.isolation.limits import IDLE, memory_share
 from vae_compat.judge import ROOTS, Record, judge
 from vae_compat.matrix import cost, generate
+from vae_compat.measure.bench import Bench
 from vae_compat.measure.models import Supplies
 from vae_compat.measure.observation import Observed
-from vae_compat.measure.runners import InRunners
-from vae_compat.measure.workbench import Runners, Subject, Workbench
+from vae_compat.scenarios.case_runner import CaseRunner, Subject
+from vae_compat.scenarios.runners import InRunners, Runners
 from vae_compat.subject.describing import described, loading_of
 from vae_compat.subject.messages import Loading
 from vae_compat.subject.profile import KnownFailure, Profile
@@ -161,17 +162,14 @@ class Run:
         )
 
     @cached_property
-    def workbench(self) -> Workbench:
-        """What this process judges cases with."""
-        return Workbench(
-            subjects=self.subjects,
-            supplies=self.supplies,
-            runners=self.runners,
-            folder=self.folder,
-            fingerprint=self.options.fingerprint,
-            seconds=self.options.timeout,
-            key=self.key,
-        )
+    def bench(self) -> Bench:
+        """What cases are held against."""
+        return Bench(self.supplies, self.folder, self.options.fingerprint, self.key)
+
+    @cached_property
+    def case_runner(self) -> CaseRunner:
+        """What this process runs cases with."""
+        return CaseRunner(self.subjects, self.bench, self.runners, self.options.timeout)
 
     @cached_property
     def called_in_every_way(self) -> frozenset[tuple[str, Case]]:
@@ -193,7 +191,7 @@ class Run:
     def observe(self, item: Item) -> Observed:
         """What the hook's one run of the item's case produced."""
         every_way = (item.subject, item.case) in self.called_in_every_way
-        return self.workbench.observation(item.subject, item.case, every_way=every_way)
+        return self.case_runner.observation(item.subject, item.case, every_way=every_way)
 
     def record(self, item: Item, observation: Observed, finding: Finding) -> Record:
         """The record of a finding, judged by what the profile knows.

@@ -12,7 +12,7 @@ from vae_compat.device import Device
 from vae_compat.measure.distance import noise
 from vae_compat.measure.float64 import QuickFloat64
 from vae_compat.measure.observation import Baseline, LayoutVAE
-from vae_compat.measure.placing import live_bytes, placed
+from vae_compat.measure.placing import live_bytes, running
 from vae_compat.subject.state import snapshot
 
 
@@ -23,7 +23,7 @@ def measure_baseline(
 
     ``x`` is on the plain CPU, in the dtype of the case; ``device`` is not entered yet.
     """
-    with torch.no_grad(), device, placed(view, device):
+    with running(view, device):
         weights = live_bytes(device)
         before = snapshot(view.vae, encoder=view.encoder, decoder=view.decoder)
         given = device.put(x)
@@ -49,12 +49,11 @@ def measure_baseline(
 
 def measure_truth(case: Case, view: LayoutVAE, x: Tensor, device: Device) -> Tensor:
     """Run the float64 twin: on a CUDA device where that is the device, else on the plain CPU."""
-    with torch.no_grad():
-        if device.name != "cuda":
-            with QuickFloat64():
-                return view.run(case.direction, x.double()).detach().clone()
-        with device, placed(view, device):
+    if device.name == "cuda":
+        with running(view, device):
             return device.host(view.run(case.direction, device.put(x.double()))).detach().clone()
+    with torch.no_grad(), QuickFloat64():
+        return view.run(case.direction, x.double()).detach().clone()
 
 
 def _weight_bytes(vae: nn.Module) -> int:

@@ -1,46 +1,72 @@
-"""What the judge makes of a scenario's results with: untiled results of its own."""
+"""Makes what cases are held against: VAEs, inputs and untiled results. No hook comes near it."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
 
 from torch import Tensor
 
-from vae_compat.cases import Case
-from vae_compat.measure.observation import Baseline, LayoutVAE, Observation
+from vae_compat.cases import Case, Layout
+from vae_compat.device import open_device
+from vae_compat.measure.baseline import measure_baseline, measure_truth
+from vae_compat.measure.draws import draw_floors, in_doubt
+from vae_compat.measure.models import Models, Supplies, WeightFiles, key_of
+from vae_compat.measure.observation import WHOLE, Baseline, Floors, Observation
+from vae_compat.measure.sealing import Seal
+from vae_compat.measure.store import BaselineStore
 
 
-class Bench(Protocol):
-    """The part of a workbench that makes what a case is held against. No hook is ever on it."""
+class Bench(Models):
+    """The VAEs of cases, and what they give untiled: made once, stored and shared by workers."""
 
-    def view(self, case: Case) -> LayoutVAE:
-        """The VAE of a case in its layout, on the plain CPU."""
-        ...
+    def __init__(
+        self, supplies: Supplies, folder: Path, fingerprint: str = "", key: bytes = b""
+    ) -> None:
+        """Store baselines and weights in ``folder``.
 
-    def twin(self, case: Case) -> LayoutVAE:
-        """Its float64 twin in the same layout."""
-        ...
+        ``fingerprint`` stands for whatever changes baselines without being part of a case: seed,
+        weights, image. ``key`` is known to the processes of the run alone: with it they tell their
+        files from a hook's.
+        """
+        super().__init__(supplies)
+        seal = Seal(key)
+        self._store = BaselineStore(folder / "baselines", fingerprint, seal=seal)
+        self._weights = WeightFiles(folder / "weights", supplies.build, seal)
 
-    def views(self, case: Case) -> tuple[LayoutVAE, ...]:
-        """The VAE of a case in every variant of its layout; the first is that of ``view``."""
-        ...
-
-    def twins(self, case: Case) -> tuple[LayoutVAE, ...]:
-        """The float64 twins of ``views``."""
-        ...
-
-    def make_input(self, case: Case) -> Tensor:
-        """What the direction of the case is given, on the plain CPU."""
-        ...
+    def weights(self, cases: Iterable[Case]) -> Mapping[str, str]:
+        """Files with the weights of the VAEs of cases, for a runner to build them from."""
+        return {key_of(case): str(self._weights.of(case)) for case in cases}
 
     def baseline(self, case: Case) -> Baseline:
-        """The untiled result of a case, of another one than that of the scenario as well."""
-        ...
+        """The untiled result of a case, from the store where it is known."""
+
+        def truth() -> Tensor:
+            view = self._supplies.views(self.truth(case), Layout.DIFFUSERS, case.facts)[0]
+            return measure_truth(case, view, self.make_input(case), open_device(case.device))
+
+        def baseline() -> Baseline:
+            known = self._store.truth(case, truth)
+            x, device = self.make_input(case), open_device(case.device)
+            return measure_baseline(case, self.view(case), known, x, device)
+
+        return self._store.get(case, baseline)
 
     def raised(self, case: Case) -> Baseline:
         """The same with the floors of several draws: for results that miss those of one."""
-        ...
+        first = self.baseline(case)
+
+        def compute() -> Floors:
+            x, device = self.make_input(case), open_device(case.device)
+            return draw_floors(case, self.view(case), x, first.truth, device)
+
+        further = self._store.further(case, compute)
+        return replace(first, floor=first.floor.largest(further.get(WHOLE)), further=further)
 
     def beyond_doubt(self, observation: Observation) -> Observation:
         """The observation, with the floors of several draws where one leaves it in doubt."""
-        ...
+        if not in_doubt(observation):
+            return observation
+        plain = replace(observation.case, scenario=None)
+        return replace(observation, baseline=self.raised(plain))

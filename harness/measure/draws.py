@@ -24,7 +24,7 @@ from vae_compat.cases import Case
 from vae_compat.device import Device
 from vae_compat.measure.distance import changes, distance_of, floors, is_exact, largest
 from vae_compat.measure.observation import Floors, LayoutVAE, Noise, Observation
-from vae_compat.measure.placing import placed
+from vae_compat.measure.placing import running
 
 DRAWS = 8
 """Beyond the first."""
@@ -50,7 +50,7 @@ def draw_floors(case: Case, view: LayoutVAE, x: Tensor, truth: Tensor, device: D
     ``x`` and ``device`` as for ``measure_baseline``.
     """
     found: Floors = {}
-    with torch.no_grad(), device, placed(view, device):
+    with running(view, device):
         for number in range(DRAWS):
             result = view.run(case.direction, device.put(moved(x, number)))
             found = largest(found, floors(device.host(result), truth))

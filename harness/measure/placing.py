@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 from vae_compat.device import Device
 from vae_compat.measure.observation import LayoutVAE
+
+
+@contextmanager
+def running(view: LayoutVAE, device: Device) -> Iterator[Device]:
+    """The device is entered inside and the view is on it, without gradients."""
+    with torch.no_grad(), device, placed(view, device):
+        yield device
 
 
 @contextmanager

@@ -19,10 +19,10 @@ from vae_compat.device import Reading, open_device
 from vae_compat.fixtures.layouts import view
 from vae_compat.fixtures.vaes.building import unseeded
 from vae_compat.measure.baseline import measure_truth
+from vae_compat.measure.bench import Bench
 from vae_compat.measure.distance import distance_of, noise
 from vae_compat.measure.observation import Baseline, Observation, Promise
 from vae_compat.measure.placing import live_bytes
-from vae_compat.measure.workbench import Workbench
 from vae_compat.subject.hook import Hook
 from vae_compat.subject.loading import load_hook
 from vae_compat.subject.profile import Profile
@@ -63,7 +63,7 @@ class Series:
 
 
 def compare(
-    bench: Workbench, case: Case, contenders: Mapping[str, Profile], *, rounds: int, truth: bool
+    bench: Bench, case: Case, contenders: Mapping[str, Profile], *, rounds: int, truth: bool
 ) -> dict[str, Figures | str]:
     """Figures of each contender, or in words why there are none.
 

@@ -40,7 +40,7 @@ def _bare(cases: dict[str, tuple[Case, ...]], run: Run) -> dict[str, float]:
     """
     spent = {"truth": 0.0, "untiled": 0.0, "hook": 0.0}
     known: set[str] = set()
-    bench = run.workbench
+    bench = run.bench
 
     def clocked(what: str, act) -> None:
         start = time.process_time()

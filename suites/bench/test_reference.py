@@ -9,7 +9,7 @@ import pytest
 
 from vae_compat.cases import Case, Direction, Layout, Mode, Scale
 from vae_compat.fixtures.supplies import Fixtures
-from vae_compat.measure.workbench import Workbench
+from vae_compat.measure.bench import Bench
 from vae_compat.subject.profile import load_embedded, profile_from_flags
 from vae_compat.suites.bench.measuring import Figures, compare, count, parked_bytes
 from vae_compat.suites.bench.rows import ROWS, Row
@@ -21,9 +21,8 @@ MIB = 2**20
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory) -> Workbench:
-    supplies = Fixtures()
-    return Workbench({}, supplies, tmp_path_factory.mktemp("bench"), "", seconds=0)
+def bench(tmp_path_factory) -> Bench:
+    return Bench(Fixtures(), tmp_path_factory.mktemp("bench"))
 
 
 def contenders(row: Row, published: str | None):

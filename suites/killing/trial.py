@@ -19,8 +19,8 @@ from vae_compat.front.subjects import load_subject
 from vae_compat.judge import Outcome, Record
 from vae_compat.matrix import cost
 from vae_compat.measure.observation import Observed
-from vae_compat.measure.runners import InProcess
-from vae_compat.measure.workbench import Subject
+from vae_compat.scenarios.case_runner import Subject
+from vae_compat.scenarios.runners import InProcess
 from vae_compat.subject.describing import remember
 from vae_compat.subject.hook import Hook
 from vae_compat.subject.loading import facts_of, load_hook

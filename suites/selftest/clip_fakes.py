@@ -9,11 +9,11 @@ from typing import Any
 from vae_compat.cases import Case, Direction, Layout, Mode, Scale, Scenario
 from vae_compat.checks.finding import Finding
 from vae_compat.fixtures.supplies import Fixtures
-from vae_compat.measure.clip import ClipObserved, examine_clip, perform_clip
+from vae_compat.measure.bench import Bench
 from vae_compat.measure.models import Models
 from vae_compat.measure.observation import Promise
-from vae_compat.measure.stage import Stage
-from vae_compat.measure.workbench import Workbench
+from vae_compat.scenarios.clip import ClipObserved, ClipScene
+from vae_compat.scenarios.stage import Stage
 from vae_compat.suites.selftest.measure_fakes import FakeHook
 
 CLIP = Case(
@@ -56,13 +56,14 @@ def plain() -> FakeHook:
 
 
 def played(
-    bench: Workbench, hook: FakeHook, *, cache: str = "fallback", grade: str = "exact", **case: Any
+    bench: Bench, hook: FakeHook, *, cache: str = "fallback", grade: str = "exact", **case: Any
 ) -> ClipObserved:
     """What a clip shows of a hook."""
     clip = replace(CLIP, **case)
     promise = Promise(cache=cache, grade=grade, kind=hook.kind)
     stage = Stage(clip, promise, hook, Models(Fixtures()), seconds=60)
-    return examine_clip(clip, promise, perform_clip(stage), bench)
+    scene = ClipScene()
+    return scene.examine(clip, promise, scene.perform(stage), bench)
 
 
 def told(finding: Finding) -> str:

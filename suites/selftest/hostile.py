@@ -13,9 +13,10 @@ from vae_compat.checks.registry import CHECKS
 from vae_compat.fixtures.supplies import Fixtures
 from vae_compat.isolation.client import Nursery
 from vae_compat.isolation.limits import IDLE
+from vae_compat.measure.bench import Bench as Untiled
 from vae_compat.measure.observation import Observed
-from vae_compat.measure.runners import InRunners
-from vae_compat.measure.workbench import Subject, Workbench
+from vae_compat.scenarios.case_runner import CaseRunner, Subject
+from vae_compat.scenarios.runners import InRunners
 from vae_compat.subject.messages import Loading
 from vae_compat.subject.profile import profile_from_flags
 
@@ -96,10 +97,9 @@ class Bench:
         """What a hook gives for a case, after it has done something."""
         told = self.folder / "act.py"
         told.write_text(act) if act else told.unlink(missing_ok=True)
-        bench = Workbench(
-            self._subjects, Fixtures(), self.runners, self.folder / "shared", "", self.seconds
-        )
-        return bench.observation(hook, case, every_way=False)
+        untiled = Untiled(Fixtures(), self.folder / "shared")
+        runner = CaseRunner(self._subjects, untiled, self.runners, self.seconds)
+        return runner.observation(hook, case, every_way=False)
 
     def process(self, hook: str = "hook") -> int | None:
         """The process between this one and the runner of a hook."""

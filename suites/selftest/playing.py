@@ -28,7 +28,7 @@ class Stand:
         """What a specimen, or a hook that was added, does in a scenario, or in a single call."""
         run = self._runs.get(name) or self.add(profile_of(SPECIMENS[name]))
         case = small_case(run.subjects[name].profile, scenario, **changes)
-        return run.workbench.observation(name, case, every_way=False)
+        return run.case_runner.observation(name, case, every_way=False)
 
     def findings(self, name: str, scenario: str | None, **changes: Any) -> dict[str, Finding]:
         """What every check for the scenario says."""
@@ -42,7 +42,7 @@ class Stand:
         mark = self._folder / "performing" / name / case.id
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
-        return _judged(run.workbench.observation(name, case, every_way=False))
+        return _judged(run.case_runner.observation(name, case, every_way=False))
 
     def add(self, profile: Profile) -> Run:
         """Make a hook known that is in no registry."""

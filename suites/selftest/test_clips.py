@@ -26,10 +26,9 @@ from vae_compat.checks.phases import (
 from vae_compat.checks.registry import CHECKS
 from vae_compat.device.meter import Convolution
 from vae_compat.fixtures.supplies import Fixtures
+from vae_compat.measure.bench import Bench
 from vae_compat.measure.observation import Promise
-from vae_compat.measure.runners import InProcess
-from vae_compat.measure.scenarios import SCENES
-from vae_compat.measure.workbench import Workbench
+from vae_compat.scenarios.scenes import SCENES
 from vae_compat.suites.selftest.clip_fakes import CLIP, after, plain, played, told
 from vae_compat.suites.selftest.measure_fakes import FakeHook
 from vae_compat.tiled_vae import VAEHook
@@ -45,11 +44,10 @@ ALL = (*CACHE_CHECKS, check_clip_completes, check_video_parity, check_flicker, c
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """Makes VAEs and baselines, and keeps them for all tests of this module."""
     folder = tmp_path_factory.mktemp("clips")
-    supplies = Fixtures()
-    return Workbench({}, supplies, InProcess({}, supplies), folder, "clips", seconds=60)
+    return Bench(Fixtures(), folder)
 
 
 @pytest.fixture(scope="module")

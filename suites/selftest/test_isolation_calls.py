@@ -13,8 +13,8 @@ from diffusers.models.resnet import ResnetBlock2D
 
 from vae_compat.isolation import watching
 from vae_compat.isolation.client import Nursery
-from vae_compat.measure import runners, workbench
 from vae_compat.measure.observation import Observation, Origin
+from vae_compat.scenarios import case_runner, runners
 from vae_compat.suites.selftest.hostile import CASE, NEXT, Bench, alive, benched, sound, wrong
 
 CHILD = """
@@ -43,7 +43,7 @@ NATIVE = "import ctypes, os, signal, threading, time\n"
 @pytest.fixture(autouse=True)
 def _limits_of_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test allows a call holds, however long untiled took on this machine."""
-    monkeypatch.setattr(workbench, "seconds_for", lambda least, _untiled: least)
+    monkeypatch.setattr(case_runner, "seconds_for", lambda least, _untiled: least)
     monkeypatch.setattr(runners, "PATIENCE", 1000)  # one folder serves all of these hooks
     monkeypatch.setattr(watching, "GRACE", 1.0)
 
@@ -331,7 +331,8 @@ while frame is not None:
 shape = (1, 3, 8 * x.shape[-2], 8 * x.shape[-1])
 tensors = [one for one in gc.get_objects() if type(one) is torch.Tensor]
 found += [one for one in tensors if tuple(one.shape) == shape]
-modules = [m for m in sys.modules if m in ("vae_compat.judge", "vae_compat.measure.workbench")]
+judge = ("judge", "measure.bench", "scenarios.case_runner")
+modules = [name for name in judge if f"vae_compat.{name}" in sys.modules]
 raise ValueError(f"{len(tensors) > 0} {found} {modules} {'pytest' in sys.modules}")
 """
     observed = bench.observe(act)

@@ -15,7 +15,7 @@ from vae_compat.isolation import wire
 from vae_compat.isolation.frames import MOST_BEATS, Inbox
 from vae_compat.isolation.wire import Garbled, Sort, Told, pack, unpack
 from vae_compat.measure.observation import Failure
-from vae_compat.measure.performed import Called, WholePerformed
+from vae_compat.scenarios.performed import Called, WholePerformed
 from vae_compat.subject.messages import HookFacts
 from vae_compat.text import printable
 

@@ -21,14 +21,10 @@ from vae_compat.isolation.limiting import BEAT, limited
 from vae_compat.measure.baseline import measure_baseline, measure_truth
 from vae_compat.measure.observation import Observation, Origin, Promise
 from vae_compat.measure.plain import is_plain
-from vae_compat.measure.stage import Stage
-from vae_compat.measure.whole import (
-    beside_untiled,
-    perform_call,
-    perform_whole,
-    untiled_conventions,
-)
-from vae_compat.measure.whole import seen as beside
+from vae_compat.scenarios.conventions import beside_untiled, untiled_conventions
+from vae_compat.scenarios.single import perform_call, perform_whole
+from vae_compat.scenarios.single import seen as beside
+from vae_compat.scenarios.stage import Stage
 from vae_compat.suites.selftest.measure_fakes import (
     FakeHook,
     TinyModels,
@@ -446,9 +442,7 @@ def conventions(x: torch.Tensor, function: Any, **promise: Any) -> Any:
     stage = Stage(CASE, Promise(**promise), FakeHook(function), models, 20)
     performed = perform_whole(stage, every_way=True)
     assert performed.conventions is not None
-    return beside_untiled(
-        performed.conventions, untiled_conventions(CASE, models, open_device("sim"))
-    )
+    return beside_untiled(performed.conventions, untiled_conventions(CASE, models))
 
 
 def test_conventions_show_a_swallowed_argument(x: torch.Tensor):
@@ -472,7 +466,7 @@ def test_conventions_are_for_hooks_on_the_forward(x: torch.Tensor):
 
 
 def test_a_convention_of_which_nothing_is_told_is_a_failure(x: torch.Tensor):
-    untiled = untiled_conventions(CASE, TinyModels(x), open_device("sim"))
+    untiled = untiled_conventions(CASE, TinyModels(x))
     found = beside_untiled((), untiled)
     assert len(found) == 2
     assert all(result.failure is not None for result in found)

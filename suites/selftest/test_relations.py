@@ -21,20 +21,12 @@ from vae_compat.fixtures.inputs import make_input
 from vae_compat.fixtures.vaes import truth
 from vae_compat.matrix import generate
 from vae_compat.measure.observation import Promise
-from vae_compat.measure.relations import (
-    RELATIONS,
-    SHARP,
-    Related,
-    compared,
-    examine_relation,
-    in_common,
-    is_local,
-    moved,
-    moving,
-    perform_relation,
-    uninitialised,
-)
-from vae_compat.measure.stage import Stage
+from vae_compat.scenarios.comparison import compared
+from vae_compat.scenarios.relation import SHARP, Related
+from vae_compat.scenarios.repeats import uninitialised
+from vae_compat.scenarios.scenes import RELATIONS
+from vae_compat.scenarios.shift import in_common, is_local, moved, moving
+from vae_compat.scenarios.stage import Stage
 from vae_compat.suites.selftest.measure_fakes import FakeHook, TinyView, a_case, hostile
 
 Original = Callable[[Tensor], Tensor]
@@ -186,9 +178,9 @@ CASES = {
 
 def play(scenario: Scenario, hook: Hook) -> Related:
     case = replace(CASES[scenario], scenario=scenario)
-    bench = TinyBench()
-    performed = perform_relation(Stage(case, Promise(), Built(hook), bench, 20.0))
-    return examine_relation(case, Promise(), performed, bench)
+    bench, relation = TinyBench(), RELATIONS[scenario]
+    performed = relation.perform(Stage(case, Promise(), Built(hook), bench, 20.0))
+    return relation.examine(case, Promise(), performed, bench)
 
 
 def judged(scenario: Scenario, hook: Hook) -> Finding:

@@ -18,9 +18,11 @@ from vae_compat.fixtures.specimens.resting import RestingTiler
 from vae_compat.front.subjects import load_subject
 from vae_compat.matrix import generate
 from vae_compat.measure.observation import Noise, Origin, Promise
-from vae_compat.measure.player import Player, Stopped
-from vae_compat.measure.rights import Right
-from vae_compat.measure.sequences import SEQUENCES, Interrupting, Interruption, SequenceObserved
+from vae_compat.scenarios.calls import Interrupting, Interruption
+from vae_compat.scenarios.rights import Right
+from vae_compat.scenarios.scenes import SEQUENCES
+from vae_compat.scenarios.sequence import SequenceObserved
+from vae_compat.scenarios.stage import Player, Stopped
 from vae_compat.subject.profile import profile_from_flags
 from vae_compat.suites.selftest.playing import Stand
 

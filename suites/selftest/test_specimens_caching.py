@@ -17,7 +17,8 @@ from vae_compat.fixtures.specimens.caching import CachingTiler
 from vae_compat.fixtures.vaes import build
 from vae_compat.measure.observation import coder_of
 from vae_compat.measure.placing import placed
-from vae_compat.measure.streams import Sent, Stream
+from vae_compat.scenarios.performed import Sent
+from vae_compat.scenarios.streams import Stream
 from vae_compat.suites.selftest.playing import TILE, Stand
 
 TOLD = {

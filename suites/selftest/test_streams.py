@@ -13,8 +13,8 @@ from vae_compat.fixtures.layouts import view
 from vae_compat.fixtures.vaes import build
 from vae_compat.measure.caches import Holds
 from vae_compat.measure.observation import coder_of
-from vae_compat.measure.streams import Stream
-from vae_compat.measure.tracks import joined, naming
+from vae_compat.scenarios.streams import Stream
+from vae_compat.scenarios.tracks import joined, naming
 
 VIEWS = [
     *product(("qwen", "wan21", "wan22"), ("diffusers",), ("original",)),

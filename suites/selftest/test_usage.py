@@ -17,15 +17,23 @@ from vae_compat.checks.usage import (
     check_on_host,
     check_out_of_memory,
     check_settings,
+    check_switches,
     check_tiny_tiles,
 )
 from vae_compat.device.meter import Reading
 from vae_compat.fixtures.specimens import SPECIMENS
 from vae_compat.measure.observation import Failure, Observation, Observed, Promise
-from vae_compat.measure.performed import Memory
-from vae_compat.measure.usage import Pair, Ran, UsageObserved
+from vae_compat.scenarios.comparison import same
+from vae_compat.scenarios.performed import Called, Memory, Played
+from vae_compat.scenarios.settings import SETTINGS, SWITCHES
+from vae_compat.scenarios.usage import Ran, UsageObserved
 from vae_compat.suites.killing.trial import prepared, profile_of
-from vae_compat.suites.selftest.measure_fakes import a_case, an_observation
+from vae_compat.suites.selftest.measure_fakes import (
+    a_baseline,
+    a_case,
+    an_observation,
+    tiled_reading,
+)
 
 USAGE = {
     "settings": ("sticky-settings", "blending", "its own defaults"),
@@ -46,7 +54,7 @@ def found(name: str, check: str, case_id: str, folder: Path) -> Finding:
     """What a check says of a specimen in one case of its matrix."""
     run = prepared([profile_of(SPECIMENS[name])], folder)
     case = next(case for case in run.cases[name] if case.id == case_id)
-    observed = run.workbench.observation(name, case, every_way=False)
+    observed = run.case_runner.observation(name, case, every_way=False)
     return next(each for each in CHECKS if each.name == check)(observed)
 
 
@@ -75,19 +83,33 @@ def observed(scenario: Scenario, **more: object) -> UsageObserved:
     return UsageObserved(case=case, promise=Promise(), **more)  # type: ignore[arg-type]
 
 
-def pair(**more: object) -> Pair:
-    return Pair("a call", torch.ones(2), torch.ones(2), **more)  # type: ignore[arg-type]
+PAIR = same("a call", torch.ones(2), torch.ones(2), None)
 
 
 def test_nothing_run_is_no_pass() -> None:
     assert check_settings(observed(Scenario.SETTINGS)).status is Status.NOT_JUDGED
 
 
-def test_same_result_by_other_work_is_no_same() -> None:
-    differing = pair(work=({}, {None: 1}))
-    assert check_settings(observed(Scenario.SETTINGS, pairs=(pair(),))).status is Status.PASSED
-    finding = check_settings(observed(Scenario.SETTINGS, pairs=(differing,)))
-    assert finding.status is Status.FAILED
+@pytest.mark.parametrize(("count", "status"), [(18, Status.PASSED), (19, Status.FAILED)])
+def test_same_result_by_other_work_is_no_same(count: int, status: Status) -> None:
+    case = a_case(scenario=Scenario.SETTINGS)
+    base = a_baseline(case)
+    bench = SimpleNamespace(baseline=lambda _: base, beyond_doubt=lambda found: found)
+    devices = {"output_device": "cuda:0", "input_device": "cuda:0"}
+    call = Called(output=base.output, reading=tiled_reading(), **devices)
+    work = dict.fromkeys(call.reading.convolutions, count)
+    again = replace(call, reading=tiled_reading(convolutions=work))
+    played = Played(calls=(call, call, again))
+    finding = check_settings(SETTINGS.examine(case, Promise(), played, bench))
+    assert finding.status is status
+    assert status is Status.PASSED or "by other convolutions" in finding.message
+
+
+def test_calls_that_the_runner_did_not_tell_of_are_no_pass() -> None:
+    case = a_case(scenario=Scenario.SWITCHES)
+    found = SWITCHES.examine(case, Promise(), Played(), SimpleNamespace())
+    assert "told nothing of some of the calls" in found.failure.message
+    assert check_switches(found).status is Status.NOT_JUDGED
 
 
 @pytest.mark.parametrize(
@@ -101,14 +123,14 @@ def test_same_result_by_other_work_is_no_same() -> None:
 )
 def test_memory_of_a_failed_attempt(change: dict[str, int | None], status: Status) -> None:
     memory = replace(Memory(first=100, most=300, after=150, left=50), **change)
-    seen = observed(Scenario.OUT_OF_MEMORY, pairs=(pair(),), memory=memory, held=50)
+    seen = observed(Scenario.OUT_OF_MEMORY, comparisons=(PAIR,), memory=memory, held=50)
     assert check_out_of_memory(seen).status is status
 
 
 def test_memory_that_never_ran_out_is_no_pass() -> None:
     memory = Memory(first=100, most=300, after=None, left=0)
     told = {"memory": memory, "held": 50, "empty": "not so far"}
-    seen = observed(Scenario.OUT_OF_MEMORY, pairs=(pair(),), **told)
+    seen = observed(Scenario.OUT_OF_MEMORY, comparisons=(PAIR,), **told)
     assert check_out_of_memory(seen).status is Status.NOT_JUDGED
 
 

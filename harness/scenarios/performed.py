@@ -14,29 +14,42 @@ from torch import Tensor
 from vae_compat.device.meter import Reading
 from vae_compat.isolation.wire import OnWire
 from vae_compat.measure.caches import Access, Slot
-from vae_compat.measure.observation import CoderCall, Failure
+from vae_compat.measure.observation import CoderCall, Failure, Origin
 
 Travelling = Annotated[Tensor, OnWire()]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Called:
-    """One stretch with the hook on, for one result."""
+    """What one call gave: of the whole VAE, or of the bare coder for one chunk of a clip."""
 
     what: str = ""
-    """Which call of a scenario: ``tiles of 1 latent pixel``."""
+    """Which call of a scenario: ``tiles of 1 latent pixel``, ``chunk 2 of clip A, untiled``."""
     tile: int | None = None
     """Its tile size in latent pixels, where it is another than that of the case."""
+    right: str = ""
+    """Which result of a sequence is the right one: ``call 0``, ``clip A/2``."""
+    bare: bool = False
+    """Whether it ran without the hook."""
     returned: str = "None"
     """What came back, in words: ``Tensor``, ``list of 2 Tensor``, ``None``."""
     output: Travelling | None = None
     output_device: str | None = None
     input_device: str | None = None
     failure: Failure | None = None
+    dtype: str = ""
+    """The narrowest floating dtype in which the hook computed so far, where that was watched."""
     reading: Reading = field(default_factory=Reading)
+    """Of the whole stretch in which the hook was on, where that was for this call alone."""
     calls: tuple[CoderCall, ...] = ()
     residue: tuple[str, ...] = ()
     input_changed: bool = False
+
+    def missing(self, told: str) -> Failure | None:
+        """Why there is no output; ``told`` where something else than a tensor was returned."""
+        if self.failure is None and self.output is None:
+            return Failure("NoTensor", told, "", "", "run", Origin.HARNESS)
+        return self.failure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,62 +122,6 @@ class ClipPerformed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taken:
-    """One call of a sequence that came back."""
-
-    name: str
-    """``chunk 2 of clip A, untiled``."""
-    right: str
-    """Which result is the right one: ``call 0``, ``clip A/2``."""
-    returned: str
-    output: Travelling | None
-    bare: bool = False
-    """Whether it ran without the hook."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SequencePerformed:
-    """A sequence of calls, as far as the hook came."""
-
-    taken: tuple[Taken, ...]
-    alone: tuple[Taken, ...] = ()
-    """What the hook gives with no call before, where it promises less than exact."""
-    doing: str = ""
-    """The call under way when the hook failed, if it did."""
-    failure: Failure | None = None
-    plane: int = 0
-    """Area of the largest plane that a convolution wrote while the hook was on."""
-    empty: str = ""
-    """Why the sequence shows nothing; empty where it does."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """The results of one hook put on once, and its meters."""
-
-    outputs: tuple[Travelling, ...]
-    reading: Reading
-    dtype: str
-    """The narrowest floating dtype in which the hook computed, so far."""
-
-    @property
-    def output(self) -> Tensor:
-        """That of the last call."""
-        return self.outputs[-1]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RelationPerformed:
-    """Runs that should give one result."""
-
-    runs: tuple[Run, ...]
-    dtype: str
-    """In which the VAE ran."""
-    failure: Failure | None = None
-    empty: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Memory:
     """Bytes that were live on the device around a failure for want of memory."""
 
@@ -179,15 +136,23 @@ class Memory:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UsagePerformed:
-    """What a program did with the hook beside calling it."""
+class Played:
+    """The calls of a scenario, as far as the hook came."""
 
     calls: tuple[Called, ...] = ()
-    off: tuple[Travelling | None, ...] = ()
-    """Results of both directions after the hook was taken off, that of the case first."""
+    alone: tuple[Called, ...] = ()
+    """What the hook gives with no call before, where it promises less than exact."""
+    doing: str = ""
+    """The call under way when the hook failed, if it did."""
+    failure: Failure | None = None
+    """What ended the scenario before its last call."""
+    dtype: str = ""
+    """Of the VAE, where it is another than that of the case."""
+    plane: int = 0
+    """Area of the largest plane that a convolution wrote while the hook was on."""
     memory: Memory | None = None
     empty: str = ""
     """Why the scenario shows nothing; empty where it does."""
 
 
-Performed = WholePerformed | ClipPerformed | SequencePerformed | RelationPerformed | UsagePerformed
+Performed = WholePerformed | ClipPerformed | Played

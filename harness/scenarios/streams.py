@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import gc
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
 
 from vae_compat.device import Device
-from vae_compat.device.meter import Reading
+from vae_compat.device.meter import Reading, largest_plane
 from vae_compat.measure.caches import CacheLog, materialised, sharing, watched_cache
 from vae_compat.measure.failing import returned_kind
 from vae_compat.measure.observation import Chunked
-from vae_compat.measure.performed import Sent
 from vae_compat.measure.placing import live_bytes
 from vae_compat.measure.plain import is_plain
+from vae_compat.scenarios.performed import Sent
 
 
 class Stream:
@@ -47,6 +48,8 @@ class Stream:
         self.cache = watched_cache([None] * chunked.slots(coder), self.log)
         self.left = list(chunked.cut(x))
         self.sent: list[Sent] = []
+        self.plane = 0
+        """Area of the largest plane that a convolution wrote."""
         self._collects = collects
         self._held = 0
         self._noted = 0
@@ -75,6 +78,7 @@ class Stream:
             "accesses": accesses,
         }
         del result, outputs, entries
+        self.plane = max(self.plane, math.prod(largest_plane(reading.convolutions)))
         peak, live = self._memory(reading)
         self.sent.append(Sent(**seen, peak_bytes=peak, live_bytes=live))
         return self.sent[-1]

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vae_compat.cases import Direction
-from vae_compat.device import Device
+from vae_compat.cases import Case
+from vae_compat.device import open_device
 from vae_compat.device.meter import Reading
 from vae_compat.measure.caches import Access, CacheLog, Holds, Slot
 from vae_compat.measure.distance import correlation, floor_of, floors, largest, noise
 from vae_compat.measure.draws import DRAWS, moved
+from vae_compat.measure.float64 import QuickFloat64
 from vae_compat.measure.observation import (
     WHOLE,
     Baseline,
@@ -27,9 +28,9 @@ from vae_compat.measure.observation import (
     Noise,
     coder_of,
 )
-from vae_compat.measure.performed import Sent
-from vae_compat.measure.placing import placed
-from vae_compat.measure.streams import Stream
+from vae_compat.measure.placing import running
+from vae_compat.scenarios.performed import Sent
+from vae_compat.scenarios.streams import Stream
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,8 @@ class Track:
     """Module path of the causal convolution behind each slot."""
     looking_back: frozenset[str]
     """Those of them that look at frames before the present one."""
+    plane: int = 0
+    """Area of the largest plane that a convolution wrote untiled."""
     further: Further | None = None
     """The largest noise of further draws, where some were made."""
 
@@ -170,61 +173,67 @@ def joined(sent: Sequence[Sent]) -> Tensor | None:
     return torch.cat(parts, dim=2) if fits else None
 
 
-def follow(
-    view: LayoutVAE,
-    twin: LayoutVAE,
-    direction: Direction,
-    chunked: Chunked,
-    x: Tensor,
-    device: Device,
-) -> Track:
-    """Send a clip through the bare coder untiled and in float64, without any hook.
+class Followed:
+    """A clip without any hook: untiled and in float64, and with further draws where wanted.
 
-    ``x`` is what the whole VAE would be given, on the plain CPU. To be called with ``device``
-    entered and ``view`` placed on it; ``twin`` is the float64 twin, on the plain CPU.
+    ``view`` and its float64 twin are on the plain CPU, and so is ``x``, which is what the whole VAE
+    would be given.
     """
-    name = f"{direction}r"
-    with torch.no_grad():
-        exact = twin.coder_input(direction, x.double())
+
+    def __init__(
+        self, case: Case, view: LayoutVAE, twin: LayoutVAE, chunked: Chunked, x: Tensor
+    ) -> None:
+        self._case, self._view, self._chunked, self._x = case, view, chunked, x
+        self.track = self._follow(twin)
+
+    def _follow(self, twin: LayoutVAE) -> Track:
+        direction, name = self._case.direction, f"{self._case.direction}r"
         coder = coder_of(twin, direction)
-        truth = Stream(coder, chunked, exact)
-        with naming(coder, name, truth.log) as names:
-            truth.run()
-        given = view.coder_input(direction, device.put(x))
-        untiled = Stream(coder_of(view, direction), chunked, given, device).run()
-    looking_back = frozenset(
-        path
-        for path, part in coder.named_modules(prefix=name)
-        if isinstance(part, nn.Conv3d) and bool(part.weight[:, :, :-1].any())
-    )
-    return Track(untiled, tuple(truth.sent), names, looking_back)
+        with torch.no_grad(), QuickFloat64():
+            truth = Stream(coder, self._chunked, twin.coder_input(direction, self._x.double()))
+            with naming(coder, name, truth.log) as names:
+                truth.run()
+        untiled = self._untiled(self._x)
+        looking_back = frozenset(
+            path
+            for path, part in coder.named_modules(prefix=name)
+            if isinstance(part, nn.Conv3d) and bool(part.weight[:, :, :-1].any())
+        )
+        sent = tuple(untiled.sent), tuple(truth.sent)
+        return Track(*sent, names, looking_back, untiled.plane)
 
+    def _untiled(self, x: Tensor) -> Stream:
+        """The clip as it went through the bare coder."""
+        view, direction = self._view, self._case.direction
+        with running(view, open_device(self._case.device)) as device:
+            given = view.coder_input(direction, device.put(x))
+            stream = Stream(coder_of(view, direction), self._chunked, given, device)
+            stream.run()
+        return stream
 
-def draw_further(
-    track: Track,
-    view: LayoutVAE,
-    direction: Direction,
-    chunked: Chunked,
-    x: Tensor,
-    device: Device,
-) -> Further:
-    """The noise of further draws of a clip that was followed, for results that miss its floors.
+    def raised(self) -> Track:
+        """The track with the noise of further draws, for results that miss its floors."""
+        if self.track.further is None:
+            self.track = replace(self.track, further=self._drawn())
+        return self.track
 
-    ``view`` is on the plain CPU; ``device`` is entered.
-    """
-    further = Further({}, {})
-    truth = joined(track.truth)
-    with torch.no_grad(), placed(view, device):
+    def further(self, chunk: int) -> Noise | None:
+        """The largest noise of further draws of what comes out for a chunk."""
+        further = self.raised().further
+        return None if further is None else further.chunks.get((chunk, None))
+
+    def _drawn(self) -> Further:
+        further = Further({}, {})
+        truth = joined(self.track.truth)
+        assert truth is not None
         for number in range(DRAWS):
-            given = view.coder_input(direction, device.put(moved(x, number)))
-            drawn = Stream(coder_of(view, direction), chunked, given, device).run()
+            drawn = self._untiled(moved(self._x, number)).sent
             output = joined(drawn)
             assert output is not None
-            assert truth is not None
             if found := floors(output, truth):
-                chunks = dict(_of_chunks(drawn, track.truth))
+                chunks = dict(_of_chunks(drawn, self.track.truth))
                 further = Further(largest(further.output, found), largest(further.chunks, chunks))
-    return further
+        return further
 
 
 def _of_chunks(

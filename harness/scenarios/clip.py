@@ -6,13 +6,11 @@ import gc
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from vae_compat.cases import Case
-from vae_compat.device import Device, open_device
-from vae_compat.measure.bench import Bench
 from vae_compat.measure.distance import Distance, changes, distance
 from vae_compat.measure.draws import is_doubtful
 from vae_compat.measure.observation import (
@@ -20,7 +18,6 @@ from vae_compat.measure.observation import (
     Chunked,
     Convention,
     Failure,
-    LayoutVAE,
     Noise,
     Observation,
     Observed,
@@ -28,14 +25,15 @@ from vae_compat.measure.observation import (
     coder_of,
     untold,
 )
-from vae_compat.measure.performed import ClipPerformed, Sent, WayPerformed
-from vae_compat.measure.placing import placed
-from vae_compat.measure.stage import Stage
-from vae_compat.measure.streams import Stream
-from vae_compat.measure.tracks import ChunkSeen, SlotSeen, Track, draw_further, follow, joined
-from vae_compat.measure.whole import perform_call, seen
+from vae_compat.scenarios.performed import ClipPerformed, Sent, WayPerformed
+from vae_compat.scenarios.scene import Scene
+from vae_compat.scenarios.single import perform_call, seen
+from vae_compat.scenarios.stage import Player, Stage
+from vae_compat.scenarios.streams import Stream
+from vae_compat.scenarios.tracks import ChunkSeen, Followed, Track, joined
 
-__all__ = ["ChunkSeen", "ClipObserved", "SlotSeen", "Way", "examine_clip", "perform_clip"]
+if TYPE_CHECKING:
+    from vae_compat.measure.bench import Bench  # the judge's alone
 
 SHORT = 2
 """Latent frames up to which a clip is sent in every convention. A longer one is sent once for each
@@ -78,15 +76,36 @@ class ClipObserved(Observed):
         return tuple(way for way in self.ways if way.own or way.failure is None)
 
 
-# What the runner does ------------------------------------------------------------------------
+class ClipScene(Scene):
+    """A clip in every way of the field, beside the same clip untiled and in float64."""
+
+    performed = ClipPerformed
+    against = True
+
+    def perform(self, stage: Stage) -> ClipPerformed:
+        """Send the clip through the whole VAE, and in every way through the bare coder."""
+        whole = perform_call(stage)
+        hung = whole.failure is not None and whole.failure.hung
+        ways = () if hung or stage.promise.kind != "forward" else tuple(_perform_ways(stage))
+        return ClipPerformed(whole=whole, ways=ways)
+
+    def examine(
+        self, case: Case, promise: Promise, performed: ClipPerformed, bench: Bench
+    ) -> ClipObserved:
+        """Hold what came out, and what is in the cache, against the same without the hook."""
+        whole = bench.beyond_doubt(seen(performed.whole, case, promise, bench.baseline(case)))
+        ways = tuple(_ways(case, promise, performed, bench))
+        failures = (way.failure for way in ways if way.failure is not None)
+        return ClipObserved(
+            case=case,
+            promise=promise,
+            failure=whole.failure or next(failures, None),
+            whole=whole,
+            ways=ways,
+        )
 
 
-def perform_clip(stage: Stage) -> ClipPerformed:
-    """Play a clip in every way of the field."""
-    whole = perform_call(stage)
-    hung = whole.failure is not None and whole.failure.hung
-    ways = () if hung or stage.promise.kind != "forward" else tuple(_perform_ways(stage))
-    return ClipPerformed(whole=whole, ways=ways)
+# What the runner does ----------------------------------------------------------------------------
 
 
 def _perform_ways(stage: Stage) -> Iterator[WayPerformed]:
@@ -95,35 +114,27 @@ def _perform_ways(stage: Stage) -> Iterator[WayPerformed]:
     x = stage.models.make_input(case)
     for variant, view in enumerate(stage.models.views(case)[: variants(case)]):
         for alike in cut_alike(view.conventions(case.direction)):
-            device = stage.device()
-            with torch.no_grad(), device, placed(view, device):
+            with stage.play(view) as player:
+                given = view.coder_input(case.direction, player.device.put(x))
                 for name, chunked in alike[: ways_sent(case)]:
-                    given = view.coder_input(case.direction, device.put(x))
-                    way = _perform_way(stage, view, variant, name, chunked, given, device)
-                    yield way
-                    if way.failure is not None and way.failure.hung:
+                    sent, failure = _sent(player, chunked, given)
+                    yield WayPerformed(variant=variant, convention=name, sent=sent, failure=failure)
+                    if failure is not None and failure.hung:
                         return  # each further way would wait as long
 
 
-def _perform_way(
-    stage: Stage,
-    view: LayoutVAE,
-    variant: int,
-    name: str,
-    chunked: Chunked,
-    given: Tensor,
-    device: Device,
-) -> WayPerformed:
-    coder = coder_of(view, stage.case.direction)
-    stream = Stream(coder, chunked, given, device, collects=True)
+def _sent(
+    player: Player, chunked: Chunked, given: Tensor
+) -> tuple[tuple[Sent, ...], Failure | None]:
+    """The chunks of a clip, as far as the hook came, and why not further."""
+    coder = coder_of(player.view, player.case.direction)
+    stream = Stream(coder, chunked, given, player.device, collects=True)
     gc.freeze()  # what was there before the clip need not be searched for cycles after each chunk
     try:
-        made = stage.attempt(view, device, lambda _: stream.run())
+        made = player.attempt(lambda _: stream.run())
     finally:
         gc.unfreeze()
-    return WayPerformed(
-        variant=variant, convention=name, sent=tuple(stream.sent), failure=made.failure
-    )
+    return tuple(stream.sent), made.failure
 
 
 def variants(case: Case) -> int | None:
@@ -146,23 +157,7 @@ def cut_alike(conventions: Iterable[Convention]) -> list[list[tuple[str, Chunked
     return list(groups.values())
 
 
-# What the judge makes of it ------------------------------------------------------------------
-
-
-def examine_clip(
-    case: Case, promise: Promise, performed: ClipPerformed, bench: Bench
-) -> ClipObserved:
-    """Hold a clip against the same clip untiled and in float64."""
-    whole = bench.beyond_doubt(seen(performed.whole, case, promise, bench.baseline(case)))
-    ways = tuple(_ways(case, promise, performed, bench))
-    failures = (way.failure for way in ways if way.failure is not None)
-    return ClipObserved(
-        case=case,
-        promise=promise,
-        failure=whole.failure or next(failures, None),
-        whole=whole,
-        ways=ways,
-    )
+# What the judge makes of it ----------------------------------------------------------------------
 
 
 def _ways(case: Case, promise: Promise, performed: ClipPerformed, bench: Bench) -> Iterator[Way]:
@@ -180,7 +175,7 @@ def _ways(case: Case, promise: Promise, performed: ClipPerformed, bench: Bench) 
                 for name, _ in alike[: ways_sent(case)]
                 if (variant, name) in told or _is_due(case, promise, variant, hung)
             ]
-            followed = _Followed(case, view, twin, alike[0][1], x) if known else None
+            followed = Followed(case, view, twin, alike[0][1], x) if known else None
             for name, way in known:
                 assert followed is not None
                 found = _beside(case, promise, way, followed)
@@ -198,29 +193,7 @@ def _untold(variant: int, name: str) -> WayPerformed:
     return WayPerformed(variant=variant, convention=name, sent=(), failure=failure)
 
 
-class _Followed:
-    """A clip untiled and in float64, and with further draws where they are wanted."""
-
-    def __init__(
-        self, case: Case, view: LayoutVAE, twin: LayoutVAE, chunked: Chunked, x: Tensor
-    ) -> None:
-        self._case, self._view, self._chunked, self._x = case, view, chunked, x
-        with torch.no_grad(), open_device(case.device) as device, placed(view, device):
-            self.track = follow(view, twin, case.direction, chunked, x, device)
-
-    def raised(self) -> Track:
-        """The track with further draws."""
-        if self.track.further is None:
-            case = self._case
-            with open_device(case.device) as device:
-                further = draw_further(
-                    self.track, self._view, case.direction, self._chunked, self._x, device
-                )
-            self.track = replace(self.track, further=further)
-        return self.track
-
-
-def _beside(case: Case, promise: Promise, performed: WayPerformed, followed: _Followed) -> Way:
+def _beside(case: Case, promise: Promise, performed: WayPerformed, followed: Followed) -> Way:
     sent = _as_sent(performed.sent, followed.track)
     failure = performed.failure
     if failure is None and len(sent) < len(followed.track.untiled):

@@ -11,9 +11,9 @@ from vae_compat.isolation import wire
 from vae_compat.isolation.limits import limit_memory
 from vae_compat.isolation.runner import Channel
 from vae_compat.isolation.wire import Sort
-from vae_compat.measure.asking import Ask
 from vae_compat.measure.models import ModelFiles, Models
-from vae_compat.measure.performing import perform
+from vae_compat.scenarios.asking import Ask
+from vae_compat.scenarios.performing import perform
 from vae_compat.subject.hook import Hook
 from vae_compat.subject.messages import Loading
 from vae_compat.subject.serving import loaded

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from vae_compat.measure.asking import Ask
 from vae_compat.measure.attempt import Subject
 from vae_compat.measure.models import Models
-from vae_compat.measure.performed import Performed
-from vae_compat.measure.scenarios import SCENES
-from vae_compat.measure.stage import Stage
-from vae_compat.measure.whole import perform_whole
+from vae_compat.scenarios.asking import Ask
+from vae_compat.scenarios.performed import Performed
+from vae_compat.scenarios.scenes import SCENES
+from vae_compat.scenarios.single import perform_whole
+from vae_compat.scenarios.stage import Stage
 
 
 def perform(ask: Ask, hook: Subject, models: Models) -> Performed:

@@ -7,26 +7,48 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from vae_compat.errors import UsageError
 from vae_compat.isolation.client import Ended, Nursery, RunnerClient, shared_nursery
 from vae_compat.isolation.limits import IDLE
-from vae_compat.measure.asking import Ask
 from vae_compat.measure.attempt import Subject as Hook
 from vae_compat.measure.models import ModelFiles, Models, Supplies
 from vae_compat.measure.observation import Failure, Origin
-from vae_compat.measure.performing import perform
-from vae_compat.measure.workbench import PATIENCE, GaveNone, not_run
+from vae_compat.scenarios.asking import Ask
+from vae_compat.scenarios.performing import perform
 from vae_compat.subject.hook import Hook as LoadedHook
 from vae_compat.subject.messages import HookFacts, Loading
 
 T = TypeVar("T")
 
-SERVER = "vae_compat.measure.serving"
+SERVER = "vae_compat.scenarios.serving"
 """What the runners do. Only named here: a judge does not load what loads hooks."""
 AT_ONCE = 2
 """Runners that one worker keeps: each holds torch, half a GiB."""
+PATIENCE = 3
+"""Cases of a hook that may be ended for what they took, before it is tried no more: each takes
+minutes."""
+
+
+class GaveNone(Exception):  # noqa: N818 (a fact about a hook, not a fault of the run)
+    """There is no result of a hook, for a reason that is a failure of its own."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Runners(Protocol):
+    """Has cases performed by the hooks under test, wherever those are."""
+
+    def perform(self, name: str, ask: Ask, kind: type[T]) -> T:
+        """What a hook does of a case. Raises `GaveNone`."""
+        ...
+
+    def printed(self, name: str) -> str:
+        """What the hook has printed meanwhile."""
+        ...
 
 
 @dataclass
@@ -49,10 +71,11 @@ class InRunners:
     def perform(self, name: str, ask: Ask, kind: type[T]) -> T:
         """What a hook does of a case. Raises `GaveNone`."""
         if self._ended_for_limits(name) >= PATIENCE:
-            raise not_run(
+            told = (
                 f"{PATIENCE} cases of this hook were ended for what they took, so no more were "
                 "tried"
             )
+            raise GaveNone(Failure("NotRun", told, "", "", "run", Origin.NOT_RUN))
         self._printed.pop(name, None)
         try:
             try:

@@ -1,0 +1,1 @@
+"""Scenarios: what a runner performs of a case with the hook, and what the judge makes of it."""

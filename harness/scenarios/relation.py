@@ -1,0 +1,176 @@
+"""Scenarios that need no baseline: results of the hook that must be one, whatever it is.
+
+There is no noise floor without a truth, so the hook runs on the float64 twin of the VAE where it
+can: what is equal but for rounding is equal to 1e-13 there, and a real difference stands out. Each
+run has a device of its own, on which the hook is put anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vae_compat.cases import Case
+from vae_compat.measure.observation import Promise, untold
+from vae_compat.scenarios.comparison import Comparison, compared
+from vae_compat.scenarios.performed import Called, Played
+from vae_compat.scenarios.results import Results, ScenarioObserved, Untold
+from vae_compat.scenarios.scene import Scene
+from vae_compat.scenarios.stage import Stage, Stopped
+
+if TYPE_CHECKING:
+    from vae_compat.measure.bench import Bench
+
+SHARP = 1e-9
+"""Largest difference, over the rms of the result, that rounding can make in float64: measured are
+1e-14 to 1e-12."""
+ROUNDING = 64.0
+"""Units of rounding (eps) of a narrower dtype that two exact results may differ by, over the rms of
+the result: an exact one is within two noise floors of the truth, and a floor is 2 to 10 units."""
+FLOATS = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
+"""In which a hook may compute."""
+
+Compared = tuple[list[Comparison], str]
+"""Comparisons, and why they show nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Related(ScenarioObserved):
+    """What came of runs that should give one result."""
+
+    dtype: str = ""
+    """The narrowest in which the hook computed."""
+
+
+@dataclass
+class Runs:
+    """Makes the runs of one scenario in one dtype."""
+
+    stage: Stage
+    dtype: torch.dtype
+    narrowest: torch.dtype = torch.float64
+    calls: list[Called] = field(default_factory=list)
+    empty: str = ""
+    """Why they show nothing; empty where they do."""
+
+    @property
+    def case(self) -> Case:
+        """The scenario's own, as a case of one call."""
+        return replace(self.stage.case, scenario=None)
+
+    def x(self, case: Case | None = None) -> Tensor:
+        """The input of a case, in the dtype of the runs."""
+        return self.stage.models.make_input(case or self.case).to(self.dtype)
+
+    def run(self, *xs: Tensor, case: Case | None = None, capacity: int | None = None) -> Called:
+        """Put the hook on, call it with each input in turn, and return what came of the last.
+
+        Raises `Stopped`.
+        """
+        case, models = case or self.case, self.stage.models
+        view = (models.twins if self.dtype is torch.float64 else models.views)(case)[0]
+        with self.stage.play(view, capacity=capacity) as player:
+
+            def act(run: Any) -> list[Any]:
+                with _Narrowest() as mode:
+                    results = [run(case.direction, player.device.put(x)) for x in xs]
+                self.narrowest = min(self.narrowest, mode.dtype, key=lambda dtype: dtype.itemsize)
+                return results
+
+            made = player.hooked(act, replace(case, dtype=_named(self.dtype)))
+            for result in made.result:
+                called = player.kept(result, reading=made.reading, dtype=_named(self.narrowest))
+                failure = called.missing(f"returned {called.returned} where a tensor belongs")
+                if failure is not None:
+                    raise Stopped(failure)
+                self.calls.append(called)
+        return self.calls[-1]
+
+
+class _Narrowest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the narrowest floating dtype that operations return."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.dtype = torch.float64
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for part in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(part, Tensor) and part.is_floating_point():
+                self.dtype = min(self.dtype, part.dtype, key=lambda dtype: dtype.itemsize)
+        return out
+
+
+@dataclass(frozen=True)
+class Relation(Scene):
+    """How a relation is played by the runner, and compared by the judge."""
+
+    play: Callable[[Runs], None]
+    compare: Callable[[Results], Compared]
+    wide: bool = True
+    """Whether it runs in float64 where the hook can."""
+    others: Callable[[Case], tuple[Case, ...]] = lambda _: ()
+    """Cases of other VAEs that it is played on as well."""
+
+    def needs(self, case: Case) -> tuple[Case, ...]:
+        """Cases whose VAEs the runner needs."""
+        return (case, *self.others(case))
+
+    def perform(self, stage: Stage) -> Played:
+        """Make the runs: in float64 where that is wanted, else in the dtype of the case.
+
+        Also in the latter where the hook refuses float64, which it need not know.
+        """
+        own: torch.dtype = getattr(torch, stage.case.dtype)
+        played = Played()
+        for dtype in (torch.float64, own) if self.wide else (own,):
+            runs = Runs(stage, dtype)
+            try:
+                self.play(runs)
+                return Played(calls=tuple(runs.calls), dtype=_named(dtype), empty=runs.empty)
+            except Stopped as stopped:
+                played = Played(failure=stopped.failure)
+                if stopped.failure.hung:
+                    break
+        return played
+
+    def examine(self, case: Case, promise: Promise, performed: Played, bench: Bench) -> Related:
+        """Hold the runs against each other."""
+        if performed.failure is not None:
+            return Related(case=case, promise=promise, failure=performed.failure)
+        results = Results(replace(case, scenario=None), promise, bench, performed)
+        try:
+            comparisons, empty = self.compare(results)
+        except Untold:
+            failure = untold("the runner told nothing of some of the runs")
+            return Related(case=case, promise=promise, failure=failure)
+        return Related(
+            case=case,
+            promise=promise,
+            comparisons=tuple(comparisons),
+            dtype=performed.calls[-1].dtype,
+            empty=performed.empty or empty,
+        )
+
+
+def rounding(results: Results, number: int) -> float:
+    """What rounding may make of a difference, in the narrowest dtype seen up to a call."""
+    dtype = results.call(number).dtype
+    if dtype not in FLOATS:
+        raise Untold
+    return SHARP if dtype == "float64" else ROUNDING * torch.finfo(getattr(torch, dtype)).eps
+
+
+def pair(results: Results, what: str, first: int, second: int, bound: float) -> Comparison:
+    """Two of the calls beside each other."""
+    return compared(what, results.output(first), results.output(second), bound)
+
+
+def _named(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,84 @@
+"""What the judge makes of a scenario with: its calls, and untiled results of the judge's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from vae_compat.cases import Case
+from vae_compat.device import Reading, open_device
+from vae_compat.measure.observation import Observed, Promise
+from vae_compat.measure.placing import running
+from vae_compat.scenarios.comparison import Comparison
+from vae_compat.scenarios.performed import Called, Played
+
+if TYPE_CHECKING:
+    from vae_compat.measure.bench import Bench  # the judge's alone
+
+
+class Untold(Exception):  # noqa: N818 (a fact about a runner)
+    """A call that the runner did not tell of."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScenarioObserved(Observed):
+    """What came of the calls of a scenario."""
+
+    comparisons: tuple[Comparison, ...] = ()
+    empty: str = ""
+    """Why the scenario shows nothing; empty where it does."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """The calls of one scenario, and what they are held against."""
+
+    case: Case
+    """The scenario's own, as a case of one call."""
+    promise: Promise
+    bench: Bench
+    played: Played
+
+    def call(self, number: int) -> Called:
+        """One of the calls, in the order in which they were made. Raises `Untold`."""
+        if number >= len(self.played.calls):
+            raise Untold
+        return self.played.calls[number]
+
+    def output(self, number: int) -> Tensor:
+        """The result of one of the calls. Raises `Untold`."""
+        output = self.call(number).output
+        if output is None:
+            raise Untold
+        return output
+
+    @property
+    def wide(self) -> bool:
+        """Whether the calls were made on the float64 twin of the VAE."""
+        return self.played.dtype == "float64"
+
+    def x(self, case: Case | None = None) -> Tensor:
+        """The input of a case, in the dtype of the calls, on the plain CPU."""
+        x = self.bench.make_input(case or self.case)
+        return x.double() if self.wide else x
+
+    def untiled(self, case: Case | None = None) -> Tensor:
+        """The result of a case without the hook."""
+        return self.metered(case)[0]
+
+    def metered(
+        self, case: Case | None = None, x: Tensor | None = None, *, capacity: int | None = None
+    ) -> tuple[Tensor, Reading]:
+        """The same, of another input or on a smaller device, and what it took.
+
+        Raises ``torch.OutOfMemoryError`` beyond a capacity.
+        """
+        case = case or self.case
+        x = self.x(case) if x is None else x
+        view = (self.bench.twin if self.wide else self.bench.view)(case)
+        with running(view, open_device(case.device, capacity=capacity)) as device:
+            with device.metered() as reading:
+                result = view.run(case.direction, device.put(x))
+            return device.host(result), reading

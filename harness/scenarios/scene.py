@@ -1,0 +1,35 @@
+"""What every scenario is: something that a runner performs and a judge examines."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from vae_compat.cases import Case
+from vae_compat.measure.observation import Observed, Promise
+from vae_compat.scenarios.performed import Played
+from vae_compat.scenarios.stage import Stage
+
+if TYPE_CHECKING:
+    from vae_compat.measure.bench import Bench  # the judge's alone
+
+
+class Scene(ABC):
+    """How a scenario is performed by the runner, and examined by the judge."""
+
+    performed: ClassVar[type] = Played
+    """What `perform` returns."""
+    against: ClassVar[bool] = False
+    """Whether it is held against the untiled result of its own case, which is known then."""
+
+    def needs(self, case: Case) -> tuple[Case, ...]:
+        """Cases whose VAEs the runner needs."""
+        return (case,)
+
+    @abstractmethod
+    def perform(self, stage: Stage) -> Any:
+        """Play it. Nothing that the hook does comes out as an exception."""
+
+    @abstractmethod
+    def examine(self, case: Case, promise: Promise, performed: Any, bench: Bench) -> Observed:
+        """What checks look at."""

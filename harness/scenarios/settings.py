@@ -1,0 +1,102 @@
+"""Settings in a program: defaults, one direction alone, tiles of a pixel, a VAE on the host."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from vae_compat.cases import Case, Direction
+from vae_compat.scenarios.comparison import Comparison, same
+from vae_compat.scenarios.performed import Called
+from vae_compat.scenarios.results import Results
+from vae_compat.scenarios.stage import Player
+from vae_compat.scenarios.usage import Usage, UsageObserved, call, each_ran, observed, ran
+from vae_compat.subject.hook import Hook
+
+TILES = (1, 3, 8)
+"""Latent pixels. The first that a hook takes must work; three quarters of eight leave a sliver of
+``matrix.TINY_SIZE``, as do three and eight themselves."""
+OTHER = "the other direction"
+
+
+def _play_settings(player: Player) -> None:
+    """The hook's own defaults, other settings, the defaults again."""
+    hook = player.stage.hook
+    usual = hook.by_default() if isinstance(hook, Hook) else hook
+    smaller = replace(player.case, tile=player.case.tile // 2)
+    call(player, "the hook with its own defaults", hook=usual)
+    call(player, "tiles half as large", case=smaller)
+    call(player, "the defaults again", hook=usual)
+
+
+def _compare_settings(results: Results) -> UsageObserved:
+    fresh = ran(results, 0)
+    if fresh.seen.output is None:
+        return observed(results, ran=(fresh,))
+    between, again = ran(results, 1), results.call(2)
+    what = "its own defaults, after tiles half as large"
+    found = same(what, fresh.seen.output, again.output, again.failure)
+    if found.holds and again.reading.convolutions != fresh.seen.reading.convolutions:
+        found = Comparison(what, float("inf"), "the same result by other convolutions")
+    return observed(results, ran=(fresh, between), comparisons=(found,))
+
+
+SETTINGS = Usage(_play_settings, _compare_settings)
+
+
+def _play_switches(player: Player) -> None:
+    """On for one direction, the other is untiled; off, both are."""
+    case, other, hook = player.case, player.case.turned, player.stage.hook
+    off: dict[Direction, Any] = {}
+
+    def run_bare() -> None:
+        for each in (case, other):
+            off[each.direction] = player.view.run(each.direction, player.x(each))
+
+    def act(run: Any) -> Any:
+        return run(other.direction, x) if apart else None
+
+    apart, x = getattr(hook, "apart", False), player.x(other)
+    watched = replace(hook, taken_off=run_bare) if isinstance(hook, Hook) else hook
+    call(player, OTHER if apart else "", x=x, hook=watched, act=act)
+    player.calls += [player.kept(off.get(each.direction)) for each in (case, other)]
+
+
+def _compare_switches(results: Results) -> UsageObserved:
+    case, other, hooked = results.case, results.case.turned, results.call(0)
+
+    def untiled(what: str, of: Case, called: Called) -> Comparison:
+        right = results.untiled(of)
+        return same(f"{of.direction}, {what}", right, called.output, hooked.failure)
+
+    found = []
+    if hooked.what == OTHER:
+        found.append(untiled(f"with the hook on to {case.direction} alone", other, hooked))
+    for number, each in enumerate((case, other), 1):
+        found.append(untiled("after the hook was taken off", each, results.call(number)))
+    return observed(results, comparisons=tuple(found))
+
+
+SWITCHES = Usage(_play_switches, _compare_switches)
+
+
+def _play_tiny_tiles(player: Player) -> None:
+    """Tiles as small as a hook accepts, and one tile that holds the plane."""
+    for tile in (*TILES, player.case.tile):
+        case = replace(player.case, tile=tile)
+        failure = call(player, f"tiles of {tile} latent pixels", case=case).failure
+        if failure is not None and failure.hung:
+            break
+
+
+TINY_TILES = Usage(_play_tiny_tiles, each_ran)
+
+
+def _play_on_host(player: Player) -> None:
+    """VAE and input on the CPU of a machine whose default is its GPU."""
+    hook, x = player.stage.hook, player.stage.models.make_input(player.case)
+    there = replace(hook, fixed={"to_gpu": False}) if isinstance(hook, Hook) else hook
+    call(player, "the VAE on the CPU beside a GPU", x=x, hook=there)
+
+
+ON_HOST = Usage(_play_on_host, each_ran, on_host=True)

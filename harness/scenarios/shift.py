@@ -1,0 +1,104 @@
+"""A picture moved by a latent pixel through the family's local probes: the result moves with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import Tensor
+
+from vae_compat.cases import Case, Direction, Mechanism, Scale
+from vae_compat.device.meter import largest_plane
+from vae_compat.families import Family
+from vae_compat.scenarios.comparison import compared
+from vae_compat.scenarios.relation import Compared, Relation, Runs, rounding
+from vae_compat.scenarios.results import Results
+
+LEAK = 1e-4
+"""What GroupNorm that is kept blind to the picture still lets through (``fixtures.probes``)."""
+REACH = {Mechanism.STUB: 0, Mechanism.HALO: 20}
+"""Probes whose pixels depend on pixels near by, and how far in latent pixels at most: 18 in the
+decoders of SD and Wan."""
+
+
+def _play(runs: Runs) -> None:
+    for case in moving_cases(runs.case):
+        here, there = moved(case, runs.x)
+        runs.run(here, case=case)
+        runs.run(there, case=case)
+
+
+def _compare(results: Results) -> Compared:
+    found, empty = [], ""
+    for number, case in enumerate(moving_cases(results.case)):
+        here, there = 2 * number, 2 * number + 1
+        bound = rounding(results, there)
+        bound = bound if case.facts.norm == "rms" else max(LEAK, bound)
+        what = f"the {case.mechanism} probe and the same moved by one latent pixel"
+        common = in_common(case, results.output(here), results.output(there))
+        found.append(compared(what, *common, bound))
+        _, untiled = results.metered(case, moved(case, results.x)[0])
+        ours, whole = (
+            math.prod(largest_plane(reading.convolutions))
+            for reading in (results.call(here).reading, untiled)
+        )
+        if ours >= whole:
+            empty = f"tiles did not run ({case.mechanism} probe)"
+    return found, empty
+
+
+def moving_cases(case: Case) -> tuple[Case, ...]:
+    """The probes on which a picture is moved."""
+    local = (mechanism for mechanism in REACH if is_local(case.facts, mechanism))
+    return tuple(moving(case, mechanism) for mechanism in local)
+
+
+SHIFT = Relation(_play, _compare, others=moving_cases)
+
+
+def is_local(family: Family, mechanism: Mechanism) -> bool:
+    """Whether the probe of a family depends on pixels near by only.
+
+    That of the halo does not where there are GroupNorms: what they let through adds up.
+    """
+    return mechanism in REACH and (mechanism is Mechanism.STUB or family.norm == "rms")
+
+
+def moving(case: Case, mechanism: Mechanism) -> Case:
+    """A probe of the family on a plane as large as that of the case beyond its reach."""
+    width = case.width + 2 * max(REACH[mechanism] - case.tile, 0)
+    return replace(case, scale=Scale.PROBE, mechanism=mechanism, scenario=None, width=width)
+
+
+def moved(case: Case, make_input: Callable[[Case], Tensor]) -> tuple[Tensor, Tensor]:
+    """Two parts of one picture, the second a latent pixel further right, and down as well."""
+    unit = case.facts.ratio if case.direction is Direction.ENCODE else 1
+    rows, cols = _steps(case)
+    larger = make_input(replace(case, height=case.height + rows, width=case.width + cols))
+    there, here = _overlapping(larger, larger, rows * unit, cols * unit)
+    return here.contiguous(), there.contiguous()
+
+
+def in_common(case: Case, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """What two results have in common, without what feels the border of one of the planes."""
+    unit = 1 if case.direction is Direction.ENCODE else case.facts.ratio
+    rows, cols = (step * unit for step in _steps(case))
+    here, there = _overlapping(first, second, rows, cols)
+    assert case.mechanism is not None
+    reach = REACH[case.mechanism] * unit
+    inner = slice(reach, -reach or None)
+    across, down = inner, inner if rows else slice(None)
+    return here[..., down, across], there[..., down, across]
+
+
+def _overlapping(first: Tensor, second: Tensor, rows: int, cols: int) -> tuple[Tensor, Tensor]:
+    """``first`` without its upper left border, ``second`` without its lower right one."""
+    height, width = second.shape[-2:]
+    return first[..., rows:, cols:], second[..., : height - rows, : width - cols]
+
+
+def _steps(case: Case) -> tuple[int, int]:
+    """Latent pixels by which a picture moves down and right; not down where no rows are left."""
+    assert case.mechanism is not None
+    return int(2 * REACH[case.mechanism] < case.height - 1), 1

@@ -1,0 +1,82 @@
+"""A single call of the whole VAE with the hook on, beside the untiled one."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+
+from torch import Tensor
+
+from vae_compat.cases import Case
+from vae_compat.device import Device
+from vae_compat.device.meter import Reading
+from vae_compat.measure.observation import Baseline, ConventionResult, Observation, Promise
+from vae_compat.measure.placing import live_bytes
+from vae_compat.measure.plain import on_host
+from vae_compat.scenarios.conventions import perform_conventions
+from vae_compat.scenarios.performed import Called, WholePerformed
+from vae_compat.scenarios.stage import Stage
+
+
+def perform_whole(stage: Stage, *, every_way: bool) -> WholePerformed:
+    """Call the hook once under meters, and in every way of the field where that is asked for."""
+    whole = perform_call(stage)
+    hung = whole.failure is not None and whole.failure.hung
+    conventions = perform_conventions(stage) if every_way and not hung else None
+    return WholePerformed(whole=whole, conventions=conventions)
+
+
+def perform_call(stage: Stage) -> Called:
+    """One forward of the hook under meters; whatever it raises becomes a `Failure`."""
+    x = stage.models.make_input(stage.case)
+    with stage.play() as player:
+        given = player.device.put(x)
+        made = player.attempt(lambda run: run(stage.case.direction, given))
+        called = player.called(made, given)
+        changed = not _same(on_host(player.device, given), x)
+        _settle_live_bytes(player.device, called.reading)
+    return replace(called, input_changed=changed)
+
+
+def seen(
+    called: Called,
+    case: Case,
+    promise: Promise,
+    baseline: Baseline,
+    conventions: tuple[ConventionResult, ...] | None = None,
+) -> Observation:
+    """What checks look at: the hook's call beside the untiled one."""
+    return Observation(
+        case=case,
+        promise=promise,
+        baseline=baseline,
+        output=called.output,
+        returned=called.returned,
+        output_device=called.output_device,
+        input_device=called.input_device,
+        failure=called.failure,
+        reading=called.reading,
+        calls=called.calls,
+        residue=called.residue,
+        input_changed=called.input_changed,
+        conventions=conventions,
+    )
+
+
+def _same(now: Tensor, then: Tensor) -> bool:
+    same = now.shape == then.shape and now.dtype == then.dtype
+    return same and bool(((now == then) | (now.isnan() & then.isnan())).all())
+
+
+def _settle_live_bytes(device: Device, reading: Reading) -> None:
+    """Read again what is live, now that the output is dropped.
+
+    Where it is more than before, cycles are collected first: a closure that refers to itself may
+    hold a tensor for a while, and that is no leak.
+    """
+    if reading.live_after is None or reading.live_before is None:
+        return
+    reading.live_after = live_bytes(device)
+    if reading.live_after != reading.live_before:
+        gc.collect()
+        reading.live_after = live_bytes(device)

@@ -1,0 +1,115 @@
+"""Scenarios of use: what happens to a hook in a program, beside being called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+
+from vae_compat.cases import Case
+from vae_compat.measure.observation import Observation, Promise, untold
+from vae_compat.scenarios.performed import Called, Memory, Played
+from vae_compat.scenarios.results import Results, ScenarioObserved, Untold
+from vae_compat.scenarios.scene import Scene
+from vae_compat.scenarios.single import seen
+from vae_compat.scenarios.stage import Player, Stage
+
+if TYPE_CHECKING:
+    from vae_compat.measure.attempt import Subject
+    from vae_compat.measure.bench import Bench  # the judge's alone
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One call of a scenario."""
+
+    what: str
+    """``tiles of 1 latent pixel``."""
+    seen: Observation
+    """What came of it, beside the untiled result of the same call."""
+
+    @property
+    def convolutions(self) -> int:
+        """How many ran."""
+        return sum(self.seen.reading.convolutions.values())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UsageObserved(ScenarioObserved):
+    """What came of a scenario of use."""
+
+    ran: tuple[Ran, ...] = ()
+    memory: Memory | None = None
+    held: int = 0
+    """Bytes of the result and the input: what may well be on the device all along."""
+
+
+@dataclass(frozen=True)
+class Usage(Scene):
+    """How a scenario is played by the runner, and compared by the judge."""
+
+    play: Callable[[Player], None]
+    compare: Callable[[Results], UsageObserved]
+    on_host: bool = False
+    """Whether the VAE is left on the host."""
+    against: ClassVar[bool] = True
+
+    def perform(self, stage: Stage) -> Played:
+        """Make the calls."""
+        with stage.play(on_host=self.on_host) as player:
+            self.play(player)
+        return player.played
+
+    def examine(
+        self, case: Case, promise: Promise, performed: Played, bench: Bench
+    ) -> UsageObserved:
+        """Hold the calls against the untiled ones, and against each other."""
+        try:
+            found = self.compare(Results(replace(case, scenario=None), promise, bench, performed))
+        except Untold:
+            failure = untold("the runner told nothing of some of the calls")
+            return UsageObserved(case=case, promise=promise, failure=failure)
+        failures = (each.failure for each in performed.calls)
+        hung = next((failure for failure in failures if failure and failure.hung), None)
+        return replace(found, case=case, failure=hung)
+
+
+def call(
+    player: Player,
+    what: str,
+    *,
+    x: Tensor | None = None,
+    case: Case | None = None,
+    hook: Subject | None = None,
+    act: Callable[[Any], Any] | None = None,
+) -> Called:
+    """One call for its result, with the hook put on and taken off.
+
+    ``x`` is another input than that of the case, ``act`` something else than a call with it.
+    """
+    case = case or player.case
+    given = player.x() if x is None else x
+    made = player.attempt(act or (lambda run: run(case.direction, given)), case=case, hook=hook)
+    player.calls.append(player.called(made, given, what=what, tile=case.tile))
+    return player.calls[-1]
+
+
+def ran(results: Results, number: int) -> Ran:
+    """A call beside the untiled one."""
+    called = results.call(number)
+    case = results.case if called.tile is None else replace(results.case, tile=called.tile)
+    found = seen(called, case, results.promise, results.bench.baseline(results.case))
+    return Ran(called.what, results.bench.beyond_doubt(found))
+
+
+def observed(results: Results, **found: Any) -> UsageObserved:
+    """What the checks are given."""
+    return UsageObserved(case=results.case, promise=results.promise, **found)
+
+
+def each_ran(results: Results) -> UsageObserved:
+    """All calls, each by itself."""
+    count = max(1, len(results.played.calls))
+    return observed(results, ran=tuple(ran(results, number) for number in range(count)))
