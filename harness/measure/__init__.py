@@ -1,1 +1,1 @@
-"""Run one case and say in numbers how its result differs from the untiled one."""
+"""Measure what a run of a case gives: untiled results, distances, draws, seams, and hooks at work."""
