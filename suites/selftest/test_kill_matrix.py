@@ -1,6 +1,6 @@
 """Every broken specimen is killed by the check named for it, and no sound hook is accused.
 
-Random mutants, and sound hooks in all their cases, are for ``nox -s selftest``.
+Random mutants, and sound hooks in all their cases, are for ``nox -s mutation-matrix``.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from vae_compat.matrix import cost
 from vae_compat.mechanisms import EXPLANATION
 from vae_compat.reports.kill_matrix import Matrix, Mutant, Trial, to_text
 from vae_compat.session import Run
-from vae_compat.suites.killing.__main__ import holds
-from vae_compat.suites.killing.specimens import REFERENCE, covering, telling, trial_of
-from vae_compat.suites.killing.trial import (
+from vae_compat.suites.mutation.__main__ import holds
+from vae_compat.suites.mutation.specimens import REFERENCE, covering, telling, trial_of
+from vae_compat.suites.mutation.trial import (
     is_cause,
     is_wrong,
     judged,

@@ -24,7 +24,7 @@ from vae_compat.fixtures.specimens import SPECIMENS
 from vae_compat.measure.observation import Failure, Observation, Observed, Promise
 from vae_compat.measure.performed import Memory
 from vae_compat.measure.usage import Pair, Ran, UsageObserved
-from vae_compat.suites.killing.trial import prepared, profile_of
+from vae_compat.suites.mutation.trial import prepared, profile_of
 from vae_compat.suites.selftest.measure_fakes import a_case, an_observation
 
 USAGE = {
