@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -15,8 +15,6 @@ from types import CodeType
 from vae_compat.suites.mutation.random_faults.copies import Copy
 from vae_compat.suites.mutation.random_faults.faults import Seen, Target
 from vae_compat.suites.mutation.syntax import places
-
-Change = Callable[[ast.AST], ast.AST]
 
 _OPPOSITE: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE,
