@@ -32,19 +32,29 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
-def mutations(session: nox.Session) -> None:
-    """Plant defects in the hook that ships here, one at a time: each turns its run red."""
-    install(session)
-    environment = ALLOCATOR | {"OMP_NUM_THREADS": "1"}
-    session.run("pytest", "-n", "auto", "suites/mutations", *session.posargs, env=environment)
+def coverage(session: nox.Session) -> None:
+    """Measure how much of harness and reports the tests run; what follows ``--`` chooses tests."""
+    install(session, "pytest-cov>=7", "coverage>=7.10")
+    measured = ("--cov", "--cov-report=term:skip-covered")
+    session.run("pytest", "-n", "auto", *measured, *(session.posargs or [SUITE]), env=ALLOCATOR)
 
 
-@nox.session
-def selftest(session: nox.Session) -> None:
-    """Try the harness on specimens and on random faults in sound hooks: the kill matrix."""
+@nox.session(name="mutation-curated", tags=["mutation"])
+def mutation_curated(session: nox.Session) -> None:
+    """Plant curated mutations in the hook that ships here: each alone turns its run red."""
     install(session)
     environment = ALLOCATOR | {"OMP_NUM_THREADS": "1"}
-    session.run("python", "-m", "vae_compat.suites.killing", *session.posargs, env=environment)
+    session.run(
+        "pytest", "-n", "auto", "suites/mutation/curated", *session.posargs, env=environment
+    )
+
+
+@nox.session(name="mutation-matrix", tags=["mutation"])
+def mutation_matrix(session: nox.Session) -> None:
+    """Judge known-bad hooks, and random faults in sound hooks: the kill matrix."""
+    install(session)
+    environment = ALLOCATOR | {"OMP_NUM_THREADS": "1"}
+    session.run("python", "-m", "vae_compat.suites.mutation", *session.posargs, env=environment)
 
 
 @nox.session

@@ -98,7 +98,11 @@ def parser() -> argparse.ArgumentParser:
 
     listing = commands.add_parser("list", allow_abbrev=False, help="list what run would run")
     listing.add_argument(
-        "what", nargs="?", default="cases", choices=["cases", "families", "checks", "hooks"]
+        "what",
+        nargs="?",
+        default="cases",
+        choices=["cases", "families", "checks", "hooks"],
+        help="what to list (default: cases)",
     )
     listing.add_argument("--ids", action="store_true", help="plain case ids, one a line")
     _add_subject(listing)
@@ -115,7 +119,11 @@ def parser() -> argparse.ArgumentParser:
     explain = commands.add_parser(
         "explain", allow_abbrev=False, help="explain a word of the report"
     )
-    explain.add_argument("word", metavar="CHECK|GRADE|PHASE|MECHANISM|SCENARIO|FAMILY|CASE_ID")
+    explain.add_argument(
+        "word",
+        metavar="CHECK|GRADE|PHASE|MECHANISM|SCENARIO|FAMILY|CASE_ID",
+        help="as a record has it; a check is shown with the known-bad hooks that it has to catch",
+    )
     explain.set_defaults(command=_explain)
     return top
 

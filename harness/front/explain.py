@@ -15,6 +15,7 @@ from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Sc
 from vae_compat.checks.finding import Grade, Phase
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES, Family
+from vae_compat.fixtures.specimens import known_bad
 from vae_compat.mechanisms import EXPLANATION
 
 GRADES: Mapping[Grade, str] = {
@@ -75,6 +76,8 @@ def explain(word: str) -> str:
         "scenario": scenarios,
     }
     found = [f"{kind} {name}\n\n{docs[name]}" for kind, docs in texts.items() if name in docs]
+    if name in checks:
+        found.insert(1, _known_bad(name))
     if name in list(Mechanism):
         found.append(_mechanism(Mechanism(name)))
     if name in FAMILIES:
@@ -82,7 +85,7 @@ def explain(word: str) -> str:
     if not found and "-" in word:
         found.append(_case(word))
     if found:
-        return "\n\n".join(found)
+        return "\n\n".join(filter(None, found))
     known = [*checks, *Grade, *MODES, *TERMS, *phases, *Mechanism, *scenarios, *FAMILIES]
     raise UsageError(
         f"'{word}' is no check, grade, mode, phase, mechanism, scenario, family, term or case id"
@@ -187,6 +190,14 @@ def parse_case(text: str) -> Case:
             "scenario": Scenario(scenario) if scenario else None,
         }
     )
+
+
+def _known_bad(check: str) -> str:
+    """The hooks that are broken on purpose for a check, and where each is caught."""
+    hooks = [
+        f"{hook.name}\n  hook {hook.entry}\n  case {hook.shows_on}" for hook in known_bad(check)
+    ]
+    return "\n".join(["Known-bad hooks that it has to catch:\n", *hooks]) if hooks else ""
 
 
 def _mechanism(mechanism: Mechanism) -> str:

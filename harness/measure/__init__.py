@@ -1,1 +1,1 @@
-"""Measure what a run of a case gives: untiled results, distances, draws, seams, and hooks at work."""
+"""Measure what a run of a case gives: untiled results, distances, draws, seams, hooks at work."""

@@ -15,6 +15,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("bench")
     group.addoption("--published", metavar="FILE:ATTRIBUTE", help="a hook to run beside")
     group.addoption("--counts-alone", action="store_true", help="compute nothing: quick")
+    group.addoption("--selection", default="", help="narrows test_overhead, as vae-compat run does")
     group.addoption("--rounds", type=int, default=3, help="runs of which the time is the median")
 
 

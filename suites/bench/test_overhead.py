@@ -1,85 +1,108 @@
-"""What the harness costs beyond the forwards that a run needs, and what a second process saves."""
+"""What the harness costs beyond the forwards that a run needs, and what a second process saves.
+
+Counts keep bounds; time informs.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from vae_compat.cases import Case, Layout, Scale
+from vae_compat.checks.registry import BY_NAME, CHECKS
 from vae_compat.fixtures.supplies import Fixtures
+from vae_compat.front import cli
 from vae_compat.front.options import Options
-from vae_compat.front.session import Run
+from vae_compat.front.session import Item, Run
 from vae_compat.front.subjects import load_subject
-from vae_compat.vocabulary import DEFAULT_PROFILES
+from vae_compat.measure.draws import DRAWS
+from vae_compat.subject.loading import load_hook
+from vae_compat.suites.bench.asking import CountedRunners, CountedSupplies
+
+DOUBTFUL = 0.25
+"""Share of the untiled results whose noise may have to be drawn again."""
+SMALL = "--profile reference --profile diffusers --families sd --directions decode --scale mock"
 
 
-def _run(workers: int, *more: str) -> tuple[float, float]:
-    """Wall and CPU seconds of a run in fresh processes."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    start = time.perf_counter()
-    command = [sys.executable, "-m", "vae_compat", "run", "-n", str(workers)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, *more], capture_output=True, env=environment, check=False)
-    wall = time.perf_counter() - start
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return wall, (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
+def options_of(words: str) -> Options:
+    """As ``vae-compat run`` understands them."""
+    return cli.options_of(cli.parser().parse_args(["run", *shlex.split(words)]))
 
 
-def _bare(cases: dict[str, tuple[Case, ...]], run: Run) -> dict[str, float]:
-    """CPU seconds of the forwards alone: each truth and untiled result once, each hook once.
+@contextlib.contextmanager
+def prepared(options: Options, supplies: Any) -> Iterator[Run]:
+    """A run of these options in this process."""
+    profiles = [(name, load_subject(name)) for name in options.profiles]
+    run = Run.prepare(options, profiles, supplies)
+    try:
+        yield run
+    finally:
+        run.close()
 
-    On the plain CPU, without meters, checks or records.
-    """
-    spent = {"truth": 0.0, "untiled": 0.0, "hook": 0.0}
-    known: set[str] = set()
-    bench = run.bench
 
-    def clocked(what: str, act) -> None:
-        start = time.process_time()
-        with contextlib.suppress(Exception):  # a hook that fails early is cheap, here as there
-            act()
-        spent[what] += time.process_time() - start
+def items_of(run: Run) -> list[Item]:
+    """The tests of a run, in the order in which a worker has them."""
+    tiers = run.options.tiers_to_run
+    checks = [check.name for check in CHECKS if str(check.tier) in tiers]
+    return sorted(
+        (item for check in checks for item in run.items(check)),
+        key=lambda item: run.place(item.subject, item.case),
+    )
 
-    pairs = [(name, case) for name, some in cases.items() for case in some]
-    for name, case in sorted(pairs, key=lambda pair: run.place(*pair)):
-        view = bench._view(case)
-        x = bench.supplies.make_input(case)
-        if case.baseline_id not in known:
-            known.add(case.baseline_id)
-            twin = bench.supplies.views(
-                bench.supplies.truth(bench._vae(case)), Layout.DIFFUSERS, case.facts
-            )[0]
-            clocked("truth", lambda twin=twin, case=case, x=x: twin.run(case.direction, x.double()))
-            clocked("untiled", lambda view=view, case=case, x=x: view.run(case.direction, x))
-        plain = replace(case, device="cpu")
-        fitting = run.subjects[name].hook.put_on(view, plain)
-        with fitting as hooked:
-            clocked("hook", lambda case=case, x=x, hooked=hooked: hooked(case.direction, x))
-    return spent
+
+def test_run_asks_for_each_forward_once() -> None:
+    """One truth and one untiled result for all hooks, modes and checks; a hook once for a case."""
+    supplies = CountedSupplies(Fixtures())
+    with prepared(options_of(SMALL), supplies) as run, CountedRunners(run.runners) as runners:
+        run.runners = runners
+        items = [item for item in items_of(run) if item.case.scenario is None]
+        for item in items:
+            observed = run.observe(item)
+            run.record(item, observed, BY_NAME[item.check](observed))
+    performed = {(item.subject, item.case) for item in items}
+    cases = {case for _, case in performed}
+    truths, untiled = {case.truth_id for case in cases}, {case.baseline_id for case in cases}
+    assert len(run.subjects) == 2
+    assert len(items) > len(performed) > len(untiled) > len(truths)  # there is something to share
+    assert runners.asked == len(performed)
+    assert supplies.truths == len(truths)
+    drawn, others = divmod(supplies.untiled - len(untiled), DRAWS)
+    assert 0 <= drawn <= DOUBTFUL * len(untiled)
+    assert others == 0
+    files = {(case.family, case.scale, case.mechanism) for case in cases}
+    models = {(case.family, case.scale, case.mechanism, case.dtype) for case in cases}
+    assert supplies.built <= len(files) + len(models)
 
 
 @pytest.mark.benchmark(group="overhead")
-def test_cpu_time_of_a_run_over_its_bare_forwards(benchmark) -> None:
-    """At most 1.25 times the forwards, imports aside; two processes at least 1.6 times as fast."""
-    wall_one, cpu_one = benchmark.pedantic(_run, args=(1,), rounds=1)
-    wall_two, cpu_two = _run(2)
-    _, imports = _run(1, "-k", "nothing_matches_this")
-    options = Options(profile=DEFAULT_PROFILES)
-    profiles = [(name, load_subject(name)) for name in DEFAULT_PROFILES]
-    run = Run.prepare(options, profiles, Fixtures())
-    with torch.no_grad():
-        spent = _bare(dict(run.cases), run)
-    run.close()
+def test_cpu_time_of_a_run_over_its_bare_forwards(
+    benchmark: Any, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Two processes judge what one judges, and nothing twice."""
+    selection = request.config.getoption("--selection")
+    given = {"args": (tmp_path / "one", 1, selection), "rounds": 1}
+    wall_one, cpu_one, one = benchmark.pedantic(_run, **given)
+    wall_two, cpu_two, two = _run(tmp_path / "two", 2, selection)
+    _, imports, nothing = _run(tmp_path / "none", 1, f"{selection} -k nothing_matches_this")
+    with prepared(options_of(selection), Fixtures()) as run:
+        items = items_of(run)
+        with torch.no_grad():
+            spent = _bare(run, {(item.subject, item.case) for item in items})
     benchmark.extra_info |= {
-        "cases": sum(map(len, run.cases.values())),
+        "cases": run.size,
         "real cases": sum(case.scale is Scale.REAL for c in run.cases.values() for case in c),
         "wall -n 1": wall_one,
         "wall -n 2": wall_two,
@@ -90,3 +113,56 @@ def test_cpu_time_of_a_run_over_its_bare_forwards(benchmark) -> None:
         "bare forwards": sum(spent.values()),
         "cpu ratio": (cpu_one - imports) / sum(spent.values()),
     } | {f"bare {what}": seconds for what, seconds in spent.items()}
+    expected = sorted((item.subject, f"{item.check}[{item.case.id}]") for item in items)
+    assert expected
+    assert one == two == expected
+    assert nothing == []
+
+
+def _run(out: Path, workers: int, selection: str) -> tuple[float, float, list[tuple[str, str]]]:
+    """Wall and CPU seconds of a run in fresh processes, and its records by hook and id."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "vae_compat", "run", "-n", str(workers), "--out", str(out)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, *shlex.split(selection)], capture_output=True, env=environment, text=True
+    )
+    wall = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    results = out / "results.json"
+    records = json.loads(results.read_text())["records"] if results.exists() else []
+    assert done.returncode in (0, 1) or not records, done.stdout + done.stderr
+    told = sorted((each["hook"], f"{each['check']}[{each['case']}]") for each in records)
+    return wall, (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime), told
+
+
+def _bare(run: Run, pairs: set[tuple[str, Case]]) -> dict[str, float]:
+    """CPU seconds of the forwards alone: each truth and untiled result once, each hook once.
+
+    On the plain CPU, without meters, checks or records. Several calls in a case count as one.
+    """
+    spent = {"truth": 0.0, "untiled": 0.0, "hook": 0.0}
+    known: set[str] = set()
+    bench = run.workbench
+    hooks = {name: load_hook(subject.profile) for name, subject in run.subjects.items()}
+
+    @contextlib.contextmanager
+    def clocked(what: str) -> Iterator[None]:
+        start = time.process_time()
+        with contextlib.suppress(Exception):  # a hook that fails early is cheap, here as there
+            yield
+        spent[what] += time.process_time() - start
+
+    for name, case in sorted(pairs, key=lambda pair: run.place(*pair)):
+        view, x = bench.view(case), bench.make_input(case)
+        if case.truth_id not in known:
+            with clocked("truth"):
+                bench.twin(replace(case, layout=Layout.DIFFUSERS)).run(case.direction, x.double())
+        if case.baseline_id not in known:
+            with clocked("untiled"):
+                view.run(case.direction, x)
+        known |= {case.truth_id, case.baseline_id}
+        with clocked("hook"), hooks[name].put_on(view, replace(case, device="cpu")) as hooked:
+            hooked(case.direction, x)
+    return spent

@@ -12,7 +12,7 @@ from vae_compat.fixtures.specimens import SPECIMENS
 from vae_compat.front.session import Run
 from vae_compat.measure.observation import Observed
 from vae_compat.subject.profile import Profile
-from vae_compat.suites.killing.trial import prepared, profile_of
+from vae_compat.suites.mutation.trial import prepared, profile_of
 
 TILE = 4
 

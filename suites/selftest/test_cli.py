@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Sc
 from vae_compat.checks.finding import Phase
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
+from vae_compat.fixtures.specimens import SPECIMENS
 from vae_compat.front import cli, explain, running
 from vae_compat.front.options import Options
 
@@ -79,11 +81,36 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert "vae-compat" in done.stdout
 
 
-def test_every_option_has_a_help_text(command: Command) -> None:
-    for name in ("run", "list", "explain"):
-        code, out, _ = command(name, "--help")
-        assert code == 0
-        assert f"vae-compat {name}" in out
+def unexplained(parser: argparse.ArgumentParser) -> list[str]:
+    """Options and arguments of a command, and of the commands below it, without a help text."""
+    found = []
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            told = {choice.dest: choice.help for choice in action._choices_actions}
+            for name, below in action.choices.items():
+                found += [] if told.get(name) else [f"{parser.prog} {name}"]
+                found += unexplained(below)
+        elif not action.help or action.help == argparse.SUPPRESS:
+            found.append(f"{parser.prog} {'/'.join(action.option_strings) or action.dest}")
+    return found
+
+
+def test_every_option_has_a_help_text() -> None:
+    assert unexplained(cli.parser()) == []
+
+
+def test_an_option_without_a_help_text_is_found() -> None:
+    parser = cli.parser()
+    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    commands.choices["run"].add_argument("-q", "--quiet")
+    commands.choices["list"].add_argument("--hidden", help=argparse.SUPPRESS)
+    commands.add_parser("walk", prog="vae-compat walk").add_argument("where")
+    assert unexplained(parser) == [
+        "vae-compat run -q/--quiet",
+        "vae-compat list --hidden",
+        "vae-compat walk",
+        "vae-compat walk where",
+    ]
 
 
 # Wrong use
@@ -430,8 +457,20 @@ def test_explain_gives_the_docstring_of_a_check(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(explain, "check_docs", lambda: {"parity": "Is it right?"})
-    assert command("explain", "check_parity")[1] == "check parity\n\nIs it right?\n"
-    assert command("explain", "parity")[1] == "check parity\n\nIs it right?\n"
+    _, out, _ = command("explain", "parity")
+    assert out.startswith("check parity\n\nIs it right?\n")
+    assert command("explain", "check_parity")[1] == out
+
+
+@pytest.mark.parametrize("check", explain.check_docs())
+def test_explain_shows_the_known_bad_hooks_that_a_check_has_to_catch(
+    command: Command, check: str
+) -> None:
+    _, out, _ = command("explain", check)
+    hooks = [specimen for specimen in SPECIMENS.values() if specimen.killed_by == check]
+    assert out.count("\n  hook ") == len(hooks)
+    for hook in hooks:
+        assert f"{hook.name}\n  hook {hook.entry}\n  case {hook.shows_on}\n" in out
 
 
 def test_every_check_that_runs_is_known_by_name() -> None:

@@ -1,7 +1,7 @@
 """Every broken specimen is killed by the check named for it, and no sound hook is accused.
 
 Random mutants, sound hooks in all their cases, and whether the diagnosis names the mechanism, are
-for ``nox -s selftest``.
+for ``nox -s mutation-matrix``.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from vae_compat.fixtures.specimens import SOUND, SPECIMENS, Specimen
 from vae_compat.front.session import Run
 from vae_compat.mechanisms import EXPLANATION
 from vae_compat.reports.kill_matrix import Matrix, Mutant, Trial, to_text
-from vae_compat.suites.killing.__main__ import holds
-from vae_compat.suites.killing.specimens import REFERENCE, covering, telling
-from vae_compat.suites.killing.trial import (
+from vae_compat.suites.mutation.__main__ import holds
+from vae_compat.suites.mutation.specimens import REFERENCE, covering, telling
+from vae_compat.suites.mutation.trial import (
     is_cause,
     is_wrong,
     judged,

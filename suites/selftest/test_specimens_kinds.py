@@ -21,7 +21,7 @@ from vae_compat.fixtures.specimens.pieces import crossfading, pixels_per_latent
 from vae_compat.fixtures.specimens.whole import blending
 from vae_compat.fixtures.vaes import build
 from vae_compat.matrix import generate
-from vae_compat.suites.killing.trial import profile_of
+from vae_compat.suites.mutation.trial import profile_of
 
 TILE = 8
 """Latent pixels."""

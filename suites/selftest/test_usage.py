@@ -27,7 +27,7 @@ from vae_compat.scenarios.comparison import same
 from vae_compat.scenarios.performed import Called, Memory, Played
 from vae_compat.scenarios.settings import SETTINGS, SWITCHES
 from vae_compat.scenarios.usage import Ran, UsageObserved
-from vae_compat.suites.killing.trial import prepared, profile_of
+from vae_compat.suites.mutation.trial import prepared, profile_of
 from vae_compat.suites.selftest.measure_fakes import (
     a_baseline,
     a_case,

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from vae_compat.fixtures.specimens.resting import Box
 from vae_compat.reports.kill_matrix import Matrix, Mutant, Trial, to_markdown, to_text
-from vae_compat.suites.killing.copies import Copy, copied
-from vae_compat.suites.killing.faults import (
+from vae_compat.suites.mutation.random_faults.copies import Copy, copied
+from vae_compat.suites.mutation.random_faults.faults import (
     RESULT,
     Planted,
     Seen,
@@ -23,10 +23,10 @@ from vae_compat.suites.killing.faults import (
     ValueFault,
     value_faults,
 )
-from vae_compat.suites.killing.rewriting import source_faults
-from vae_compat.suites.killing.spreading import spread
-from vae_compat.suites.killing.targets import targets
-from vae_compat.suites.killing.values import KINDS, at, differs, kind_of, parts, put
+from vae_compat.suites.mutation.random_faults.rewriting import source_faults
+from vae_compat.suites.mutation.random_faults.targets import targets
+from vae_compat.suites.mutation.random_faults.values import KINDS, at, differs, kind_of, parts, put
+from vae_compat.suites.mutation.spreading import spread
 from vae_compat.tiled_vae.statistics import Moments
 
 CPU = torch.device("cpu")

@@ -21,9 +21,17 @@ import torch
 
 from vae_compat.subject.hook import Hook
 from vae_compat.subject.profile import Profile
-from vae_compat.suites.killing.copies import Copy, copied
-from vae_compat.suites.killing.trial import Tried, tried
-from vae_compat.suites.killing.values import KINDS, Route, at, differs, kind_of, parts, put
+from vae_compat.suites.mutation.random_faults.copies import Copy, copied
+from vae_compat.suites.mutation.random_faults.values import (
+    KINDS,
+    Route,
+    at,
+    differs,
+    kind_of,
+    parts,
+    put,
+)
+from vae_compat.suites.mutation.trial import Tried, tried
 
 RESULT = "result"
 TIMES = ("always", "first", "later", "once")

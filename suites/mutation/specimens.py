@@ -14,8 +14,8 @@ from vae_compat.front.session import Run
 from vae_compat.judge import Record, diagnose
 from vae_compat.matrix import cost
 from vae_compat.reports.kill_matrix import Trial
-from vae_compat.suites.killing.spreading import spread
-from vae_compat.suites.killing.trial import (
+from vae_compat.suites.mutation.spreading import spread
+from vae_compat.suites.mutation.trial import (
     guarded,
     is_cause,
     is_wrong,

@@ -18,11 +18,18 @@ from vae_compat.matrix import cost
 from vae_compat.measure.observation import Observation, Observed
 from vae_compat.reports.compare import worse
 from vae_compat.reports.kill_matrix import Mutant
-from vae_compat.suites.killing.faults import Fault, Planted, Seen, Target, Watch, value_faults
-from vae_compat.suites.killing.reviewed import why_sound
-from vae_compat.suites.killing.rewriting import source_faults
-from vae_compat.suites.killing.spreading import spread
-from vae_compat.suites.killing.trial import is_cause, is_wrong, joined, judged, narrowed, prepared
+from vae_compat.suites.mutation.random_faults.faults import (
+    Fault,
+    Planted,
+    Seen,
+    Target,
+    Watch,
+    value_faults,
+)
+from vae_compat.suites.mutation.random_faults.reviewed import why_sound
+from vae_compat.suites.mutation.random_faults.rewriting import source_faults
+from vae_compat.suites.mutation.spreading import spread
+from vae_compat.suites.mutation.trial import is_cause, is_wrong, joined, judged, narrowed, prepared
 
 LEVELS = ("tile", "halo", "statistics", "cache", "merge", "install")
 EXACT = (Mode.EXACT, Mode.QUADTREE)

@@ -1,4 +1,4 @@
-"""Every defect of the list, planted alone in the reference hook, turns the default run red."""
+"""Every curated mutation, planted alone in the reference hook, turns the default run red."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import vae_compat
-from vae_compat.suites.mutations.listed import Mutation, Selection, mutations
+from vae_compat.suites.mutation.curated.listed import Mutation, Selection, mutations
 
 ENGINE = Path(next(iter(vae_compat.__path__)))
 HOOK = ENGINE / "tiled_vae"

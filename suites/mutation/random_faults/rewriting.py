@@ -5,17 +5,16 @@ from __future__ import annotations
 import ast
 import copy
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType
 
-from vae_compat.suites.killing.copies import Copy
-from vae_compat.suites.killing.faults import Seen, Target
-
-Change = Callable[[ast.AST], ast.AST]
+from vae_compat.suites.mutation.random_faults.copies import Copy
+from vae_compat.suites.mutation.random_faults.faults import Seen, Target
+from vae_compat.suites.mutation.syntax import places
 
 _OPPOSITE: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE,
@@ -198,16 +197,8 @@ def _apply(tree: ast.AST, node: ast.AST, operator: str) -> None:
         case "swallowed argument", ast.Call():
             node.keywords.pop()
         case "deleted", _:
-            _replace(tree, node, ast.Pass())
-
-
-def _replace(tree: ast.AST, old: ast.AST, new: ast.stmt) -> None:
-    for parent in ast.walk(tree):
-        for body in ("body", "orelse", "finalbody"):
-            statements = getattr(parent, body, None)
-            if isinstance(statements, list) and old in statements:
-                statements[statements.index(old)] = ast.copy_location(new, old)
-                return
+            place = next(place for place in places(tree) if place.nodes[0] is node)
+            place.put([ast.copy_location(ast.Pass(), node)])
 
 
 def _line_of(tree: ast.AST, node: ast.AST) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from vae_compat.fixtures.specimens import SPECIMENS
-from vae_compat.suites.killing.faults import Target
-from vae_compat.suites.killing.trial import profile_of, reference
+from vae_compat.suites.mutation.random_faults.faults import Target
+from vae_compat.suites.mutation.trial import profile_of, reference
 
 _REFERENCE = (
     ("push.push", "tile"),

@@ -1,4 +1,4 @@
-"""Try everything, write the kill matrix, fail where it does not hold."""
+"""Judge known-bad hooks and random faults, write the kill matrix, fail where it does not hold."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import torch
 from vae_compat.checks.registry import CHECKS
 from vae_compat.reports.kill_matrix import Matrix, to_markdown, to_text
 from vae_compat.reports.results import DEFAULT_FOLDER, write_text
-from vae_compat.suites.killing.mutants import LEVELS, Plan, on_trial
-from vae_compat.suites.killing.specimens import all_trials
-from vae_compat.suites.killing.targets import targets
+from vae_compat.suites.mutation.random_faults.mutants import LEVELS, Plan, on_trial
+from vae_compat.suites.mutation.random_faults.targets import targets
+from vae_compat.suites.mutation.specimens import all_trials
 
 KILLED = 0.98
 """Share of the mutants that are not equivalent."""
@@ -28,12 +28,14 @@ NAMED = 0.9
 def main() -> int:
     """0 where the matrix holds, 1 where it does not."""
     parser = argparse.ArgumentParser(
-        prog="python -m vae_compat.suites.killing", description=__doc__
+        prog="python -m vae_compat.suites.mutation", description=__doc__
     )
     parser.add_argument("--seed", type=int, default=20, help="draws the random faults")
     parser.add_argument("--mutants", type=int, default=220, help="about how many")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--out", type=Path, default=DEFAULT_FOLDER)
+    parser.add_argument(
+        "--processes", type=int, default=os.cpu_count() or 1, help="default: one a core"
+    )
+    parser.add_argument("--out", type=Path, default=DEFAULT_FOLDER, help="for kill_matrix.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp(prefix="vae-compat-"))

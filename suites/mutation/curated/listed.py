@@ -1,10 +1,12 @@
-"""The list of defects, and how one is planted."""
+"""The curated mutations, and how one is planted."""
 
 from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+
+from vae_compat.suites.mutation.syntax import changed
 
 
 @dataclass(frozen=True)
@@ -31,22 +33,28 @@ class Selection:
 
 @dataclass(frozen=True)
 class Mutation:
-    """A patch, where its defect is looked for, and the checks that fail there."""
+    """A slip in one function, where its defect is looked for, and the checks that fail there."""
 
     name: str
-    file: str
+    within: str
+    """Module and qualified name of the function: ``hook.VAEHook.item``."""
     old: str
     new: str
     fails: tuple[str, ...]
     selection: Selection
 
+    @property
+    def file(self) -> str:
+        """In the package."""
+        return f"{self.within.partition('.')[0]}.py"
+
     def plant(self, package: Path) -> None:
         """Raises ``ValueError`` where the source has moved on."""
-        file = package / self.file
-        source = file.read_text()
-        if (count := source.count(self.old)) != 1:
-            raise ValueError(f"{self.name}: {self.file} has its old text {count} times, not once")
-        file.write_text(source.replace(self.old, self.new))
+        file, function = package / self.file, self.within.partition(".")[2]
+        try:
+            file.write_text(changed(file.read_text(), function, self.old, self.new))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.name}: {self.file}: {error}") from error
 
 
 def mutations() -> list[Mutation]:
