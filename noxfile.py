@@ -25,6 +25,13 @@ def compat(session: nox.Session) -> None:
 
 
 @nox.session
+def nightly(session: nox.Session) -> None:
+    """Judge it by the whole matrix, on cuda where there is one, against the last run that held."""
+    install(session)
+    session.run("vae-compat", "nightly", *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Test the harness itself."""
     install(session)
