@@ -68,16 +68,25 @@ class Stage:
         *,
         case: Case | None = None,
         hook: Subject | None = None,
+        calls: int = 1,
+        metered: bool = True,
     ) -> Attempt:
         """Put the hook on, ``act`` and take it off, with everything put back as it was.
 
         To be called with the device entered and the view placed. ``act`` is given ``run(direction,
         x)``, for the whole VAE; the coders of the view are under the hook as well. ``case`` is
         another case whose tile size, direction and mode the hook is built for, ``hook`` another
-        make of it.
+        make of it. It may take as long as so many ``calls``.
         """
         made = attempt(
-            case or self.case, hook or self.hook, view, device, self.seconds, self.leaves, act
+            case or self.case,
+            hook or self.hook,
+            view,
+            device,
+            self.seconds * calls,
+            self.leaves,
+            act,
+            metered=metered,
         )
         self.broken.extend(made.beyond_repair)
         return made

@@ -30,6 +30,7 @@ from vae_compat.measure.performed import Called, ConventionCalled, WholePerforme
 from vae_compat.measure.placing import live_bytes, placed
 from vae_compat.measure.plain import kept, on_host
 from vae_compat.measure.stage import Models, Stage
+from vae_compat.measure.timing import perform_timing
 
 
 def perform_whole(stage: Stage, *, every_way: bool) -> WholePerformed:
@@ -37,7 +38,8 @@ def perform_whole(stage: Stage, *, every_way: bool) -> WholePerformed:
     whole = perform_call(stage)
     hung = whole.failure is not None and whole.failure.hung
     conventions = _perform_conventions(stage) if every_way and not hung else None
-    return WholePerformed(whole=whole, conventions=conventions)
+    times = perform_timing(stage) if stage.case.is_timed and whole.failure is None else None
+    return WholePerformed(whole=whole, conventions=conventions, times=times)
 
 
 def perform_call(stage: Stage) -> Called:

@@ -142,7 +142,8 @@ class Workbench:
         if whole.conventions is not None:
             untiled = untiled_conventions(case, self._models, open_device(case.device))
             ways = beside_untiled(whole.conventions, untiled)
-        return self.beyond_doubt(seen(whole.whole, case, promise, baseline, ways))
+        observed = seen(whole.whole, case, promise, baseline, ways)
+        return self.beyond_doubt(replace(observed, times=whole.times))
 
     def _ask(
         self, subject: Subject, case: Case, baseline: Baseline | None, needs: tuple[Case, ...]
