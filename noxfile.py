@@ -78,6 +78,20 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def calibrate(session: nox.Session) -> None:
+    """Hold what the simulated accelerator says against what the GPU here says."""
+    install(session)
+    session.run("python", "-m", "vae_compat.suites.calibration", *session.posargs)
+
+
+@nox.session
+def cuda(session: nox.Session) -> None:
+    """Test what only a real GPU can show."""
+    install(session)
+    session.run("pytest", "-p", "no:xdist", "suites/cuda", *session.posargs, env=ALLOCATOR)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and formatting."""
     session.install("ruff==0.17.6")

@@ -138,14 +138,15 @@ def check_allocator(observation: Observation) -> Answer:
     if isinstance(output, Answer):
         return output
     ours, untiled = observation.reading, observation.baseline.reading
-    return passed(
-        {
-            "peak_allocated": ours.peak_bytes,
-            "peak_reserved": ours.peak_reserved,
-            "untiled_peak_allocated": untiled.peak_bytes,
-            "untiled_peak_reserved": untiled.peak_reserved,
-        }
-    )
+    numbers: Metrics = {
+        "peak_allocated": ours.peak_bytes,
+        "peak_reserved": ours.peak_reserved,
+        "untiled_peak_allocated": untiled.peak_bytes,
+        "untiled_peak_reserved": untiled.peak_reserved,
+    }
+    if ours.peak_bytes is None:
+        return not_judged("the allocator was not read", metrics=numbers)
+    return passed(numbers)
 
 
 @check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net & timed, informs=True)
