@@ -25,6 +25,13 @@ def compat(session: nox.Session) -> None:
 
 
 @nox.session
+def nightly(session: nox.Session) -> None:
+    """Judge it by the whole matrix, on cuda where there is one, against the last run that held."""
+    install(session)
+    session.run("vae-compat", "nightly", *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Test the harness itself."""
     install(session)
@@ -78,6 +85,20 @@ def bench(session: nox.Session) -> None:
     install(session)
     environment = ALLOCATOR | {"OMP_NUM_THREADS": "1"}
     session.run("pytest", "-p", "no:xdist", "suites/bench", *session.posargs, env=environment)
+
+
+@nox.session
+def calibrate(session: nox.Session) -> None:
+    """Hold what the simulated accelerator says against what the GPU here says."""
+    install(session)
+    session.run("python", "-m", "vae_compat.suites.calibration", *session.posargs)
+
+
+@nox.session
+def cuda(session: nox.Session) -> None:
+    """Test what only a real GPU can show."""
+    install(session)
+    session.run("pytest", "-p", "no:xdist", "suites/cuda", *session.posargs, env=ALLOCATOR)
 
 
 @nox.session

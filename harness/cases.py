@@ -100,6 +100,12 @@ class Scenario(StrEnum):
     """A VAE on the CPU of a machine with a GPU."""
 
 
+VRAM_PIXELS = 384 * 640
+"""Image pixels of a frame from which on the untiled peak of a published net (a GiB and more in
+float32) is far above what the libraries of a GPU allocate for themselves: on an H200 cuDNN's
+workspaces took 32 to 70 MiB, more than all planes of a mock net."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One run of a hook, or one scenario of several.
@@ -202,6 +208,21 @@ class Case:
         (multidiffusion-upscaler-for-automatic1111 and its descendants).
         """
         return max(self.height, self.width) > self.tile + 22
+
+    @property
+    def vram_tells(self) -> bool:
+        """Whether peaks tell what the hook takes: not what libraries take for themselves.
+
+        The simulated accelerator has no libraries, so that every size tells there.
+        """
+        pixels = self.height * self.width * self.facts.ratio**2
+        large = self.scale is Scale.REAL and pixels >= VRAM_PIXELS
+        return self.device != "cuda" or large
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether times tell anything: on a real GPU, of a net that keeps it busy, in one call."""
+        return self.device == "cuda" and self.scale is Scale.REAL and self.scenario is None
 
     @property
     def fits_one_tile(self) -> bool:

@@ -58,6 +58,9 @@ REAL_SIZE = Geometry(16, 40, 8)
 8, in 64-pixel tiles."""
 REAL_FULL_SIZE = Geometry(32, 32, 8)
 """256 x 256 pixels at ratio 8, 64-pixel tiles: the setting of the published figures."""
+REAL_CUDA_SIZE = Geometry(48, 80, 16)
+"""384 x 640 pixels at ratio 8, 128-pixel tiles: what VRAM is judged by on a real GPU. Tiles with
+the full receptive field around them are smaller than the plane, and untiled takes a GiB."""
 PROBE_SIZE = Geometry(20, 40)
 """Cut along both axes: for what blends corners wrongly, and for hooks that cut along one alone."""
 
@@ -292,8 +295,15 @@ class _Span:
         return {"dtype": dtype} if dtype in self.dtypes else {}
 
     def real(self) -> Iterator[Case]:
-        """Published configurations in the first claimed mode, or in every mode."""
+        """Published configurations in the first claimed mode, or in every mode.
+
+        On a real GPU every mode has one, for VRAM is judged there alone, and half precision too.
+        """
         for cell in self.cells:
+            if self.device == "cuda" and (self.full or cell[0] in REAL_DEFAULT):
+                yield self.case(cell, REAL_CUDA_SIZE, scale=Scale.REAL)
+                if "bfloat16" in self.dtypes and (self.full or cell in self.leading):
+                    yield self.case(cell, REAL_CUDA_SIZE, scale=Scale.REAL, dtype="bfloat16")
             if self.full:
                 yield self.case(cell, REAL_FULL_SIZE, scale=Scale.REAL)
             if self.full or (cell[0] in REAL_DEFAULT and cell in self.leading):

@@ -1,19 +1,22 @@
-"""Compare two runs by what is deterministic: grades, bytes, transfers, FLOPs, calls, records.
+"""Compare two runs by what is deterministic: grades, bytes, transfers, FLOPs, launches, records.
 
-Wall time is no part of it: it informs and never fails a run.
+Wall time is no part of it: it informs and never fails a run. What is counted on a device hangs on
+that device, on torch and on the switches for dtypes; between runs that differ there, grades and
+outcomes alone are compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from vae_compat.checks.finding import Grade
 from vae_compat.judge import Record, Verdict
 from vae_compat.vocabulary import ExitCode
 
 from . import digest
-from .results import Results
+from .results import Header, Results
 
 ALLOWED_PERCENT = 2.0
 """Growth that is let pass. The counters are exact; a new torch may still ask for other buffers."""
@@ -24,6 +27,8 @@ COUNTERS = frozenset(
         "host_to_device",
         "device_to_host",
         "allocations",
+        "kernels",
+        "waits",
         "flops",
         "calls",
         "vram_ratio",
@@ -34,8 +39,8 @@ COUNTERS = frozenset(
 
 
 @dataclass(frozen=True)
-class Regression:
-    """One thing that the earlier run did better."""
+class Change:
+    """One thing that one of two runs did better."""
 
     hook: str
     id: str
@@ -53,41 +58,94 @@ class Regression:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What became worse, and what could not be compared."""
+    """What became worse, what became better, and what could not be compared."""
 
-    regressions: tuple[Regression, ...]
+    regressions: tuple[Change, ...]
+    mended: tuple[Change, ...]
     notes: tuple[str, ...]
     compared: int
     """Records present in both runs."""
 
 
+class Difference(NamedTuple):
+    """Something that two runs did not have in common."""
+
+    what: str
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        """``torch was 2.11.0, is 2.13.0``."""
+        return f"{self.what} was {self.before}, is {self.after}"
+
+
+def apart(before: Header, after: Header) -> tuple[Difference, ...]:
+    """Why what was counted in two runs cannot be compared; empty where it can."""
+    return tuple(
+        Difference(what, was or "not told", now or "not told")
+        for what, (was, now) in _paired(_decisive(before), _decisive(after)).items()
+        if was != now
+    )
+
+
+def _decisive(header: Header) -> dict[str, str]:
+    """What bytes and FLOPs hang on."""
+    facts = {} if header.gpu is None else header.gpu.facts
+    return {"torch": header.torch, "device": header.device, **facts}
+
+
+def _paired(one: dict[str, str], other: dict[str, str]) -> dict[str, tuple[str, str]]:
+    names = dict.fromkeys([*one, *other])
+    return {name: (one.get(name, ""), other.get(name, "")) for name in names}
+
+
 def compare(
     before: Results, after: Results, *, allowed_percent: float = ALLOWED_PERCENT
 ) -> Comparison:
-    """Find what ``before`` did better than ``after``.
+    """Find what ``before`` did better than ``after``, and the other way round.
 
     A counter regresses where it grew by more than ``allowed_percent``, or is no longer measured.
-    A record that vanished is a regression if both runs made the same selection; otherwise it is
-    only counted in a note. Two runs without a common record have nothing to compare, and that is a
-    regression as well: it must not pass as "nothing became worse".
+    A record that vanished is a regression if both runs made the same selection on the same device;
+    otherwise it is only counted in a note. Two runs without a common record have nothing to
+    compare, and that is a regression as well: it must not pass as "nothing became worse".
     """
-    old = {_key(record): record for record in before.records}
-    new = {_key(record): record for record in after.records}
+    counted = not apart(before.header, after.header)
+    across = before.header.device != after.header.device
+    old = {_key(record, across): record for record in before.records}
+    new = {_key(record, across): record for record in after.records}
     common = [key for key in old if key in new]
-    found = [one for key in common for one in worse(old[key], new[key], allowed_percent)]
-    gone = [key for key in old if key not in new]
+    found = [
+        each
+        for key in common
+        for each in _changes(old[key], new[key], allowed_percent, counted=counted)
+    ]
+    regressions = [change for change, is_worse in found if is_worse]
+    gone = [old[key] for key in old if key not in new]
     notes = list(_notes(before, after))
-    if before.header.selection == after.header.selection or not common:
-        found += [
-            Regression(hook, _id(old[hook, case, check]), "record", "there", "gone")
-            for hook, case, check in gone
-        ]
+    if not counted:
+        notes += _left_out(before.header, after.header, [(old[key], new[key]) for key in common])
+    same = before.header.selection == after.header.selection and not across
+    if same or not common:
+        regressions += [Change(each.hook, each.id, "record", "there", "gone") for each in gone]
     elif gone:
-        notes.append(
-            f"{len(gone)} earlier records were not compared: the selection was"
-            f" '{before.header.selection}', is '{after.header.selection}'"
-        )
-    return Comparison(tuple(found), tuple(notes), len(common))
+        notes.append(f"{len(gone)} earlier records were not compared: {_narrowed(before, after)}")
+    mended = tuple(change for change, is_worse in found if not is_worse)
+    return Comparison(tuple(regressions), mended, tuple(notes), len(common))
+
+
+def _narrowed(before: Results, after: Results) -> str:
+    was, now = before.header, after.header
+    if was.selection != now.selection:
+        return f"the selection was '{was.selection}', is '{now.selection}'"
+    return f"the device was {was.device}, is {now.device}"
+
+
+def _left_out(before: Header, after: Header, pairs: list[tuple[Record, Record]]) -> Iterator[str]:
+    """How much was counted in both runs and is not compared, and why."""
+    left = sum(bool(COUNTERS & old.metrics.keys() & new.metrics.keys()) for old, new in pairs)
+    if left:
+        why = ", ".join(each.what for each in apart(before, after))
+        yield f"bytes, FLOPs and launches of {left} records were not compared: they hang on {why}"
 
 
 def hold_against(results: Results, before: Results) -> Results:
@@ -106,43 +164,79 @@ def hold_against(results: Results, before: Results) -> Results:
     )
 
 
-def _key(record: Record) -> tuple[str, str, str]:
-    return (record.hook, record.case, record.check)
+def _key(record: Record, across: bool) -> tuple[str, str, str]:
+    """What a record is about; ``across`` devices, which are the last word of a case id."""
+    case = record.case.rpartition("-")[0] or record.case if across else record.case
+    return (record.hook, case, record.check)
 
 
-def _id(record: Record) -> str:
-    return f"{record.check}[{record.case}]"
-
-
-def worse(
-    old: Record, new: Record, allowed_percent: float = ALLOWED_PERCENT
-) -> Iterator[Regression]:
+def worse(old: Record, new: Record, allowed_percent: float = ALLOWED_PERCENT) -> Iterator[Change]:
     """What the earlier of two records of one case and check did better."""
+    found = _changes(old, new, allowed_percent, counted=True)
+    return (change for change, is_worse in found if is_worse)
 
-    def regression(what: str, before: object, after: object) -> Regression:
-        return Regression(new.hook, _id(new), what, str(before), str(after))
 
-    if digest.severity(new.status) < digest.severity(old.status) and new.status != "passed":
-        yield regression("status", old.status, new.status)
-    if old.grade and not (new.grade and Grade(new.grade).meets(Grade(old.grade))):
-        yield regression("grade", old.grade, new.grade or "not reached")
-    for name in sorted(COUNTERS & old.metrics.keys()):
-        was, now = old.metrics[name], new.metrics.get(name)
+def _changes(
+    old: Record, new: Record, allowed_percent: float, *, counted: bool
+) -> Iterator[tuple[Change, bool]]:
+    """Every change between two records of one case and check, and whether it is for the worse.
+
+    ``counted``: what was counted in them can be compared.
+    """
+
+    def change(what: str, before: object, after: object) -> Change:
+        return Change(new.hook, new.id, what, str(before), str(after))
+
+    was, now = digest.severity(old.status), digest.severity(new.status)
+    if now < was and new.status != "passed":
+        yield change("status", old.status, new.status), True
+    elif was < now and old.status != "passed":
+        yield change("status", old.status, new.status), False
+    grades = change("grade", old.grade or "not reached", new.grade or "not reached")
+    if old.grade and not _meets(new, old):
+        yield grades, True
+    elif new.grade and not _meets(old, new):
+        yield grades, False
+    if counted:
+        yield from _counted(old, new, allowed_percent)
+
+
+def _meets(record: Record, other: Record) -> bool:
+    """Whether the grade of one is at least as good as that of the other, which has one."""
+    return bool(record.grade) and Grade(str(record.grade)).meets(Grade(str(other.grade)))
+
+
+def _counted(old: Record, new: Record, allowed_percent: float) -> Iterator[tuple[Change, bool]]:
+    allowed = 1 + allowed_percent / 100
+    for name in sorted(COUNTERS & (old.metrics.keys() | new.metrics.keys())):
+        was, now = old.metrics.get(name), new.metrics.get(name)
+
+        def change(before: str, after: str, name: str = name) -> Change:
+            return Change(new.hook, new.id, name, before, after)
+
         if not isinstance(was, int | float):
             continue
         if not isinstance(now, int | float):
-            yield regression(name, _number(was), "not measured")
-        elif now > was * (1 + allowed_percent / 100):
-            grown = f" (+{100 * (now / was - 1):.1f} %)" if was else ""
-            yield regression(name, _number(was), _number(now) + grown)
+            yield change(number(was), "not measured"), True
+        elif now > was * allowed:
+            yield change(number(was), grown(was, now)), True
+        elif was > now * allowed:
+            yield change(number(was), grown(was, now)), False
 
 
-def _number(value: float) -> str:
+def grown(was: float, now: float) -> str:
+    """A number, and by how much it is more than it was: ``1,021 (+2.1 %)``."""
+    return number(now) + (f" ({100 * (now / was - 1):+.1f} %)" if was else "")
+
+
+def number(value: float) -> str:
+    """A counter for readers: ``1,021`` or ``0.4713``."""
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def _notes(before: Results, after: Results) -> Iterator[str]:
-    for name in ("torch", "diffusers", "device", "seed"):
+    for name in ("diffusers", "seed"):
         was, now = getattr(before.header, name), getattr(after.header, name)
         if was != now:
             yield f"{name} was {was}, is {now}"
+    yield from map(str, apart(before.header, after.header))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from vae_compat.judge import ROOTS, Record
 
 VRAM_RATIO = "vram_ratio"
 """Metric: peak over weights of the hook, divided by that of the untiled VAE."""
+TIME_RATIO = "time_ratio"
+"""Metric: median time of the hook, divided by that of the untiled VAE in the same process."""
 PHASE = "phase"
 """Metric: how far the hook came with causal caches, a value of `Phase`."""
 CLIP_RATIO = "clip_vram_ratio"
@@ -112,6 +115,51 @@ def severity(status: str) -> int:
     return _SEVERITY.index(status) if status in _SEVERITY else 0
 
 
+@dataclass(frozen=True)
+class Timed:
+    """What a hook took against untiled, over the cases of a family, direction and mode."""
+
+    ratio: float
+    least: float
+    most: float
+
+    @property
+    def text(self) -> str:
+        """``0.77 (0.75 to 0.80)``."""
+        return f"{self.ratio:.2f} ({self.least:.2f} to {self.most:.2f})"
+
+
+def times(records: Iterable[Record]) -> dict[Key, Timed]:
+    """The median of each cell that was timed, with what single runs came to."""
+    found: dict[Key, list[tuple[float, float, float]]] = {}
+    for record in records:
+        key = key_of(record)
+        names = (TIME_RATIO, f"{TIME_RATIO}_least", f"{TIME_RATIO}_most")
+        numbers = [record.metrics.get(name) for name in names]
+        told = [float(number) for number in numbers if isinstance(number, int | float)]
+        if key is not None and len(told) == len(names):
+            found.setdefault(key, []).append((told[0], told[1], told[2]))
+    return {
+        key: Timed(
+            statistics.median(ratio for ratio, _, _ in found[key]),
+            min(least for _, least, _ in found[key]),
+            max(most for _, _, most in found[key]),
+        )
+        for key in sorted(found, key=_place)
+    }
+
+
+def without_vram(records: Iterable[Record]) -> list[str]:
+    """Families that are claimed and of whose cases none was judged by its VRAM."""
+    judged: dict[str, bool] = {}
+    for record in records:
+        key = key_of(record)
+        if key is not None and record.claimed:
+            told = VRAM_RATIO in record.metrics
+            judged[key.family] = judged.get(key.family, False) or told
+    return sorted((name for name, any_told in judged.items() if not any_told), key=_family_place)
+
+
 def dependents(records: Iterable[Record]) -> list[Record]:
     """Records that were not judged because a root check of the same case failed.
 
@@ -162,6 +210,10 @@ def columns(keys: Iterable[Key]) -> list[tuple[str, str]]:
     return sorted(
         {(key.direction, key.mode) for key in keys}, key=lambda column: _column_place(*column)
     )
+
+
+def _family_place(name: str) -> tuple[int, str]:
+    return _rank(name, FAMILIES), name
 
 
 def _place(key: Key) -> tuple[int, str, int, int]:

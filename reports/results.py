@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from vae_compat.checks.finding import Grade
 from vae_compat.errors import UsageError
 from vae_compat.judge import Record, Verdict
+from vae_compat.machine import CudaDescription
 
 SCHEMA = 1
 DEFAULT_FOLDER = Path("reports/out")
@@ -74,6 +75,8 @@ class Header:
     command: str
     inputs: str = ""
     """Stands for seed, weights, picture and torch: what else decides what is measured."""
+    gpu: CudaDescription | None = None
+    """Of a run on ``cuda``."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ def describe_run(
     command: str,
     finished: str = "",
     inputs: str = "",
+    gpu: CudaDescription | None = None,
 ) -> Header:
     """Fill a header. Starts no torch: versions come from metadata."""
     return Header(
@@ -125,6 +129,7 @@ def describe_run(
         finished=finished,
         command=command,
         inputs=inputs,
+        gpu=gpu,
     )
 
 
@@ -295,14 +300,20 @@ def _own_commit() -> str | None:
     return commit_of(root) if (root / ".git").exists() else None
 
 
-def commit_of(folder: Path) -> str | None:
-    """The commit of a checkout that a folder lies in, with ``+`` where files differ from it."""
+def commit_of(folder: Path, file: Path | None = None) -> str | None:
+    """The commit of a checkout that a folder lies in, with ``+`` where files differ from it.
+
+    ``file`` must be part of the commit as well: one that git does not know is no part of any.
+    """
     if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
         return None
     head = _git(folder, ["rev-parse", "--short=12", "HEAD"])
     if not head:
         return None
-    return head + ("+" if _git(folder, ["status", "--porcelain", "-uno"]) else "")
+    differs = bool(_git(folder, ["status", "--porcelain", "-uno"]))
+    if file is not None and not _git(folder, ["ls-files", "--", str(file)]):
+        differs = True
+    return head + ("+" if differs else "")
 
 
 def _git(root: Path, arguments: Sequence[str]) -> str | None:

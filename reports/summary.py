@@ -16,7 +16,7 @@ from .escaping import shown
 from .markdown import Markdown, block, cell, code, line, table
 from .plot import write_plot
 from .results import DEFAULT_FOLDER, Results, write_text
-from .table import LEGEND
+from .table import LEGEND, vram_notes
 
 FILE_NAME = "summary.md"
 
@@ -56,6 +56,7 @@ def to_markdown(results: Results, plot: str | None = None) -> str:
         verdict=results.verdict,
         tables=[_table(name, results) for name in hooks],
         legend=LEGEND,
+        vram_notes=vram_notes(results),
         counts={
             tier: digest.count_line(counted)
             for tier, counted in digest.counts(results.records).items()
@@ -90,6 +91,7 @@ def _table(hook: str, results: Results) -> dict[str, Any]:
         "hook": hook,
         "head": ["family", *(" ".join(column) for column in columns)],
         "rows": rows,
+        "times": [(*key, timed.text) for key, timed in digest.times(_of(results, hook)).items()],
         **_phases(hook, results),
     }
 

@@ -39,9 +39,20 @@ LEGEND = (
     "show, worst of all, and their highest VRAM"
 )
 
+VRAM_LEGEND = (
+    "VRAM on cuda: of cases at real scale from 384 x 640 pixels on alone; in smaller ones cuDNN's "
+    "workspaces are larger than the planes (blank: not judged); x time: of untiled in the same "
+    "process, median (least to most), for information"
+)
+
 
 def to_text(results: Results, *, width: int = 80, colour: bool = False) -> str:
     """The whole terminal report as text no wider than ``width`` columns."""
+    return rendered(renderables(shown(results), width), width=width, colour=colour)
+
+
+def rendered(parts: Iterable[RenderableType], *, width: int = 80, colour: bool = False) -> str:
+    """Anything that rich can show as text no wider than ``width`` columns."""
     buffer = io.StringIO()
     console = Console(
         file=buffer,
@@ -54,7 +65,7 @@ def to_text(results: Results, *, width: int = 80, colour: bool = False) -> str:
         emoji=False,
         legacy_windows=False,
     )
-    for part in renderables(shown(results), width):
+    for part in parts:
         console.print(part, soft_wrap=isinstance(part, Text) and bool(part.no_wrap))
     lines = buffer.getvalue().splitlines()
     return "\n".join(line.rstrip() for line in lines) + "\n"
@@ -69,8 +80,11 @@ def renderables(results: Results, width: int) -> Iterable[RenderableType]:
         yield from hook_tables(own, width)
         yield Text()
         yield from phase_table(own)
+        yield from time_table(own)
     if names:
         yield Text(LEGEND, style="dim")
+        for line in vram_notes(results):
+            yield Text(line, style="dim")
         yield Text()
     yield from _failures(results, width)
     for line in results.regressions[:SHOWN_FAILURES]:
@@ -118,13 +132,39 @@ def phase_table(records: Sequence[Record]) -> Sequence[RenderableType]:
     made = digest.phases(records)
     if not made:
         return []
-    table = Table(box=_BOX, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    table = plain_table()
     directions = dict.fromkeys(direction for row in made.values() for direction in row)
     for head in ("cache", *directions):
         table.add_column(head, no_wrap=True)
     for family, row in made.items():
         table.add_row(family, *(row.get(direction, "") for direction in directions))
     return [table, Text()]
+
+
+def time_table(records: Sequence[Record]) -> Sequence[RenderableType]:
+    """Times of the hook as a multiple of untiled; nothing where nothing was timed."""
+    made = digest.times(records)
+    if not made:
+        return []
+    table = plain_table()
+    columns = digest.columns(made)
+    for head in ("x time", *("\n".join(column) for column in columns)):
+        table.add_column(head, no_wrap=True)
+    for family in dict.fromkeys(key.family for key in made):
+        row = [made.get(Key(family, *column)) for column in columns]
+        table.add_row(family, *("" if cell is None else cell.text for cell in row))
+    return [table, Text()]
+
+
+def vram_notes(results: Results) -> Sequence[str]:
+    """On a real GPU: by which cases VRAM was judged, and of which families it was not."""
+    if results.header.device != "cuda":
+        return []
+    missing = digest.without_vram(results.records)
+    lines = [VRAM_LEGEND]
+    if missing:
+        lines.append(f"VRAM was not judged of: {', '.join(missing)}")
+    return lines
 
 
 def gate_line(results: Results) -> Text:
@@ -136,8 +176,13 @@ def gate_line(results: Results) -> Text:
     return Text(f"{word}{reason} (exit code {int(verdict.code)})", style=style)
 
 
+def plain_table() -> Table:
+    """A table of plain ASCII with as little around its cells as can be."""
+    return Table(box=_BOX, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+
+
 def _table(made: dict[Key, Cell], tall: bool) -> Table:
-    table = Table(box=_BOX, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    table = plain_table()
     columns = digest.columns(made)
     table.add_column("family", no_wrap=True, vertical="top")
     for direction, mode in columns:

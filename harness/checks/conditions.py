@@ -101,6 +101,24 @@ def accelerator(case: Case, _promise: Promise) -> bool:
 
 
 @condition
+def vram_tells(case: Case, _promise: Promise) -> bool:
+    """Peaks are those of the hook: on a real GPU at sizes far above cuDNN's workspaces alone."""
+    return case.vram_tells
+
+
+@condition
+def real_gpu(case: Case, _promise: Promise) -> bool:
+    """The device is a real one, with an allocator that takes more than it hands out."""
+    return case.device == "cuda"
+
+
+@condition
+def timed(case: Case, _promise: Promise) -> bool:
+    """The hook and untiled were timed one after the other in one process."""
+    return case.is_timed
+
+
+@condition
 def simulated(case: Case, _promise: Promise) -> bool:
     """The simulated device counts transfers, which a real one does not."""
     return case.device == "sim"

@@ -10,8 +10,11 @@ from vae_compat.checks.conditions import (
     accelerator,
     claimed,
     may_run_untiled,
+    real_gpu,
     simulated,
     single_run,
+    timed,
+    vram_tells,
     whole_net,
 )
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
@@ -27,9 +30,12 @@ WORK_SLACK = 1e-4
 and blended borders add a few millionths, which is no waste."""
 
 
-@check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net & accelerator)
+@check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net & accelerator & vram_tells)
 def check_peak_vram(observation: Observation) -> Answer:
     """The peak over the weights is below that of the untiled VAE, where tiles must run.
+
+    On a real GPU it is judged at real scale from 384 x 640 pixels on: below, the workspaces of its
+    libraries are larger than the planes.
 
     Metric ``vram_ratio``: (peak - weights) / (untiled peak - weights).
     """
@@ -105,7 +111,10 @@ def check_work(observation: Observation) -> Answer:
 
 @check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net & simulated, informs=True)
 def check_transfers(observation: Observation) -> Answer:
-    """Copies between host and device are counted and reported; no number of them fails."""
+    """Copies between host and device, kernel launches and waits of the host are counted.
+
+    They are reported, and no number of them fails.
+    """
     output = output_of(observation)
     if isinstance(output, Answer):
         return output
@@ -114,7 +123,52 @@ def check_transfers(observation: Observation) -> Answer:
         "host_to_device": up,
         "device_to_host": down,
         "allocations": observation.reading.allocations,
+        "kernels": observation.reading.kernels,
+        "waits": None if (waits := observation.reading.waits) is None else waits.total,
     }
     if up is None or down is None:
         return not_judged("transfers were not measured", metrics=numbers)
     return passed(numbers)
+
+
+@check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net & real_gpu, informs=True)
+def check_allocator(observation: Observation) -> Answer:
+    """Bytes that PyTorch's allocator handed out and took from the GPU at most are recorded."""
+    output = output_of(observation)
+    if isinstance(output, Answer):
+        return output
+    ours, untiled = observation.reading, observation.baseline.reading
+    numbers: Metrics = {
+        "peak_allocated": ours.peak_bytes,
+        "peak_reserved": ours.peak_reserved,
+        "untiled_peak_allocated": untiled.peak_bytes,
+        "untiled_peak_reserved": untiled.peak_reserved,
+    }
+    if ours.peak_bytes is None:
+        return not_judged("the allocator was not read", metrics=numbers)
+    return passed(numbers)
+
+
+@check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net & timed, informs=True)
+def check_time(observation: Observation) -> Answer:
+    """Time by CUDA events is recorded, beside that of untiled in the same process; it never fails.
+
+    Metric ``time_ratio``: median over median, after a run that does not count. ``time_ratio_least``
+    and ``time_ratio_most`` are what single runs of both make of it.
+    """
+    output = output_of(observation)
+    if isinstance(output, Answer):
+        return output
+    times = observation.times
+    if times is None or not times.tell:
+        return passed({"time_ratio": None})
+    least, most = times.spread
+    return passed(
+        {
+            "time_ratio": times.ratio,
+            "time_ratio_least": least,
+            "time_ratio_most": most,
+            "seconds": times.seconds,
+            "untiled_seconds": times.untiled_seconds,
+        }
+    )

@@ -10,6 +10,7 @@ from vae_compat.checks.conditions import (
     clip,
     long_clip,
     replaces_forward,
+    vram_tells,
     whole_net,
 )
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
@@ -40,11 +41,15 @@ def check_cache_phase(observed: ClipObserved) -> Answer:
     """The hook handles causal caches as well as its profile claims, when VAEs call it.
 
     With ``split`` it must save memory, with ``fallback`` it must be right. ``none`` claims nothing
-    of caches, but the family is claimed, so its clips must be right as well.
+    of caches, but the family is claimed, so its clips must be right as well. Where peaks tell
+    nothing (a small clip on a real GPU), a hook splits that computes no plane as large as untiled.
     """
-    ratio = clip_ratio(observed)
+    told = observed.case.vram_tells
+    ratio = clip_ratio(observed) if told else None
     phase = _phase(observed, ratio)
-    numbers: Metrics = {"phase": None if phase is None else str(phase), "clip_vram_ratio": ratio}
+    numbers: Metrics = {"phase": None if phase is None else str(phase)}
+    if told:
+        numbers = {**numbers, "clip_vram_ratio": ratio}
     if phase is None:
         return not_judged(
             "peak memory was not measured, which tells a split from a fallback", metrics=numbers
@@ -85,6 +90,8 @@ def _phase(observed: ClipObserved, ratio: float | None) -> Phase | None:
         return Phase.CRASHES
     if not coherent(observed) or check_video_parity(observed).status is not Status.PASSED:
         return Phase.INCOHERENT
+    if not observed.case.vram_tells:
+        return Phase.SPLIT if _tiled(observed.whole) else Phase.FALLBACK
     if ratio is None:
         return None
     if ratio <= SAVES:
@@ -98,7 +105,7 @@ def _tiled(whole: Observation) -> bool:
     return bool(ours and untiled) and largest_plane(ours) != largest_plane(untiled)
 
 
-@check(tier=Tier.ADVANCED, when=claimed & clip & replaces_forward & accelerator)
+@check(tier=Tier.ADVANCED, when=claimed & clip & replaces_forward & accelerator & vram_tells)
 def check_cache_parked(observed: ClipObserved) -> Answer:
     """Between chunks the hook leaves no more on the device than untiled does.
 
@@ -134,7 +141,7 @@ def _resident(chunk: ChunkSeen) -> str:
 
 @check(
     tier=Tier.ADVANCED,
-    when=claimed & clip & replaces_forward & accelerator & long_clip & whole_net,
+    when=claimed & clip & replaces_forward & accelerator & long_clip & whole_net & vram_tells,
 )
 def check_memory_growth(observed: ClipObserved) -> Answer:
     """With the number of chunks, peak and live bytes grow by no more than those of untiled.

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from vae_compat.device.counting import CountingMode
-from vae_compat.device.gpu import CudaDescription, Timing, describe_cuda, fixed_switches, timed
+from vae_compat.device.gpu import Timing, describe_cuda, fixed_switches, timed
 from vae_compat.device.ledger import Tally
 from vae_compat.device.meter import Reading
 from vae_compat.device.patches import replace_in
 from vae_compat.errors import UsageError
+from vae_compat.machine import CudaDescription
 
 ALLOCATIONS = "allocation.all.allocated"
 """Key of ``torch.cuda.memory_stats``: allocations since the process began."""
@@ -108,6 +109,9 @@ class CudaDevice:
     def metered(self) -> Iterator[Reading]:
         """Count from here; waits for the device at both ends. May be nested."""
         torch.cuda.synchronize()
+        if not self._open:
+            # Cached blocks would count as reserved, and how they are split decides about peaks.
+            torch.cuda.empty_cache()
         self._note_peak()
         _reset_of(torch.cuda.reset_peak_memory_stats)()
         live = torch.cuda.memory_allocated()

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 import statistics
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from vae_compat.machine import CudaDescription
 
 Switch = tuple[Callable[[], Any], Callable[[Any], Any], Any]
 """How to read a switch, how to set it, and how it stands during a run."""
 
 ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG")
+REDUCED = ("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction")
+"""Whether products of half precision may be summed in half precision: as PyTorch has it."""
+_DRIVER_FILE = Path("/proc/driver/nvidia/version")
+_DRIVER_VERSION = re.compile(r"\b\d{3,}\.\d+(\.\d+)?\b")
+"""As in ``NVIDIA UNIX x86_64 Kernel Module  580.65.06``: no other number there is as long."""
 
 
 def _attribute(owner: Any, name: str, value: Any) -> Switch:
@@ -52,31 +61,12 @@ def fixed_switches() -> ExitStack:
         return stack.pop_all()
 
 
-@dataclass(frozen=True)
-class CudaDescription:
-    """A GPU with its software; runs are compared by the byte between equal ones alone."""
-
-    name: str
-    memory: int
-    """Bytes."""
-    capability: str
-    """Compute capability, such as ``9.0``."""
-    driver: str
-    """The newest CUDA that the driver knows; empty where it cannot be asked."""
-    cuda: str
-    cudnn: str
-    torch: str
-    allocator: str
-    """Back end and settings of PyTorch's allocator."""
-    switches: tuple[tuple[str, str], ...]
-    """TF32, cuDNN and attention, and whether algorithms are deterministic."""
-
-
 def describe_cuda() -> CudaDescription:
     """The first CUDA device and its software, as they stand now."""
     properties: Any = torch.cuda.get_device_properties(0)
     settings = [f"{name}={os.environ[name]}" for name in ALLOCATOR_VARIABLES if name in os.environ]
     standing = [(name, str(get())) for name, (get, _, _) in switches().items()]
+    standing += [(name, str(getattr(torch.backends.cuda.matmul, name))) for name in REDUCED]
     standing.append(("cudnn.deterministic", str(torch.backends.cudnn.deterministic)))
     standing.append(("deterministic algorithms", str(torch.are_deterministic_algorithms_enabled())))
     return CudaDescription(
@@ -93,11 +83,19 @@ def describe_cuda() -> CudaDescription:
 
 
 def _driver() -> str:
+    """The version of the kernel's driver where Linux tells it, else the newest CUDA it knows."""
+    try:
+        told = _DRIVER_FILE.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        told = ""
+    found = _DRIVER_VERSION.search(told)
+    if found is not None:
+        return found[0]
     ask = getattr(torch._C, "_cuda_getDriverVersion", None)
     if ask is None:
         return ""
     version = int(ask())
-    return f"{version // 1000}.{version % 1000 // 10}"
+    return f"CUDA {version // 1000}.{version % 1000 // 10}"
 
 
 def _backend() -> str:

@@ -1,4 +1,5 @@
-"""The ``vae-compat`` command: ``run``, ``list``, ``report``, ``explain``.
+"""The ``vae-compat`` command: ``run``, ``nightly``, ``list``, ``report``, ``compare``, ``history``,
+``explain``.
 
 Nothing heavy is imported before the command line is known to be right: ``--help`` answers at once.
 """
@@ -22,6 +23,8 @@ MOST_SECONDS = 1_000_000
 """Of a case; timers of the system take no much longer."""
 DEVICES = tuple(map(str, Device))
 TIERS = tuple(map(str, Tier))
+HISTORY = Path("reports/out/history")
+_OF_A_RUN = "its folder, results.json or records.jsonl"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -33,7 +36,11 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, by default that of this process, and return its exit code."""
-    return answered(lambda: _commanded(arguments), running="run" in (arguments or sys.argv[1:])[:1])
+    return answered(lambda: _commanded(arguments), running=_runs(arguments or sys.argv[1:]))
+
+
+def _runs(arguments: Sequence[str]) -> bool:
+    return bool(arguments) and arguments[0] in ("run", "nightly")
 
 
 def _commanded(arguments: Sequence[str] | None) -> int:
@@ -96,6 +103,17 @@ def parser() -> argparse.ArgumentParser:
     _add_run(run)
     run.set_defaults(command=_run)
 
+    nightly = commands.add_parser(
+        "nightly",
+        allow_abbrev=False,
+        help="judge a hook by the whole matrix of all tiers, on cuda where there is one, and keep"
+        " the run in a history",
+    )
+    _add_subject(nightly)
+    _add_selection(nightly, tiers="all")
+    _add_run(nightly)
+    nightly.set_defaults(command=_nightly, full=True, tier=list(TIERS), history=str(HISTORY))
+
     listing = commands.add_parser("list", allow_abbrev=False, help="list what run would run")
     listing.add_argument(
         "what",
@@ -115,6 +133,23 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("folder", metavar="DIR", type=Path, help="--out of the run")
     _add_rendered(report)
     report.set_defaults(command=_report)
+
+    compare = commands.add_parser(
+        "compare", allow_abbrev=False, help="hold a run against an earlier one"
+    )
+    compare.add_argument("before", metavar="A", type=Path, help=f"the earlier run: {_OF_A_RUN}")
+    compare.add_argument("after", metavar="B", type=Path, help="the later one")
+    compare.set_defaults(command=_compare)
+
+    history = commands.add_parser(
+        "history", allow_abbrev=False, help="list the runs of a history, and what changed in it"
+    )
+    history.add_argument("folder", metavar="DIR", type=Path, help="--history of the runs")
+    history.add_argument(
+        "--accept", metavar="RUN", help="hold later runs against this one, which did not hold"
+    )
+    _add_last(history)
+    history.set_defaults(command=_history)
 
     explain = commands.add_parser(
         "explain", allow_abbrev=False, help="explain a word of the report"
@@ -208,9 +243,26 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="go on with the run in this folder: same hook, selection, seed and versions",
     )
+    add(
+        "--history",
+        metavar="DIR",
+        help="keep the run here, and hold it against the last on the same device that held"
+        f" (nightly: {HISTORY})",
+    )
+    _add_last(group)
     add("-x", "--fail-fast", action="store_true", help="stop at the first failure")
     _add_rendered(parser)
     add("-v", "--verbose", action="store_true", help="name every test, show tracebacks")
+
+
+def _add_last(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    parser.add_argument(
+        "--last",
+        type=_whole,
+        default=7,
+        metavar="N",
+        help="runs of the history over which drift is looked for (default: 7)",
+    )
 
 
 def _add_rendered(parser: argparse.ArgumentParser) -> None:
@@ -230,7 +282,7 @@ def options_of(given: argparse.Namespace) -> Options:
         if values[name] == []:
             option = {"scales": "scale", "tiers": "tier"}.get(name, name)
             raise UsageError(f"--{option} is empty: give one or more names")
-    for name in ("out", "junitxml", "against", "resume", "image", "comfyui"):
+    for name in ("out", "junitxml", "against", "resume", "image", "comfyui", "history"):
         if values.get(name) is not None and not values[name].strip():
             raise UsageError(f"--{name} is empty: give a path")
     if values["device"] is None:
@@ -238,6 +290,13 @@ def options_of(given: argparse.Namespace) -> Options:
         values["device"] = last if last in DEVICES else str(Device.SIM)
     if values.get("resume") is not None and values["out"] not in (None, values["resume"]):
         raise UsageError("--resume and --out exclude each other: the run goes on where it was")
+    if values.get("history") is not None:
+        for name, why in (
+            ("against", "a history says itself what a run is held against"),
+            ("out", "a history has a folder for every run"),
+        ):
+            if values[name] is not None:
+                raise UsageError(f"--history and --{name} exclude each other: {why}")
     return Options.of(values)
 
 
@@ -274,6 +333,26 @@ def _run(given: argparse.Namespace) -> int:
     from vae_compat.front.running import run
 
     return run(options)
+
+
+def _nightly(given: argparse.Namespace) -> int:
+    if given.device is None and given.case is None:
+        from vae_compat.device import available_devices
+
+        given.device = "cuda" if "cuda" in available_devices() else "sim"
+    return _run(given)
+
+
+def _compare(given: argparse.Namespace) -> int:
+    from vae_compat.front.keeping import compared
+
+    return compared(given.before, given.after)
+
+
+def _history(given: argparse.Namespace) -> int:
+    from vae_compat.front.keeping import shown
+
+    return shown(given.folder, accept=given.accept, last=given.last)
 
 
 def _list(given: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SECONDS = 120.0
 """CPU seconds that any call of a hook may take, however quick untiled is."""
-_PATHS = frozenset({"comfyui", "image", "out", "junitxml", "against", "resume"})
+_PATHS = frozenset({"comfyui", "image", "out", "junitxml", "against", "resume", "history"})
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,10 @@ class Options:
     """results.json that must not get worse."""
     resume: Path | None = None
     """Folder of a run to go on with."""
+    history: Path | None = None
+    """Folder of a history to keep the run in, and to hold it against."""
+    last: int = 7
+    """Runs of the history over which drift is looked for."""
     fail_fast: bool = False
     verbose: bool = False
 

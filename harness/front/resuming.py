@@ -21,6 +21,7 @@ _ALIKE = {
     "torch": "torch",
     "diffusers": "diffusers",
     "inputs": "the weights or the picture",
+    "gpu": "the GPU or its software",
 }
 """What must be as it was, with the words for it."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vae_compat.errors import StoppedError, UsageError
+from vae_compat.front import keeping
 from vae_compat.front.interrupts import Interrupts
 from vae_compat.front.options import Options
 from vae_compat.front.run_folder import RunFolder
@@ -19,6 +20,7 @@ from vae_compat.vocabulary import Device, ExitCode
 if TYPE_CHECKING:
     from vae_compat.front.gathering import Gathering
     from vae_compat.front.subjects import HookUnderTest
+    from vae_compat.machine import CudaDescription
     from vae_compat.reports.log import Log
     from vae_compat.reports.results import Header, Results
 
@@ -44,12 +46,16 @@ def run(options: Options) -> int:
         try:
             with RunFolder() as folder:  # looking at a hook starts a process
                 found = validate(options)
+                night = None
+                if options.history is not None:
+                    options, night = keeping.placed(options, _header(options, found))
                 results = judged(options, found, interrupts, folder.path)
         except KeyboardInterrupt:
             raise StoppedError(
                 f"{interrupts.reason or 'interrupted'} before any case ran"
             ) from None
-        return _tell(results, options)
+        code = _tell(results, options)
+        return code if night is None else keeping.kept(night, results, code)
 
 
 def set_environment(device: str) -> None:
@@ -149,7 +155,18 @@ def _header(options: Options, found: tuple[HookUnderTest, ...]) -> Header:
         started=now(),
         command=command_line(),
         inputs=options.fingerprint,
+        gpu=_gpu(options.device),
     )
+
+
+def _gpu(device: str) -> CudaDescription | None:
+    """The GPU of a run, with its switches as they stand while a case runs."""
+    if device != Device.CUDA:
+        return None
+    from vae_compat.device.cuda import CudaDevice
+
+    with CudaDevice() as opened:
+        return opened.describe()
 
 
 def _tell(results: Results, options: Options) -> int:

@@ -67,7 +67,7 @@ def facts_of(profile: Profile, comfyui: Path | None) -> Looked:
             " path"
         ) from None
     file = file_of(profile)
-    return Looked(modes, _digest(file), None if file is None else commit_of(file.parent))
+    return Looked(modes, _digest(file), None if file is None else commit_of(file.parent, file))
 
 
 def resolve(options: Options) -> tuple[HookUnderTest, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -63,11 +63,14 @@ def attempt(
     seconds: float,
     leaves: tuple[tuple[str, str], ...] | None,
     act: Callable[[Any], Any],
+    *,
+    metered: bool = True,
 ) -> Attempt:
     """Put the hook on, act and take it off, with the process put back as it was.
 
     ``seconds`` are CPU seconds. ``leaves`` are the changes that an untiled run leaves behind as
-    well, by module path and attribute; none where they don't matter.
+    well, by module path and attribute; none where they don't matter. ``metered`` is whether to
+    count what it does, which takes time at every operation.
     """
     made = Attempt()
     fitting: Fitting | None = None
@@ -77,7 +80,8 @@ def attempt(
     process: tuple[str, ...] = ()
     error: BaseException | None = None
     try:
-        with limited(seconds), device.metered() as made.reading:
+        meters = device.metered() if metered else nullcontext(made.reading)
+        with limited(seconds), meters as made.reading:
             try:
                 fitting = hook.put_on(view, case, expected=expected)
                 with fitting as run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 
 import torch
@@ -48,10 +49,17 @@ def measure_baseline(
 
 
 def measure_truth(case: Case, view: LayoutVAE, x: Tensor, device: Device) -> Tensor:
-    """Run the float64 twin: on a CUDA device where that is the device, else on the plain CPU."""
+    """Run the float64 twin: on a CUDA device where that is the device and has room for it.
+
+    Else on the plain CPU: float64 takes twice the memory of float32, which alone must fit.
+    """
     if device.name == "cuda":
-        with running(view, device):
-            return device.host(view.run(case.direction, device.put(x.double()))).detach().clone()
+        try:
+            with running(view, device):
+                result = view.run(case.direction, device.put(x.double()))
+                return device.host(result).detach().clone()
+        except torch.OutOfMemoryError:
+            gc.collect()  # what the exception held
     with torch.no_grad(), QuickFloat64():
         return view.run(case.direction, x.double()).detach().clone()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -167,6 +168,40 @@ def untold(words: str) -> Failure:
 
 
 @dataclass(frozen=True)
+class Times:
+    """How long a hook and the untiled VAE took on one GPU, in one process, in seconds."""
+
+    hook: tuple[float, ...]
+    """One a run, after some that do not count."""
+    untiled: tuple[float, ...]
+
+    @property
+    def tell(self) -> bool:
+        """Whether there is anything to divide: a runner may say what it likes."""
+        return bool(self.hook) and bool(self.untiled) and min(*self.hook, *self.untiled) > 0
+
+    @property
+    def seconds(self) -> float:
+        """The median of the hook."""
+        return statistics.median(self.hook)
+
+    @property
+    def untiled_seconds(self) -> float:
+        """The median of untiled."""
+        return statistics.median(self.untiled)
+
+    @property
+    def ratio(self) -> float:
+        """Of the medians."""
+        return self.seconds / self.untiled_seconds
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The least and the largest ratio that single runs give."""
+        return min(self.hook) / max(self.untiled), max(self.hook) / min(self.untiled)
+
+
+@dataclass(frozen=True)
 class Promise:
     """What the profile says of a case."""
 
@@ -219,6 +254,8 @@ class Observation(Observed):
     """What differs in the VAE and in the process after the hook was taken off, in words."""
     input_changed: bool = False
     """Whether the hook wrote into the tensor that it was given."""
+    times: Times | None = None
+    """``None`` where nothing was timed."""
     conventions: tuple[ConventionResult, ...] | None = None
     """Filled for the one case per family, layout and direction that is called in every way."""
 

@@ -84,7 +84,8 @@ class CaseRunner:
         ways = None
         if whole.conventions is not None:
             ways = beside_untiled(whole.conventions, untiled_conventions(case, bench))
-        return bench.beyond_doubt(seen(whole.whole, case, promise, baseline, ways))
+        observed = seen(whole.whole, case, promise, baseline, ways)
+        return bench.beyond_doubt(replace(observed, times=whole.times))
 
     def _ask(
         self, subject: Subject, case: Case, baseline: Baseline | None, needs: tuple[Case, ...]

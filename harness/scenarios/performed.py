@@ -14,7 +14,7 @@ from torch import Tensor
 from vae_compat.device.meter import Reading
 from vae_compat.isolation.wire import OnWire
 from vae_compat.measure.caches import Access, Slot
-from vae_compat.measure.observation import CoderCall, Failure, Origin
+from vae_compat.measure.observation import CoderCall, Failure, Origin, Times
 
 Travelling = Annotated[Tensor, OnWire()]
 
@@ -74,6 +74,8 @@ class WholePerformed:
 
     whole: Called
     conventions: tuple[ConventionCalled, ...] | None = None
+    times: Times | None = None
+    """Of the hook and of untiled, where the case is timed and both ran."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from vae_compat.measure.plain import on_host
 from vae_compat.scenarios.conventions import perform_conventions
 from vae_compat.scenarios.performed import Called, WholePerformed
 from vae_compat.scenarios.stage import Stage
+from vae_compat.scenarios.timing import perform_timing
 
 
 def perform_whole(stage: Stage, *, every_way: bool) -> WholePerformed:
@@ -23,7 +24,8 @@ def perform_whole(stage: Stage, *, every_way: bool) -> WholePerformed:
     whole = perform_call(stage)
     hung = whole.failure is not None and whole.failure.hung
     conventions = perform_conventions(stage) if every_way and not hung else None
-    return WholePerformed(whole=whole, conventions=conventions)
+    times = perform_timing(stage) if stage.case.is_timed and whole.failure is None else None
+    return WholePerformed(whole=whole, conventions=conventions, times=times)
 
 
 def perform_call(stage: Stage) -> Called:

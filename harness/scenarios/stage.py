@@ -109,17 +109,31 @@ class Player:
         return self.device.put(self.stage.models.make_input(case or self.case))
 
     def attempt(
-        self, act: Callable[[Any], Any], *, case: Case | None = None, hook: Subject | None = None
+        self,
+        act: Callable[[Any], Any],
+        *,
+        case: Case | None = None,
+        hook: Subject | None = None,
+        calls: int = 1,
+        metered: bool = True,
     ) -> Attempt:
         """Put the hook on, ``act`` and take it off, with everything put back as it was.
 
         ``act`` is given ``run(direction, x)``, for the whole VAE; the coders of the view are under
         the hook as well. ``case`` is another case whose tile size, direction and mode the hook is
-        built for, ``hook`` another make of it.
+        built for, ``hook`` another make of it. It may take as long as so many ``calls``.
         """
         stage, case = self.stage, case or self.case
-        hook = hook or stage.hook
-        made = attempt(case, hook, self.view, self.device, stage.seconds, stage.leaves, act)
+        made = attempt(
+            case,
+            hook or stage.hook,
+            self.view,
+            self.device,
+            stage.seconds * calls,
+            stage.leaves,
+            act,
+            metered=metered,
+        )
         stage.broken.extend(made.beyond_repair)
         return made
 

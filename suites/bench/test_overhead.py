@@ -144,7 +144,7 @@ def _bare(run: Run, pairs: set[tuple[str, Case]]) -> dict[str, float]:
     """
     spent = {"truth": 0.0, "untiled": 0.0, "hook": 0.0}
     known: set[str] = set()
-    bench = run.workbench
+    bench = run.bench
     hooks = {name: load_hook(subject.profile) for name, subject in run.subjects.items()}
 
     @contextlib.contextmanager

@@ -127,7 +127,8 @@ def outside(folder: Path, *arguments: object) -> Ran:
 
 
 def _out(folder: Path, arguments: Sequence[object]) -> list[str]:
-    return [] if "--resume" in arguments else ["--out", str(folder)]
+    elsewhere = {"--resume", "--history"} & set(map(str, arguments))
+    return [] if elsewhere else ["--out", str(folder)]
 
 
 def once(base: Path, name: str, make: Callable[[Path], Ran]) -> Ran:

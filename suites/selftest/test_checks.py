@@ -27,6 +27,7 @@ from vae_compat.measure.observation import (
     Observed,
     Origin,
     Promise,
+    Times,
 )
 from vae_compat.mechanisms import EXPLANATION
 from vae_compat.suites.selftest.measure_fakes import (
@@ -571,7 +572,47 @@ def test_checks_apply_where_they_mean_something():
     assert plain - applying(a_case(device="cpu"), claimed) == {
         "peak_vram", "transfers", "live_bytes",
     }  # fmt: skip
-    assert plain - applying(a_case(device="cuda"), claimed) == {"transfers"}
+
+
+def test_on_a_real_gpu_vram_and_time_are_told_by_large_planes_of_real_nets_alone():
+    plain, small = applying(CASE, Promise()), applying(a_case(device="cuda"), Promise())
+    assert plain ^ small == {"transfers", "peak_vram", "allocator"}
+    large = a_case(device="cuda", scale=Scale.REAL, height=48, width=80)
+    assert applying(large, Promise()) - small == {"peak_vram", "time"}
+    assert "peak_vram" not in applying(replace(large, width=79), Promise())
+    assert "peak_vram" in applying(replace(large, family="wan22", height=24, width=40), Promise())
+
+
+def test_the_allocator_of_a_real_gpu_is_recorded():
+    reading = tiled_reading(peak_reserved=700)
+    found = check("allocator", an_observation(a_case(device="cuda"), reading=reading))
+    assert found.status is Status.PASSED
+    assert found.metrics["peak_allocated"] == 600
+    assert found.metrics["peak_reserved"] == 700
+    assert found.metrics["untiled_peak_allocated"] == 1100
+    unread = an_observation(a_case(device="cuda"), reading=tiled_reading(peak_bytes=None))
+    assert check("allocator", unread).status is Status.NOT_JUDGED
+
+
+@pytest.mark.parametrize(
+    ("times", "ratio"),
+    [
+        (Times((2.0, 4.0, 3.0), (1.0, 1.5, 1.0)), 3.0),
+        (Times((1e9,), (1.0,)), 1e9),
+        (Times((), (1.0,)), None),
+        (Times((1.0,), (0.0,)), None),
+        (Times((-1.0,), (1.0,)), None),
+        (None, None),
+    ],
+)
+def test_time_is_recorded_and_never_fails(times: Times | None, ratio: float | None):
+    case = a_case(device="cuda", scale=Scale.REAL)
+    found = check("time", an_observation(case, times=times))
+    assert found.status is Status.PASSED
+    assert found.metrics["time_ratio"] == ratio
+    if ratio == 3.0:
+        assert found.metrics["time_ratio_least"] == pytest.approx(2 / 1.5)
+        assert found.metrics["time_ratio_most"] == 4.0
 
 
 def test_a_real_device_may_keep_the_workspace_of_its_libraries():

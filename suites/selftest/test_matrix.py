@@ -11,10 +11,11 @@ import pytest
 
 from vae_compat.caseid import parse_case_id
 from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale
+from vae_compat.checks.cost import RECEPTIVE_FIELD
 from vae_compat.families import FAMILIES
 from vae_compat.front.explain import parse_case
 from vae_compat.front.subjects import load_subject, subject_folders
-from vae_compat.matrix import SIZES, Selection, applies, cost, generate, is_claimed
+from vae_compat.matrix import REAL_DEFAULT, SIZES, Selection, applies, cost, generate, is_claimed
 from vae_compat.subject.profile import embedded_names
 
 DTYPES = ("float16", "float32", "bfloat16")
@@ -283,6 +284,26 @@ def test_a_selection_filters() -> None:
         found, "qwen", Direction.ENCODE, Mode.COLOR_FIX
     )
     assert all(map(Selection().admits, found))
+
+
+def test_a_real_gpu_runs_planes_that_vram_is_judged_by_in_every_mode() -> None:
+    assert all(case.vram_tells for case in cases())
+    found = [case for case in cases(device="cuda") if case.vram_tells]
+    whole = [case for case in cases(device="cuda", full=True) if case.vram_tells]
+    claimed = {
+        (family, direction, mode)
+        for family, direction, mode in product(FAMILIES, Direction, Mode)
+        if mode is not Mode.COLOR_FIX or direction is Direction.ENCODE
+    }
+    cells = {(case.family, case.direction, case.mode) for case in found}
+    assert cells == {cell for cell in claimed if cell[0] in REAL_DEFAULT}
+    assert {(case.family, case.direction, case.mode) for case in whole} == claimed
+    assert {case.dtype for case in found} == {"float32", "bfloat16"}
+    for case in whole:
+        assert case.scale is Scale.REAL
+        assert case.must_tile
+        # A sound hook with the whole receptive field around its tiles takes less than untiled.
+        assert case.tile + 2 * RECEPTIVE_FIELD < case.width
 
 
 def test_larger_nets_planes_and_clips_cost_more() -> None:

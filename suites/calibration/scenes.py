@@ -1,0 +1,182 @@
+"""Scenes that a real GPU and the simulated one are both asked about, and what each says of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vae_compat.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.device import open_device
+from vae_compat.device.cuda import CudaDevice
+from vae_compat.device.estimate import estimate
+from vae_compat.fixtures.layouts import view
+from vae_compat.fixtures.vaes.building import unseeded
+from vae_compat.subject.hook import Hook
+from vae_compat.subject.loading import load_hook
+from vae_compat.subject.profile import load_embedded
+
+UNTILED = "untiled"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One call of a whole VAE, untiled or with a hook on."""
+
+    family: str
+    height: int
+    """In latent pixels, as ``width`` and ``tile``."""
+    width: int
+    subject: str = UNTILED
+    """``untiled``, or the name of an embedded profile."""
+    direction: Direction = Direction.DECODE
+    frames: int = 1
+    tile: int = 64
+    dtype: str = "bfloat16"
+    scale: Scale = Scale.REAL
+
+    @property
+    def case(self) -> Case:
+        """The same as hooks are given it."""
+        return Case(
+            family=self.family,
+            scale=self.scale,
+            layout=Layout.DIFFUSERS,
+            direction=self.direction,
+            mode=Mode.EXACT,
+            height=self.height,
+            width=self.width,
+            tile=self.tile,
+            frames=self.frames,
+            dtype=self.dtype,
+        )
+
+    @property
+    def name(self) -> str:
+        """``sdxl decode 1024x1024 bfloat16 untiled``."""
+        ratio = self.case.facts.ratio
+        size = f"{self.height * ratio}x{self.width * ratio}"
+        frames = f" {self.frames} frames" if self.frames > 1 else ""
+        return f"{self.family} {self.direction} {size}{frames} {self.dtype} {self.subject}"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a device says of a scene; bytes are beyond what was live before. ``None``: not told."""
+
+    peak: int | None
+    """Of live bytes between operations: workspaces, which end with their operation, set aside."""
+    peak_with_workspaces: int | None
+    flops: int | None
+    seconds: float | None
+    """Measured, or estimated for the same GPU."""
+    spread: float | None = None
+    """Of the times, from the fastest to the slowest, as a share of their median."""
+
+
+def _scenes() -> Iterator[Scene]:
+    for subject in (UNTILED, "reference", "diffusers"):
+        yield Scene("sdxl", 128, 128, subject)
+        yield Scene("qwen", 128, 128, subject)
+        yield Scene("wan21", 60, 104, subject, frames=5)
+    for subject in (UNTILED, "reference"):
+        yield Scene("sdxl", 128, 128, subject, Direction.ENCODE)
+    yield Scene("flux", 256, 256)
+
+
+SCENES: Mapping[str, Scene] = {scene.name: scene for scene in _scenes()}
+"""Sizes of everyday use, at which planes outweigh workspaces by far."""
+
+
+def simulated(scene: Scene, gpu: str | None) -> Said:
+    """What the simulated accelerator counts, on shapes alone, with the time of a GPU that it knows.
+
+    To be asked where no real GPU is in use: the simulated one takes its place.
+    """
+    with FakeTensorMode(), open_device("sim") as device, _ready(scene, device) as run:
+        with device.metered() as reading:
+            result = run()
+        del result
+    before = reading.live_before or 0
+    return Said(
+        peak=_beyond(reading.peak_bytes, before),
+        peak_with_workspaces=_beyond(reading.peak_with_workspaces, before),
+        flops=reading.flops,
+        seconds=None if gpu is None else estimate(reading, gpu).seconds,
+    )
+
+
+def measured(scene: Scene, device: CudaDevice, *, repeats: int = 3) -> Said:
+    """What a real GPU says, once under meters and a few times by its own clock."""
+    with device, _ready(scene, device) as run:
+        run()  # what libraries allocate once is not the VAE's
+        with device.metered() as reading, Between() as between:
+            result = run()
+        del result
+        timing = device.timed(run, repeats=repeats)
+    before = reading.live_before or 0
+    return Said(
+        peak=between.peak - before,
+        peak_with_workspaces=_beyond(reading.peak_bytes, before),
+        flops=reading.flops,
+        seconds=timing.median,
+        spread=timing.spread,
+    )
+
+
+class Between(TorchDispatchMode):
+    """Notes how many bytes are live after each operation, when its workspaces are gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.peak = max(self.peak, torch.cuda.memory_allocated())
+        return result
+
+
+def _beyond(peak: int | None, before: int) -> int | None:
+    return None if peak is None else peak - before
+
+
+@contextlib.contextmanager
+def _ready(scene: Scene, device: Any) -> Iterator[Callable[[], Tensor]]:
+    """The VAE with its input on an open device: a function that runs it."""
+    case, dtype = scene.case, getattr(torch, scene.dtype)
+    facts = case.facts
+    vae = unseeded(facts, facts.real if scene.scale is Scale.REAL else facts.mock)
+    _convert(vae, dtype)
+    seen = view(vae, Layout.DIFFUSERS, facts)
+    whole = nn.ModuleList([seen.vae, seen.encoder, seen.decoder])
+    with torch.no_grad():
+        device.place(whole)
+        try:
+            shape = case.latent_shape if scene.direction is Direction.DECODE else case.image_shape
+            given = device.put(torch.zeros(shape, dtype=dtype))
+            with contextlib.ExitStack() as stack:
+                run = seen.run
+                if (hook := _hook(scene)) is not None:
+                    run = stack.enter_context(hook.put_on(seen, case, expected=()))
+                yield lambda: run(scene.direction, given)
+        finally:
+            device.withdraw(whole)
+
+
+def _hook(scene: Scene) -> Hook | None:
+    return None if scene.subject == UNTILED else load_hook(load_embedded(scene.subject))
+
+
+def _convert(vae: nn.Module, dtype: torch.dtype) -> None:
+    """Weights of another dtype, as new Parameters: ``Module.to`` cannot swap those of shapes."""
+    for part in vae.modules():
+        for name, weight in part._parameters.items():
+            if weight is not None:
+                part._parameters[name] = nn.Parameter(weight.detach().to(dtype), False)
