@@ -74,6 +74,8 @@ class Header:
     command: str
     inputs: str = ""
     """Stands for seed, weights, picture and torch: what else decides what is measured."""
+    left_out: tuple[str, ...] = ()
+    """A sentence for each family that was asked for and that the installed diffusers lacks."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def describe_run(
     command: str,
     finished: str = "",
     inputs: str = "",
+    left_out: Sequence[str] = (),
 ) -> Header:
     """Fill a header. Starts no torch: versions come from metadata."""
     return Header(
@@ -125,6 +128,7 @@ def describe_run(
         finished=finished,
         command=command,
         inputs=inputs,
+        left_out=tuple(left_out),
     )
 
 

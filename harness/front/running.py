@@ -126,6 +126,7 @@ def _concluded(gathering: Gathering, code: int, options: Options, earlier: Log |
 
 
 def _header(options: Options, found: tuple[HookUnderTest, ...]) -> Header:
+    from vae_compat.front.listing import left_out_of
     from vae_compat.front.subjects import claims_digest
     from vae_compat.reports.results import HookEntry, command_line, describe_run, now
 
@@ -149,6 +150,7 @@ def _header(options: Options, found: tuple[HookUnderTest, ...]) -> Header:
         started=now(),
         command=command_line(),
         inputs=options.fingerprint,
+        left_out=left_out_of(found, options),
     )
 
 

@@ -42,9 +42,8 @@ LEAK = 1e-4
 """What GroupNorm that is kept blind to the picture still lets through (``fixtures.probes``)."""
 ROOM = 1.1
 """Memory of an accelerator on which the hook must run, over what it took at the same size."""
-REACH = {Mechanism.STUB: 0, Mechanism.HALO: 20}
-"""Probes whose pixels depend on pixels near by, and how far in latent pixels at most: 18 in the
-decoders of SD and Wan."""
+MOVING = (Mechanism.STUB, Mechanism.HALO)
+"""Probes whose pixels depend on pixels near by at most."""
 
 
 @dataclass(frozen=True)
@@ -387,7 +386,7 @@ def _compare_shift(results: Results) -> Compared:
         here, _ = moved(case, results.x)
         first, second = results.next(), results.next()
         rounding = results.bound
-        bound = rounding if case.facts.norm == "rms" else max(LEAK, rounding)
+        bound = rounding if case.facts.local_norms else max(LEAK, rounding)
         what = f"the {case.mechanism} probe and the same moved by one latent pixel"
         found.append(compared(what, *in_common(case, first.output, second.output), bound))
         untiled = results.untiled(here, case=case)
@@ -430,7 +429,7 @@ def _named(dtype: torch.dtype) -> str:
 
 def moving_cases(case: Case) -> Iterator[Case]:
     """The probes on which a picture is moved."""
-    for mechanism in REACH:
+    for mechanism in MOVING:
         if is_local(case.facts, mechanism):
             yield moving(case, mechanism)
 
@@ -440,7 +439,12 @@ def is_local(family: Family, mechanism: Mechanism) -> bool:
 
     That of the halo does not where there are GroupNorms: what they let through adds up.
     """
-    return mechanism in REACH and (mechanism is Mechanism.STUB or family.norm == "rms")
+    return mechanism in MOVING and (mechanism is Mechanism.STUB or family.local_norms)
+
+
+def reach_of(family: Family, mechanism: Mechanism) -> int:
+    """How far a pixel of such a probe depends on others at most, in latent pixels."""
+    return family.receptive_field if mechanism is Mechanism.HALO else 0
 
 
 def compared(what: str, first: Tensor, second: Tensor, bound: float) -> Comparison:
@@ -469,7 +473,7 @@ def _tiles(*cases: Case) -> str:
 
 def moving(case: Case, mechanism: Mechanism) -> Case:
     """A probe of the family on a plane as large as that of the case beyond its reach."""
-    width = case.width + 2 * max(REACH[mechanism] - case.tile, 0)
+    width = case.width + 2 * max(reach_of(case.facts, mechanism) - case.tile, 0)
     return replace(case, scale=Scale.PROBE, mechanism=mechanism, scenario=None, width=width)
 
 
@@ -488,7 +492,7 @@ def in_common(case: Case, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor
     rows, cols = (step * unit for step in _steps(case))
     here, there = _overlapping(first, second, rows, cols)
     assert case.mechanism is not None
-    reach = REACH[case.mechanism] * unit
+    reach = reach_of(case.facts, case.mechanism) * unit
     inner = slice(reach, -reach or None)
     across, down = inner, inner if rows else slice(None)
     return here[..., down, across], there[..., down, across]
@@ -503,4 +507,4 @@ def _overlapping(first: Tensor, second: Tensor, rows: int, cols: int) -> tuple[T
 def _steps(case: Case) -> tuple[int, int]:
     """Latent pixels by which a picture moves down and right; not down where no rows are left."""
     assert case.mechanism is not None
-    return int(2 * REACH[case.mechanism] < case.height - 1), 1
+    return int(2 * reach_of(case.facts, case.mechanism) < case.height - 1), 1
