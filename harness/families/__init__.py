@@ -13,8 +13,7 @@ from vae_compat.families.family import Chunking, Family, Norm
 
 __all__ = ["FAMILIES", "Chunking", "Family", "Norm"]
 
-FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {family.name: family for family in (*latent_diffusion.FAMILIES, *wan.FAMILIES)}
-)
+_KNOWN = {family.name: family for family in (*latent_diffusion.FAMILIES, *wan.FAMILIES)}
+FAMILIES: Mapping[str, Family] = MappingProxyType(_KNOWN)
 """The families by name, in the order in which they are listed and reported. New ones go last: the
 covering selection deals variations out by this order."""

@@ -17,6 +17,7 @@ from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES, Family
 from vae_compat.families.installed import left_out
 from vae_compat.mechanisms import EXPLANATION
+from vae_compat.vocabulary import Device, Dtype
 
 GRADES: Mapping[Grade, str] = {
     Grade.EXACT: (
@@ -156,8 +157,8 @@ def parse_case(text: str) -> Case:
         "scale": Scale,
         "layout": Layout,
         "mode": Mode,
-        "dtype": ("float32", "bfloat16", "float16"),
-        "device": ("sim", "cuda", "cpu"),
+        "dtype": Dtype,
+        "device": Device,
     }
     for field, known in sets.items():
         value = getattr(parts, field)
