@@ -183,13 +183,13 @@ class Case:
     @property
     def latent_shape(self) -> tuple[int, ...]:
         """``B C H W``, or ``B C T H W`` where the family has a frame axis."""
-        time = (self.frames,) if self.facts.causal else ()
+        time = (self.frames,) if self.facts.frame_axis else ()
         return (self.batch, self.facts.latent_channels, *time, self.height, self.width)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
         """``B C H W``, or ``B C T H W`` where the family has a frame axis."""
-        time = (self.image_frames,) if self.facts.causal else ()
+        time = (self.image_frames,) if self.facts.frame_axis else ()
         ratio = self.facts.ratio
         size = (self.height * ratio, self.width * ratio)
         return (self.batch, self.image_channels, *time, *size)
@@ -203,11 +203,10 @@ class Case:
     def must_tile(self) -> bool:
         """Whether a sound hook has no reason to run this size in one piece.
 
-        Published hooks add up to 11 latent pixels on either side of a tile and rightly pass an
-        image that fits into one such padded tile to the original forward
-        (multidiffusion-upscaler-for-automatic1111 and its descendants).
+        Published hooks add a halo on either side of a tile and rightly pass an image that fits
+        into one such padded tile to the original forward.
         """
-        return max(self.height, self.width) > self.tile + 22
+        return max(self.height, self.width) > self.tile + 2 * self.facts.published_halo
 
     @property
     def vram_tells(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, product
@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
 from vae_compat.families import FAMILIES, Family
+from vae_compat.families.installed import installed_families
 
 
 class Claims(Protocol):
@@ -89,11 +90,6 @@ USAGE_SIZE = Geometry(6, 32, 8)
 TINY_SIZE = Geometry(9, 13, 16)
 """One tile of sixteen, though not one step from tile to tile; slivers in tiles of eight."""
 
-REAL_DEFAULT = ("sd", "flux2", "qwen")
-"""Families that a selection runs at real scale: SD with quant convolutions (SDXL, SD3 and Flux
-share its coders but for the latent channels), Flux2 with its own decoder widths, and Qwen (Wan 2.1
-is the same net). Wan 2.2 has 700 million parameters: in the whole matrix only."""
-
 SEVERAL_FRAMES = 3
 """The third latent frame is the first whose every cache slot holds a tensor: the first finds no
 cache, the second the ``Rep`` sentinel (Wan2.1, wan/modules/vae.py)."""
@@ -135,17 +131,20 @@ def generate(
     *,
     full: bool = False,
     unclaimed_modes: Iterable[Mode] = (),
+    families: Collection[str] | None = None,
 ) -> tuple[Case, ...]:
     """All cases of a profile, claimed and unclaimed, each once, in a fixed order.
 
     ``dtypes`` are those of the device. ``unclaimed_modes`` are modes that the hook can be asked
     for but doesn't claim; with every family and direction that is not claimed they become one
-    case each, in which the hook must refuse or fall back.
+    case each, in which the hook must refuse or fall back. ``families`` are those that can be
+    built, by default with the installed diffusers.
     """
+    built = installed_families() if families is None else families
     cells = [
         (family, direction, mode)
         for family, direction, mode in product(FAMILIES, Direction, Mode)
-        if mode is not Mode.COLOR_FIX or direction is Direction.ENCODE
+        if family in built and (mode is not Mode.COLOR_FIX or direction is Direction.ENCODE)
     ]
     claimed = [cell for cell in cells if _claims(claims, *cell)]
     asked = {Mode(mode) for mode in claims.modes} | set(unclaimed_modes) or {Mode.EXACT}
@@ -263,7 +262,7 @@ class _Span:
                     yield self.case(cell, SIZES[size], **variation)
 
     def _all(self, cell: _Cell) -> Iterator[Case]:
-        frames = (1, SEVERAL_FRAMES) if FAMILIES[cell[0]].causal else (1,)
+        frames = (1, SEVERAL_FRAMES) if FAMILIES[cell[0]].frame_axis else (1,)
         for size, batch, count, dtype in product(SIZES, (1, 2), frames, self.dtypes):
             if dtype != "float16" or self.device == "cuda" or size in _SMALL:
                 yield self.case(cell, SIZES[size], batch=batch, frames=count, dtype=dtype)
@@ -275,7 +274,7 @@ class _Span:
         two come together. They also each come up in the odd turns alone.
         """
         half, clip = self._half(small=False), {"frames": SEVERAL_FRAMES}
-        clip = clip if FAMILIES[family].causal else {}
+        clip = clip if FAMILIES[family].frame_axis else {}
         large = [{}, {"batch": 2} | clip, {"batch": 2} | half, clip | half]
         small = [{}, self._half(small=True) or {"batch": 2}]
         turns = {False: deal, True: deal}
@@ -306,7 +305,7 @@ class _Span:
                     yield self.case(cell, REAL_CUDA_SIZE, scale=Scale.REAL, dtype="bfloat16")
             if self.full:
                 yield self.case(cell, REAL_FULL_SIZE, scale=Scale.REAL)
-            if self.full or (cell[0] in REAL_DEFAULT and cell in self.leading):
+            if self.full or (FAMILIES[cell[0]].real_by_default and cell in self.leading):
                 yield self.case(cell, REAL_SIZE, scale=Scale.REAL)
 
     def scenarios(self) -> Iterator[Case]:
@@ -317,12 +316,12 @@ class _Span:
                 yield from self._clips(cell)
                 both = all((family, way, mode) in self.cells for way in Direction)
                 for scenario in _sequences(FAMILIES[family], direction, both):
-                    frames = SEVERAL_FRAMES if FAMILIES[family].causal else 1
+                    frames = SEVERAL_FRAMES if FAMILIES[family].frame_axis else 1
                     yield self.case(cell, SEQUENCE_SIZE, scenario=scenario, frames=frames)
 
     def _clips(self, cell: _Cell) -> Iterator[Case]:
         """Clips of every length, or of some; one as a probe, whose caches alone can go wrong."""
-        if not FAMILIES[cell[0]].causal:
+        if not FAMILIES[cell[0]].feature_cache:
             return
         every = cell[0] in self.representatives
         for frames, size in CLIPS:
@@ -395,7 +394,7 @@ _USAGES = (
 def _sequences(family: Family, direction: Direction, both: bool) -> Iterator[Scenario]:
     """The sequences of calls of a coder; ``both``: the other direction is claimed as well."""
     yield from (Scenario.TWICE, Scenario.SIZES, Scenario.TAKEN_OFF, Scenario.INTERRUPTED)
-    if family.causal:
+    if family.feature_cache:
         yield from (Scenario.STREAMS, Scenario.CLEARED, Scenario.TURNS)
     if both and direction is Direction.DECODE:
         yield Scenario.BOTH_WAYS
@@ -405,9 +404,9 @@ def applies(family: Family, mechanism: Mechanism, direction: Direction) -> bool:
     """Whether a family's coder has the mechanism at all."""
     match mechanism:
         case Mechanism.GROUP_NORM:
-            return family.norm == "group"
+            return any(norm.kind == "group" for norm in family.norms)
         case Mechanism.CAUSAL_CACHE:
-            return family.causal
+            return family.feature_cache
         case Mechanism.DOWNSAMPLE:
             return direction is Direction.ENCODE
         case Mechanism.UPSAMPLE:

@@ -77,6 +77,8 @@ class Header:
     """Stands for seed, weights, picture and torch: what else decides what is measured."""
     gpu: CudaDescription | None = None
     """Of a run on ``cuda``."""
+    left_out: tuple[str, ...] = ()
+    """A sentence for each family that was asked for and that the installed diffusers lacks."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def describe_run(
     finished: str = "",
     inputs: str = "",
     gpu: CudaDescription | None = None,
+    left_out: Sequence[str] = (),
 ) -> Header:
     """Fill a header. Starts no torch: versions come from metadata."""
     return Header(
@@ -130,6 +133,7 @@ def describe_run(
         command=command,
         inputs=inputs,
         gpu=gpu,
+        left_out=tuple(left_out),
     )
 
 

@@ -92,6 +92,8 @@ def renderables(results: Results, width: int) -> Iterable[RenderableType]:
     hidden = len(results.regressions) - SHOWN_FAILURES
     if hidden > 0:
         yield Text(f"and {hidden} more regressions: see summary.md")
+    for line in results.header.left_out:
+        yield Text(f"not run: {printable(line)}", style=_STYLES["xfailed"])
     for line in results.notes:
         yield Text(f"note: {printable(line)}")
     for line in results.diagnosis:

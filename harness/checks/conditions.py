@@ -126,8 +126,8 @@ def simulated(case: Case, _promise: Promise) -> bool:
 
 @condition
 def may_run_untiled(case: Case, promise: Promise) -> bool:
-    """A hook may run the case in one piece: it is small, or causal with a claimed fallback."""
-    return not case.must_tile or (case.facts.causal and promise.cache == "fallback")
+    """A hook may run the case in one piece: it is small, or has caches and a claimed fallback."""
+    return not case.must_tile or (case.facts.feature_cache and promise.cache == "fallback")
 
 
 @condition

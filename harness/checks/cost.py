@@ -22,9 +22,6 @@ from vae_compat.checks.finding import Metrics, Tier
 from vae_compat.checks.wording import apart, mebibytes_apart
 from vae_compat.measure.observation import Observation
 
-RECEPTIVE_FIELD = 24
-"""Latent pixels on each side of an output pixel that convolutions alone make it depend on: 18 in
-the decoders of SD and Wan, with a margin for nets to come."""
 WORK_SLACK = 1e-4
 """Share by which the FLOPs of a hook may exceed their bound. The bound counts tiles alone; means
 and blended borders add a few millionths, which is no waste."""
@@ -67,17 +64,16 @@ def check_peak_vram(observation: Observation) -> Answer:
 def work_bound(case: Case) -> float:
     """FLOPs, divided by those of untiled, that no exact way of tiling needs to exceed.
 
-    The most wasteful sound way computes each tile with a halo as wide as the whole receptive
-    field, cut off where the plane ends, and throws the halos away. An estimating mode may also
+    The most wasteful sound way computes each tile with the widest halo that is of any use, cut off
+    where the plane ends, and throws the halos away. An estimating mode may also
     look at the whole plane once.
     """
 
+    halo = case.facts.widest_halo
+
     def along(size: int) -> float:
         starts = range(0, size, case.tile)
-        rows = (
-            min(start + case.tile + RECEPTIVE_FIELD, size) - max(start - RECEPTIVE_FIELD, 0)
-            for start in starts
-        )
+        rows = (min(start + case.tile + halo, size) - max(start - halo, 0) for start in starts)
         return sum(rows) / size
 
     estimates = 1.0 if case.mode in (Mode.FAST, Mode.COLOR_FIX) else 0.0
@@ -102,8 +98,8 @@ def check_work(observation: Observation) -> Answer:
         got, most = apart(ratio, bound, ".2f")
         return failed(
             f"{got} x the FLOPs of untiled",
-            f"at most {most} x, the cost of a halo of {RECEPTIVE_FIELD} latent pixels around "
-            f"every tile of {observation.case.tile}",
+            f"at most {most} x, the cost of a halo of {observation.case.facts.widest_halo} latent "
+            f"pixels around every tile of {observation.case.tile}",
             metrics=numbers,
         )
     return passed(numbers)

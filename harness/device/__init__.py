@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from vae_compat import vocabulary
 from vae_compat.device.meter import Convolution, Device, Reading
 from vae_compat.errors import UsageError
 
 __all__ = ["Convolution", "Device", "Reading", "UsageError", "available_devices", "open_device"]
 
-NAMES = ("sim", "cuda", "cpu")
+NAMES = tuple(map(str, vocabulary.Device))
 
 
 def available_devices() -> tuple[str, ...]:

@@ -402,16 +402,20 @@ def _creating(accelerator: Accelerator, func: Any) -> Rule:
     return rule
 
 
+DeviceError: type[RuntimeError] = getattr(torch, "AcceleratorError", RuntimeError)
+"""What torch raises for a device that is not there: before 2.8 a plain ``RuntimeError``."""
+
+
 def is_accelerator(device: torch.device) -> bool:
     """Whether a device is the simulated one.
 
     Raises:
-        torch.AcceleratorError: for a CUDA device other than the first, as where there is one GPU.
+        DeviceError: for a CUDA device other than the first, as where there is one GPU.
     """
     if device.type != "cuda":
         return False
     if device.index:
-        raise torch.AcceleratorError("CUDA error: invalid device ordinal")
+        raise DeviceError("CUDA error: invalid device ordinal")
     return True
 
 

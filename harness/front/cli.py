@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from vae_compat.cases import Layout
 from vae_compat.errors import StoppedError, UsageError
 from vae_compat.vocabulary import DEFAULT_PROFILES, DEFAULT_TIERS, Device, ExitCode, Tier
 
@@ -195,7 +196,7 @@ def _add_subject(parser: argparse.ArgumentParser) -> None:
     add("--kind", choices=["forward", "vae", "function"], help="of --hook (default: forward)")
     add(
         "--layout",
-        choices=["diffusers", "ldm", "wan"],
+        choices=tuple(map(str, Layout)),
         help="of --hook (default: ldm for forward, else diffusers)",
     )
     add("--host", metavar="NAME", help="stand-ins for what --hook's file imports: comfyui")

@@ -15,8 +15,10 @@ from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Sc
 from vae_compat.checks.finding import Grade, Phase
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES, Family
+from vae_compat.families.installed import left_out
 from vae_compat.fixtures.specimens import known_bad
 from vae_compat.mechanisms import EXPLANATION
+from vae_compat.vocabulary import Device, Dtype
 
 GRADES: Mapping[Grade, str] = {
     Grade.EXACT: (
@@ -158,8 +160,8 @@ def parse_case(text: str) -> Case:
         "scale": Scale,
         "layout": Layout,
         "mode": Mode,
-        "dtype": ("float32", "bfloat16", "float16"),
-        "device": ("sim", "cuda", "cpu"),
+        "dtype": Dtype,
+        "device": Device,
     }
     for field, known in sets.items():
         value = getattr(parts, field)
@@ -208,9 +210,14 @@ def _mechanism(mechanism: Mechanism) -> str:
     )
 
 
+_OVER = {"plane": "the plane", "channels": "the channels of a pixel"}
+
+
 def _family(family: Family) -> str:
-    frames = f", {family.temporal_ratio} image frames per latent frame" if family.causal else ""
-    caches = "causal feature caches" if family.causal else "no caches"
+    frames = f", {family.temporal_ratio} image frames per latent frame" if family.frame_axis else ""
+    caches = "causal feature caches" if family.feature_cache else "no caches"
+    norms = ", ".join(f"{norm.kind}, over {_OVER[norm.axis]}" for norm in family.norms)
+    missing = ", which is not installed: left out" if family.name in left_out() else ""
     return inspect.cleandoc(
         f"""
         family {family.name}: {family.title}
@@ -218,8 +225,10 @@ def _family(family: Family) -> str:
         class      {family.model_class} (diffusers); original layout {family.coder_layout}
         scale      {family.ratio} image pixels per latent pixel{frames}
         channels   {family.latent_channels} latent, {family.image_channels} image
-        norm       {family.norm}
+        blocks     {family.blocks}, which read up to {family.receptive_field} latent pixels away
+        norm       {norms}
         state      {caches}
+        release    diffusers {family.since} or later{missing}
         source     {family.source}
         """
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vae_compat.cases import Case, Layout
 from vae_compat.families import FAMILIES
+from vae_compat.families.installed import left_out
 from vae_compat.front.explain import check_docs
 from vae_compat.front.options import Options
 from vae_compat.matrix import generate, is_claimed
@@ -26,6 +27,7 @@ def render(options: Options, what: str = "cases", *, ids: bool = False) -> str:
     match what:
         case "families":
             lines = [f"{name:<8} {family.title}" for name, family in FAMILIES.items()]
+            lines += left_out().values()
         case "checks":
             lines = _checks(options)
         case "hooks":
@@ -35,8 +37,13 @@ def render(options: Options, what: str = "cases", *, ids: bool = False) -> str:
     return "\n".join(lines) + "\n" if lines else ""
 
 
-def cases_of(under_test: HookUnderTest, options: Options, *, full: bool) -> tuple[Case, ...]:
-    """The matrix of a hook, claimed and unclaimed, before any filter: what a run would make."""
+def cases_of(
+    under_test: HookUnderTest, options: Options, *, full: bool, anywhere: bool = False
+) -> tuple[Case, ...]:
+    """The matrix of a hook, claimed and unclaimed, before any filter: what a run would make.
+
+    With ``anywhere`` that of every family, whether it can be built here or not.
+    """
     from vae_compat.device import open_device
 
     profile = under_test.profile
@@ -47,7 +54,15 @@ def cases_of(under_test: HookUnderTest, options: Options, *, full: bool) -> tupl
         open_device(options.device).dtypes,
         full=full,
         unclaimed_modes=under_test.facts.offered_modes,
+        families=FAMILIES.keys() if anywhere else None,
     )
+
+
+def left_out_of(found: Sequence[HookUnderTest], options: Options) -> tuple[str, ...]:
+    """A sentence for each family that was asked for and that the installed diffusers lacks."""
+    claimed = {family for under in found for family in under.profile.claims.families}
+    asked = claimed & set(options.families or FAMILIES)
+    return tuple(sentence for name, sentence in left_out().items() if name in asked)
 
 
 def _cases(options: Options, *, ids: bool) -> list[str]:
@@ -62,7 +77,7 @@ def _cases(options: Options, *, ids: bool) -> list[str]:
     check_selection(options)
     found = resolve(options)
     for under in found:
-        whole = [case.id for case in cases_of(under, options, full=True)]
+        whole = [case.id for case in cases_of(under, options, full=True, anywhere=True)]
         check_known_failures(under.profile, whole)
     check_profiles([under.profile for under in found])
     selection, checks = options.selection, _of_tiers(options.tiers)
@@ -87,8 +102,9 @@ def _cases(options: Options, *, ids: bool) -> list[str]:
             f"  {case.id}{'' if promise else '  (not claimed: must refuse or fall back)'}"
             for case, promise in zip(cases, claimed, strict=True)
         ]
-    check_some(listed)
-    return lines
+    missing = left_out_of(found, options)
+    check_some(listed, missing)
+    return lines if ids else [*lines, *missing]
 
 
 def _checks(options: Options) -> list[str]:

@@ -132,6 +132,7 @@ def _concluded(gathering: Gathering, code: int, options: Options, earlier: Log |
 
 
 def _header(options: Options, found: tuple[HookUnderTest, ...]) -> Header:
+    from vae_compat.front.listing import left_out_of
     from vae_compat.front.subjects import claims_digest
     from vae_compat.reports.results import HookEntry, command_line, describe_run, now
 
@@ -156,6 +157,7 @@ def _header(options: Options, found: tuple[HookUnderTest, ...]) -> Header:
         command=command_line(),
         inputs=options.fingerprint,
         gpu=_gpu(options.device),
+        left_out=left_out_of(found, options),
     )
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from vae_compat.cases import Case, Direction, Mode, Scale
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
+from vae_compat.families.installed import left_out
 from vae_compat.front.explain import check_docs, closest, parse_case
 from vae_compat.front.files import check_file_in, check_folder, check_regular, check_writable
-from vae_compat.front.listing import cases_of
+from vae_compat.front.listing import cases_of, left_out_of
 from vae_compat.front.options import Options
 from vae_compat.front.subjects import HookUnderTest, resolve
 from vae_compat.subject.profile import Profile
@@ -86,12 +87,12 @@ def check_known_failures(profile: Profile, ids: Sequence[str]) -> None:
             )
 
 
-def check_some(selected: Sequence[Case]) -> None:
-    """Refuse a selection of nothing."""
+def check_some(selected: Sequence[Case], missing: Sequence[str] = ()) -> None:
+    """Refuse a selection of nothing; ``missing`` says which families could not be selected."""
     if not selected:
         raise UsageError(
             "the selection leaves no case: widen --families, --directions, --modes or --scale, or"
-            " add --full (see vae-compat list)"
+            " add --full (see vae-compat list)" + "".join(f"; {sentence}" for sentence in missing)
         )
 
 
@@ -172,7 +173,8 @@ def _check_expression(expression: str) -> None:
 def _check_matrix(found: Sequence[HookUnderTest], options: Options) -> None:
     """Find every case that the options or the profiles name."""
     whole = {
-        under.told: [case.id for case in cases_of(under, options, full=True)] for under in found
+        under.told: [case.id for case in cases_of(under, options, full=True, anywhere=True)]
+        for under in found
     }
     for under in found:
         check_known_failures(under.profile, whole[under.told])
@@ -185,8 +187,8 @@ def _check_matrix(found: Sequence[HookUnderTest], options: Options) -> None:
         if selection.admits(case)
     ]
     if options.case is not None:
-        selected = [parse_case(options.case)]
-    check_some(selected)
+        selected = [case for case in [parse_case(options.case)] if case.family not in left_out()]
+    check_some(selected, left_out_of(found, options))
     for text in options.weights:
         family = text.partition("=")[0]
         if not any(case.scale is Scale.REAL and case.family == family for case in selected):

@@ -22,7 +22,7 @@ Untiled = dict[tuple[int, str], tuple[tuple[int, ...], tuple[Any, ...]]]
 
 def strip_of(case: Case) -> Case:
     """The case on which conventions are tried: one tile high, and long enough to need tiles."""
-    frames = 2 if case.facts.causal else 1
+    frames = 2 if case.facts.frame_axis else 1
     return replace(case, height=4, width=12, tile=4, batch=1, frames=frames)
 
 

@@ -72,7 +72,8 @@ class Sequence(Scene):
 
     def by_chunks(self, case: Case, promise: Promise) -> bool:
         """Whether it is played on the bare coder: only hooks of kind ``forward`` meet that."""
-        return self.chunks is not None and promise.kind == "forward" and case.facts.causal
+        cached = case.facts.feature_cache
+        return self.chunks is not None and promise.kind == "forward" and cached
 
     def perform(self, stage: Stage) -> Played:
         """Make the calls, until one fails."""

@@ -17,9 +17,8 @@ from vae_compat.scenarios.results import Results
 
 LEAK = 1e-4
 """What GroupNorm that is kept blind to the picture still lets through (``fixtures.probes``)."""
-REACH = {Mechanism.STUB: 0, Mechanism.HALO: 20}
-"""Probes whose pixels depend on pixels near by, and how far in latent pixels at most: 18 in the
-decoders of SD and Wan."""
+MOVING = (Mechanism.STUB, Mechanism.HALO)
+"""Probes whose pixels depend on pixels near by at most."""
 
 
 def _play(runs: Runs) -> None:
@@ -34,7 +33,7 @@ def _compare(results: Results) -> Compared:
     for number, case in enumerate(moving_cases(results.case)):
         here, there = 2 * number, 2 * number + 1
         bound = rounding(results, there)
-        bound = bound if case.facts.norm == "rms" else max(LEAK, bound)
+        bound = bound if case.facts.local_norms else max(LEAK, bound)
         what = f"the {case.mechanism} probe and the same moved by one latent pixel"
         common = in_common(case, results.output(here), results.output(there))
         found.append(compared(what, *common, bound))
@@ -50,7 +49,7 @@ def _compare(results: Results) -> Compared:
 
 def moving_cases(case: Case) -> tuple[Case, ...]:
     """The probes on which a picture is moved."""
-    local = (mechanism for mechanism in REACH if is_local(case.facts, mechanism))
+    local = (mechanism for mechanism in MOVING if is_local(case.facts, mechanism))
     return tuple(moving(case, mechanism) for mechanism in local)
 
 
@@ -62,12 +61,17 @@ def is_local(family: Family, mechanism: Mechanism) -> bool:
 
     That of the halo does not where there are GroupNorms: what they let through adds up.
     """
-    return mechanism in REACH and (mechanism is Mechanism.STUB or family.norm == "rms")
+    return mechanism in MOVING and (mechanism is Mechanism.STUB or family.local_norms)
+
+
+def reach_of(family: Family, mechanism: Mechanism) -> int:
+    """How far a pixel of such a probe depends on others at most, in latent pixels."""
+    return family.receptive_field if mechanism is Mechanism.HALO else 0
 
 
 def moving(case: Case, mechanism: Mechanism) -> Case:
     """A probe of the family on a plane as large as that of the case beyond its reach."""
-    width = case.width + 2 * max(REACH[mechanism] - case.tile, 0)
+    width = case.width + 2 * max(reach_of(case.facts, mechanism) - case.tile, 0)
     return replace(case, scale=Scale.PROBE, mechanism=mechanism, scenario=None, width=width)
 
 
@@ -86,7 +90,7 @@ def in_common(case: Case, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor
     rows, cols = (step * unit for step in _steps(case))
     here, there = _overlapping(first, second, rows, cols)
     assert case.mechanism is not None
-    reach = REACH[case.mechanism] * unit
+    reach = reach_of(case.facts, case.mechanism) * unit
     inner = slice(reach, -reach or None)
     across, down = inner, inner if rows else slice(None)
     return here[..., down, across], there[..., down, across]
@@ -101,4 +105,4 @@ def _overlapping(first: Tensor, second: Tensor, rows: int, cols: int) -> tuple[T
 def _steps(case: Case) -> tuple[int, int]:
     """Latent pixels by which a picture moves down and right; not down where no rows are left."""
     assert case.mechanism is not None
-    return int(2 * REACH[case.mechanism] < case.height - 1), 1
+    return int(2 * reach_of(case.facts, case.mechanism) < case.height - 1), 1

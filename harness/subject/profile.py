@@ -81,7 +81,7 @@ class Claims:
         default = "degraded" if case.mode in ESTIMATING else "exact"
         grades = {**self.grade, **self.family_grade.get(case.family, {})}
         grade = grades.get(case.mode, default)
-        cache = self.cache if case.facts.causal else Cache.NONE
+        cache = self.cache if case.facts.feature_cache else Cache.NONE
         return Promise(claimed=is_claimed(self, case), grade=str(grade), cache=str(cache))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from vae_compat.cases import Case, Scale
 from vae_compat.checks.registry import CHECKS
 from vae_compat.families import FAMILIES
+from vae_compat.families.installed import installed_families
 from vae_compat.fixtures.specimens import Specimen
 from vae_compat.fixtures.supplies import Fixtures
 from vae_compat.fixtures.vaes.building import model_class
@@ -58,8 +59,8 @@ def prepared(profiles: Iterable[Profile], folder: Path, *, timeout: float = 60.0
     They are performed in this process. What takes seconds to import is imported here, so that
     processes forked later have it.
     """
-    for facts in FAMILIES.values():
-        model_class(facts)
+    for name in installed_families():
+        model_class(FAMILIES[name])
     options = Options(scales=SCALES, timeout=timeout)
     named = {profile.hook.name: profile for profile in profiles}
     hooks: dict[str, Any] = {}

@@ -8,6 +8,7 @@ from typing import Any
 from vae_compat.cases import Case, Direction, Layout, Mode, Scale, Scenario
 from vae_compat.checks.finding import Finding
 from vae_compat.checks.registry import CHECKS
+from vae_compat.families import FAMILIES
 from vae_compat.fixtures.specimens import SPECIMENS
 from vae_compat.front.session import Run
 from vae_compat.measure.observation import Observed
@@ -62,17 +63,16 @@ def _judged(observed: Observed) -> dict[str, Finding]:
 def small_case(profile: Profile, scenario: str | None, **changes: Any) -> Case:
     """Two by three tiles and three latent frames, unless told otherwise."""
     family = changes.pop("family", profile.claims.families[0])
-    causal = family in ("qwen", "wan21", "wan22")
+    facts = FAMILIES[family]
+    original = profile.hook.layout != "diffusers"
     given: dict[str, Any] = {
         "direction": Direction.DECODE,
         "height": 6,
         "width": 11,
         "tile": TILE,
-        "frames": 3 if causal else 1,
-        "layout": Layout.WAN if causal and profile.hook.layout != "diffusers" else Layout.LDM,
+        "frames": 3 if facts.frame_axis else 1,
+        "layout": Layout(facts.coder_layout) if original else Layout.DIFFUSERS,
     }
-    if profile.hook.layout == "diffusers":
-        given["layout"] = Layout.DIFFUSERS
     return Case(
         family=family,
         scale=Scale.MOCK,

@@ -37,10 +37,10 @@ def input_of(family: str, direction: str, tiled: bool) -> Tensor:
     height, width = (12, 9) if tiled else (6, 5)
     generator = torch.Generator().manual_seed(9)
     if direction == "decode":
-        frames = (1 if tiled else 2,) if facts.causal else ()
+        frames = (1 if tiled else 2,) if facts.frame_axis else ()
         shape = (1, facts.latent_channels, *frames, height, width)
     else:
-        frames = (1 if tiled else 5,) if facts.causal else ()
+        frames = (1 if tiled else 5,) if facts.frame_axis else ()
         shape = (1, facts.image_channels, *frames, height * facts.ratio, width * facts.ratio)
     return torch.randn(shape, generator=generator)
 
@@ -51,7 +51,7 @@ def set_tiling(vae: Any, family: str, tiled: bool) -> None:
         return
     ratio = FAMILIES[family].ratio
     vae.enable_tiling()
-    if FAMILIES[family].causal:
+    if FAMILIES[family].frame_axis:
         # To encode, diffusers takes the size of a tile in pixels of the patchified image.
         tile = 4 * ratio if family == "wan22" else 8 * ratio
         vae.tile_sample_min_height = vae.tile_sample_min_width = tile
@@ -103,8 +103,7 @@ def test_no_bit_differs_from_the_plain_cpu(family: str, direction: str, tiled: b
     assert (reading.host_to_device, reading.device_to_host) == (0, 0)
     largest = max(max(convolution.plane) for convolution in reading.convolutions)
     image = max(x.shape[-2:]) * (FAMILIES[family].ratio if direction == "decode" else 1)
-    patch = (FAMILIES[family].mock.get("patch_size") or 1) if FAMILIES[family].causal else 1
-    assert (largest < image // patch) is tiled
+    assert (largest < image // FAMILIES[family].patch) is tiled
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -19,8 +19,8 @@ from vae_compat.fixtures.inputs import make_input
 from vae_compat.fixtures.vaes import build
 from vae_compat.fixtures.vaes.building import skeleton
 
-CAUSAL = [name for name, family in FAMILIES.items() if family.causal]
-PLANAR = [name for name, family in FAMILIES.items() if not family.causal]
+VIDEO = [name for name, family in FAMILIES.items() if family.frame_axis]
+GROUPED = [name for name, family in FAMILIES.items() if not family.local_norms]
 
 
 def case(family: str, **changes: Any) -> Case:
@@ -98,7 +98,7 @@ def test_the_mock_keeps_every_kind_of_module_of_the_real_net(family):
         assert (getattr(mock, name) is None) == (getattr(real, name) is None)
 
 
-@pytest.mark.parametrize("family", PLANAR)
+@pytest.mark.parametrize("family", GROUPED)
 def test_mock_group_norms_have_32_groups_and_some_hold_several_channels(family):
     facts = FAMILIES[family]
     norms = [m for m in skeleton(facts, facts.mock).modules() if isinstance(m, nn.GroupNorm)]
@@ -106,7 +106,7 @@ def test_mock_group_norms_have_32_groups_and_some_hold_several_channels(family):
     assert {m.num_channels // 32 for m in norms} >= {1, 2}
 
 
-@pytest.mark.parametrize("family", CAUSAL)
+@pytest.mark.parametrize("family", VIDEO)
 def test_mock_kernels_in_time_are_those_of_the_real_net(family):
     facts = FAMILIES[family]
     kinds = [
@@ -121,13 +121,9 @@ def test_mock_kernels_in_time_are_those_of_the_real_net(family):
     assert ((3, 1, 1), (2, 1, 1)) in kinds[0]
 
 
-@pytest.mark.parametrize(
-    ("family", "frames"), [(n, 1) for n in FAMILIES] + [(n, 2) for n in CAUSAL]
-)
+@pytest.mark.parametrize(("family", "frames"), [(n, 1) for n in FAMILIES] + [(n, 2) for n in VIDEO])
 def test_ratios_and_channels_are_what_the_net_does(family, frames):
-    facts, one = FAMILIES[family], case(family, frames=frames)
-    assert facts.norm == ("rms" if facts.causal else "group")
-    assert facts.coder_layout == ("wan" if facts.causal else "ldm")
+    one = case(family, frames=frames)
     vae = build(family, Scale.MOCK)
     with torch.inference_mode():
         assert vae.decode(make_input(one)).sample.shape == one.image_shape

@@ -23,7 +23,7 @@ ORIGINAL_LAYOUTS = [
 CLIPS = [
     (name, variant, frames)
     for name, variant in ORIGINAL_LAYOUTS
-    for frames in ((1, 2, 3, 4) if FAMILIES[name].causal else (1,))
+    for frames in ((1, 2, 3, 4) if FAMILIES[name].frame_axis else (1,))
 ]
 DIRECTIONS = list(Direction)
 
@@ -51,7 +51,7 @@ def input_of(family: str, direction: Direction, frames: int) -> Tensor:
     if direction is Direction.ENCODE:
         height, width, channels = 3 * facts.ratio, 5 * facts.ratio, facts.image_channels
         frames = 1 + (frames - 1) * facts.temporal_ratio
-    time = (frames,) if facts.causal else ()
+    time = (frames,) if facts.frame_axis else ()
     seed = torch.Generator().manual_seed(frames)
     return torch.randn(2, channels, *time, height, width, generator=seed).clamp(-2, 2)
 
@@ -85,7 +85,7 @@ def test_original_layout_equals_diffusers_within_its_own_noise(family, variant, 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize(("family", "variant"), ORIGINAL_LAYOUTS)
 def test_original_layout_is_a_truth_in_float64(family, variant, direction):
-    frames = 3 if FAMILIES[family].causal else 1
+    frames = 3 if FAMILIES[family].frame_axis else 1
     _, exact = untiled(family, direction, frames)
     seen = view(truth_of(family), FAMILIES[family].coder_layout, FAMILIES[family], variant=variant)
     with torch.no_grad():
@@ -98,7 +98,7 @@ def test_original_layout_is_a_truth_in_float64(family, variant, direction):
 @pytest.mark.parametrize(("family", "variant"), ORIGINAL_LAYOUTS)
 def test_original_layout_is_as_good_as_diffusers_in_bfloat16(family, variant, direction):
     facts = FAMILIES[family]
-    frames = 2 if facts.causal else 1
+    frames = 2 if facts.frame_axis else 1
     half = build(family, "mock").to(torch.bfloat16)
     x = input_of(family, direction, frames).to(torch.bfloat16)
     with torch.no_grad():

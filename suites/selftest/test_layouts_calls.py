@@ -20,8 +20,8 @@ from vae_compat.fixtures.layouts.conventions import Chunk, chunks, count_slots, 
 from vae_compat.fixtures.vaes import build
 from vae_compat.measure.observation import LayoutVAE, coder_of
 
-IMAGE = [name for name, family in FAMILIES.items() if not family.causal]
-VIDEO = [name for name, family in FAMILIES.items() if family.causal]
+IMAGE = [name for name, family in FAMILIES.items() if not family.frame_axis]
+VIDEO = [name for name, family in FAMILIES.items() if family.frame_axis]
 ALL_VIEWS = [
     *((name, "diffusers", "original") for name in FAMILIES),
     *((name, "ldm", "original") for name in IMAGE),
@@ -44,7 +44,7 @@ def coder_input(family: str, direction: Direction, frames: int) -> Tensor:
     coder = vae_of(family).decoder if decode else vae_of(family).encoder
     scale = 1 if decode else 8
     time = ()
-    if FAMILIES[family].causal:
+    if FAMILIES[family].frame_axis:
         time = (frames if decode else 1 + 4 * (frames - 1),)
     shape = (1, coder.conv_in.in_channels, *time, 3 * scale, 2 * scale)
     return torch.randn(shape, generator=torch.Generator().manual_seed(frames))
@@ -70,7 +70,7 @@ def test_every_convention_agrees_with_the_layouts_own(family, layout, variant, d
 def test_own_convention_is_what_the_vae_does_itself(family, layout, variant):
     """Decoding a clip through the bare coder gives the picture of the whole VAE."""
     seen, facts = view_of(family, layout, variant), FAMILIES[family]
-    z = torch.randn(1, facts.latent_channels, *((2,) if facts.causal else ()), 3, 2)
+    z = torch.randn(1, facts.latent_channels, *((2,) if facts.frame_axis else ()), 3, 2)
     with torch.no_grad():
         bare = seen.conventions(Direction.DECODE)[0].call(
             seen.decoder, seen.coder_input(Direction.DECODE, z)
@@ -79,14 +79,14 @@ def test_own_convention_is_what_the_vae_does_itself(family, layout, variant):
     if family == "wan22":
         bare = nn.functional.pixel_shuffle(bare.transpose(1, 2).transpose(-1, -2), 2)
         bare = bare.transpose(-1, -2).transpose(1, 2)
-    torch.testing.assert_close(bare.clamp(-1, 1) if facts.causal else bare, whole)
+    torch.testing.assert_close(bare.clamp(-1, 1) if facts.frame_axis else bare, whole)
 
 
 @pytest.mark.parametrize(("family", "layout", "variant"), ALL_VIEWS)
 def test_conventions_have_names_of_their_own(family, layout, variant):
     for direction in Direction:
         names = [each.name for each in view_of(family, layout, variant).conventions(direction)]
-        assert len(set(names)) == len(names) >= (3 if FAMILIES[family].causal else 1)
+        assert len(set(names)) == len(names) >= (3 if FAMILIES[family].frame_axis else 1)
 
 
 @pytest.mark.parametrize("family", IMAGE)

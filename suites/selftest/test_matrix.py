@@ -65,7 +65,7 @@ def test_the_selection_covers_every_factor_of_every_family_and_direction(
     assert len(found) == len(SIZES)
     assert {case.batch for case in found} == {1, 2}
     assert {case.dtype for case in found} == set(DTYPES)
-    assert {case.frames for case in found} == ({1, 3} if FAMILIES[family].causal else {1})
+    assert {case.frames for case in found} == ({1, 3} if FAMILIES[family].frame_axis else {1})
     half = {(case.height, case.width) for case in found if case.dtype == "float16"}
     assert half < SMALL
 
@@ -76,7 +76,7 @@ def test_every_two_of_a_batch_a_clip_and_a_half_dtype_meet_and_no_mode_lacks_one
     family: str, direction: Direction
 ) -> None:
     found = cases()
-    frames = (1, 3) if FAMILIES[family].causal else (1,)
+    frames = (1, 3) if FAMILIES[family].frame_axis else (1,)
     exact = [case for case in mocks(found, family, direction, Mode.EXACT) if case.must_tile]
     assert {(case.batch, case.frames) for case in exact} == set(product((1, 2), frames))
     for dtype in ("float32", "bfloat16"):
@@ -269,7 +269,7 @@ def test_every_case_of_an_embedded_hook_is_in_the_layout_it_expects(name: str) -
         if layout is Layout.DIFFUSERS:
             assert case.layout is Layout.DIFFUSERS
         else:
-            assert case.layout is (Layout.WAN if case.facts.causal else Layout.LDM)
+            assert case.layout is (Layout.WAN if case.facts.frame_axis else Layout.LDM)
 
 
 def test_a_selection_filters() -> None:

@@ -73,7 +73,7 @@ def test_output_is_lively_and_inside_the_range(
     contrast = picture.flatten(2).std(2)
     assert contrast.min() > 0.1
     assert 0.1 < contrast.mean() < 1
-    if direction is Direction.DECODE and FAMILIES[family].causal:
+    if direction is Direction.DECODE and FAMILIES[family].frame_axis:
         assert (picture.abs() >= 1).double().mean() < 0.01
 
 
@@ -159,7 +159,9 @@ def test_fault_changes_an_ordinary_mock(fault: Mechanism) -> None:
         assert rms(run(mock, direction, x) - before) > 1e-3
 
 
-@pytest.mark.parametrize(("direction", "padding"), [("decode", 11), ("encode", 4)])
+@pytest.mark.parametrize(
+    ("direction", "padding"), [("decode", FAMILIES["sd"].published_halo), ("encode", 4)]
+)
 def test_halo_probe_reaches_beyond_the_padding_of_published_hooks(
     direction: str, padding: int
 ) -> None:
@@ -241,7 +243,7 @@ def sample(
     shape = (
         1,
         family.latent_channels if decode else family.image_channels,
-        *((count,) if family.causal else ()),
+        *((count,) if family.frame_axis else ()),
         size[0] * scale,
         size[1] * scale,
     )

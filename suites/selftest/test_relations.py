@@ -296,7 +296,7 @@ def test_probes_of_the_relation_move_with_the_picture(
         results = [run(probe, direction, x.double()) for x in moved(case, make_input)]
     here, there = in_common(case, *results)
     assert here.numel() > 0.05 * results[0].numel()
-    bound = SHARP if FAMILIES[family].norm == "rms" else 1e-5
+    bound = SHARP if FAMILIES[family].local_norms else 1e-5
     assert compared("it", here, there, bound).apart < bound
     assert compared("it", here, here.roll(1, -1), bound).apart > 0.1
 

@@ -43,7 +43,7 @@ def given(family: str, direction: Direction, plane: tuple[int, int], frames: int
     decoding, ratio = direction is Direction.DECODE, facts.ratio
     channels = facts.latent_channels if decoding else facts.image_channels
     size = plane if decoding else tuple(side * ratio for side in plane)
-    time = (frames if decoding else 1 + 4 * (frames - 1),) if facts.causal else ()
+    time = (frames if decoding else 1 + 4 * (frames - 1),) if facts.frame_axis else ()
     shape = (1, channels, *time, *size)
     return torch.rand(shape, generator=torch.Generator().manual_seed(5)) * 2 - 1
 

@@ -41,7 +41,7 @@ def random_input(family, direction, size, frames=1, batch=1, dtype=torch.float32
         channels, count, scale = facts.latent_channels, frames, 1
     else:
         channels, count, scale = 3, 1 + (frames - 1) * facts.temporal_ratio, facts.ratio
-    time = (count,) if facts.causal else ()
+    time = (count,) if facts.frame_axis else ()
     shape = (batch, channels, *time, *(side * scale for side in size))
     return torch.randn(shape, generator=generator).to(dtype)
 
@@ -113,7 +113,7 @@ def assert_exact(family, layout, direction, size, *, tile=5, frames=1, batch=1, 
 @pytest.mark.parametrize("layout", ["diffusers", "original"])
 def test_every_family_layout_and_direction_is_exact(family, layout, direction):
     layout = FAMILIES[family].coder_layout if layout == "original" else layout
-    assert_exact(family, layout, direction, (5, 4), tile=3, frames=1 + FAMILIES[family].causal)
+    assert_exact(family, layout, direction, (5, 4), tile=3, frames=1 + FAMILIES[family].frame_axis)
 
 
 @pytest.mark.parametrize("size", [(5, 5), (3, 11), (1, 6), (9, 4)])
@@ -146,7 +146,7 @@ def test_no_tile_size_matters(family, direction, tile):
 @pytest.mark.parametrize("direction", [DECODE, ENCODE])
 @pytest.mark.parametrize("family", ["sd", "qwen", "wan22"])
 def test_both_ways_of_running_are_exact(family, direction, method):
-    frames = 2 if FAMILIES[family].causal else 1
+    frames = 2 if FAMILIES[family].frame_axis else 1
     assert_exact(family, "diffusers", direction, (7, 6), frames=frames, method=method)
 
 
@@ -241,7 +241,7 @@ VIEWS = [
     for layout, variant in (
         ("diffusers", "original"),
         (FAMILIES[family].coder_layout, "original"),
-        *([("wan", "comfyui")] if FAMILIES[family].causal else []),
+        *([("wan", "comfyui")] if FAMILIES[family].frame_axis else []),
     )
 ]
 
@@ -249,7 +249,7 @@ VIEWS = [
 @pytest.mark.parametrize("direction", [DECODE, ENCODE])
 @pytest.mark.parametrize(("family", "layout", "variant"), VIEWS)
 def test_every_way_to_call_a_coder_is_taken(family, layout, variant, direction):
-    frames = 3 if FAMILIES[family].causal else 1
+    frames = 3 if FAMILIES[family].frame_axis else 1
     ours = seen(vae_of(family), family, layout, variant)
     net = coder(ours, direction)
     with torch.no_grad():

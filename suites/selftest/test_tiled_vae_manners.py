@@ -24,7 +24,7 @@ def vae_of(family: str) -> nn.Module:
 
 def latent(family: str, height: int = 7, width: int = 6) -> Tensor:
     facts = FAMILIES[family]
-    time = (1,) if facts.causal else ()
+    time = (1,) if facts.frame_axis else ()
     shape = (1, facts.latent_channels, *time, height, width)
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 

@@ -141,7 +141,9 @@ def test_a_truth_that_does_not_fit_the_gpu_is_made_on_the_cpu() -> None:
     made = stage(by_tiles)
     x = made.models.make_input(CASE)
     right = measure_truth(CASE, TinyView(torch.float64), x, open_device("cpu"))
-    assert torch.equal(measure_truth(CASE, Short(torch.float64), x, open_device(case.device)), right)
+    assert torch.equal(
+        measure_truth(CASE, Short(torch.float64), x, open_device(CASE.device)), right
+    )
 
 
 # In the reports

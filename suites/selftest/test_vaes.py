@@ -18,8 +18,8 @@ from vae_compat.families import FAMILIES
 from vae_compat.fixtures.inputs import make_input
 from vae_compat.fixtures.vaes import build, truth
 
-CAUSAL = [name for name, family in FAMILIES.items() if family.causal]
-PLANAR = [name for name, family in FAMILIES.items() if not family.causal]
+CACHED = [name for name, family in FAMILIES.items() if family.feature_cache]
+GROUPED = [name for name, family in FAMILIES.items() if not family.local_norms]
 
 
 def inputs(family: str, size: int = 16, **changes: Any) -> tuple[Tensor, Tensor]:
@@ -215,7 +215,7 @@ def test_every_parameter_is_non_trivial(family):
             assert taps.min() > 0.2 * taps.max(), name
 
 
-@pytest.mark.parametrize("family", PLANAR)
+@pytest.mark.parametrize("family", GROUPED)
 def test_group_norm_statistics_of_a_tile_differ_from_those_of_the_plane(family):
     vae = build(family, "mock")
     worst: list[float] = []
@@ -237,7 +237,7 @@ def test_group_norm_statistics_of_a_tile_differ_from_those_of_the_plane(family):
     assert sum(worst) / len(worst) > 0.1
 
 
-@pytest.mark.parametrize("family", CAUSAL)
+@pytest.mark.parametrize("family", CACHED)
 def test_earlier_frames_matter_to_later_ones(family):
     vae = build(family, "mock")
     latents, image = inputs(family, 8, frames=2)
@@ -284,14 +284,14 @@ class _Dtypes(TorchDispatchMode):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_truth_computes_in_float64_throughout(family):
     twin = truth(build(family, "mock"))
-    frames = 2 if FAMILIES[family].causal else 1
+    frames = 2 if FAMILIES[family].frame_axis else 1
     latents, image = (x.double() for x in inputs(family, 4, frames=frames))
     with _Dtypes() as dtypes:
         run(twin, latents, image)
     assert set(dtypes.seen) == {torch.float64}, dtypes.seen
 
 
-@pytest.mark.parametrize("family", CAUSAL)
+@pytest.mark.parametrize("family", CACHED)
 def test_truth_upsamples_without_rounding(family):
     vae = build(family, "mock")
     found = [m for m in truth(vae).modules() if isinstance(m, nn.Upsample)]

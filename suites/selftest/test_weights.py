@@ -25,7 +25,7 @@ State = dict[str, Tensor]
 def small(family: str, **config: Any) -> nn.Module:
     """A net for a small checkpoint; two blocks a level, as the original Wan names require."""
     facts = FAMILIES[family]
-    blocks = {"num_res_blocks": 2} if facts.causal else {}
+    blocks = {"num_res_blocks": 2} if facts.coder_layout == "wan" else {}
     vae = empty(facts, {**facts.mock, **blocks, **config})
     seed_weights(vae, "checkpoint")
     return vae

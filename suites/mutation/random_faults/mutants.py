@@ -210,7 +210,7 @@ def meeting(seen: Seen, fault: Fault, cases: Sequence[Case]) -> set[str]:
 
 
 def _kind(case: Case) -> tuple[Mode, bool]:
-    return case.mode, case.facts.causal and case.mode is Mode.EXACT
+    return case.mode, case.facts.feature_cache and case.mode is Mode.EXACT
 
 
 def _alive(found: Mapping[str, Mutant]) -> Iterator[str]:
