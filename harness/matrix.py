@@ -299,7 +299,7 @@ class _Span:
         On a real GPU every mode has one, for VRAM is judged there alone, and half precision too.
         """
         for cell in self.cells:
-            if self.device == "cuda" and (self.full or cell[0] in REAL_DEFAULT):
+            if self.device == "cuda" and (self.full or FAMILIES[cell[0]].real_by_default):
                 yield self.case(cell, REAL_CUDA_SIZE, scale=Scale.REAL)
                 if "bfloat16" in self.dtypes and (self.full or cell in self.leading):
                     yield self.case(cell, REAL_CUDA_SIZE, scale=Scale.REAL, dtype="bfloat16")
