@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vae_compat.judge import Record
+from vae_compat.text import printable
 
 from . import digest, history
 from .compare import COUNTERS, Comparison, compare, grown, number
-from .escaping import printable
 from .history import Night
 from .results import Results, write_text
 from .table import plain_table, rendered

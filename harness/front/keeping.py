@@ -93,7 +93,7 @@ def compared(before: Path, after: Path) -> int:
     verdict.
     """
     from vae_compat.reports.compare import compare
-    from vae_compat.reports.escaping import printable
+    from vae_compat.text import printable
 
     earlier, later = _read(before), _read(after)
     found = compare(earlier, later)

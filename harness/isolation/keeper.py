@@ -34,13 +34,12 @@ _MOST_DESCRIPTORS = 65536
 
 
 def keep(
+    serve: Callable[[Channel], None],
+    nursery: int,
     asks: int,
     answers: int,
     prints: int,
     told: int,
-    serve: Callable[[Channel], None],
-    *,
-    nursery: int,
 ) -> NoReturn:
     """Start a runner that serves the judge over pipes, and end after it.
 

@@ -44,7 +44,7 @@ def main(line: int, judge: int) -> NoReturn:
             serve = _server(request.decode())
             if os.fork() == 0:
                 asked.close()
-                keep(*pipes, serve, nursery=own)
+                keep(serve, own, *pipes)
             for pipe in pipes:
                 os.close(pipe)
 

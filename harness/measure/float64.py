@@ -100,6 +100,7 @@ def convolve(
         (size - length) // step + 1
         for size, length, step in zip(x.shape[2:], kernel, stride, strict=True)
     ]
+    everything: tuple[slice | int, ...] = (slice(None),)
     # C', columns of the kernel, C: the order in which a window's columns are written out.
     by_row = weight.movedim(-1, 1).flatten(1, 2)
     result = x.new_empty(x.shape[0], weight.shape[0], math.prod(sizes))
@@ -109,15 +110,15 @@ def convolve(
         )
         for number, row in enumerate(product(*map(range, kernel[:-1]))):
             places = map(_steps, row, sizes[:-1], stride[:-1])
-            taken = windows[(slice(None), *places)].reshape(len(windows), -1)
-            factors = by_row[(slice(None), slice(None), *row)]
+            taken = windows[(*everything, *places)].reshape(len(windows), -1)
+            factors = by_row[(*everything, *everything, *row)]
             if number == 0:
                 torch.mm(factors, taken, out=written)
             else:
                 written.addmm_(factors, taken)
         if bias is not None:
             written += bias[:, None]
-    return result.unflatten(-1, sizes)
+    return result.view(*result.shape[:2], *sizes)
 
 
 def _steps(first: int, count: int, step: int) -> slice:
