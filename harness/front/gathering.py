@@ -17,6 +17,7 @@ from vae_compat.front.interrupts import Interrupts
 from vae_compat.front.plugin import RUN, told_by
 from vae_compat.front.scheduling import BaselineScheduling
 from vae_compat.front.session import Run
+from vae_compat.isolation.client import close_shared_nursery
 from vae_compat.judge import Outcome, Record
 from vae_compat.reports import digest
 from vae_compat.reports.log import Entry, Key, Log, LogError, Writer
@@ -81,7 +82,8 @@ class Gathering:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Tell a new worker what it works on."""
+        """Tell a new worker what it works on; from now on hooks are in the workers' processes."""
+        close_shared_nursery()
         workers.give(node.workerinput, self._given)
         self._nodes.add(node)
 

@@ -122,12 +122,16 @@ def shared_nursery() -> Nursery:
     environment = {name: value for name, value in os.environ.items() if name != _TEST}
     inherited = repr((sorted(environment.items()), sys.path, Path.cwd()))
     if inherited not in _SHARED:
-        for other in _SHARED.values():
-            other.close()
-        _SHARED.clear()
+        close_shared_nursery()
         _SHARED[inherited] = Nursery()
-        atexit.register(_SHARED[inherited].close)
     return _SHARED[inherited]
+
+
+@atexit.register
+def close_shared_nursery() -> None:
+    """End it, where nothing is wanted of it for now."""
+    while _SHARED:
+        _SHARED.popitem()[1].close()
 
 
 class RunnerClient(Generic[Facts]):
