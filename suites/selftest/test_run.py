@@ -51,7 +51,7 @@ def _mixed(out: Path, processes: int) -> Ran:
     reported = profile(folder, "reported", entry, families=("sd", "qwen"), grade="degraded")
     sound = profile(folder, "sound")
     hooks = ("--profile", reported, "--profile", sound)
-    narrow = (*NARROW, "--families", "sd,qwen", "-k", "40x40 or 44x20")
+    narrow = (*NARROW, "--families", "sd,qwen", "-k", "23x41 or 44x12")
     return here(out, *hooks, *narrow, "-n", processes)
 
 
