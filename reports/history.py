@@ -134,7 +134,7 @@ def _take(nights: dict[str, Night], raw: bytes, number: int, file: Path) -> None
         night = validated(Night, told, file)
         known = nights.pop(night.run, None)  # where a run went on, it ended later
         nights[night.run] = replace(night, accepted=known is not None and known.accepted)
-    elif (name := line.get("accepted")) in nights:
+    elif isinstance(name := line.get("accepted"), str) and name in nights:
         nights[name] = replace(nights[name], accepted=True)
 
 

@@ -46,7 +46,7 @@ def run(options: Options) -> int:
         try:
             with RunFolder() as folder:  # looking at a hook starts a process
                 found = validate(options)
-                night = None
+                night: keeping.Place | None = None
                 if options.history is not None:
                     options, night = keeping.placed(options, _header(options, found))
                 results = judged(options, found, interrupts, folder.path)

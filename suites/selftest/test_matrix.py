@@ -15,7 +15,16 @@ from vae_compat.checks.cost import RECEPTIVE_FIELD
 from vae_compat.families import FAMILIES
 from vae_compat.front.explain import parse_case
 from vae_compat.front.subjects import load_subject, subject_folders
-from vae_compat.matrix import REAL_DEFAULT, SIZES, Selection, applies, cost, generate, is_claimed
+from vae_compat.matrix import (
+    REAL_CUDA_SIZE,
+    REAL_DEFAULT,
+    SIZES,
+    Selection,
+    applies,
+    cost,
+    generate,
+    is_claimed,
+)
 from vae_compat.subject.profile import embedded_names
 
 DTYPES = ("float16", "float32", "bfloat16")
@@ -302,8 +311,9 @@ def test_a_real_gpu_runs_planes_that_vram_is_judged_by_in_every_mode() -> None:
     for case in whole:
         assert case.scale is Scale.REAL
         assert case.must_tile
-        # A sound hook with the whole receptive field around its tiles takes less than untiled.
-        assert case.tile + 2 * RECEPTIVE_FIELD < case.width
+        if case.width == REAL_CUDA_SIZE.width:
+            # A sound hook with the whole receptive field around its tiles takes less than untiled.
+            assert case.tile + 2 * RECEPTIVE_FIELD < case.width
 
 
 def test_larger_nets_planes_and_clips_cost_more() -> None:
