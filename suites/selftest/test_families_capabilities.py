@@ -138,6 +138,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[Family]:
         latent_channels=6,
         image_channels=1,
         receptive_field=17,
+        real_by_default=False,
     )
     known = families._KNOWN
     monkeypatch.setitem(known, family.name, family)
