@@ -103,10 +103,13 @@ def cuda(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and formatting."""
-    session.install("ruff==0.17.6")
+    """Check style, formatting, and that rooms import downwards."""
+    # Imports are read, and nothing is imported: the package alone, without what it needs.
+    session.install("ruff==0.17.6", "import-linter==2.17")
+    session.install("--no-deps", ".")
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
+    session.run("lint-imports", "--no-cache")
 
 
 @nox.session

@@ -9,10 +9,10 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
-from vae_compat.cases import Mechanism, Scale
-from vae_compat.checks.finding import Finding, Grade, Status
+from vae_compat.contracts.cases import Mechanism, Scale
+from vae_compat.contracts.finding import Finding, Grade, Status
+from vae_compat.contracts.mechanisms import CAUSES, EXPLANATION
 from vae_compat.families import FAMILIES
-from vae_compat.mechanisms import CAUSES, EXPLANATION
 from vae_compat.subject.profile import KnownFailure
 from vae_compat.vocabulary import ExitCode
 

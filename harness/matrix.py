@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import chain, product
 from typing import Any, Protocol
 
-from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
+from vae_compat.contracts.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
 from vae_compat.families import FAMILIES, Family
 from vae_compat.families.installed import installed_families
 

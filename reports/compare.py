@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from vae_compat.checks.finding import Grade
+from vae_compat.contracts.finding import Grade
 from vae_compat.judge import Record, Verdict
 from vae_compat.vocabulary import ExitCode
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from vae_compat.caseid import parse_case_id
-from vae_compat.cases import Direction, Mode
-from vae_compat.checks.finding import Grade, Phase, Tier
+from vae_compat.contracts.caseid import parse_case_id
+from vae_compat.contracts.cases import Direction, Mode
+from vae_compat.contracts.finding import Grade, Phase, Tier
 from vae_compat.families import FAMILIES
 from vae_compat.judge import ROOTS, Record
 

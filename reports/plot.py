@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vae_compat.caseid import parse_case_id
+from vae_compat.contracts.caseid import parse_case_id
 from vae_compat.judge import Record
 from vae_compat.text import printable
 

@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vae_compat.checks.finding import Grade
+from vae_compat.contracts.finding import Grade
 from vae_compat.errors import UsageError
 from vae_compat.judge import Record, Verdict
 from vae_compat.machine import CudaDescription

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from vae_compat.checks.comparing import promised
 from vae_compat.checks.conditions import claimed, clip, replaces_forward
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
-from vae_compat.checks.finding import Grade, Status, Tier
 from vae_compat.checks.parity import LIKENESS
 from vae_compat.checks.wording import ended_by, number
+from vae_compat.contracts.finding import Grade, Status, Tier
+from vae_compat.contracts.mechanisms import EXPLANATION
 from vae_compat.measure.caches import Holds
 from vae_compat.measure.distance import is_exact
-from vae_compat.mechanisms import EXPLANATION
 from vae_compat.scenarios.clip import ClipObserved, Way
 from vae_compat.scenarios.tracks import ChunkSeen, SlotSeen
 

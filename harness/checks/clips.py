@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from vae_compat.cases import Direction
 from vae_compat.checks.caches import lone
 from vae_compat.checks.comparing import comparable, promised
 from vae_compat.checks.conditions import claimed, clip, decode, promises_exact, several_frames
 from vae_compat.checks.declaring import Answer, check, failed, passed
-from vae_compat.checks.finding import Grade, Metrics, Tier
 from vae_compat.checks.parity import LIKENESS, grade_of
 from vae_compat.checks.wording import apart, number, raised, shape
+from vae_compat.contracts.cases import Direction
+from vae_compat.contracts.finding import Grade, Metrics, Tier
 from vae_compat.measure.distance import (
     FLOOR_RATIO,
     changes,

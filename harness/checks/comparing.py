@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vae_compat.cases import Scenario
 from vae_compat.checks.declaring import Answer, not_judged
-from vae_compat.checks.finding import Grade
 from vae_compat.checks.wording import ended_by, shape
+from vae_compat.contracts.cases import Scenario
+from vae_compat.contracts.finding import Grade
 from vae_compat.measure.observation import Failure, Observation, Observed
 from vae_compat.measure.once import once
 from vae_compat.measure.seams import Seams, find_seams

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vae_compat.cases import Case, Direction, Mode, Scale, Scenario
-from vae_compat.checks.finding import Grade
-from vae_compat.measure.observation import Promise
+from vae_compat.contracts.cases import Case, Direction, Mode, Scale, Scenario
+from vae_compat.contracts.finding import Grade
+from vae_compat.contracts.promise import Promise
 from vae_compat.scenarios.scenes import SEQUENCES
 
 LONG = 9

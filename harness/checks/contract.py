@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from vae_compat.checks.conditions import claimed, single_run
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
-from vae_compat.checks.finding import Tier
 from vae_compat.checks.wording import ended_by, raised, shape
+from vae_compat.contracts.finding import Tier
 from vae_compat.measure.observation import ConventionResult, Failure, Observation
 
 _RULE = "a hook must accept and pass on every argument that the coder's own forward takes"

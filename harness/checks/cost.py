@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vae_compat.cases import Case, Mode
 from vae_compat.checks.comparing import output_of
 from vae_compat.checks.conditions import (
     accelerator,
@@ -18,8 +17,9 @@ from vae_compat.checks.conditions import (
     whole_net,
 )
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
-from vae_compat.checks.finding import Metrics, Tier
 from vae_compat.checks.wording import apart, mebibytes_apart
+from vae_compat.contracts.cases import Case, Mode
+from vae_compat.contracts.finding import Metrics, Tier
 from vae_compat.measure.observation import Observation
 
 WORK_SLACK = 1e-4

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from vae_compat.cases import Case
 from vae_compat.checks.conditions import Condition
-from vae_compat.checks.finding import Finding, Grade, Metrics, Status, Tier
 from vae_compat.checks.wording import deviation, nothing_to_judge
-from vae_compat.measure.observation import Observed, Promise
+from vae_compat.contracts.cases import Case
+from vae_compat.contracts.finding import Finding, Grade, Metrics, Status, Tier
+from vae_compat.contracts.promise import Promise
+from vae_compat.measure.observation import Observed
 
 _PREFIX = "check_"
 

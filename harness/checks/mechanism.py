@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from vae_compat.cases import Mechanism
 from vae_compat.checks.conditions import claimed, probe, single_run
 from vae_compat.checks.declaring import Answer, check, not_judged
-from vae_compat.checks.finding import Grade, Tier
 from vae_compat.checks.parity import graded
+from vae_compat.contracts.cases import Mechanism
+from vae_compat.contracts.finding import Grade, Tier
+from vae_compat.contracts.mechanisms import EXPLANATION
 from vae_compat.measure.observation import Observation
-from vae_compat.mechanisms import EXPLANATION
 
 EXACTLY_TILEABLE = frozenset({Mechanism.STUB, Mechanism.CHANNELS})
 """Probes in which no output pixel depends on anything outside of its tile."""

@@ -7,8 +7,8 @@ import math
 from vae_compat.checks.comparing import comparable, output_of
 from vae_compat.checks.conditions import claimed, single_run
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
-from vae_compat.checks.finding import Tier
 from vae_compat.checks.wording import shape
+from vae_compat.contracts.finding import Tier
 from vae_compat.measure.distance import distance_of, in_words
 from vae_compat.measure.observation import Observation
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from vae_compat.cases import Direction
 from vae_compat.checks.comparing import comparable, promised, seams_of
 from vae_compat.checks.conditions import claimed, several_items, single_run, whole_net
 from vae_compat.checks.declaring import Answer, check, failed, passed
-from vae_compat.checks.finding import Grade, Metrics, Tier
 from vae_compat.checks.wording import apart, number
+from vae_compat.contracts.cases import Direction
+from vae_compat.contracts.finding import Grade, Metrics, Tier
 from vae_compat.measure.distance import (
     FLOOR_RATIO,
     WORST_RATIO,

@@ -14,8 +14,8 @@ from vae_compat.checks.conditions import (
     whole_net,
 )
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
-from vae_compat.checks.finding import Metrics, Phase, Status, Tier
 from vae_compat.checks.wording import apart, mebibytes, mebibytes_apart
+from vae_compat.contracts.finding import Metrics, Phase, Status, Tier
 from vae_compat.device.meter import largest_plane
 from vae_compat.measure.observation import Observation
 from vae_compat.scenarios.clip import ClipObserved, Way

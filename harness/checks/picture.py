@@ -7,8 +7,8 @@ from torch import Tensor
 from vae_compat.checks.comparing import comparable, promised, seams_of
 from vae_compat.checks.conditions import claimed, decode, single_run, whole_net
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
-from vae_compat.checks.finding import Grade, Metrics, Tier
 from vae_compat.checks.wording import apart
+from vae_compat.contracts.finding import Grade, Metrics, Tier
 from vae_compat.measure.distance import distance_of
 from vae_compat.measure.observation import Observation
 

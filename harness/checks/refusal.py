@@ -5,9 +5,9 @@ from __future__ import annotations
 from vae_compat.checks.comparing import comparable
 from vae_compat.checks.conditions import claimed, whole_net
 from vae_compat.checks.declaring import Answer, check, failed, passed
-from vae_compat.checks.finding import Grade, Tier
 from vae_compat.checks.parity import grade_of
 from vae_compat.checks.wording import apart, raised, shape
+from vae_compat.contracts.finding import Grade, Tier
 from vae_compat.measure.distance import FLOOR_RATIO, distance_of
 from vae_compat.measure.observation import Observation
 

@@ -23,7 +23,7 @@ from vae_compat.checks import (
     usage,
 )
 from vae_compat.checks.declaring import Check
-from vae_compat.checks.finding import Tier
+from vae_compat.contracts.finding import Tier
 
 __all__ = ["BY_NAME", "CHECKS", "Check"]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from vae_compat.cases import Scenario
 from vae_compat.checks.conditions import claimed, may_run_untiled, plays, promises_exact
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
-from vae_compat.checks.finding import Metrics, Tier
 from vae_compat.checks.wording import apart, raised
+from vae_compat.contracts.cases import Scenario
+from vae_compat.contracts.finding import Metrics, Tier
 from vae_compat.scenarios.relation import Related
 
 tiles_freely = promises_exact & ~may_run_untiled

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from vae_compat.checks.conditions import claimed, may_run_untiled, plays_sequence
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
-from vae_compat.checks.finding import Metrics, Tier
 from vae_compat.checks.parity import LIKENESS
 from vae_compat.checks.wording import apart, number, raised
+from vae_compat.contracts.finding import Metrics, Tier
 from vae_compat.measure.distance import FLOOR_RATIO, WORST_RATIO, is_exact
 from vae_compat.measure.observation import Observed
 from vae_compat.scenarios.rights import Step

@@ -5,8 +5,8 @@ from __future__ import annotations
 from vae_compat.checks.comparing import teller_of
 from vae_compat.checks.conditions import accelerator, claimed, single_run, whole_net
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
-from vae_compat.checks.finding import Tier
 from vae_compat.checks.wording import mebibytes
+from vae_compat.contracts.finding import Tier
 from vae_compat.measure.observation import Observation
 
 _WORKSPACE = 33 * 2**20

@@ -14,8 +14,8 @@ from vae_compat.checks.conditions import (
     whole_net,
 )
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
-from vae_compat.checks.finding import Metrics, Tier
 from vae_compat.checks.wording import shape
+from vae_compat.contracts.finding import Metrics, Tier
 from vae_compat.device.meter import Convolution, largest_plane
 from vae_compat.measure.observation import Observation
 

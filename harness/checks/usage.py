@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-from vae_compat.cases import Scenario
 from vae_compat.checks.comparing import comparable, promised
 from vae_compat.checks.conditions import claimed, plays
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
-from vae_compat.checks.finding import Grade, Tier
 from vae_compat.checks.parity import broken, described, grade_of
 from vae_compat.checks.wording import mebibytes, mebibytes_apart, raised
+from vae_compat.contracts.cases import Scenario
+from vae_compat.contracts.finding import Grade, Tier
 from vae_compat.measure.observation import Observed
 from vae_compat.scenarios.comparison import Comparison
 from vae_compat.scenarios.usage import Ran, UsageObserved

@@ -11,8 +11,8 @@ from typing import Annotated, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from vae_compat.contracts.travelling import Pairs
 from vae_compat.device.trace import Stretch
-from vae_compat.isolation.wire import Pairs
 
 
 class Convolution(NamedTuple):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from vae_compat.cases import Layout
+from vae_compat.contracts.cases import Layout
 from vae_compat.errors import StoppedError, UsageError
 from vae_compat.vocabulary import DEFAULT_PROFILES, DEFAULT_TIERS, Device, ExitCode, Tier
 

@@ -10,14 +10,14 @@ from enum import StrEnum
 from importlib import resources
 from itertools import pairwise
 
-from vae_compat.caseid import parse_case_id
-from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
-from vae_compat.checks.finding import Grade, Phase
+from vae_compat.contracts.caseid import parse_case_id
+from vae_compat.contracts.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
+from vae_compat.contracts.finding import Grade, Phase
+from vae_compat.contracts.mechanisms import EXPLANATION
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES, Family
 from vae_compat.families.installed import left_out
 from vae_compat.fixtures.specimens import known_bad
-from vae_compat.mechanisms import EXPLANATION
 from vae_compat.vocabulary import Device, Dtype
 
 GRADES: Mapping[Grade, str] = {

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vae_compat.cases import Case, Layout
+from vae_compat.contracts.cases import Case, Layout
 from vae_compat.families import FAMILIES
 from vae_compat.families.installed import left_out
 from vae_compat.front.explain import check_docs

@@ -104,7 +104,7 @@ class Options:
     @property
     def selection(self) -> Selection:
         """The filters, which `vae_compat.front.validation` has found right."""
-        from vae_compat.cases import Direction, Mode, Scale
+        from vae_compat.contracts.cases import Direction, Mode, Scale
         from vae_compat.matrix import Selection
 
         return Selection(

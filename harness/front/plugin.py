@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import pytest
 
-from vae_compat.cases import Case
-from vae_compat.checks.finding import Finding, Status, Tier
 from vae_compat.checks.registry import CHECKS
+from vae_compat.contracts.cases import Case
+from vae_compat.contracts.finding import Finding, Status, Tier
 from vae_compat.front import workers
 from vae_compat.front.session import Item, Run
 from vae_compat.judge import Outcome

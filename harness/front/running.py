@@ -6,6 +6,7 @@ import os
 import sys
 from contextlib import suppress
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -238,6 +239,4 @@ def worker_count(options: Options, size: int) -> int:
 
 def suites_folder() -> Path:
     """The suites as they are installed, so that a run works from any folder."""
-    from vae_compat import suites
-
-    return Path(next(iter(suites.__path__)))
+    return Path(str(resources.files("vae_compat.suites")))

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from vae_compat.cases import Case, Layout, Mode, Scale
-from vae_compat.checks.finding import Finding, Status
 from vae_compat.checks.registry import BY_NAME
+from vae_compat.contracts.cases import Case, Layout, Mode, Scale
+from vae_compat.contracts.finding import Finding, Status
 from vae_compat.device import open_device
 from vae_compat.errors import UsageError
 from vae_compat.front.options import Options

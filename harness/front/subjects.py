@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vae_compat.cases import Mode
+from vae_compat.contracts.cases import Mode
 from vae_compat.errors import UsageError
 from vae_compat.front.explain import closest
 from vae_compat.front.options import Options

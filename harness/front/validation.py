@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from vae_compat.cases import Case, Direction, Mode, Scale
+from vae_compat.contracts.cases import Case, Direction, Mode, Scale
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.families.installed import left_out

@@ -8,12 +8,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from vae_compat.cases import Case
+from vae_compat.contracts.cases import Case
+from vae_compat.contracts.coders import CoderCall, LayoutVAE
 from vae_compat.device import Device
 from vae_compat.device.meter import Reading
 from vae_compat.isolation.limiting import limited
 from vae_compat.measure.failing import failure_of
-from vae_compat.measure.observation import CoderCall, Failure, LayoutVAE
+from vae_compat.measure.observation import Failure
 from vae_compat.measure.process import ProcessState
 from vae_compat.subject.state import Change, snapshot
 

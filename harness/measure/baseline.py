@@ -8,11 +8,12 @@ import time
 import torch
 from torch import Tensor, nn
 
-from vae_compat.cases import Case
+from vae_compat.contracts.cases import Case
+from vae_compat.contracts.coders import LayoutVAE
 from vae_compat.device import Device
 from vae_compat.measure.distance import noise
 from vae_compat.measure.float64 import QuickFloat64
-from vae_compat.measure.observation import Baseline, LayoutVAE
+from vae_compat.measure.observation import Baseline
 from vae_compat.measure.placing import live_bytes, running
 from vae_compat.subject.state import snapshot
 

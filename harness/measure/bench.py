@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vae_compat.cases import Case, Layout
+from vae_compat.contracts.cases import Case, Layout
 from vae_compat.device import open_device
 from vae_compat.measure.baseline import measure_baseline, measure_truth
 from vae_compat.measure.draws import draw_floors, in_doubt

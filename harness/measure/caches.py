@@ -15,8 +15,8 @@ import numpy as np
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
 
+from vae_compat.contracts.travelling import OnWire
 from vae_compat.device import Device
-from vae_compat.isolation.wire import OnWire
 from vae_compat.measure.failing import kind_of
 from vae_compat.measure.plain import is_plain
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae_compat.cases import Case, Direction
+from vae_compat.contracts.cases import Case, Direction
 from vae_compat.measure.observation import WHOLE, Baseline, Floors, Noise, Observation
 from vae_compat.measure.once import once
 from vae_compat.measure.planes import halves, level_sizes, output_tile, planes, spans

@@ -20,10 +20,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from vae_compat.cases import Case
+from vae_compat.contracts.cases import Case
+from vae_compat.contracts.coders import LayoutVAE
 from vae_compat.device import Device
 from vae_compat.measure.distance import changes, distance_of, floors, is_exact, largest
-from vae_compat.measure.observation import Floors, LayoutVAE, Noise, Observation
+from vae_compat.measure.observation import Floors, Noise, Observation
 from vae_compat.measure.placing import running
 
 DRAWS = 8

@@ -14,9 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vae_compat.cases import Case, Layout, Scale
+from vae_compat.contracts.cases import Case, Layout, Scale
+from vae_compat.contracts.coders import LayoutVAE
 from vae_compat.families import Family
-from vae_compat.measure.observation import LayoutVAE
 from vae_compat.measure.sealing import Seal, SealedFile
 
 KEPT = 8

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from vae_compat.contracts.coders import LayoutVAE
 from vae_compat.device import Device
-from vae_compat.measure.observation import LayoutVAE
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vae_compat.cases import Case, Direction
+from vae_compat.contracts.cases import Case, Direction
 
 
 def planes(x: Tensor) -> Tensor:

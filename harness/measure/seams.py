@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae_compat.cases import Case
+from vae_compat.contracts.cases import Case
 from vae_compat.measure.observation import Baseline
 from vae_compat.measure.planes import level_sizes, output_tile, planes
 

@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from vae_compat.cases import Case
+from vae_compat.contracts.cases import Case
 from vae_compat.device.meter import Convolution, Reading
 from vae_compat.measure.observation import Baseline, Floors, Noise
 from vae_compat.measure.sealing import Seal

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vae_compat.cases import Case
-from vae_compat.measure.observation import Promise
+from vae_compat.contracts.cases import Case
+from vae_compat.contracts.promise import Promise
 
 
 @dataclass(frozen=True)

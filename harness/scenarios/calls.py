@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vae_compat.cases import Case
+from vae_compat.contracts.cases import Case
 from vae_compat.scenarios.stage import Player
 
 

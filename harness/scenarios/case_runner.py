@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vae_compat.cases import Case, Scenario
+from vae_compat.contracts.cases import Case, Scenario
 from vae_compat.isolation.limits import seconds_for
 from vae_compat.measure.bench import Bench
 from vae_compat.measure.observation import Baseline, Failure, Observation, Observed

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from vae_compat.cases import Case
-from vae_compat.measure.observation import Chunked, LayoutVAE, coder_of
+from vae_compat.contracts.cases import Case
+from vae_compat.contracts.coders import Chunked, LayoutVAE, coder_of
 from vae_compat.scenarios.performed import Called, Sent
 from vae_compat.scenarios.stage import Player
 from vae_compat.scenarios.streams import Stream

@@ -10,21 +10,12 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from vae_compat.cases import Case
+from vae_compat.contracts.cases import Case
+from vae_compat.contracts.coders import Chunked, Convention, coder_of
+from vae_compat.contracts.promise import Promise
 from vae_compat.measure.distance import Distance, changes, distance
 from vae_compat.measure.draws import is_doubtful
-from vae_compat.measure.observation import (
-    Baseline,
-    Chunked,
-    Convention,
-    Failure,
-    Noise,
-    Observation,
-    Observed,
-    Promise,
-    coder_of,
-    untold,
-)
+from vae_compat.measure.observation import Baseline, Failure, Noise, Observation, Observed, untold
 from vae_compat.scenarios.performed import ClipPerformed, Sent, WayPerformed
 from vae_compat.scenarios.scene import Scene
 from vae_compat.scenarios.single import perform_call, seen

@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vae_compat.cases import Case, Direction
+from vae_compat.contracts.cases import Case, Direction
+from vae_compat.contracts.coders import Convention, coder_of
 from vae_compat.device import open_device
 from vae_compat.measure.failing import kind_of
-from vae_compat.measure.observation import Convention, ConventionResult, coder_of, untold
+from vae_compat.measure.observation import ConventionResult, untold
 from vae_compat.measure.placing import running
 from vae_compat.scenarios.performed import ConventionCalled
 from vae_compat.scenarios.stage import Models, Player, Stage

@@ -11,10 +11,11 @@ from typing import Annotated
 
 from torch import Tensor
 
+from vae_compat.contracts.coders import CoderCall
+from vae_compat.contracts.travelling import OnWire
 from vae_compat.device.meter import Reading
-from vae_compat.isolation.wire import OnWire
 from vae_compat.measure.caches import Access, Slot
-from vae_compat.measure.observation import CoderCall, Failure, Origin, Times
+from vae_compat.measure.observation import Failure, Origin, Times
 
 Travelling = Annotated[Tensor, OnWire()]
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vae_compat.cases import Case
-from vae_compat.measure.observation import Promise, untold
+from vae_compat.contracts.cases import Case
+from vae_compat.contracts.promise import Promise
+from vae_compat.measure.observation import untold
 from vae_compat.scenarios.comparison import Comparison, compared
 from vae_compat.scenarios.performed import Called, Played
 from vae_compat.scenarios.results import Results, ScenarioObserved, Untold

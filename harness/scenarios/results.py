@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from vae_compat.cases import Case
+from vae_compat.contracts.cases import Case
+from vae_compat.contracts.promise import Promise
 from vae_compat.device import Reading, open_device
-from vae_compat.measure.observation import Observed, Promise
+from vae_compat.measure.observation import Observed
 from vae_compat.measure.placing import running
 from vae_compat.scenarios.comparison import Comparison
 from vae_compat.scenarios.performed import Called, Played

@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vae_compat.cases import Case
-from vae_compat.measure.observation import Observed, Promise
+from vae_compat.contracts.cases import Case
+from vae_compat.contracts.promise import Promise
+from vae_compat.measure.observation import Observed
 from vae_compat.scenarios.performed import Played
 from vae_compat.scenarios.stage import Stage
 

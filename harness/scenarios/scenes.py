@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from vae_compat.cases import Case, Scenario
+from vae_compat.contracts.cases import Case, Scenario
 from vae_compat.scenarios import calls, chunks, repeats, settings, shift, tilings
 from vae_compat.scenarios.chunks import CLIP_A, CLIP_B
 from vae_compat.scenarios.clip import ClipScene

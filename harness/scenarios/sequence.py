@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from vae_compat.cases import Case
+from vae_compat.contracts.cases import Case
+from vae_compat.contracts.promise import Promise
 from vae_compat.device import open_device
 from vae_compat.device.meter import largest_plane
 from vae_compat.measure.baseline import measure_baseline, measure_truth
 from vae_compat.measure.draws import draw_floors
-from vae_compat.measure.observation import WHOLE, Baseline, Noise, Observed, Promise, untold
+from vae_compat.measure.observation import WHOLE, Baseline, Noise, Observed, untold
 from vae_compat.scenarios.calls import Call, prepare
 from vae_compat.scenarios.chunks import CLIP_A, CLIP_B, chunked_of, input_of, right_of
 from vae_compat.scenarios.performed import Played

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from vae_compat.cases import Case, Direction
+from vae_compat.contracts.cases import Case, Direction
 from vae_compat.scenarios.comparison import Comparison, same
 from vae_compat.scenarios.performed import Called
 from vae_compat.scenarios.results import Results

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from vae_compat.cases import Case, Direction, Mechanism, Scale
+from vae_compat.contracts.cases import Case, Direction, Mechanism, Scale
 from vae_compat.device.meter import largest_plane
 from vae_compat.families import Family
 from vae_compat.scenarios.comparison import compared

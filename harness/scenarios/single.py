@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from vae_compat.cases import Case
+from vae_compat.contracts.cases import Case
+from vae_compat.contracts.promise import Promise
 from vae_compat.device import Device
 from vae_compat.device.meter import Reading
-from vae_compat.measure.observation import Baseline, ConventionResult, Observation, Promise
+from vae_compat.measure.observation import Baseline, ConventionResult, Observation
 from vae_compat.measure.placing import live_bytes
 from vae_compat.measure.plain import on_host
 from vae_compat.scenarios.conventions import perform_conventions

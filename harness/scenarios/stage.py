@@ -11,13 +11,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from vae_compat.cases import Case
+from vae_compat.contracts.cases import Case
+from vae_compat.contracts.coders import LayoutVAE
+from vae_compat.contracts.promise import Promise
 from vae_compat.device import Device, open_device
 from vae_compat.device.meter import largest_plane
 from vae_compat.isolation.limiting import limited
 from vae_compat.measure.attempt import Attempt, Subject, attempt
 from vae_compat.measure.failing import failure_of, returned_kind
-from vae_compat.measure.observation import Failure, LayoutVAE, Promise
+from vae_compat.measure.observation import Failure
 from vae_compat.measure.placing import placed
 from vae_compat.measure.plain import kept
 from vae_compat.scenarios.performed import Called, Memory, Played

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vae_compat.contracts.coders import Chunked
 from vae_compat.device import Device
 from vae_compat.device.meter import Reading, largest_plane
 from vae_compat.measure.caches import CacheLog, materialised, sharing, watched_cache
 from vae_compat.measure.failing import returned_kind
-from vae_compat.measure.observation import Chunked
 from vae_compat.measure.placing import live_bytes
 from vae_compat.measure.plain import is_plain
 from vae_compat.scenarios.performed import Sent

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from vae_compat.cases import Case, Mode
+from vae_compat.contracts.cases import Case, Mode
 from vae_compat.scenarios.performed import Called
 from vae_compat.scenarios.relation import Compared, Relation, Runs, pair, rounding
 from vae_compat.scenarios.results import Results

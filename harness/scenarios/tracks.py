@@ -12,22 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae_compat.cases import Case
+from vae_compat.contracts.cases import Case
+from vae_compat.contracts.coders import Chunked, LayoutVAE, coder_of
 from vae_compat.device import open_device
 from vae_compat.device.meter import Reading
 from vae_compat.measure.caches import Access, CacheLog, Holds, Slot
 from vae_compat.measure.distance import correlation, floor_of, floors, largest, noise
 from vae_compat.measure.draws import DRAWS, moved
 from vae_compat.measure.float64 import QuickFloat64
-from vae_compat.measure.observation import (
-    WHOLE,
-    Baseline,
-    Chunked,
-    Floors,
-    LayoutVAE,
-    Noise,
-    coder_of,
-)
+from vae_compat.measure.observation import WHOLE, Baseline, Floors, Noise
 from vae_compat.measure.placing import running
 from vae_compat.scenarios.performed import Sent
 from vae_compat.scenarios.streams import Stream

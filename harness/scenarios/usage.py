@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from vae_compat.cases import Case
-from vae_compat.measure.observation import Observation, Promise, untold
+from vae_compat.contracts.cases import Case
+from vae_compat.contracts.promise import Promise
+from vae_compat.measure.observation import Observation, untold
 from vae_compat.scenarios.performed import Called, Memory, Played
 from vae_compat.scenarios.results import Results, ScenarioObserved, Untold
 from vae_compat.scenarios.scene import Scene

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from vae_compat.cases import Case, Direction, Mode
-from vae_compat.measure.observation import CoderCall, LayoutVAE
+from vae_compat.contracts.cases import Case, Direction, Mode
+from vae_compat.contracts.coders import CoderCall, LayoutVAE
 from vae_compat.subject.profile import HookSpec, Kind
 from vae_compat.subject.recorder import Recorder, set_plainly
 from vae_compat.subject.settings import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vae_compat.cases import Mode
+from vae_compat.contracts.cases import Mode
 
 
 @dataclass(frozen=True)

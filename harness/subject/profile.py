@@ -13,14 +13,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vae_compat.cases import Case, Direction, Layout, Mode
+from vae_compat.contracts.cases import Case, Direction, Layout, Mode
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.matrix import is_claimed
 
 if TYPE_CHECKING:
-    from vae_compat.checks.finding import Grade
-    from vae_compat.measure.observation import Promise
+    from vae_compat.contracts.finding import Grade
+    from vae_compat.contracts.promise import Promise
 
 
 class Kind(StrEnum):
@@ -76,7 +76,7 @@ class Claims:
 
     def promise(self, case: Case) -> Promise:
         """What is promised of a case (as a hook of kind ``forward``; see ``Profile.promise``)."""
-        from vae_compat.measure.observation import Promise  # imports torch
+        from vae_compat.contracts.promise import Promise
 
         default = "degraded" if case.mode in ESTIMATING else "exact"
         grades = {**self.grade, **self.family_grade.get(case.family, {})}

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vae_compat.measure.observation import CoderCall
+from vae_compat.contracts.coders import CoderCall
 
 
 class Recorder:

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from vae_compat.cases import Direction, Layout, Mode
-from vae_compat.checks.finding import Grade
+from vae_compat.contracts.cases import Direction, Layout, Mode
+from vae_compat.contracts.finding import Grade
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.subject.profile import (

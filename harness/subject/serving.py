@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vae_compat.cases import Layout
+from vae_compat.contracts.cases import Layout
 from vae_compat.errors import UsageError
 from vae_compat.isolation import wire
 from vae_compat.isolation.limiting import BEAT, Hang, limited

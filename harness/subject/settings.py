@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from vae_compat.cases import Case, Direction, Mode
+from vae_compat.contracts.cases import Case, Direction, Mode
 from vae_compat.errors import UsageError
 from vae_compat.subject.profile import HookSpec, Kind
 

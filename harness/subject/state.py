@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae_compat.cases import Case, Direction
-from vae_compat.measure.observation import LayoutVAE
+from vae_compat.contracts.cases import Case, Direction
+from vae_compat.contracts.coders import LayoutVAE
 
 _NESTING = 4
 """Containers are looked into so deep."""

@@ -13,15 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-from vae_compat.cases import Case, Direction, Layout
 from vae_compat.checks.parity import grade_of
+from vae_compat.contracts.cases import Case, Direction, Layout
+from vae_compat.contracts.promise import Promise
 from vae_compat.device import Reading, open_device
 from vae_compat.fixtures.layouts import view
 from vae_compat.fixtures.vaes.building import unseeded
 from vae_compat.measure.baseline import measure_truth
 from vae_compat.measure.bench import Bench
 from vae_compat.measure.distance import distance_of, noise
-from vae_compat.measure.observation import Baseline, Observation, Promise
+from vae_compat.measure.observation import Baseline, Observation
 from vae_compat.measure.placing import live_bytes
 from vae_compat.subject.hook import Hook
 from vae_compat.subject.loading import load_hook

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vae_compat.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.contracts.cases import Case, Direction, Layout, Mode, Scale
 
 
 @dataclass(frozen=True)

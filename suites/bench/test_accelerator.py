@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from vae_compat.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.contracts.cases import Case, Direction, Layout, Mode, Scale
 from vae_compat.device import open_device
 from vae_compat.fixtures.inputs import make_input
 from vae_compat.fixtures.layouts import view

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 import torch
 
-from vae_compat.cases import Case, Layout, Scale
 from vae_compat.checks.registry import BY_NAME, CHECKS
+from vae_compat.contracts.cases import Case, Layout, Scale
 from vae_compat.fixtures.supplies import Fixtures
 from vae_compat.front import cli
 from vae_compat.front.options import Options

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vae_compat.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.contracts.cases import Case, Direction, Layout, Mode, Scale
 from vae_compat.fixtures.supplies import Fixtures
 from vae_compat.measure.bench import Bench
 from vae_compat.subject.profile import load_embedded, profile_from_flags

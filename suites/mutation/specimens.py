@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from vae_compat.cases import Case, Mode, Scale
 from vae_compat.checks.registry import CHECKS
+from vae_compat.contracts.cases import Case, Mode, Scale
 from vae_compat.fixtures.specimens import SPECIMENS, Specimen
 from vae_compat.front.session import Run
 from vae_compat.judge import Record, diagnose

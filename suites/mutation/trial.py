@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vae_compat.cases import Case, Scale
 from vae_compat.checks.registry import CHECKS
+from vae_compat.contracts.cases import Case, Scale
 from vae_compat.families import FAMILIES
 from vae_compat.families.installed import installed_families
 from vae_compat.fixtures.specimens import Specimen

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from vae_compat.cases import Case, Direction, Layout, Mode, Scale, Scenario
-from vae_compat.checks.finding import Finding
+from vae_compat.contracts.cases import Case, Direction, Layout, Mode, Scale, Scenario
+from vae_compat.contracts.finding import Finding
+from vae_compat.contracts.promise import Promise
 from vae_compat.fixtures.supplies import Fixtures
 from vae_compat.measure.bench import Bench
 from vae_compat.measure.models import Models
-from vae_compat.measure.observation import Promise
 from vae_compat.scenarios.clip import ClipObserved, ClipScene
 from vae_compat.scenarios.stage import Stage
 from vae_compat.suites.selftest.measure_fakes import FakeHook

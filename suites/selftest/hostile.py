@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vae_compat.cases import Case, Direction, Layout, Mode, Scale
-from vae_compat.checks.finding import Status
 from vae_compat.checks.registry import CHECKS
+from vae_compat.contracts.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.contracts.finding import Status
 from vae_compat.fixtures.supplies import Fixtures
 from vae_compat.isolation.client import Nursery
 from vae_compat.isolation.limits import IDLE

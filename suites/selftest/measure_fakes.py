@@ -11,19 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae_compat.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.contracts.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.contracts.coders import Convention, coder_of
+from vae_compat.contracts.promise import Promise
 from vae_compat.device.meter import Convolution, Reading
 from vae_compat.measure.distance import noise
-from vae_compat.measure.observation import (
-    Baseline,
-    Convention,
-    Failure,
-    Noise,
-    Observation,
-    Origin,
-    Promise,
-    coder_of,
-)
+from vae_compat.measure.observation import Baseline, Failure, Noise, Observation, Origin
 
 CASE = Case("sd", Scale.MOCK, Layout.LDM, Direction.DECODE, Mode.EXACT, 48, 48, 16)
 FLOOR = 1e-7

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vae_compat.cases import Case, Direction, Layout, Mode, Scale, Scenario
-from vae_compat.checks.finding import Finding
 from vae_compat.checks.registry import CHECKS
+from vae_compat.contracts.cases import Case, Direction, Layout, Mode, Scale, Scenario
+from vae_compat.contracts.finding import Finding
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures.specimens import SPECIMENS
 from vae_compat.front.session import Run

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch._subclasses import FakeTensorMode
 
-from vae_compat.cases import Case, Direction, Scale
+from vae_compat.contracts.cases import Case, Direction, Scale
 from vae_compat.device import Reading, open_device
 from vae_compat.fixtures.layouts import view
 from vae_compat.fixtures.vaes.building import unseeded

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from vae_compat.cases import Scale
+from vae_compat.contracts.cases import Scale
 from vae_compat.device import open_device
 from vae_compat.device.cuda import CudaDevice
 from vae_compat.errors import UsageError

@@ -10,15 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from vae_compat.cases import Direction, Mechanism, Mode, Scale
 from vae_compat.checks.conditions import claimed, decode, may_run_untiled, probe
 from vae_compat.checks.cost import work_bound
 from vae_compat.checks.declaring import Answer, not_judged
 from vae_compat.checks.declaring import check as declared
-from vae_compat.checks.finding import Finding, Grade, Status, Tier
 from vae_compat.checks.parity import grade_of
 from vae_compat.checks.registry import BY_NAME, CHECKS
 from vae_compat.checks.wording import apart, mebibytes_apart
+from vae_compat.contracts.cases import Direction, Mechanism, Mode, Scale
+from vae_compat.contracts.finding import Finding, Grade, Status, Tier
+from vae_compat.contracts.mechanisms import EXPLANATION
+from vae_compat.contracts.promise import Promise
 from vae_compat.device.meter import Convolution, Reading
 from vae_compat.measure.observation import (
     ConventionResult,
@@ -26,10 +28,8 @@ from vae_compat.measure.observation import (
     Observation,
     Observed,
     Origin,
-    Promise,
     Times,
 )
-from vae_compat.mechanisms import EXPLANATION
 from vae_compat.suites.selftest.measure_fakes import (
     CASE,
     a_baseline,

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
-from vae_compat.checks.finding import Phase
+from vae_compat.contracts.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
+from vae_compat.contracts.finding import Phase
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures.specimens import SPECIMENS

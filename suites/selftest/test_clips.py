@@ -8,7 +8,6 @@ from weakref import finalize
 import pytest
 import torch
 
-from vae_compat.cases import Direction, Layout, Mechanism, Scale, Scenario
 from vae_compat.checks.caches import (
     check_cache_aliases,
     check_cache_index,
@@ -16,7 +15,6 @@ from vae_compat.checks.caches import (
     check_cache_slots,
 )
 from vae_compat.checks.clips import check_clip_completes, check_flicker, check_video_parity
-from vae_compat.checks.finding import Phase, Status
 from vae_compat.checks.phases import (
     check_cache_parked,
     check_cache_phase,
@@ -24,10 +22,12 @@ from vae_compat.checks.phases import (
     clip_ratio,
 )
 from vae_compat.checks.registry import CHECKS
+from vae_compat.contracts.cases import Direction, Layout, Mechanism, Scale, Scenario
+from vae_compat.contracts.finding import Phase, Status
+from vae_compat.contracts.promise import Promise
 from vae_compat.device.meter import Convolution
 from vae_compat.fixtures.supplies import Fixtures
 from vae_compat.measure.bench import Bench
-from vae_compat.measure.observation import Promise
 from vae_compat.scenarios.scenes import SCENES
 from vae_compat.suites.selftest.clip_fakes import CLIP, after, plain, played, told
 from vae_compat.suites.selftest.measure_fakes import FakeHook

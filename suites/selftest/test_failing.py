@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from vae_compat.cases import Mode
+from vae_compat.contracts.cases import Mode
 from vae_compat.isolation.limiting import Hang
 from vae_compat.measure.failing import failure_of
 from vae_compat.measure.observation import Failure, Origin

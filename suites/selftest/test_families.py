@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from vae_compat.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.contracts.cases import Case, Direction, Layout, Mode, Scale
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures.inputs import make_input
 from vae_compat.fixtures.vaes import build

@@ -14,8 +14,8 @@ import pytest
 from torch import nn
 
 from vae_compat import families
-from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale
-from vae_compat.checks.finding import Status
+from vae_compat.contracts.cases import Case, Direction, Layout, Mechanism, Mode, Scale
+from vae_compat.contracts.finding import Status
 from vae_compat.families import FAMILIES, Family
 from vae_compat.families.installed import installed_families, left_out
 from vae_compat.fixtures.vaes.building import skeleton

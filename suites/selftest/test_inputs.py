@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vae_compat.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.contracts.cases import Case, Direction, Layout, Mode, Scale
 from vae_compat.errors import UsageError
 from vae_compat.fixtures.inputs import PHOTOGRAPHS, make_input
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from vae_compat.cases import Mechanism, Scale
-from vae_compat.checks.finding import Finding, Grade, Status, Tier
+from vae_compat.contracts.cases import Mechanism, Scale
+from vae_compat.contracts.finding import Finding, Grade, Status, Tier
 from vae_compat.judge import Outcome, Record, diagnose, gate, judge, tell
 from vae_compat.subject.profile import KnownFailure
 from vae_compat.suites.selftest.measure_fakes import a_case

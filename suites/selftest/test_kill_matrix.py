@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from vae_compat.cases import Case, Direction, Mechanism, Scale
 from vae_compat.checks.registry import CHECKS
+from vae_compat.contracts.cases import Case, Direction, Mechanism, Scale
+from vae_compat.contracts.mechanisms import EXPLANATION
 from vae_compat.fixtures.specimens import SOUND, SPECIMENS, Specimen
 from vae_compat.front.session import Run
-from vae_compat.mechanisms import EXPLANATION
 from vae_compat.reports.kill_matrix import Matrix, Mutant, Trial, to_text
 from vae_compat.suites.mutation.__main__ import holds
 from vae_compat.suites.mutation.specimens import REFERENCE, covering, telling

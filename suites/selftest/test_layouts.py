@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vae_compat.cases import Direction, Layout
+from vae_compat.contracts.cases import Direction, Layout
+from vae_compat.contracts.coders import LayoutVAE
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures.layouts import VARIANTS, view
 from vae_compat.fixtures.vaes import build, truth
-from vae_compat.measure.observation import LayoutVAE
 
 ORIGINAL_LAYOUTS = [
     (name, variant)

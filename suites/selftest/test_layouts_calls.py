@@ -13,12 +13,12 @@ from diffusers.loaders.single_file_utils import (
 )
 from torch import Tensor, nn
 
-from vae_compat.cases import Direction
+from vae_compat.contracts.cases import Direction
+from vae_compat.contracts.coders import LayoutVAE, coder_of
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures.layouts import VARIANTS, view
 from vae_compat.fixtures.layouts.conventions import Chunk, chunks, count_slots, joined
 from vae_compat.fixtures.vaes import build
-from vae_compat.measure.observation import LayoutVAE, coder_of
 
 IMAGE = [name for name, family in FAMILIES.items() if not family.frame_axis]
 VIDEO = [name for name, family in FAMILIES.items() if family.frame_axis]

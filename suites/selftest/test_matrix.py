@@ -9,9 +9,9 @@ from itertools import product
 
 import pytest
 
-from vae_compat.caseid import parse_case_id
-from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale
 from vae_compat.checks.cost import RECEPTIVE_FIELD
+from vae_compat.contracts.caseid import parse_case_id
+from vae_compat.contracts.cases import Case, Direction, Layout, Mechanism, Mode, Scale
 from vae_compat.families import FAMILIES
 from vae_compat.front.explain import parse_case
 from vae_compat.front.subjects import load_subject, subject_folders

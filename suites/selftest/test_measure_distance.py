@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vae_compat.cases import Direction
+from vae_compat.contracts.cases import Direction
 from vae_compat.measure.distance import Place, distance, floor_of, in_words, noise
 from vae_compat.measure.observation import Noise
 from vae_compat.measure.planes import level_sizes, spans

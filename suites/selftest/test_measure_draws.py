@@ -11,14 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from vae_compat.cases import Direction
-from vae_compat.checks.finding import Finding, Status
+from vae_compat.contracts.cases import Direction
+from vae_compat.contracts.finding import Finding, Status
+from vae_compat.contracts.promise import Promise
 from vae_compat.fixtures.specimens.caching import CachingTiler
 from vae_compat.fixtures.specimens.resting import RestingTiler
 from vae_compat.measure import draws
 from vae_compat.measure.distance import floors, largest
 from vae_compat.measure.draws import DRAWS, EXPLAINED, SHARE, in_doubt, is_doubtful, moved
-from vae_compat.measure.observation import WHOLE, Noise, Promise
+from vae_compat.measure.observation import WHOLE, Noise
 from vae_compat.scenarios import tracks
 from vae_compat.subject.profile import Profile, profile_from_flags
 from vae_compat.suites.selftest.measure_fakes import FLOOR, a_case, an_observation

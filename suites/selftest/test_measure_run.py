@@ -16,10 +16,11 @@ import pytest
 import torch
 from torch import nn
 
+from vae_compat.contracts.promise import Promise
 from vae_compat.device import open_device
 from vae_compat.isolation.limiting import BEAT, limited
 from vae_compat.measure.baseline import measure_baseline, measure_truth
-from vae_compat.measure.observation import Observation, Origin, Promise
+from vae_compat.measure.observation import Observation, Origin
 from vae_compat.measure.plain import is_plain
 from vae_compat.scenarios.conventions import beside_untiled, untiled_conventions
 from vae_compat.scenarios.single import perform_call, perform_whole

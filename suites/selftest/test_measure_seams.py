@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from vae_compat.cases import Direction
+from vae_compat.contracts.cases import Direction
 from vae_compat.measure.observation import Baseline
 from vae_compat.measure.seams import find_seams
 from vae_compat.suites.selftest.measure_fakes import CASE, a_baseline, a_case

@@ -12,7 +12,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from vae_compat.cases import Layout, Mode
+from vae_compat.contracts.cases import Layout, Mode
 from vae_compat.measure.observation import Baseline
 from vae_compat.measure.store import BaselineStore
 from vae_compat.suites.selftest.measure_fakes import CASE, a_baseline, a_case

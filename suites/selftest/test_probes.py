@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale
+from vae_compat.contracts.cases import Case, Direction, Layout, Mechanism, Mode, Scale
+from vae_compat.contracts.mechanisms import CAUSES
 from vae_compat.families import FAMILIES, Family
 from vae_compat.fixtures import probes
 from vae_compat.fixtures.inputs import make_input
 from vae_compat.fixtures.layouts import view
 from vae_compat.fixtures.vaes import build, truth
 from vae_compat.matrix import applies
-from vae_compat.mechanisms import CAUSES
 from vae_compat.tiled_vae import VAEHook
 
 HEIGHT, WIDTH = 8, 8

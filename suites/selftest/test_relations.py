@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
-from vae_compat.checks.finding import Finding, Status, Tier
 from vae_compat.checks.registry import CHECKS
+from vae_compat.contracts.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
+from vae_compat.contracts.finding import Finding, Status, Tier
+from vae_compat.contracts.promise import Promise
 from vae_compat.device import open_device
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures import probes
 from vae_compat.fixtures.inputs import make_input
 from vae_compat.fixtures.vaes import truth
 from vae_compat.matrix import generate
-from vae_compat.measure.observation import Promise
 from vae_compat.scenarios.comparison import compared
 from vae_compat.scenarios.relation import SHARP, Related
 from vae_compat.scenarios.repeats import uninitialised

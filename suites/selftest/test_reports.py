@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from vae_compat.caseid import parse_case_id
-from vae_compat.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
+from vae_compat.contracts.caseid import parse_case_id
+from vae_compat.contracts.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.judge import Record, Verdict, gate

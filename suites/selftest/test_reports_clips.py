@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from vae_compat.cases import Scenario
-from vae_compat.checks.finding import Phase
+from vae_compat.contracts.cases import Scenario
+from vae_compat.contracts.finding import Phase
 from vae_compat.judge import Record
 from vae_compat.reports import digest, plot, summary, table
 from vae_compat.suites.selftest.test_reports import case_id, record, run

@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from vae_compat.cases import Direction, Layout, Scenario
-from vae_compat.checks.finding import Finding, Status
 from vae_compat.checks.sequences import check_sequence
+from vae_compat.contracts.cases import Direction, Layout, Scenario
+from vae_compat.contracts.finding import Finding, Status
+from vae_compat.contracts.promise import Promise
 from vae_compat.device import open_device
 from vae_compat.fixtures.specimens.resting import RestingTiler
 from vae_compat.front.subjects import load_subject
 from vae_compat.matrix import generate
-from vae_compat.measure.observation import Noise, Origin, Promise
+from vae_compat.measure.observation import Noise, Origin
 from vae_compat.scenarios.calls import Interrupting, Interruption
 from vae_compat.scenarios.rights import Right
 from vae_compat.scenarios.scenes import SEQUENCES

@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vae_compat.cases import Direction, Mechanism
-from vae_compat.checks.finding import Grade
+from vae_compat.contracts.cases import Direction, Mechanism
+from vae_compat.contracts.coders import coder_of
+from vae_compat.contracts.finding import Grade
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures import probes
 from vae_compat.fixtures.layouts import view
@@ -26,7 +27,6 @@ from vae_compat.fixtures.specimens.whole import blending
 from vae_compat.fixtures.vaes import build, truth
 from vae_compat.front.subjects import load_subject
 from vae_compat.matrix import applies
-from vae_compat.measure.observation import coder_of
 
 TILE = 8
 PLANE = (9, 12)

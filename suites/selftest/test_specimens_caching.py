@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from vae_compat.cases import Direction
-from vae_compat.checks.finding import Status
+from vae_compat.contracts.cases import Direction
+from vae_compat.contracts.coders import coder_of
+from vae_compat.contracts.finding import Status
 from vae_compat.device import open_device
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures.layouts import VARIANTS, view
 from vae_compat.fixtures.specimens import SPECIMENS
 from vae_compat.fixtures.specimens.caching import CachingTiler
 from vae_compat.fixtures.vaes import build
-from vae_compat.measure.observation import coder_of
 from vae_compat.measure.placing import placed
 from vae_compat.scenarios.performed import Sent
 from vae_compat.scenarios.streams import Stream

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vae_compat.cases import Direction, Layout, Mechanism
 from vae_compat.checks.registry import CHECKS
+from vae_compat.contracts.cases import Direction, Layout, Mechanism
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures import probes
 from vae_compat.fixtures.layouts import view

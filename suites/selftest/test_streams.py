@@ -7,12 +7,12 @@ from itertools import product
 import pytest
 import torch
 
-from vae_compat.cases import Direction
+from vae_compat.contracts.cases import Direction
+from vae_compat.contracts.coders import coder_of
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures.layouts import view
 from vae_compat.fixtures.vaes import build
 from vae_compat.measure.caches import Holds
-from vae_compat.measure.observation import coder_of
 from vae_compat.scenarios.streams import Stream
 from vae_compat.scenarios.tracks import joined, naming
 

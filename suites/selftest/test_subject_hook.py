@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vae_compat.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.contracts.cases import Case, Direction, Layout, Mode, Scale
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures.layouts import view as view_of
 from vae_compat.fixtures.vaes import build

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vae_compat.cases import Layout
+from vae_compat.contracts.cases import Layout
 from vae_compat.errors import UsageError
 from vae_compat.subject.hook import Hook
 from vae_compat.subject.hosts import Host

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vae_compat.cases import Case, Direction, Layout, Mode, Scale
-from vae_compat.checks.finding import Grade
+from vae_compat.contracts.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.contracts.finding import Grade
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.subject.profile import (

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vae_compat.cases import Direction
+from vae_compat.contracts.cases import Direction
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures.layouts import view
 from vae_compat.fixtures.vaes import build

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from vae_compat.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.contracts.cases import Case, Direction, Layout, Mode, Scale
 from vae_compat.suites.selftest.shapes import counted, over_weights
 
 BOUND = 0.05

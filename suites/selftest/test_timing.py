@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from vae_compat.cases import Case, Scale
 from vae_compat.checks.registry import CHECKS
+from vae_compat.contracts.cases import Case, Scale
+from vae_compat.contracts.promise import Promise
 from vae_compat.device import open_device
 from vae_compat.isolation.wire import Garbled, Sort, pack, unpack
 from vae_compat.measure.baseline import measure_baseline, measure_truth
-from vae_compat.measure.observation import Promise, Times
+from vae_compat.measure.observation import Times
 from vae_compat.reports import digest, summary, table
 from vae_compat.scenarios.performed import Called, WholePerformed
 from vae_compat.scenarios.single import perform_whole, seen

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vae_compat.cases import Scenario
-from vae_compat.checks.finding import Status
+from vae_compat.contracts.cases import Scenario
+from vae_compat.contracts.finding import Status
 from vae_compat.matrix import CLIPS
 from vae_compat.suites.selftest.playing import Stand
 from vae_compat.suites.selftest.running import Ran, once, outside, profile, shared

@@ -10,8 +10,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vae_compat.cases import Case, Direction, Layout, Mode, Scale, Scenario
-from vae_compat.checks.finding import Finding, Status
 from vae_compat.checks.registry import CHECKS
 from vae_compat.checks.usage import (
     check_on_host,
@@ -20,9 +18,12 @@ from vae_compat.checks.usage import (
     check_switches,
     check_tiny_tiles,
 )
+from vae_compat.contracts.cases import Case, Direction, Layout, Mode, Scale, Scenario
+from vae_compat.contracts.finding import Finding, Status
+from vae_compat.contracts.promise import Promise
 from vae_compat.device.meter import Reading
 from vae_compat.fixtures.specimens import SPECIMENS
-from vae_compat.measure.observation import Failure, Observation, Observed, Promise
+from vae_compat.measure.observation import Failure, Observation, Observed
 from vae_compat.scenarios.comparison import same
 from vae_compat.scenarios.performed import Called, Memory, Played
 from vae_compat.scenarios.settings import SETTINGS, SWITCHES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vae_compat.cases import Mechanism
+from vae_compat.contracts.cases import Mechanism
 
 EXPLANATION: Mapping[Mechanism, str] = {
     Mechanism.STUB: "tiles are placed or blended wrongly",

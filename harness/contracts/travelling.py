@@ -1,0 +1,52 @@
+"""How fields travel between judge and runner that JSON has no word for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+
+class OnWire:
+    """Lets a field of type ``Tensor`` travel: ``Annotated[Tensor, OnWire()]``."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        del source, handler
+        return core_schema.with_info_plain_validator_function(
+            _fetched,
+            serialization=core_schema.plain_serializer_function_ser_schema(_stored, info_arg=True),
+        )
+
+
+class Pairs:
+    """Lets a mapping with tuples for keys travel: ``Annotated[Mapping[K, V], Pairs()]``."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        pairs: Any = list[tuple[get_args(source)]]  # type: ignore[misc]
+        return core_schema.no_info_after_validator_function(
+            dict,
+            handler.generate_schema(pairs),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda mapping: [[list(key), value] for key, value in mapping.items()]
+            ),
+        )
+
+
+def _stored(tensor: Tensor, info: Any) -> str:
+    name = f"t{len(info.context)}"
+    # A copy of its own: safetensors refuses tensors that share memory.
+    info.context[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
+    return name
+
+
+def _fetched(name: Any, info: Any) -> Tensor:
+    tensors: Mapping[str, Tensor] = info.context
+    if not isinstance(name, str) or name not in tensors:
+        raise ValueError("a tensor is named that was not sent")
+    return tensors[name]
