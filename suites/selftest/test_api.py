@@ -21,6 +21,8 @@ from vae_compat.reports import results
 from vae_compat.suites.selftest.test_reports import case_id, record, run
 from vae_compat.vocabulary import ExitCode
 
+pytestmark = pytest.mark.slow
+
 CASE = "sd-mock-ldm-decode-exact-17x17t16-b1-f1-float32-sim"
 
 

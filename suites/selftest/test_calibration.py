@@ -18,6 +18,8 @@ from vae_compat.suites.calibration import comparing
 from vae_compat.suites.calibration.comparing import Recorded
 from vae_compat.suites.calibration.scenes import SCENES, Said, Scene, measured, simulated
 
+pytestmark = pytest.mark.slow
+
 SMALL = Scene("sd", 24, 24, tile=16, scale=Scale.MOCK, dtype="float32")
 SAID = Said(peak=1000, peak_with_workspaces=1500, flops=10, seconds=0.1, spread=0.01)
 KEPT = sorted((Path(__file__).parents[2] / command.FOLDER).glob("*.json"))

@@ -33,6 +33,8 @@ from vae_compat.suites.selftest.clip_fakes import CLIP, after, plain, played, to
 from vae_compat.suites.selftest.measure_fakes import FakeHook
 from vae_compat.tiled_vae import VAEHook
 
+pytestmark = pytest.mark.slow
+
 CACHE_CHECKS = (
     check_cache_slots,
     check_cache_sentinels,

@@ -17,6 +17,8 @@ from vae_compat.suites.selftest.running import Ran, here, once, profile, shared
 from vae_compat.suites.selftest.test_reports import HEADER, record, run
 from vae_compat.text import printable
 
+pytestmark = pytest.mark.slow
+
 NASTY = (
     "\x1b[2J\x1b]0;title\x07gate holds\x00\r\x08\x9b1m\x7f"
     "\u202edesrever\u2066\u2028next\u2029\ufeff\u200b"

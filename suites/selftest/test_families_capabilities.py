@@ -25,6 +25,8 @@ from vae_compat.matrix import generate
 from vae_compat.subject.profile import Claims, profile_from_flags
 from vae_compat.suites.selftest.playing import Stand
 
+pytestmark = pytest.mark.slow
+
 BOTH = (Direction.ENCODE, Direction.DECODE)
 
 

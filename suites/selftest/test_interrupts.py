@@ -21,7 +21,10 @@ from vae_compat.front.run_folder import RunFolder
 from vae_compat.front.scheduling import BaselineScheduling
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc"),
+]
 HOOK = """
 import time
 from pathlib import Path

@@ -17,6 +17,8 @@ from vae_compat.measure.observation import Observation, Origin
 from vae_compat.scenarios import case_runner, runners
 from vae_compat.suites.selftest.hostile import CASE, NEXT, Bench, alive, benched, sound, wrong
 
+pytestmark = pytest.mark.slow
+
 CHILD = """
 import os, signal, time
 def start(how):

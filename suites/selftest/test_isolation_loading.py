@@ -16,6 +16,8 @@ from vae_compat.subject.describing import SERVER, describe
 from vae_compat.subject.messages import HookFacts
 from vae_compat.suites.selftest.hostile import alive, loading
 
+pytestmark = pytest.mark.slow
+
 SOUND = """
 class Hook:
     def __init__(self, net, tile_size, is_decoder):

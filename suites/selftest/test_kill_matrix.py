@@ -33,6 +33,8 @@ from vae_compat.suites.mutation.trial import (
 )
 from vae_compat.suites.selftest.running import shared
 
+pytestmark = pytest.mark.slow
+
 DEADLY = ("hangs", "crashes-process")
 """Killed in runs of their own, see ``test_run_hostile``."""
 OF_CACHES = {name for name, specimen in SPECIMENS.items() if ".caches:" in specimen.entry}

@@ -19,6 +19,8 @@ from vae_compat.reports.log import FILE_NAME, End, Entry, Log, LogError, Writer,
 from vae_compat.suites.selftest.running import Ran, here, once, profile, shared
 from vae_compat.suites.selftest.test_reports import HEADER, case_id, record
 
+pytestmark = pytest.mark.slow
+
 DONE = End(finished="2026-01-01T00:01:00+00:00")
 CASE = "sd-mock-ldm-decode-exact-17x17t16-b1-f1-float32-sim"
 NARROW = ("--case", CASE, "-k", "finite or completes or output_shape", "-n", 0)

@@ -25,6 +25,8 @@ from vae_compat.subject.profile import Profile, profile_from_flags
 from vae_compat.suites.selftest.measure_fakes import FLOOR, a_case, an_observation
 from vae_compat.suites.selftest.playing import Stand
 
+pytestmark = pytest.mark.slow
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LITTLE, MUCH = 2e-5, 0.03
 """Of noise that a hook adds: some ten times the floor of mock VAEs, and far beyond any draw."""

@@ -24,6 +24,8 @@ from vae_compat.fixtures.vaes import build, truth
 from vae_compat.matrix import applies
 from vae_compat.tiled_vae import VAEHook
 
+pytestmark = pytest.mark.slow
+
 HEIGHT, WIDTH = 8, 8
 
 CELLS = [

@@ -29,6 +29,8 @@ from vae_compat.scenarios.shift import in_common, is_local, moved, moving
 from vae_compat.scenarios.stage import Stage
 from vae_compat.suites.selftest.measure_fakes import FakeHook, TinyView, a_case, hostile
 
+pytestmark = pytest.mark.slow
+
 Original = Callable[[Tensor], Tensor]
 Hook = Callable[[Case, Original, Tensor], Any]
 CHECK = {check.name: check for check in CHECKS}

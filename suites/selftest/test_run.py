@@ -18,6 +18,8 @@ from vae_compat.judge import Outcome
 from vae_compat.suites.selftest.running import Ran, here, once, outside, profile, shared
 from vae_compat.vocabulary import DEFAULT_TIERS
 
+pytestmark = pytest.mark.slow
+
 NARROW = ("--directions", "decode", "--scale", "mock")
 SD = "sd-mock-ldm-decode-exact-17x17t16-b1-f1-float32-sim"
 HOOK = """

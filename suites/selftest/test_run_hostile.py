@@ -9,6 +9,8 @@ import pytest
 from vae_compat.fixtures.specimens import SPECIMENS
 from vae_compat.suites.selftest.running import Ran, here, once, profile, shared
 
+pytestmark = pytest.mark.slow
+
 NARROW = ("--families", "sd", "--directions", "decode", "--scale", "mock")
 SIDE = "44x20"
 ILL_MANNERED = (

@@ -27,6 +27,8 @@ from vae_compat.scenarios.stage import Player, Stopped
 from vae_compat.subject.profile import profile_from_flags
 from vae_compat.suites.selftest.playing import Stand
 
+pytestmark = pytest.mark.slow
+
 CHUNKWISE = {Scenario.STREAMS, Scenario.CLEARED, Scenario.TURNS}
 TOLD = {
     "keeps-statistics": (Scenario.SIZES, "at call 2, of 13x7 latent pixels"),

@@ -14,6 +14,8 @@ from vae_compat.front import cli, subjects, workers
 from vae_compat.front.options import Options
 from vae_compat.suites.selftest.running import here, profile
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "given",

@@ -28,6 +28,8 @@ from vae_compat.fixtures.vaes import build, truth
 from vae_compat.front.subjects import load_subject
 from vae_compat.matrix import applies
 
+pytestmark = pytest.mark.slow
+
 TILE = 8
 PLANE = (9, 12)
 

@@ -21,6 +21,8 @@ from vae_compat.scenarios.performed import Sent
 from vae_compat.scenarios.streams import Stream
 from vae_compat.suites.selftest.playing import TILE, Stand
 
+pytestmark = pytest.mark.slow
+
 TOLD = {
     "index-stays": "feat_idx at 0 (slot 0, decoder.conv1) after chunk 0",
     "index-per-tile": "feat_idx at 144 after chunk 0; should be 24",

@@ -7,6 +7,8 @@ import pytest
 from vae_compat.contracts.cases import Case, Direction, Layout, Mode, Scale
 from vae_compat.suites.selftest.shapes import counted, over_weights
 
+pytestmark = pytest.mark.slow
+
 BOUND = 0.05
 
 

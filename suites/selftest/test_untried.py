@@ -12,6 +12,8 @@ from vae_compat.matrix import CLIPS
 from vae_compat.suites.selftest.playing import Stand
 from vae_compat.suites.selftest.running import Ran, once, outside, profile, shared
 
+pytestmark = pytest.mark.slow
+
 DEATH = "the process that ran this case died"
 DEADLY = """
 import os

@@ -36,6 +36,8 @@ from vae_compat.suites.selftest.measure_fakes import (
     tiled_reading,
 )
 
+pytestmark = pytest.mark.slow
+
 USAGE = {
     "settings": ("sticky-settings", "blending", "its own defaults"),
     "switches": ("encode-reads-decode-flag", "one-direction", "encode, with the hook on to decode"),

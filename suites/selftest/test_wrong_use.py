@@ -23,6 +23,8 @@ from vae_compat.front import cli, running
 from vae_compat.reports.log import read_log
 from vae_compat.subject.profile import KnownFailure, name_of
 
+pytestmark = pytest.mark.slow
+
 PROFILE = """
 [hook]
 name = "mine"
