@@ -20,6 +20,8 @@ from vae_compat.fixtures.specimens import SPECIMENS
 from vae_compat.front import cli, explain, running
 from vae_compat.front.options import Options
 
+pytestmark = pytest.mark.slow
+
 HEAVY = ("torch", "numpy", "diffusers", "rich", "pydantic", "pytest", "jinja2", "PIL")
 CASE = "sd-mock-diffusers-decode-exact-40x40t16-b1-f1-float32-sim"
 PROFILE = """

@@ -9,7 +9,6 @@ from itertools import product
 
 import pytest
 
-from vae_compat.checks.cost import RECEPTIVE_FIELD
 from vae_compat.contracts.caseid import parse_case_id
 from vae_compat.contracts.cases import Case, Direction, Layout, Mechanism, Mode, Scale
 from vae_compat.families import FAMILIES
@@ -313,7 +312,7 @@ def test_a_real_gpu_runs_planes_that_vram_is_judged_by_in_every_mode() -> None:
         assert case.must_tile
         if case.width == REAL_CUDA_SIZE.width:
             # A sound hook with the whole receptive field around its tiles takes less than untiled.
-            assert case.tile + 2 * RECEPTIVE_FIELD < case.width
+            assert case.tile + 2 * case.facts.widest_halo < case.width
 
 
 def test_larger_nets_planes_and_clips_cost_more() -> None:
