@@ -16,7 +16,6 @@ from vae_compat.front.explain import parse_case
 from vae_compat.front.subjects import load_subject, subject_folders
 from vae_compat.matrix import (
     REAL_CUDA_SIZE,
-    REAL_DEFAULT,
     SIZES,
     Selection,
     applies,
@@ -304,7 +303,7 @@ def test_a_real_gpu_runs_planes_that_vram_is_judged_by_in_every_mode() -> None:
         if mode is not Mode.COLOR_FIX or direction is Direction.ENCODE
     }
     cells = {(case.family, case.direction, case.mode) for case in found}
-    assert cells == {cell for cell in claimed if cell[0] in REAL_DEFAULT}
+    assert cells == {cell for cell in claimed if FAMILIES[cell[0]].real_by_default}
     assert {(case.family, case.direction, case.mode) for case in whole} == claimed
     assert {case.dtype for case in found} == {"float32", "bfloat16"}
     for case in whole:
