@@ -29,7 +29,7 @@ families = ["sd"]
 directions = ["encode", "decode"]
 modes = ["exact"]
 """
-NARROW = ("--families=sd", "--scale=probe", "-k", "float32 and (stub or halo or upsample)")
+NARROW = ("--families=sd", "--scale=mock", "-k", "float32 and (10x10 or 17x17 or 44x12 or 44x20)")
 PATIENCE = 900.0
 """Seconds after which a run that should have ended is called stuck."""
 CLEANING = 90.0
