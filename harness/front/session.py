@@ -26,6 +26,7 @@ from vae_compat.matrix import cost, generate
 from vae_compat.measure.bench import Bench
 from vae_compat.measure.models import Supplies
 from vae_compat.measure.observation import Observed
+from vae_compat.measure.sealing import Seal
 from vae_compat.scenarios.case_runner import CaseRunner, Subject
 from vae_compat.scenarios.runners import InRunners, Runners
 from vae_compat.subject.describing import described, loading_of
@@ -149,6 +150,7 @@ class Run:
         return InRunners(
             {name: self._loading(subject) for name, subject in self.subjects.items()},
             self.folder,
+            seal=Seal(self.key),
             idle=min(IDLE, self.options.timeout),
         )
 

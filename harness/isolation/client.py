@@ -23,7 +23,7 @@ from vae_compat.isolation import wire
 from vae_compat.isolation.frames import Inbox
 from vae_compat.isolation.keeper import NUMBER
 from vae_compat.isolation.limits import EVERY, IDLE, LOADING
-from vae_compat.isolation.processes import below, named
+from vae_compat.isolation.processes import below, children, named
 from vae_compat.isolation.watching import Watch
 from vae_compat.isolation.wire import Garbled, Sort, Told
 from vae_compat.text import printable
@@ -66,6 +66,8 @@ class Nursery:
 
     def __init__(self) -> None:
         self._token = uuid.uuid4().hex
+        self.keepers: set[int] = set()
+        """Processes above the runners that are in use."""
         self._process: subprocess.Popen[bytes] | None = None
         self._line: socket.socket | None = None
 
@@ -79,11 +81,26 @@ class Nursery:
                 self.close()
         raise RuntimeError("no process for hooks can be started")
 
+    def sweep(self) -> None:
+        """Kill what has lost the process above it, which a hook can end: it comes down to here."""
+        if self._process is None:
+            return
+        for _ in range(100):
+            lost = [child for child in children(self._process.pid) if child not in self.keepers]
+            if not lost:
+                return
+            for process in (one for child in lost for one in (child, *below(child))):
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(process, signal.SIGKILL)
+            time.sleep(0.01)
+
     def close(self) -> None:
         """End all its runners, and whatever has lost its keeper, which a hook can kill."""
         if self._line is not None:
             self._line.close()
         if self._process is not None:
+            self.keepers.clear()
+            self.sweep()
             self._process.kill()
             self._process.wait()
             end_all(TOKEN, self._token)
@@ -134,6 +151,20 @@ def close_shared_nursery() -> None:
         _SHARED.popitem()[1].close()
 
 
+def _end_of(process: int) -> int:
+    """A descriptor that becomes readable when a process ends; -1 where it has ended."""
+    try:
+        return os.pidfd_open(process)
+    except ProcessLookupError:
+        return -1
+
+
+def _readable(descriptor: int) -> bool:
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        return bool(selector.select(0))
+
+
 class RunnerClient(Generic[Facts]):
     """One runner, with one hook loaded."""
 
@@ -160,6 +191,8 @@ class RunnerClient(Generic[Facts]):
         self.process = 0
         """Number of the process above the runner, which ends after all below it."""
         self._gone = False
+        self._ends = -1
+        """Becomes readable when that process ends; -1 where it has ended."""
         self._status: int | None = None
         asks, self._asks = os.pipe()
         self._answers, answers = os.pipe()
@@ -176,6 +209,8 @@ class RunnerClient(Generic[Facts]):
             if not number:
                 raise Ended("the process that starts runners has ended", stopped=True)
             self.process = NUMBER.unpack(number)[0]
+            self._ends = _end_of(self.process)
+            self._nursery.keepers.add(self.process)
             for descriptor in (self._asks, self._answers, self._output, self._told):
                 os.set_blocking(descriptor, False)
             self._watch = Watch(self.process, idle, memory)
@@ -225,27 +260,34 @@ class RunnerClient(Generic[Facts]):
                     os.kill(self.process, number)
             waited = time.monotonic() + _PATIENCE
             with selectors.DefaultSelector() as selector:
-                selector.register(self._told, selectors.EVENT_READ)
+                selector.register(self._ends, selectors.EVENT_READ)
                 while not self._over() and time.monotonic() < waited:
                     selector.select(EVERY)
-        if self._status is None:  # it was killed, or could not end what is below it
+        self._nursery.keepers.discard(self.process)
+        if self._over():
+            self._nursery.sweep()
+        else:  # it cannot end what is below it
             self._nursery.close()
         if self._own is not None:
             self._own.close()
-        for descriptor in (self._asks, self._answers, self._output, self._told):
-            os.close(descriptor)
+        for descriptor in (self._asks, self._answers, self._output, self._told, self._ends):
+            if descriptor >= 0:
+                os.close(descriptor)
         self._asks = self._answers = self._output = self._told = -1
 
     def _over(self) -> bool:
-        """Whether the runner and all below it have ended."""
-        if self._gone:
-            return True
+        """Whether the process above the runner has ended, and so all below it.
+
+        What it has told counts only then, and only if it is one number: a hook may find that pipe.
+        """
+        if self._gone or (self._ends >= 0 and not _readable(self._ends)):
+            return self._gone
+        self._gone = True
         with suppress(BlockingIOError):
-            told = os.read(self._told, NUMBER.size)
-            self._gone = True
-            if told:
+            told = os.read(self._told, 2 * NUMBER.size)
+            if len(told) == NUMBER.size:
                 self._status = NUMBER.unpack(told)[0]
-        return self._gone
+        return True
 
     def _exchange(self, message: object, kind: type[T], seconds: float) -> T:
         self._watch.asked(seconds)
@@ -275,7 +317,8 @@ class RunnerClient(Generic[Facts]):
             selector.register(self._answers, selectors.EVENT_READ)
             selector.register(self._output, selectors.EVENT_READ)
             selector.register(self._asks, selectors.EVENT_WRITE)
-            selector.register(self._told, selectors.EVENT_READ)
+            if self._ends >= 0:
+                selector.register(self._ends, selectors.EVENT_READ)
             while True:
                 ready = {key.fd for key, _ in selector.select(EVERY)}
                 # Asked before anything is read: what it has written until its end is read then.

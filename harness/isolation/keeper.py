@@ -51,7 +51,7 @@ def keep(
     signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
     die_with(nursery, signal.SIGTERM)
     os.setsid()
-    _control(_PR_SET_CHILD_SUBREAPER, 1)
+    adopt()
     with suppress(ValueError, OSError):  # a crash must not write gigabytes of core
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     keeper = os.getpid()
@@ -73,6 +73,11 @@ def keep(
         os.write(told, NUMBER.pack(os.waitstatus_to_exitcode(status)))
     leave(0)
     raise AssertionError("unreachable")
+
+
+def adopt() -> None:
+    """Become the parent of everything below this process whose own parent ends."""
+    _control(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with(parent: int, by: signal.Signals) -> None:

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
-from vae_compat.isolation.keeper import die_with, keep
+from vae_compat.isolation.keeper import adopt, die_with, keep
 from vae_compat.isolation.runner import Channel
 
 MOST_NAME = 200
@@ -33,6 +33,7 @@ def main(line: int, judge: int) -> NoReturn:
     answers, what it prints, and what becomes of it.
     """
     die_with(judge, signal.SIGKILL)
+    adopt()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel takes their ends
     warnings.simplefilter("ignore")
     own = os.getpid()

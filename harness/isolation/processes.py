@@ -41,13 +41,15 @@ def cpu_of(process: int) -> float:
     return sum(map(cpu, (process, *below(process))))
 
 
+def children(process: int) -> list[int]:
+    """Those of its own, as the kernel lists them."""
+    lists = (_read(f"/proc/{process}/task/{thread}/children") for thread in _threads(process))
+    return [int(child) for listed in lists for child in listed.split()]
+
+
 def below(process: int) -> list[int]:
-    """Children and theirs, as the kernel lists them."""
-    found: list[int] = []
-    for thread in _threads(process):
-        for child in _read(f"/proc/{process}/task/{thread}/children").split():
-            found += [int(child), *below(int(child))]
-    return found
+    """Children and theirs."""
+    return [one for child in children(process) for one in (child, *below(child))]
 
 
 def cpu(process: int) -> float:

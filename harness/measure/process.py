@@ -8,6 +8,7 @@ import os
 import random
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -125,6 +126,19 @@ def _umask() -> int:
     return now
 
 
+def running_threads() -> dict[int, str]:
+    """Names of the threads that run Python, by identity; that of a progress bar only shows.
+
+    Those that ``_thread`` starts are in no list of ``threading``, and have no name.
+    """
+    known = {thread.ident: thread for thread in threading.enumerate()}
+    return {
+        ident: known[ident].name if ident in known else f"number {ident}"
+        for ident in sys._current_frames()
+        if not type(known.get(ident)).__module__.startswith("tqdm")
+    }
+
+
 class ProcessState:
     """The state of the process at one moment."""
 
@@ -134,7 +148,7 @@ class ProcessState:
         self._forwards = [vars(owner).get("forward") for owner in _module_classes()]
         self._hooks = [dict(getattr(nn.modules.module, name)) for name in _GLOBAL_HOOKS]
         self._environment = dict(os.environ)
-        self._threads = set(threading.enumerate())
+        self._threads = set(running_threads())
         self._torch_random = torch.get_rng_state()
         self._python_random = random.getstate()
         self._numpy_random = np.random.get_state()
@@ -208,15 +222,13 @@ class ProcessState:
 
     def _new_threads(self) -> list[str]:
         """Threads that run on. Those about to end are waited for; a progress bar's is none."""
-        found = []
-        for thread in threading.enumerate():
-            if thread in self._threads or type(thread).__module__.startswith("tqdm"):
-                continue
-            self._threads.add(thread)
-            thread.join(_PATIENCE)
-            if thread.is_alive():
-                found.append(f"thread {thread.name} was left running")
-        return found
+        new = running_threads().keys() - self._threads
+        until = time.monotonic() + _PATIENCE
+        while new & running_threads().keys() and time.monotonic() < until:
+            time.sleep(0.005)
+        left = {ident: name for ident, name in running_threads().items() if ident in new}
+        self._threads |= left.keys()
+        return [f"thread {name} was left running" for name in left.values()]
 
     def _undo_random(self) -> list[str]:
         found = []

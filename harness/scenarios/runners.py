@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -15,6 +15,7 @@ from vae_compat.isolation.limits import IDLE
 from vae_compat.measure.attempt import Subject as Hook
 from vae_compat.measure.models import ModelFiles, Models, Supplies
 from vae_compat.measure.observation import Failure, Origin
+from vae_compat.measure.sealing import Seal
 from vae_compat.scenarios.asking import Ask
 from vae_compat.scenarios.performing import perform
 from vae_compat.subject.hook import Hook as LoadedHook
@@ -26,6 +27,8 @@ SERVER = "vae_compat.scenarios.serving"
 """What the runners do. Only named here: a judge does not load what loads hooks."""
 AT_ONCE = 2
 """Runners that one worker keeps: each holds torch, half a GiB."""
+MOST_NOTED = 4096
+"""Bytes of a note that are read."""
 PATIENCE = 3
 """Cases of a hook that may be ended for what they took, before it is tried no more: each takes
 minutes."""
@@ -65,6 +68,8 @@ class InRunners:
     """Seconds of the clock after which a runner that uses no CPU is ended."""
     nursery: Nursery = field(default_factory=shared_nursery)
     """Where the runners come from; closed with them."""
+    seal: Seal = field(default_factory=Seal)
+    """Tells the workers' own notes in ``folder`` from what a hook writes there."""
     _clients: OrderedDict[str, RunnerClient[HookFacts]] = field(default_factory=OrderedDict)
     _printed: dict[str, str] = field(default_factory=dict)
 
@@ -103,6 +108,8 @@ class InRunners:
             del self._clients[name]
             raise
         self._printed[name] = client.printed
+        if not client.fresh:  # what it has left running must not go on beside the next case
+            self._clients.pop(name).close()
         return answer
 
     def printed(self, name: str) -> str:
@@ -136,12 +143,21 @@ class InRunners:
 
     def _note_limit(self, name: str, case: str) -> None:
         folder = self._folder_of(name)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / case).touch()
+        with suppress(OSError):  # a hook may have put something in the way
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / case).write_bytes(self.seal.on(f"{name}:{case}".encode()))
 
     def _ended_for_limits(self, name: str) -> int:
         folder = self._folder_of(name)
-        return len(list(folder.iterdir())) if folder.is_dir() else 0
+        with suppress(OSError):
+            return sum(self._is_noted(name, file) for file in folder.iterdir())
+        return 0
+
+    def _is_noted(self, name: str, file: Path) -> bool:
+        if not file.is_file():
+            return False
+        with file.open("rb") as noted:
+            return self.seal.opened(noted.read(MOST_NOTED)) == f"{name}:{file.name}".encode()
 
     def _folder_of(self, name: str) -> Path:
         return self.folder / "ended" / name

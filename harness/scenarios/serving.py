@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from vae_compat.isolation.limits import limit_memory
 from vae_compat.isolation.runner import Channel
 from vae_compat.isolation.wire import Sort
 from vae_compat.measure.models import ModelFiles, Models
+from vae_compat.measure.process import running_threads
 from vae_compat.scenarios.asking import Ask
 from vae_compat.scenarios.performing import perform
 from vae_compat.subject.hook import Hook
@@ -29,15 +29,10 @@ def serve(channel: Channel) -> None:
     perform_with = _performer(*found)
     while (frame := channel.receive()) is not None:
         ask = wire.unpack(Ask, *frame[1:])
-        before = set(threading.enumerate())
+        before = running_threads().keys()
         channel.send(Sort.ANSWER, perform_with(ask))
-        if any(map(_counts, set(threading.enumerate()) - before)):
+        if running_threads().keys() - before:
             return  # what the hook left running must not meddle with its next case
-
-
-def _counts(thread: threading.Thread) -> bool:
-    """Whether it may do anything: that of a progress bar only shows."""
-    return not type(thread).__module__.startswith("tqdm")
 
 
 def _performer(hook: Hook, loading: Loading) -> Callable[[Ask], object]:

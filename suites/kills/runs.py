@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vae_compat.isolation.processes import below
+from vae_compat.isolation.processes import below, children
 
 PROFILE = """
 [hook]
@@ -223,15 +223,6 @@ def _differences(
             names = [name for name in other if one.get(name) != other[name]]
             faults.append(f"{key} differs: {[(one.get(n), other[n]) for n in names]}"[:500])
     return faults[:3]
-
-
-def children(process: int) -> list[int]:
-    """Those of its own, without theirs."""
-    found: list[int] = []
-    for thread in Path(f"/proc/{process}/task").glob("*/children"):
-        with suppress(OSError):
-            found += map(int, thread.read_text().split())
-    return found
 
 
 def _until(holds: Callable[[], bool], patience: float = PATIENCE) -> None:

@@ -233,6 +233,53 @@ def test_a_thread_that_goes_on_is_told_and_the_runner_not_used_again(bench: Benc
     assert bench.process() != warm
 
 
+def test_a_thread_that_python_does_not_list_is_told_as_well(bench: Bench) -> None:
+    act = "import _thread\n_thread.start_new_thread(lambda: time.sleep(1000), ())"
+    observed = bench.observe(NATIVE + act)
+    assert isinstance(observed, Observation)
+    assert any("thread" in told for told in observed.residue)
+
+
+OF_THE_KEEPER = """
+import struct
+keeper = os.getppid()
+def tell(what):
+    for fd in os.listdir(f"/proc/{keeper}/fd"):
+        try:
+            end = os.open(f"/proc/{keeper}/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK)
+            os.write(end, what)
+        except OSError: pass
+"""
+
+
+@pytest.mark.parametrize("told", ["struct.pack('<i', 0)", "b'x'", "struct.pack('<ii', 0, 0)"])
+def test_the_end_of_a_runner_cannot_be_told_by_the_hook(bench: Bench, told: str) -> None:
+    act = f"{OF_THE_KEEPER}\ntell({told})\nwhile True: pass"
+    observed = bench.observe(NATIVE + act)
+    assert observed.failure is not None
+    assert observed.failure.origin is Origin.LIMIT
+    assert "still running after 1 s" in observed.failure.message
+
+
+def test_what_has_lost_its_keeper_and_its_environment_ends_all_the_same(bench: Bench) -> None:
+    end = "os.kill(os.getppid(), signal.SIGKILL); time.sleep(1000)"
+    bench.observe(NATIVE + _child(bench, "session twice bare", end))
+    assert _gone(bench)
+
+
+def test_another_hook_cannot_have_one_given_up(bench: Bench) -> None:
+    place = bench.folder / "shared" / "ended" / "hook"
+    act = (
+        f"import pathlib\nplace = pathlib.Path({str(place)!r})\n"
+        "place.mkdir(parents=True, exist_ok=True)\n"
+        "for name in 'abcd': (place / name).touch()\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runners, "PATIENCE", 3)
+        assert sound(bench.observe(act))
+        assert sound(bench.observe(case=NEXT))
+
+
 def test_functions_of_the_runner_that_are_replaced_are_the_hooks_own_loss(bench: Bench) -> None:
     observed = bench.observe("import os\nos._exit = os.write = os.read = lambda *_: 0")
     assert observed.failure is None or observed.failure.origin is Origin.DEATH
