@@ -15,7 +15,7 @@ from .window import Span
 
 
 def attend(job: Job, step: Attend, bands: Sequence[Span]) -> None:
-    """Fill the plane of ``step`` from the plane at rest that it attends to."""
+    """Fill the plane of ``step`` from the stored plane that it attends to."""
     source, target = job.planes[step.inputs[0]], job.planes[step.output]
     shape = source.shape
     width = Span(0, shape.width)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .caches import Caches, ItemCaches
 from .job import Job
-from .plan import Layout
+from .plan import Partition
 from .planes import Plane
 from .run import execute
 from .segments import REST, segments
@@ -37,7 +37,7 @@ def estimated(
     seen: dict[nn.Module, Moments] = {}
     job = Job(program, shapes, device, device, ItemCaches(caches, 0, 1), seen=seen)
     job.planes[0] = Plane(shape, device, small.to(device))
-    execute(job, segments(program, REST, ()), Layout(max(shape.height, shape.width)))
+    execute(job, segments(program, REST, ()), Partition(max(shape.height, shape.width)))
     return {norm: moments for norm, moments in seen.items() if norm in norms}
 
 

@@ -39,15 +39,15 @@ def convolve(
     ``skip_zeros`` the taps that would meet nothing but padding in time are left out.
     """
     if isinstance(step.module, nn.Conv3d):
-        return causal(step, box, rows, cols, skip_zeros)
+        return convolve_causal(step, box, rows, cols, skip_zeros)
     if box[0].dim() == 4:
-        return planar(step, box, rows, cols)
+        return convolve_2d(step, box, rows, cols)
     batch, frames = box[0].shape[0], box[0].shape[2]
-    y = planar(step, [box.pop().transpose(1, 2).flatten(0, 1)], rows, cols)
+    y = convolve_2d(step, [box.pop().transpose(1, 2).flatten(0, 1)], rows, cols)
     return torch.unflatten(y, 0, (batch, frames)).transpose(1, 2)
 
 
-def planar(step: Conv, box: list[Tensor], rows: Reach, cols: Reach) -> Tensor:
+def convolve_2d(step: Conv, box: list[Tensor], rows: Reach, cols: Reach) -> Tensor:
     """A 2D convolution of ``N C h w``."""
     x = box.pop()
     if step.rows.up > 1:
@@ -69,7 +69,9 @@ def planar(step: Conv, box: list[Tensor], rows: Reach, cols: Reach) -> Tensor:
     return y if padding.replaced else trimmed(y, step, rows, cols, own)
 
 
-def causal(step: Conv, box: list[Tensor], rows: Reach, cols: Reach, skip_zeros: bool) -> Tensor:
+def convolve_causal(
+    step: Conv, box: list[Tensor], rows: Reach, cols: Reach, skip_zeros: bool
+) -> Tensor:
     """A causal 3D convolution of ``N C t h w``."""
     past = box.pop() if len(box) > 1 else None
     x = box.pop()

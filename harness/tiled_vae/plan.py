@@ -13,7 +13,7 @@ from .window import Span
 
 
 @dataclass(frozen=True)
-class Layout:
+class Partition:
     """Partition of the input plane, from which those of all other planes follow."""
 
     tile: int
@@ -26,22 +26,26 @@ class Planner:
     """Chooses the tiles of every segment. Sizes are in elements of one item of a batch."""
 
     def __init__(
-        self, program: Program, shapes: Sequence[Shape], layout: Layout, parts: Sequence[Segment]
+        self,
+        program: Program,
+        shapes: Sequence[Shape],
+        partition: Partition,
+        parts: Sequence[Segment],
     ) -> None:
         self.shapes = shapes
         self.levels = program.levels
-        self.layout = layout
+        self.partition = partition
         self.parts = parts
         self.largest = max(self.visit(part, self.nominal(part)) for part in parts)
         """What the largest visit holds when no tile is larger than it was asked for."""
 
     @property
-    def lodging(self) -> float:
+    def resident_limit(self) -> float:
         """What small planes may take on the device: not enough to make the peak much higher."""
-        return self.largest * LODGING
+        return self.largest * RESIDENT_SHARE
 
     def peak(self) -> float:
-        """What the device holds at most, planes at rest elsewhere not counted."""
+        """What the device holds at most, offloaded planes not counted."""
         most = 0.0
         for part in self.parts:
             step = part.steps[-1]
@@ -54,7 +58,7 @@ class Planner:
 
     def nominal(self, part: Segment) -> int:
         """Side of a tile on the plane of the output of a segment."""
-        return max(round(self.layout.tile * self.levels[part.output]), 1)
+        return max(round(self.partition.tile * self.levels[part.output]), 1)
 
     def side(self, part: Segment) -> int:
         """Side of a tile, grown while a visit holds no more than the largest one has to.
@@ -73,17 +77,19 @@ class Planner:
         """Side at which some tile of a segment is as large as one of the finest plane of all."""
         values = {value for step in part.steps for value in (*step.inputs, step.output)}
         finest = max(self.levels[value] for value in values)
-        return self.layout.tile * max(self.levels) * self.levels[part.output] / finest
+        return self.partition.tile * max(self.levels) * self.levels[part.output] / finest
 
     def cells(self, part: Segment) -> list[Cell]:
         """Tiles of a segment whose tiles fetch what they need."""
         shape = self.shapes[part.output]
         longest = max(shape.height, shape.width)
         whole = longest <= self.most(part) and self.visit(part, longest) <= self.largest
-        if self.layout.cells is None or whole:
+        if self.partition.cells is None or whole:
             return grid(shape.height, shape.width, self.side(part))
         first = self.shapes[0]
-        return scaled(self.layout.cells, (first.height, first.width), (shape.height, shape.width))
+        return scaled(
+            self.partition.cells, (first.height, first.width), (shape.height, shape.width)
+        )
 
     def borders(self, part: Segment) -> tuple[list[int], list[int], bool]:
         """Borders along rows and columns for tiles that are carried, and on which end they lie."""
@@ -166,8 +172,8 @@ class Planner:
         return total
 
 
-LODGING = 0.5
-"""Share of the largest visit that small planes may take on the device."""
+RESIDENT_SHARE = 0.5
+"""Memory that small planes may take on the device, as a share of the largest visit."""
 
 BAND_COPIES = 6
 """Tensors of the size of a band that attention holds at once."""

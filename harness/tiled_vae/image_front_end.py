@@ -1,4 +1,4 @@
-"""Walking through coders of still images: latent-diffusion names and diffusers names."""
+"""Image front end: programs of still-image coders, with latent-diffusion or diffusers names."""
 
 from __future__ import annotations
 
