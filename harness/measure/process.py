@@ -83,7 +83,7 @@ _GLOBAL_HOOKS = (
     "_global_forward_hooks_always_called",
     "_global_forward_hooks_with_kwargs",
 )
-"""Where ``torch.nn.modules.module`` keeps hooks of every module there is."""
+"""Where ``torch.nn.modules.module`` keeps the hooks that apply to every module."""
 
 _PATCHABLE: tuple[tuple[str, Any], ...] = (
     ("torch", torch),
@@ -95,7 +95,7 @@ _PATCHABLE: tuple[tuple[str, Any], ...] = (
         for owner in (nn.Module, nn.Conv2d, nn.Conv3d, nn.GroupNorm, nn.Linear, nn.SiLU)
     ),
 )
-"""Where hooks replace functions for all the world to see."""
+"""Modules in which hooks replace functions for the whole process."""
 
 
 _PATIENCE = 0.2
@@ -207,7 +207,8 @@ class ProcessState:
         return found
 
     def _new_threads(self) -> list[str]:
-        """Threads that run on. Those about to end are waited for; a progress bar's is none."""
+        """Threads that keep running. Threads about to end are waited for; a progress bar's does not
+        count."""
         found = []
         for thread in threading.enumerate():
             if thread in self._threads or type(thread).__module__.startswith("tqdm"):

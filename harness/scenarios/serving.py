@@ -32,11 +32,11 @@ def serve(channel: Channel) -> None:
         before = set(threading.enumerate())
         channel.send(Sort.ANSWER, perform_with(ask))
         if any(map(_counts, set(threading.enumerate()) - before)):
-            return  # what the hook left running must not meddle with its next case
+            return  # what the hook left running must not disturb its next case
 
 
 def _counts(thread: threading.Thread) -> bool:
-    """Whether it may do anything: that of a progress bar only shows."""
+    """Whether the thread counts as one that may do anything; a progress bar's only draws."""
     return not type(thread).__module__.startswith("tqdm")
 
 
