@@ -111,7 +111,7 @@ def settle(controller: int) -> None:
 
 
 def _leave_it_to_the_command(*_: object) -> None:
-    """A terminal interrupts every process of the run. ``SIG_IGN`` would be inherited by children."""
+    """A terminal interrupts every process of the run. Children would inherit a ``SIG_IGN``."""
 
 
 def told(record: Record) -> tuple[str, str]:

@@ -278,7 +278,7 @@ class RunnerClient(Generic[Facts]):
             selector.register(self._told, selectors.EVENT_READ)
             while True:
                 ready = {key.fd for key, _ in selector.select(EVERY)}
-                # Checked before reading, so that everything written before the process ended is read.
+                # Checked before reading, so that all that was written before the end is read.
                 over = self._over()
                 if self._asks in ready:
                     unsent = self._sent(unsent)

@@ -62,7 +62,7 @@ class Tokens:
         self.tensor: Tensor | None = None
 
     def write(self, part: Tensor, rows: Span, height: int, heads: int) -> None:
-        """Put a band ``N C h W`` in its place."""
+        """Store a band ``N C h W``."""
         width = part.shape[3]
         tokens = torch.unflatten(part.flatten(2), 1, (heads, -1)).transpose(2, 3)
         if self.tensor is None:

@@ -1,7 +1,7 @@
-"""Statistics guessed from a small copy of the input: what makes the fast modes fast.
+"""Statistics estimated from a small copy of the input, for the fast modes.
 
-With statistics known beforehand a tile runs through the whole coder at once, and nothing has to
-rest. The guess is what it costs: the result is the picture with slightly other contrasts.
+With statistics known beforehand a tile runs through the whole coder at once, and no plane has to be
+stored. The price is the estimate: the picture gets slightly different contrasts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How large the tiles of every segment are, and what the device will hold."""
+"""Chooses the tile sizes of every segment, and predicts the memory on the device."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ class Planner:
         self.partition = partition
         self.parts = parts
         self.largest = max(self.visit(part, self.nominal(part)) for part in parts)
-        """What the largest visit holds when no tile is larger than it was asked for."""
+        """Elements held during the largest visit if no tile is larger than requested."""
 
     @property
     def resident_limit(self) -> float:
-        """What small planes may take on the device: not enough to make the peak much higher."""
+        """Elements of small planes that may stay on the device without raising the peak much."""
         return self.largest * RESIDENT_SHARE
 
     def peak(self) -> float:
-        """What the device holds at most, offloaded planes not counted."""
+        """The most elements that the device holds, offloaded planes not counted."""
         most = 0.0
         for part in self.parts:
             step = part.steps[-1]
@@ -61,7 +61,7 @@ class Planner:
         return max(round(self.partition.tile * self.levels[part.output]), 1)
 
     def side(self, part: Segment) -> int:
-        """Side of a tile, grown while a visit holds no more than the largest one has to.
+        """Side of a tile, doubled while its visit holds no more than the largest visit.
 
         Only on planes of lower resolution: no tile has more pixels than one of the finest plane.
         """
@@ -74,13 +74,13 @@ class Planner:
         return side
 
     def most(self, part: Segment) -> float:
-        """Side at which some tile of a segment is as large as one of the finest plane of all."""
+        """Side at which a tile of a segment is as large as a tile of the finest plane."""
         values = {value for step in part.steps for value in (*step.inputs, step.output)}
         finest = max(self.levels[value] for value in values)
         return self.partition.tile * max(self.levels) * self.levels[part.output] / finest
 
     def cells(self, part: Segment) -> list[Cell]:
-        """Tiles of a segment whose tiles fetch what they need."""
+        """Tiles of a segment that recomputes halos."""
         shape = self.shapes[part.output]
         longest = max(shape.height, shape.width)
         whole = longest <= self.most(part) and self.visit(part, longest) <= self.largest
@@ -92,7 +92,7 @@ class Planner:
         )
 
     def borders(self, part: Segment) -> tuple[list[int], list[int], bool]:
-        """Borders along rows and columns for tiles that are carried, and on which end they lie."""
+        """Borders along rows and columns for line buffers, and whether they are the output's."""
         source = max(part.sources, key=lambda value: self.levels[value])
         demand = self.levels[part.output] >= self.levels[source]
         shape = self.shapes[part.output if demand else source]
@@ -115,14 +115,14 @@ class Planner:
         return max(int(self.largest / max(line, 1)), 1)
 
     def attention(self, part: Segment) -> float:
-        """Keys and values of all pixels, and a band on its way."""
+        """Elements of the keys and values of all pixels, and of a band in progress."""
         shape = self.shapes[part.output]
         line = shape.channels * (shape.frames or 1) * shape.width
         rows = min(self.band(part), shape.height)
         return 2 * shape.elements + BAND_COPIES * rows * line
 
     def visit(self, part: Segment, side: float) -> float:
-        """What is held at once while a tile of ``side`` output pixels runs through a segment."""
+        """Elements held while a tile of ``side`` output pixels runs through a segment."""
         steps = part.steps
         if isinstance(steps[-1], Attend):
             return 0.0
@@ -157,7 +157,7 @@ class Planner:
         return copy + out
 
     def carried(self, part: Segment) -> float:
-        """Rows that tiles leave behind for those below them."""
+        """Elements of the rows in line buffers."""
         if not part.carried:
             return 0.0
         total = 0.0

@@ -10,7 +10,7 @@ from .steps import Program
 
 
 def translate(net: nn.Module, is_decoder: bool, first_chunk: bool = False) -> Program:
-    """The program of ``net``. Raises `UnknownCoderError` for anything not known inside out.
+    """The program of ``net``. Raises `UnknownCoderError` for any coder that is not fully known.
 
     Programs are cheap, so one is made for each call: a coder may be changed between calls.
     """
