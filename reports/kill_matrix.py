@@ -101,7 +101,7 @@ class Matrix:
 
     @property
     def broken(self) -> list[Trial]:
-        """Specimens with a defect."""
+        """Known-bad hooks."""
         return [trial for trial in self.trials if not trial.sound]
 
     @property
@@ -136,7 +136,7 @@ class Matrix:
 
     @property
     def diagnosed(self) -> list[Trial]:
-        """Specimens with a single mechanism."""
+        """Known-bad hooks that break a single mechanism."""
         return [trial for trial in self.broken if trial.mechanism is not None]
 
     @property

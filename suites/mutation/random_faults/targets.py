@@ -1,4 +1,4 @@
-"""The sound hooks that faults are planted in, and what a fault in which function is a fault of."""
+"""The sound hooks in which faults are planted, and the level of a fault in each function."""
 
 from __future__ import annotations
 
