@@ -1,8 +1,8 @@
 """Compare two runs by what is deterministic: grades, bytes, transfers, FLOPs, launches, records.
 
-Wall time is no part of it: it informs and never fails a run. What is counted on a device hangs on
-that device, on torch and on the switches for dtypes; between runs that differ there, grades and
-outcomes alone are compared.
+Wall time is no part of it: it informs and never fails a run. Counters depend on the device, on
+torch and on the switches for dtypes; between runs that differ in these, only grades and outcomes
+are compared.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from . import digest
 from .results import Header, Results
 
 ALLOWED_PERCENT = 2.0
-"""Growth that is let pass. The counters are exact; a new torch may still ask for other buffers."""
+"""Growth that is tolerated. Counters are exact, but a new torch may need other buffers."""
 
 COUNTERS = frozenset(
     {
@@ -35,7 +35,7 @@ COUNTERS = frozenset(
         "flops_ratio",
     }
 )
-"""Metrics of which less is better and which two runs of the same code give alike."""
+"""Metrics of which less is better and which are the same in two runs of the same code."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Comparison:
 
 
 class Difference(NamedTuple):
-    """Something that two runs did not have in common."""
+    """A setting in which two runs differ."""
 
     what: str
     before: str
@@ -89,7 +89,7 @@ def apart(before: Header, after: Header) -> tuple[Difference, ...]:
 
 
 def _decisive(header: Header) -> dict[str, str]:
-    """What bytes and FLOPs hang on."""
+    """What bytes and FLOPs depend on."""
     facts = {} if header.gpu is None else header.gpu.facts
     return {"torch": header.torch, "device": header.device, **facts}
 
@@ -141,7 +141,7 @@ def _narrowed(before: Results, after: Results) -> str:
 
 
 def _left_out(before: Header, after: Header, pairs: list[tuple[Record, Record]]) -> Iterator[str]:
-    """How much was counted in both runs and is not compared, and why."""
+    """How many counters of both runs are not compared, and why."""
     left = sum(bool(COUNTERS & old.metrics.keys() & new.metrics.keys()) for old, new in pairs)
     if left:
         why = ", ".join(each.what for each in apart(before, after))
@@ -181,7 +181,7 @@ def _changes(
 ) -> Iterator[tuple[Change, bool]]:
     """Every change between two records of one case and check, and whether it is for the worse.
 
-    ``counted``: what was counted in them can be compared.
+    ``counted``: whether their counters can be compared.
     """
 
     def change(what: str, before: object, after: object) -> Change:

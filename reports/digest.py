@@ -1,4 +1,4 @@
-"""What a reader wants to know of many records: cells, groups of failures, what was not measured."""
+"""Summarises many records: table cells, groups of failures, what was not measured."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """What the table says of one family, direction and mode."""
+    """A table cell: the outcome for one family, direction and mode."""
 
     status: str
     """The worst status of the cell's records."""
@@ -117,7 +117,7 @@ def severity(status: str) -> int:
 
 @dataclass(frozen=True)
 class Timed:
-    """What a hook took against untiled, over the cases of a family, direction and mode."""
+    """Time of a hook relative to untiled, over the cases of a family, direction and mode."""
 
     ratio: float
     least: float
@@ -163,7 +163,7 @@ def without_vram(records: Iterable[Record]) -> list[str]:
 def dependents(records: Iterable[Record]) -> list[Record]:
     """Records that were not judged because a root check of the same case failed.
 
-    They count as errors, but a reader wants to hear of the root alone.
+    They count as errors, but reports list only the root.
     """
     some = list(records)
     rooted = {

@@ -1,9 +1,9 @@
 """A history: many runs in one folder, each in a folder of its own and with a line in a list.
 
 ``history.jsonl`` has one JSON object a line with one key that says what it is: ``night`` (a run
-that ended) or ``accepted`` (a run that later ones are held against though it did not hold). A line
-that comes again for the same run replaces the earlier one. Lines are appended under a lock; the
-last may be torn where a process was killed, and is then as if it had not been written.
+that ended) or ``accepted`` (a run that later ones are compared with although it did not hold). A
+later line for the same run replaces the earlier one. Lines are appended under a lock; the last may
+be torn where a process was killed, and is then as if it had not been written.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ class Night:
     header: Header
     verdict: Verdict
     against: str | None = None
-    """The run that it was held against."""
+    """The run that it was compared with."""
     regressions: int = 0
     accepted: bool = False
-    """Whether somebody said that later runs are held against it, though it did not hold."""
+    """Whether later runs are compared with it by request, although it did not hold."""
 
     @property
     def stands(self) -> bool:
-        """Whether later runs are held against it."""
+        """Whether later runs are compared with it."""
         return self.verdict.holds or self.accepted
 
 
@@ -132,21 +132,21 @@ def _take(nights: dict[str, Night], raw: bytes, number: int, file: Path) -> None
     if isinstance(told := line.get("night"), dict):
         check_schema(told.get("header"), file)
         night = validated(Night, told, file)
-        known = nights.pop(night.run, None)  # where a run went on, it ended later
+        known = nights.pop(night.run, None)  # a resumed run ended later
         nights[night.run] = replace(night, accepted=known is not None and known.accepted)
     elif isinstance(name := line.get("accepted"), str) and name in nights:
         nights[name] = replace(nights[name], accepted=True)
 
 
 def append(history: Path, night: Night) -> None:
-    """Write down how a run ended. Raises ``UsageError`` where that cannot be."""
+    """Record how a run ended. Raises ``UsageError`` where that is impossible."""
     told = asdict(night)
     del told["accepted"]
     _append(history, {"night": told})
 
 
 def accept(history: Path, run: str) -> None:
-    """Have later runs held against this one. Raises ``UsageError`` where it came to no verdict."""
+    """Compare later runs with this one. Raises ``UsageError`` where it came to no verdict."""
     night = next((each for each in read_history(history) if each.run == run), None)
     if night is None:
         raise UsageError(f"'{history}' has no run '{run}' that ended: see vae-compat history")
@@ -160,7 +160,7 @@ def _append(history: Path, line: Mapping[str, Any]) -> None:
     try:
         history.mkdir(parents=True, exist_ok=True)
         with FileLock(history / LOCK, timeout=PATIENCE), _opened(history / FILE_NAME) as file:
-            file.truncate(len(_whole(file.read())))  # half a line is worth nothing
+            file.truncate(len(_whole(file.read())))  # an incomplete line is useless
             file.seek(0, os.SEEK_END)
             file.write(data)
             file.flush()
@@ -178,9 +178,8 @@ def _opened(file: Path) -> Any:
 
 
 def baseline(history: Path, header: Header, but: str = "") -> Night | None:
-    """The run to hold another against: the last that held on the same device, with the same torch
-    where there is one; ``but`` is not the run itself.
-    """
+    """The run to compare another with: the last that held on the same device, with the same torch
+    if there is one. ``but`` is excluded."""
     standing = [each for each in alike(history, header) if each.stands and each.run != but]
     same = [night for night in standing if not apart(night.header, header)]
     return next(reversed(same or standing), None)
@@ -219,7 +218,7 @@ def _subject(header: Header) -> tuple[object, ...]:
 
 
 def groups(nights: Iterable[Night]) -> list[Night]:
-    """The last run of each subject: what a reader wants to hear of."""
+    """The last run of each subject, which is what reports show."""
     last: dict[str, Night] = {}
     for night in nights:
         if night.verdict.code in (0, 1):
@@ -228,7 +227,7 @@ def groups(nights: Iterable[Night]) -> list[Night]:
 
 
 def unfinished(history: Path, nights: Iterable[Night]) -> list[str]:
-    """Runs that go on, or that were cut off before they could say how they ended."""
+    """Runs that are under way, or were interrupted before they recorded their end."""
     known = {night.run for night in nights}
     found = sorted(log.parent.name for log in (history / RUNS).glob(f"*/{LOG}"))
     return [name for name in found if name not in known]

@@ -22,7 +22,7 @@ _ELEMENTS = {
 
 
 def write_junit(results: Results, file: Path) -> Path:
-    """Write the records of a run. Raises ``UsageError`` where that cannot be."""
+    """Write the records of a run. Raises ``UsageError`` where that is impossible."""
     return write_text(file, to_xml(results))
 
 

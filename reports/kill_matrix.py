@@ -1,4 +1,4 @@
-"""The kill matrix: what the checks make of hooks that are broken on purpose, as Markdown."""
+"""The kill matrix, as Markdown: which checks catch which known-bad hooks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .markdown import line, table
 
 @dataclass(frozen=True)
 class Trial:
-    """A specimen, and what each check said of it."""
+    """A known-bad or sound hook (a specimen), and the verdict of each check."""
 
     name: str
     killed_by: str | None
-    """The check named for its defect; ``None`` for a sound hook."""
+    """The check that must catch its defect; ``None`` for a sound hook."""
     tier: str = ""
     """Of that check."""
     judged: Mapping[str, int] = field(default_factory=dict)
@@ -22,7 +22,7 @@ class Trial:
     wrong: Mapping[str, int] = field(default_factory=dict)
     """Those of them that accuse the hook."""
     causes: frozenset[str] = frozenset()
-    """Checks that accuse it on their own account, and not because another has nothing to judge."""
+    """Checks that fail on their own, not because another check could not judge."""
     message: str = ""
     """The first of the check named, or of any that accuses a sound hook."""
     mechanism: str | None = None
@@ -32,12 +32,12 @@ class Trial:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing may accuse it."""
+        """Whether it is sound, so that no check may fail."""
         return self.killed_by is None
 
     @property
     def as_should_be(self) -> bool:
-        """Killed by the check named for it, or let go where it is sound."""
+        """Whether the named check caught it, or no check failed if it is sound."""
         return not any(self.wrong.values()) if self.sound else self.killed_by in self.causes
 
 
@@ -57,9 +57,9 @@ class Mutant:
     cases: int = 0
     """That it met."""
     check: str = ""
-    """The first that accused it; empty where none did."""
+    """The first check that failed; empty where none did."""
     checks: tuple[str, ...] = ()
-    """All that did in that case."""
+    """All checks that failed in that case."""
     case: str = ""
     crash: bool = False
     """Whether it raised, hung or died, which needs no harness to be seen."""
@@ -71,11 +71,11 @@ class Mutant:
     worse: str = ""
     """The first counter that grew by more than `vae_compat.reports.compare` lets pass."""
     reviewed: str = ""
-    """Why a survivor is as sound as the hook it was made from, as found by reading."""
+    """Why a survivor is as sound as the original hook, as found by review."""
 
     @property
     def equivalent(self) -> str:
-        """Why it is no fault; empty where it is one, as far as is known."""
+        """Why it is not a fault; empty where it is one as far as is known."""
         if self.check or self.worse:
             return ""
         if not self.acted:
@@ -97,11 +97,11 @@ class Matrix:
     mutants: Sequence[Mutant]
     seed: int
     informing: frozenset[str] = frozenset()
-    """Checks that bring numbers, and can accuse nobody."""
+    """Checks that only report numbers, and cannot fail."""
 
     @property
     def broken(self) -> list[Trial]:
-        """Specimens with a defect."""
+        """Known-bad hooks."""
         return [trial for trial in self.trials if not trial.sound]
 
     @property
@@ -111,7 +111,7 @@ class Matrix:
 
     @property
     def false_alarms(self) -> list[Trial]:
-        """Sound hooks that something accuses."""
+        """Sound hooks on which some check fails."""
         return [trial for trial in self.trials if trial.sound and not trial.as_should_be]
 
     @property
@@ -121,12 +121,12 @@ class Matrix:
 
     @property
     def survivors(self) -> list[Mutant]:
-        """Those of them that nothing accused."""
+        """Those of them on which no check failed."""
         return [mutant for mutant in self.faults if not mutant.check and not mutant.worse]
 
     @property
     def costly(self) -> list[Mutant]:
-        """Those that are right, and that only a comparison with an earlier run accuses."""
+        """Mutants with a right result, caught only by a comparison with an earlier run."""
         return [mutant for mutant in self.faults if not mutant.check and mutant.worse]
 
     @property
@@ -136,7 +136,7 @@ class Matrix:
 
     @property
     def diagnosed(self) -> list[Trial]:
-        """Specimens with a single mechanism."""
+        """Known-bad hooks that break a single mechanism."""
         return [trial for trial in self.broken if trial.mechanism is not None]
 
     @property

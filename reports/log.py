@@ -1,4 +1,4 @@
-"""records.jsonl: what a run has found, written down line by line while it goes on.
+"""records.jsonl: the records of a run, written line by line while it goes on.
 
 Each line is a JSON object with one key that says what it is: ``header`` (the first line),
 ``record``, ``resumed`` (the header of a run that went on with this log) or ``end``. The last line
@@ -43,7 +43,7 @@ class LogError(Exception):
 
 @dataclass(frozen=True)
 class Entry:
-    """A record, and whose it is."""
+    """A record, and the hook it is about."""
 
     record: Record
     harness: bool = False
@@ -68,7 +68,7 @@ class End:
 
 @dataclass(frozen=True)
 class Log:
-    """All that a log says."""
+    """The content of a log."""
 
     header: Header
     selected: int
@@ -124,12 +124,12 @@ class Writer:
             while written < len(data):
                 written += os.write(self._descriptor, data[written:])
         except OSError as error:
-            self._cut()  # half a line is worth nothing
+            self._cut()  # an incomplete line is useless
             raise LogError(f"cannot write '{self.file}' ({error.strerror})") from None
         self._good += len(data)
 
     def _cut(self) -> None:
-        """Take away what follows the last whole line."""
+        """Remove what follows the last whole line."""
         try:
             os.ftruncate(self._descriptor, self._good)
             os.lseek(self._descriptor, self._good, os.SEEK_SET)
@@ -204,7 +204,7 @@ def _count(line: Mapping[str, Any], file: Path) -> int:
 
 
 def concluded(log: Log, folder: Path) -> Results:
-    """The results that a log stands for: all that was found, and a verdict.
+    """The results that a log gives: all records, and a verdict.
 
     Where records are missing there is no verdict on the hook (exit code 3), unless the run was
     told to stop at the first failure.

@@ -1,4 +1,4 @@
-"""What a run in a history shows beside its own table: what is new, what is mended, what drifts."""
+"""What a run in a history shows besides its own table: new failures, mended ones, and drift."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHOWN = 12
 
 @dataclass(frozen=True)
 class Drift:
-    """A counter that is not what it was in every one of some runs of the same code path."""
+    """A counter that changed within several runs."""
 
     hook: str
     id: str
@@ -124,7 +124,7 @@ def _told(folder: Path, night: Night, last: int, shown: int | None) -> Iterator[
     else:
         yield f"- held against {night.against}: {night.regressions} regressions"
     if night.verdict.code not in (0, 1):
-        return  # nothing is new or mended in half a run
+        return  # an incomplete run shows nothing as new or mended
     earlier = _before(folder, night)
     if earlier is not None:
         known = history.results_of(folder, earlier)
@@ -175,7 +175,7 @@ def write_night(folder: Path, night: Night, *, last: int = LAST) -> Path:
 
 
 def listing(folder: Path) -> str:
-    """A table of all runs, the oldest first, and what did not come to its end."""
+    """A table of all runs, the oldest first, and the runs that did not end."""
     nights = history.read_history(folder)
     table = plain_table()
     for head in ("run", "device", "torch", "verdict", "held against"):

@@ -1,4 +1,4 @@
-"""Everything that a run leaves for people and programs, from its results."""
+"""Writes all reports of a run from its results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .table import to_text
 
 
 def print_table(results: Results, stream: TextIO) -> bool:
-    """Print the terminal report; returns whether somebody was there to take it."""
+    """Print the terminal report; returns whether the output was still open."""
     terminal = stream.isatty()
     width = shutil.get_terminal_size((80, 24)).columns if terminal else 80
     text = to_text(results, width=width, colour=terminal)

@@ -74,7 +74,7 @@ class Header:
     """Empty while the run goes on."""
     command: str
     inputs: str = ""
-    """Stands for seed, weights, picture and torch: what else decides what is measured."""
+    """Identifies seed, weights, picture and torch, which also decide what is measured."""
     gpu: CudaDescription | None = None
     """Of a run on ``cuda``."""
     left_out: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ class Results:
     diagnosis: tuple[str, ...] = ()
     """Sentences such as ``sd decode exact (ldm): attention is computed per tile``."""
     regressions: tuple[str, ...] = ()
-    """What an earlier run did better, where this one was held against it."""
+    """What became worse since the earlier run that this one was compared with."""
     notes: tuple[str, ...] = ()
     """What could not be compared, and what else differs between the two runs."""
 
@@ -193,7 +193,7 @@ def read(path: Path) -> Results:
 
 
 def check_regular(file: Path, advice: str) -> None:
-    """Refuse what is no plain file before it is opened: a pipe would never end."""
+    """Refuse anything but a plain file before opening it: reading from a pipe would never end."""
     try:
         mode = file.stat().st_mode
     except (OSError, ValueError) as error:
@@ -323,7 +323,7 @@ def commit_of(folder: Path, file: Path | None = None) -> str | None:
 def _git(root: Path, arguments: Sequence[str]) -> str | None:
     try:
         done = subprocess.run(
-            # Nothing that the repository configures may run here.
+            # No program that the repository configures may run here.
             ["git", "-c", "core.fsmonitor=false", "-C", str(root), *arguments],
             capture_output=True,
             text=True,

@@ -159,7 +159,7 @@ def time_table(records: Sequence[Record]) -> Sequence[RenderableType]:
 
 
 def vram_notes(results: Results) -> Sequence[str]:
-    """On a real GPU: by which cases VRAM was judged, and of which families it was not."""
+    """On a real GPU: which cases VRAM was judged by, and for which families it was not judged."""
     if results.header.device != "cuda":
         return []
     missing = digest.without_vram(results.records)
@@ -179,7 +179,7 @@ def gate_line(results: Results) -> Text:
 
 
 def plain_table() -> Table:
-    """A table of plain ASCII with as little around its cells as can be."""
+    """A table of plain ASCII with as little around its cells as possible."""
     return Table(box=_BOX, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
 
 
@@ -218,7 +218,7 @@ def _failures(results: Results, width: int) -> Iterable[RenderableType]:
         message = printable(digest.statement(group.first))
         yield Padding(Text(textwrap.shorten(message, 4 * width, placeholder=" ...")), (0, 0, 0, 2))
         if group.first.repeat:
-            # Never broken into lines here: it is there to be copied.
+            # Not wrapped, because it is meant to be copied.
             yield Text(f"  {group.first.repeat}", style="dim", no_wrap=True)
     left = len(found) - SHOWN_FAILURES
     if left > 0:

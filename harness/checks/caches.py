@@ -111,15 +111,15 @@ def lone(observed: ClipObserved) -> str:
 
 
 def coherent(observed: ClipObserved) -> bool:
-    """Whether the caches of all chunks that came are those of untiled."""
+    """Whether the caches equal those of untiled after every chunk that was computed."""
     checks = (check_cache_slots, check_cache_sentinels, check_cache_index)
     return not observed.ways or all(check(observed).status is Status.PASSED for check in checks)
 
 
 def _judged(observed: ClipObserved, wrong: Callable[[ChunkSeen], tuple[str, str] | None]) -> Answer:
-    """Tell the first chunk with which something is wrong.
+    """Fail with the first chunk in which something is wrong.
 
-    A cache in which nothing was kept shows nothing, so it is not judged.
+    A cache without any frames gives nothing to compare, so it is not judged.
     """
     for way, chunk in _chunks(observed):
         if (told := wrong(chunk)) is not None:

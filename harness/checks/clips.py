@@ -32,7 +32,8 @@ LEVEL = 2 / 255
 """One 8-bit level of a decoded picture."""
 
 tells_a_jump = promises_exact | decode
-"""Every frame of moments is a chunk of its own, so only exactness tells a jump between them."""
+"""Flicker is judged for pictures and for hooks that promise ``exact``. Encoders give each frame of
+moments in a chunk of its own, so there are no frames within a chunk to compare a jump with."""
 
 
 @check(tier=Tier.ADVANCED, when=claimed & clip)
@@ -62,7 +63,7 @@ def incomplete(observed: ClipObserved, ways: Sequence[Way]) -> tuple[str, str, s
 
 
 def _misshapen(observed: ClipObserved) -> tuple[str, str] | None:
-    """Size of the first chunk, or of the whole clip, that is not as large as untiled."""
+    """What is wrong with the size of a chunk or of the whole clip, and what it should be."""
     for way in observed.ways:
         for chunk in way.chunks:
             ours, untiled = chunk.sizes

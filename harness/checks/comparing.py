@@ -53,7 +53,7 @@ def teller_of(failure: Failure, observed: Observed) -> str:
 
 
 def _in_clips(usual: str, observed: Observed) -> str:
-    """The check that says more: a clip has one for all that keeps it from coming through."""
+    """The check that says more. For a clip it is always ``clip_completes``."""
     return "clip_completes" if observed.case.scenario is Scenario.CLIP else usual
 
 

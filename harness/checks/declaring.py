@@ -46,7 +46,7 @@ def failed(
     grade: Grade | None = None,
     metrics: Metrics | None = None,
 ) -> Answer:
-    """What was got is not what it should be."""
+    """The result differs from what it should be."""
     return Answer(Status.FAILED, got, should, where, grade=grade, metrics=metrics or {})
 
 

@@ -30,10 +30,11 @@ from vae_compat.measure.planes import halves, planes
 CLOSE_PSNR = 40.0
 """dB above which a difference without structure is invisible."""
 LIKENESS = 0.25
-"""Correlation with the truth below which a picture counts as another one. The lowest of sound hooks
-is 0.51: blended tiles of nets with seeded weights, whose attention and statistics differ most."""
+"""Correlation with the truth below which a picture counts as a different one. The lowest value of a
+sound hook is 0.51: blended tiles of nets with seeded weights, where attention and statistics differ
+most."""
 _MISSING = 4
-"""Number of pixels that are zero in every channel from which on it is no chance."""
+"""From this many pixels that are zero in every channel on, it is no coincidence."""
 
 
 def grade_of(observation: Observation) -> Grade:
@@ -203,7 +204,7 @@ def _item_meets(part: Part, measured: Distance, bar: Grade) -> bool:
 
 
 def _nearer(output: Tensor, truth: Tensor, part: Part) -> int | None:
-    """Another item of the untiled result that this one is nearer to than to its own."""
+    """Another item of the untiled result to which this output item is nearer than to its own."""
     ours = output[part.batch].double()
     for other in range(truth.shape[0]):
         if other != part.batch:

@@ -32,8 +32,8 @@ part must stay, because the coders themselves do not fetch the slots of temporal
 the host.
 """
 SETTLED = 2
-"""Number of the first chunk that is like all later ones: the first two find an empty cache and one
-that is partly filled."""
+"""Number of the first chunk that is like all later ones. The first chunk finds an empty cache, the
+second a partly filled one."""
 
 
 @check(tier=Tier.ADVANCED, when=claimed & clip & accelerator & whole_net)
@@ -41,8 +41,9 @@ def check_cache_phase(observed: ClipObserved) -> Answer:
     """The hook handles causal caches as well as its profile claims, when VAEs call it.
 
     With ``split`` it must save memory, with ``fallback`` it must be right. ``none`` claims nothing
-    of caches, but the family is claimed, so its clips must be right as well. Where peaks tell
-    nothing (a small clip on a real GPU), a hook splits that computes no plane as large as untiled.
+    of caches, but the family is claimed, so its clips must be right as well. Where peak memory says
+    nothing (a small clip on a real GPU), a hook counts as splitting if it computes no plane as
+    large as untiled.
     """
     told = observed.case.vram_tells
     ratio = clip_ratio(observed) if told else None
@@ -70,9 +71,10 @@ def check_cache_phase(observed: ClipObserved) -> Answer:
 def clip_ratio(observed: ClipObserved) -> float | None:
     """Peak of the clip divided by that of untiled, both without the weights.
 
-    ``None`` where nothing was measured. It is the worst of all runs. Hooks of a bare coder are
-    measured there and not in the whole VAE, where the finished frames stay on the device: no such
-    hook can prevent that, and in a long clip they outweigh all else.
+    ``None`` where nothing was measured. It is the worst ratio of all runs. Hooks of a bare coder
+    are measured on that coder and not in the whole VAE, which keeps the finished frames on the
+    device: such a hook cannot prevent that, and in a long clip these frames outweigh everything
+    else.
     """
     measured = [_series(way, "peak_bytes") for way in observed.shown if way.failure is None]
     peaks = [series for series in measured if series is not None and max(series[1])]

@@ -44,8 +44,9 @@ _MODULES = (
     sequences,
     relations,
 )
-"""What runs, has the right form, the right values, a low cost, no side effects, and so on. Within a
-module the order is that of the source."""
+"""From the most basic property to the most special: it runs, its output has the right form and
+values, it costs little, it has no side effects, and so on. Within a module the order is that of the
+source."""
 
 
 def _declared_in(module: ModuleType) -> Iterator[Check]:

@@ -64,7 +64,7 @@ def check_input_untouched(observation: Observation) -> Answer:
 
 
 def _unseen(observation: Observation) -> Answer | None:
-    """Why nothing is known of what the hook did; ``None`` where it was watched to its end."""
+    """Why nothing is known of what the hook did; ``None`` where its whole run was observed."""
     failure = observation.failure
     if failure is None or not failure.unseen:
         return None

@@ -86,10 +86,10 @@ def check_single_tile(observation: Observation) -> Answer:
 def _least_done(
     ours: Mapping[Convolution, int], untiled: Mapping[Convolution, int], frames: int
 ) -> tuple[tuple[int, ...], float]:
-    """The weight that wrote the least of the area that every sound hook writes, and that share.
+    """The weight that wrote the smallest share of the area that it must write, and that share.
 
-    Every sound hook writes at least the area of one frame of the untiled run: that calls the
-    convolutions of a causal net frame by frame, while a hook may give them all frames at once.
+    A sound hook writes at least the area of one frame of the untiled run. The untiled run calls the
+    convolutions of a causal net frame by frame, while a hook may pass all frames at once.
     """
     done, due = _areas(ours), _areas(untiled)
     shares = {weight: frames * done.get(weight, 0) / area for weight, area in due.items()}

@@ -33,7 +33,7 @@ def check_settings(observed: Observed) -> Answer:
 def check_switches(observed: Observed) -> Answer:
     """Where tiling is switched off, the result is untiled to the bit.
 
-    That is so for the other direction while the hook is on, and for both after it is taken off.
+    This holds for the other direction while the hook is on, and for both after it is taken off.
     """
     return _judged(observed, "untiled to the bit, because tiling is switched off there")
 

@@ -1,4 +1,4 @@
-"""A dispatch mode that counts work and transfers on a device that runs for itself."""
+"""A dispatch mode that counts work and transfers on a real device."""
 
 from __future__ import annotations
 
@@ -32,14 +32,16 @@ class CountingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # else every operation would pass one more wrapper; nothing is compiled here
+        return (
+            False  # without this every operation passes one more wrapper; nothing is compiled here
+        )
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         rule = self._rules.get(id(func))
         if rule is None:
-            self._functions.append(func)  # keeps its id from being given to another
+            self._functions.append(func)  # so that its id is not reused
             rule = self._rules[id(func)] = self._make_rule(func)
         return rule(args, kwargs or {})
 

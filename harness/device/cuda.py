@@ -74,7 +74,7 @@ class CudaDevice:
             self.withdraw(part)
 
     def _note_peak(self) -> None:
-        """Code under test is about to reset the peak: write down what it was."""
+        """Record the peak before code under test resets it."""
         for reading in self._open:
             _raise_peaks(reading)
 
@@ -87,7 +87,7 @@ class CudaDevice:
         module.to(self.torch_device)
 
     def withdraw(self, module: nn.Module) -> None:
-        """Move them back; a parameter that was exchanged gives way to the one that was placed."""
+        """Move them back; a parameter that was replaced is set back to the one that was placed."""
         module.to("cpu")
         for part in module.modules():
             entry = self._placed.pop(id(part), None)
@@ -110,7 +110,7 @@ class CudaDevice:
         """Count from here; waits for the device at both ends. May be nested."""
         torch.cuda.synchronize()
         if not self._open:
-            # Cached blocks would count as reserved, and how they are split decides about peaks.
+            # Cached blocks would count as reserved, and their splitting affects peaks.
             torch.cuda.empty_cache()
         self._note_peak()
         _reset_of(torch.cuda.reset_peak_memory_stats)()
@@ -141,8 +141,8 @@ class CudaDevice:
     def timed(self, run: Callable[[], object], *, warm_up: int = 1, repeats: int = 5) -> Timing:
         """Time of a run between two events of the current stream, after some that do not count.
 
-        It holds work of other streams where the run waits for them, as it must. Times are for
-        people: no verdict hangs on them.
+        It includes work of other streams if the run waits for them, as it must. Times only inform:
+        no verdict depends on them.
         """
         return timed(run, warm_up=warm_up, repeats=repeats)
 
@@ -157,7 +157,7 @@ ORIGINAL = "original_reset"
 
 
 def _reset_of(function: Callable[..., None]) -> Callable[..., None]:
-    """PyTorch's own function, where the stand-in is in its place."""
+    """PyTorch's own function, if the stand-in has replaced it."""
     return getattr(function, ORIGINAL, function)
 
 

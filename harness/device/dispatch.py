@@ -1,4 +1,4 @@
-"""Runs every operation of a simulated accelerator on the CPU, and keeps its books.
+"""Runs every operation of a simulated accelerator on the CPU, and does its accounting.
 
 The first time an operation is met, a rule is made for it from its schema; a rule is a closure
 that is called with the arguments. Kinds of rules:
@@ -71,7 +71,9 @@ class Accelerator(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # else every operation would pass one more wrapper; nothing is compiled here
+        return (
+            False  # without this every operation passes one more wrapper; nothing is compiled here
+        )
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None
@@ -113,7 +115,7 @@ class Accelerator(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._functions.clear()
 
     def _remember(self, func: Any, rule: Rule) -> Rule:
-        self._functions.append(func)  # keeps its id from being given to another
+        self._functions.append(func)  # so that its id is not reused
         self._rules[id(func)] = rule
         return rule
 
@@ -121,7 +123,7 @@ class Accelerator(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def make_rule(accelerator: Accelerator, func: Any) -> Rule:
     """The rule for an operation, from its schema."""
     schema = func._schema
-    if func.namespace == "prim":  # what a tensor without data is asked about itself
+    if func.namespace == "prim":  # metadata queries on a tensor without data
         return lambda args, kwargs: func(*args, **kwargs)
     takes_device = any(argument.name == "device" for argument in schema.arguments)
     if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), COMPOSITE):
@@ -137,7 +139,7 @@ def make_rule(accelerator: Accelerator, func: Any) -> Rule:
 
 
 def unwrapper(func: Any) -> Unwrap:
-    """What gives the inner arguments of an operation, and one of its tensors on the device.
+    """A function that gives the inner arguments of an operation, and one of its device tensors.
 
     Raises (when called):
         RuntimeError: where tensors of the host and of the device meet, unless the one on the host

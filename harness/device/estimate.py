@@ -1,11 +1,11 @@
-"""How long a run would take on a GPU: its trace played on the clocks of one.
+"""Estimates how long a run would take on a GPU, by replaying its trace on simulated clocks.
 
-There is a clock for the host and one for each stream and copy engine. A kernel starts when the
-host has launched it and its stream is free, and takes the longer of its FLOPs over the rate and
-its bytes over the bandwidth (the roofline of ``torch.utils._runtime_estimation``), with the
-exceptions that ``vae_compat.device.launches`` knows. Copies of pinned memory run beside kernels of
-other streams; those of pageable memory hold the host. The time is the same on every machine. It
-is good for ratios between runs, not for promises.
+There is a clock for the host and one for each stream and copy engine. A kernel starts when the host
+has launched it and its stream is free, and takes the longer of its FLOPs over the rate and its
+bytes over the bandwidth (the roofline of ``torch.utils._runtime_estimation``), with the exceptions
+that ``vae_compat.device.launches`` knows. Copies of pinned memory run beside kernels of other
+streams; those of pageable memory hold the host. The time is the same on every machine. It is meant
+for ratios between runs, not as a prediction.
 """
 
 from __future__ import annotations

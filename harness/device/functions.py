@@ -1,4 +1,4 @@
-"""What must be caught before PyTorch's C++ front looks for a CUDA device that is not there."""
+"""Intercepts calls before PyTorch's C++ layer looks for a CUDA device that does not exist."""
 
 # ruff: noqa: ARG001, ARG005 - the signatures are those of PyTorch
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Front(TorchFunctionMode):
 
 
 def handlers_of(host: Host) -> dict[Any, Handler]:
-    """What is done otherwise than PyTorch would, by function."""
+    """Replacements of PyTorch's behaviour, by function."""
 
     def pin(tensor: Tensor, device: Any = None) -> Tensor:
         return tensor.pin_memory() if type(tensor) is SimTensor else host.pin(tensor)

@@ -1,4 +1,4 @@
-"""What a real GPU is, how its switches stand during a run, and how long a run takes on it."""
+"""A real GPU: its description, its switches during a run, and timing on it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from vae_compat.machine import CudaDescription
 
 Switch = tuple[Callable[[], Any], Callable[[Any], Any], Any]
-"""How to read a switch, how to set it, and how it stands during a run."""
+"""How to read a switch, how to set it, and its value during a run."""
 
 ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG")
 REDUCED = ("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction")
@@ -117,7 +117,7 @@ class Timing:
 
 
 def timed(run: Callable[[], object], *, warm_up: int = 1, repeats: int = 5) -> Timing:
-    """Time a run by CUDA events, after some that do not count.
+    """Time a run by CUDA events, after warm-up runs that do not count.
 
     Raises:
         ValueError: for fewer than one repeat.

@@ -2,7 +2,8 @@
 
 A capture writes down every operation with its tensors; a replay runs each again and puts its
 results where those of the capture lie. On a GPU nothing is computed while a graph is captured;
-here it is, and code that relies on numbers before the first replay would not be told.
+here it is, so code that wrongly
+relies on numbers before the first replay goes unnoticed.
 """
 
 # ruff: noqa: ARG002 - the signatures are those of torch.cuda
@@ -28,7 +29,7 @@ class Capture:
         self.steps: list[tuple[Rule, Any, Any, Any]] = []
 
     def add(self, rule: Rule, args: Any, kwargs: Any, result: Any) -> None:
-        """An operation has run; its tensors are kept, and the books know nothing of it."""
+        """Record an operation that has run; its tensors are kept without being accounted."""
         self.steps.append((rule, self._kept(args), self._kept(kwargs), self._kept(result)))
 
     def _kept(self, value: Any) -> Any:

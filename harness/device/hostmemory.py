@@ -1,4 +1,4 @@
-"""Memory of the host as a run uses it: how much, how much of it pinned, and who still copies it."""
+"""Accounts for host memory: how much is used, how much is pinned, and pending copies."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Host:
     # -- what there is ------------------------------------------------------------------------
 
     def register(self, tensor: Tensor, pinned: bool = False) -> None:
-        """A tensor was made on the host; one on a storage that is known is no news."""
+        """Record a tensor made on the host, unless its storage is known already."""
         if not (pinned or self.levels):
             return
         storage = tensor.untyped_storage()
@@ -84,7 +84,7 @@ class Host:
             host = itself()
             storage = None if host is None else host._storages.pop(key, None)
             if host is not None and storage is not None:
-                # What an outer reading saw being made may die in an inner one.
+                # A storage made during an outer reading may die during an inner one.
                 for level in host.levels[: storage.depth]:
                     level.live[storage.pinned] -= storage.size
 

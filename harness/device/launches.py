@@ -47,7 +47,7 @@ LEAST_COLUMNS = 32
 
 
 def launcher(trace: Trace, func: Any) -> Launch | None:
-    """What writes an operation's kernels down, or ``None`` where it never runs any."""
+    """A function that records an operation's kernels; ``None`` where it runs none."""
     name = str(func._schema.name).removeprefix("aten::")
     if name.startswith(EMPTY):
         return None
@@ -120,7 +120,7 @@ def _fastest(tensor: Tensor) -> int:
 
 
 def _described(trace: Trace, name: str, describe: Callable[[Args, Any, int], Described]) -> Launch:
-    """Kernels that hang on shapes and layouts; worked out once for each."""
+    """Kernels that depend on shapes and layouts; computed once for each."""
     codes = trace.codes
     events = trace.events
     scratch: dict[int, int] = {}

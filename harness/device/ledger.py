@@ -65,7 +65,7 @@ class Block:
         """The tensor on the host whose storage this is: a parameter that was placed."""
         self.born = ledger.allocations
         self.uses: Uses | None = None
-        """Who may still work on it, where more than one stream does."""
+        """Pending uses of it, where more than one stream works."""
 
     def __del__(self) -> None:
         ledger = self.ledger
@@ -77,7 +77,7 @@ class Block:
 
 
 class Ledger:
-    """The books of one device."""
+    """The accounts of one device."""
 
     def __init__(
         self, capacity: int | None, total: int, refuse: Callable[[Ledger, int], Exception]
@@ -92,13 +92,13 @@ class Ledger:
         self.out_of_memory = 0
         """How often an allocation was refused."""
         self.owner: weakref.ref[Any] | None = None
-        """The accelerator whose books these are, while it is open."""
+        """The accelerator that these accounts belong to, while it is open."""
         self.client = Peak(0)
         """What ``torch.cuda.max_memory_allocated`` shows, reset by the code under test."""
         self.trace = Trace()
         self.host = Host(self.trace)
         self.order: Order | None = None
-        """The order of the streams, once there is more than one or a copy that nobody waits for."""
+        """The order of the streams, once there are several or a non-blocking copy."""
         self.lock: AbstractContextManager[Any] | None = None
         """Held by the thread whose operation runs, once there is more than one thread."""
         self.capture: Any = None
@@ -179,7 +179,7 @@ class Ledger:
         self.order.used(self.uses(block), inner, self.trace.stream, moment, writes, what)
 
     def uses(self, block: Block) -> Uses:
-        """Who uses an allocation. One from before anyone kept order is the default stream's."""
+        """The uses of an allocation. One made before order was kept is the default stream's."""
         if block.uses is None:
             block.uses = Uses(0)
             if block.born > self.settled:
@@ -201,7 +201,7 @@ class Ledger:
         reading.races += tuple(order.races[known:])
 
     def freed(self, block: Block) -> None:
-        """The last tensor on an allocation is gone."""
+        """Free an allocation whose last tensor is gone."""
         self.live -= block.size
         if block.uses is not None and self.order is not None:
             self.order.gone(block.uses, block.size)
@@ -219,7 +219,7 @@ class Ledger:
         self.allocate(nbytes)
 
     def settle(self) -> None:
-        """Write the recent high into every open peak, and start again from what is live."""
+        """Merge the recent high into every open peak, and restart from what is live."""
         for peak in self._peaks:
             peak.high = max(peak.high, self._recent)
         for peak in self._scratch_peaks:

@@ -48,7 +48,7 @@ class Copies:
 
 @dataclass(frozen=True)
 class Waits:
-    """How often the host stood still until the device had done its work, by cause."""
+    """How often the host waited for the device, by cause."""
 
     read: int = 0
     """A number was read: ``.item()``, ``float()``, a tensor in ``if``, ``torch.equal``."""

@@ -21,7 +21,7 @@ CONVOLUTIONS = (aten.convolution, aten._convolution, aten.convolution_overrideab
 """Operations with ``input, weight, bias, stride, padding, dilation, transposed`` in front."""
 
 PRODUCTS = (aten.mm.default, aten.bmm.default)
-"""Products of two matrices, whose FLOPs hang on their shapes alone."""
+"""Products of two matrices, whose FLOPs depend on their shapes alone."""
 
 
 def counter_of(func: Any) -> Count | None:
@@ -63,7 +63,7 @@ def _convolution_counter(formula: Callable[..., Any]) -> Count:
 
     def count(tally: Tally, args: Args, kwargs: Mapping[str, Any], out: Any) -> None:
         shape, weight = out.shape, args[1].shape
-        # The formula looks at these alone; stride, padding and groups show in the shapes.
+        # The formula uses only these; stride, padding and groups show in the shapes.
         key = (args[0].shape, weight, shape, args[6])
         entry = known.get(key)
         if entry is None:

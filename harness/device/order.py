@@ -20,7 +20,7 @@ from torch import Tensor
 from vae_compat.device.places import calling_place
 
 MOST_RACES = 20
-"""So many are put into words; a loop without order has one at every place."""
+"""At most this many races are described; an unordered loop has one at every place."""
 SMALL_POOL = 2**20
 """Bytes; allocations up to this size have memory of their own (``kSmallSize``)."""
 
@@ -67,7 +67,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Use:
-    """That a stream read or wrote a region, at a moment of its own count."""
+    """A read or write of a region by a stream, at a moment of that stream's count."""
 
     stream: int
     moment: int

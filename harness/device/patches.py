@@ -1,4 +1,4 @@
-"""Stand-ins for ``torch.cuda``, answered from the books of a simulated accelerator."""
+"""Stand-ins for ``torch.cuda`` that report from the accounts of a simulated accelerator."""
 
 # ruff: noqa: ARG001, ARG002, ARG005 - the signatures are those of torch.cuda
 from __future__ import annotations
@@ -232,7 +232,7 @@ def _stance(stack: ExitStack) -> None:
 
 
 def patched(ledger: Ledger, streams: Streams, attention: Callable[..., Any]) -> ExitStack:
-    """Put every stand-in in its place; closing the stack takes all of them away again."""
+    """Install every stand-in; closing the stack removes them all."""
     answers = _answers(ledger, streams)
     guard = torch._C._InferenceMode
     functional = torch.nn.functional

@@ -1,4 +1,4 @@
-"""Where in the code under test something happened."""
+"""Finds where in the code under test something happened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Half precision as a GPU does it: what sums, sums in float32 and rounds once.
+"""Half precision as on a GPU: sums are computed in float32 and rounded once.
 
 Tensor cores and the reductions of CUDA multiply and add bfloat16 and float16 numbers in float32
 and round the result (``at::opmath_type``, ``at::acc_type`` in pytorch; ``CUBLAS_COMPUTE_32F``;

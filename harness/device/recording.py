@@ -1,4 +1,4 @@
-"""What is written down of an operation that the accelerator has run."""
+"""Records the operations that the accelerator has run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZED_BY_NUMBERS = frozenset(
         *("unique_dim_consecutive", "repeat_interleave", "bincount", "histc"),
     }
 )
-"""Operations whose result has a size that hangs on numbers: the host waits to learn it."""
+"""Operations whose result size depends on values: the host waits for it."""
 
 MASKS = (torch.bool, torch.uint8)
 

@@ -1,7 +1,7 @@
 """Streams and events of the simulated accelerator.
 
-Work is done at once, in the order in which it is asked for; what streams and events change is what
-may be relied on, which ``vae_compat.device.order`` keeps.
+Work is done at once, in the order of the calls. Streams and events only change which order code may
+rely on, which ``vae_compat.device.order`` tracks.
 """
 
 # ruff: noqa: ARG001, ARG002 - the signatures are those of torch.cuda
@@ -39,7 +39,7 @@ class Streams:
         self._local.stream = self.ledger.trace.stream = stream
 
     def enter_thread(self) -> None:
-        """What is done from now on is done by this thread."""
+        """From now on this thread does the work."""
         self.ledger.trace.stream = self.current
 
     def new(self) -> int:

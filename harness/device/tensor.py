@@ -1,4 +1,4 @@
-"""The tensor of a simulated accelerator: says it is on ``cuda:0``, keeps its numbers on the CPU."""
+"""The tensor of a simulated accelerator: reports ``cuda:0``, keeps its numbers on the CPU."""
 
 # ruff: noqa: D102, ARG002 - methods of torch.Tensor, documented there
 from __future__ import annotations
@@ -104,7 +104,7 @@ class SimTensor(Tensor):
         return False
 
     def record_stream(self, stream: Any) -> None:
-        """The memory is not given out again before that stream has come so far."""
+        """The memory is not reused before that stream has reached this point."""
         ledger = self._block.ledger
         if ledger.order is not None:
             ledger.uses(self._block).recorded.add(stream.stream_id)

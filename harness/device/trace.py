@@ -1,4 +1,4 @@
-"""What a run asked of a device, in order: kernels, copies, waits, and what the host did.
+"""Everything a run did on a device, in order: kernels, copies, waits, and host work.
 
 A trace is a row of small numbers. Each stands for one kind of event (the same kernel on the same
 shapes, the same copy), of which a run has few, however long it is; so a million kernels take
@@ -124,7 +124,7 @@ class Trace:
 
     def __init__(self) -> None:
         self.on = 0
-        """How many readings are open; nothing is written down while there is none."""
+        """How many readings are open; nothing is recorded while there is none."""
         self.stream = DEFAULT_STREAM
         """The current stream of the thread that runs now."""
         self.kinds: list[Kind] = []

@@ -1,4 +1,4 @@
-"""What crosses between host and accelerator, and the operations the device would choose itself.
+"""Copies between host and accelerator, and operations whose kernel the device chooses.
 
 The rules of copies follow ``aten/src/ATen/native/cuda/Copy.cu`` of pytorch: a copy to the device
 is converted to the target's dtype on the host first, one to the host afterwards; where source and
@@ -36,7 +36,7 @@ FLASH = 1
 
 
 def special_rules(accelerator: Accelerator) -> dict[Any, Rule]:
-    """Rules that an operation's schema does not tell."""
+    """Rules that do not follow from an operation's schema."""
     rules: dict[Any, Rule] = {
         aten._to_copy.default: _to_copy(accelerator),
         aten.copy_.default: _copy(accelerator),
@@ -180,7 +180,7 @@ def moved(ledger: Ledger, way: Way) -> None:
 
 
 def pack(ledger: Ledger, nbytes: int) -> None:
-    """A kernel that brings a strided tensor into one piece, or back."""
+    """A kernel that packs a strided tensor into contiguous memory, or unpacks it."""
     stream = ledger.trace.stream
     ledger.trace.note(Kernels("pack", stream, nbytes, nbytes, (Part("transpose", 2 * nbytes),)))
 

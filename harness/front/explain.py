@@ -130,7 +130,7 @@ def _declares(decorator: ast.expr) -> bool:
 
 
 def member_docs(words: type[StrEnum]) -> dict[str, str]:
-    """The words of an enumeration with what stands under each of them in the source."""
+    """The words of an enumeration with the docstring under each of them in the source."""
     (owner,) = ast.parse(inspect.getsource(words)).body
     assert isinstance(owner, ast.ClassDef)
     found: dict[str, str] = {}
@@ -195,7 +195,7 @@ def parse_case(text: str) -> Case:
 
 
 def _known_bad(check: str) -> str:
-    """The hooks that are broken on purpose for a check, and where each is caught."""
+    """The known-bad hooks of a check, and the case in which each is caught."""
     hooks = [
         f"{hook.name}\n  hook {hook.entry}\n  case {hook.shows_on}" for hook in known_bad(check)
     ]

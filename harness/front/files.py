@@ -40,7 +40,7 @@ def check_writable(option: str, file: Path) -> None:
 
 
 def check_regular(option: str, file: Path) -> None:
-    """Refuse what is no plain file: reading from a pipe would never end."""
+    """Refuse anything but a plain file: reading from a pipe would never end."""
     try:
         mode = file.stat().st_mode
     except FileNotFoundError:

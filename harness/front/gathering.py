@@ -1,4 +1,4 @@
-"""What the process of the command does while tests run: take their records as they come."""
+"""Collects records while tests run, in the process of the command."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from vae_compat.text import printable
 class Gathering:
     """A pytest plugin that writes every record down when its test reports.
 
-    Knows afterwards what was found, how much there was to find, and why it is not all.
+    Afterwards it knows the records found, how many were expected, and why any are missing.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Gathering:
         self.stopped: str | None = None
         """Why not everything runs."""
         self.refused: str | None = None
-        """Why nothing runs: wrong use that shows late."""
+        """Why nothing runs: wrong use that is only noticed late."""
         self.writer: Writer | None = None
         self._run = run
         self._given = given
@@ -63,11 +63,11 @@ class Gathering:
     # What is to run
 
     def pytest_configure(self, config: pytest.Config) -> None:
-        """Hand the run to the tests of this process."""
+        """Make the run available to the tests of this process."""
         config.stash[RUN] = self._run
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
-        """Find the terminal, for failures as they come."""
+        """Find the terminal, to print failures as they occur."""
         self._terminal = session.config.pluginmanager.get_plugin("terminalreporter")
 
     @pytest.hookimpl(optionalhook=True)
@@ -93,13 +93,13 @@ class Gathering:
         self._nodes.discard(node)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Begin, where this process runs the tests."""
+        """Start, where this process runs the tests itself."""
         if session.items:
             self._begin([item.nodeid for item in session.items])
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
-        """Begin, where others run them."""
+        """Start, where worker processes run them."""
         if ids and self.writer is None:
             self._begin(ids)
 
@@ -125,7 +125,7 @@ class Gathering:
         elif report.failed and found is not None:
             died = report.when not in ("setup", "call", "teardown")
             if died and (found.hook, found.case, found.check) in self.entries:
-                return  # it had told all before
+                return  # it had reported every record already
             message = workers.crash_in(report.user_properties) or str(report.longrepr)
             if died:
                 message = "the worker process that ran this case died"
@@ -133,7 +133,7 @@ class Gathering:
         self._interrupts.check()
 
     def _error(self, hook: str, case: str, check: str, message: str) -> Record:
-        """The record of a test that told nothing itself."""
+        """The record of a test that reported none itself."""
         return Record(
             case=case,
             check=check,
@@ -157,7 +157,7 @@ class Gathering:
             self._show(entry.record)
 
     def _show(self, record: Record) -> None:
-        """A failure as it comes, on one line."""
+        """Print a failure as it occurs, on one line."""
         if self._terminal is None:
             return
         mark = digest.MARKS.get(record.status, record.status.upper())
@@ -173,10 +173,10 @@ class Gathering:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, exitstatus: int) -> None:
-        """Wait for nobody where the run was told to stop."""
+        """Do not wait for workers where the run was told to stop."""
         self._interrupts.close()
         if exitstatus != pytest.ExitCode.INTERRUPTED:
             return
         for node in self._nodes:
-            with suppress(Exception):  # a worker that is gone, or never came up
+            with suppress(Exception):  # a worker that has ended, or never started
                 os.kill(node.gateway._rinfo().pid, signal.SIGKILL)

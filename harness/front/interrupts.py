@@ -22,8 +22,8 @@ IMPATIENCE = 3
 class Interrupts:
     """Turns SIGINT, SIGTERM and SIGHUP into one ``KeyboardInterrupt`` in the main thread.
 
-    What must not be cut in two is done under ``held``. Once the first request has been raised,
-    further ones are only counted: whoever cleans up is not interrupted.
+    Work that must not be interrupted halfway is done under ``held``. After the first request has
+    been raised, further ones are only counted, so that cleaning up is not interrupted.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Interrupts:
 
     @property
     def reason(self) -> str | None:
-        """What happened, for a sentence; ``None`` where nobody asked."""
+        """What happened, as part of a sentence; ``None`` where there was no request."""
         if self.asked is None:
             return None
         return "interrupted" if self.asked == "SIGINT" else f"stopped by {self.asked}"
@@ -69,7 +69,7 @@ class Interrupts:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """What happens inside is done to its end; a request that came meanwhile is raised then."""
+        """Code inside runs to its end; a request that came meanwhile is raised afterwards."""
         self._depth += 1
         try:
             yield
@@ -79,10 +79,10 @@ class Interrupts:
             self._raise()
 
     def check(self) -> None:
-        """Raise again what somebody may have swallowed."""
+        """Raise again a request that other code may have swallowed."""
         if self.asked:
             raise KeyboardInterrupt(self.asked)
 
     def close(self) -> None:
-        """From here on requests only count: the end is on its way anyhow."""
+        """Only count requests from now on, because the process is ending anyway."""
         self._raised = True

@@ -1,4 +1,4 @@
-"""Cleans up after a run, whichever way that ends. Run by path, without any package.
+"""Cleans up after a run, however it ends. Run by path, without any package.
 
 Its standard input is a pipe that only the run holds open. When that closes, every process whose
 environment names the run is killed, and the run's folder is removed.

@@ -1,4 +1,4 @@
-"""Runs held against others: ``--history``, ``vae-compat history`` and ``vae-compat compare``."""
+"""Runs compared with others: ``--history``, ``vae-compat history`` and ``vae-compat compare``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run is kept in a history, and what it is held against there."""
+    """Where a run is kept in a history, and the run that it is compared with."""
 
     history: Path
     run: str
@@ -51,7 +51,7 @@ def placed(options: Options, header: Header) -> tuple[Options, Place]:
 
 
 def kept(place: Place, results: Results, code: int) -> int:
-    """Write down how a run of a history ended, and tell what is new; returns the exit code."""
+    """Record how a run of a history ended, and print what is new; returns the exit code."""
     from vae_compat.reports import history, nights
 
     night = history.Night(
@@ -87,7 +87,7 @@ def shown(folder: Path, *, accept: str | None, last: int) -> int:
 
 
 def compared(before: Path, after: Path) -> int:
-    """Tell what became worse and what became better from one run to another.
+    """Print what became worse and what became better from one run to another.
 
     Exit code 0 where nothing became worse, 1 where anything did, 3 where the later run came to no
     verdict.

@@ -15,5 +15,5 @@ def end_with_parent(parent: int, number: int) -> None:
     import ctypes
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
-    if os.getppid() != parent:  # it ended before the system was told
+    if os.getppid() != parent:  # it ended before the system was asked
         os.kill(os.getpid(), number)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def render(options: Options, what: str = "cases", *, ids: bool = False) -> str:
-    """The list that was asked for, a line an item; ``ids`` are plain case ids.
+    """The requested list, one item a line; ``ids`` are plain case ids.
 
     Raises ``UsageError`` for what a run would refuse.
     """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vae_compat.matrix import Selection
 
 SECONDS = 120.0
-"""CPU seconds that any call of a hook may take, however quick untiled is."""
+"""CPU seconds that any call of a hook may always take, even where untiled is much faster."""
 _PATHS = frozenset({"comfyui", "image", "out", "junitxml", "against", "resume", "history"})
 
 
@@ -31,7 +31,8 @@ class Options:
     layout: str | None = None
     host: str | None = None
     claims: Mapping[str, Any] | None = None
-    """What ``hook`` claims, as ``[claims]`` of a profile; without it all that it can be asked."""
+    """What ``hook`` claims, as in ``[claims]`` of a profile; without it, everything it has keywords
+    for."""
     comfyui: Path | None = None
     families: tuple[str, ...] = ()
     directions: tuple[str, ...] = ()
@@ -56,9 +57,9 @@ class Options:
     against: Path | None = None
     """results.json that must not get worse."""
     resume: Path | None = None
-    """Folder of a run to go on with."""
+    """Folder of a run to resume."""
     history: Path | None = None
-    """Folder of a history to keep the run in, and to hold it against."""
+    """Folder of a history in which to keep the run, and with whose runs to compare it."""
     last: int = 7
     """Runs of the history over which drift is looked for."""
     fail_fast: bool = False
@@ -93,7 +94,7 @@ class Options:
 
     @property
     def tiers_to_run(self) -> tuple[str, ...]:
-        """What was asked for; one case meets all of its checks, so that it can be repeated."""
+        """The selected tiers; a single case gets all of its checks, so that it can be repeated."""
         return self.tiers or (DEFAULT_TIERS if self.case is None else tuple(map(str, Tier)))
 
     @property
@@ -153,7 +154,7 @@ class Options:
 
     @property
     def fingerprint(self) -> str:
-        """Stands for what changes the baselines of a case without being part of it."""
+        """Identifies everything that changes baselines without being part of a case."""
         files = [_stamp(text.partition("=")[2]) for text in sorted(self.weights)]
         image = None if self.image is None else [str(self.image), _stamp(self.image)]
         told = [self.seed, sorted(self.weights), files, image, metadata.version("torch")]

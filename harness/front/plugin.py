@@ -1,4 +1,4 @@
-"""The pytest plugin: the parametrized observations, and what becomes of a finding.
+"""The pytest plugin: parametrizes the tests, and turns findings into records.
 
 It runs in every process of a run. What the process of the command does besides is in
 `vae_compat.front.gathering`, what worker processes do in `vae_compat.front.workers`.
@@ -28,7 +28,7 @@ _NODE = re.compile(r"::test_\w+\[(?P<check>\w+)-(?P<hook>[^:\]]*):(?P<case>[^\]]
 
 
 class Told(NamedTuple):
-    """What the id of a test tells."""
+    """The fields of a test's id."""
 
     hook: str
     case: str
@@ -92,13 +92,13 @@ def _whose(item: pytest.Item) -> tuple[str, Case]:
 
 @pytest.fixture
 def observation(request: pytest.FixtureRequest) -> Observed:
-    """What the hook's one run of this case produced."""
+    """The observation of the hook's one run of this case."""
     return request.config.stash[RUN].observe(request.param)
 
 
 @pytest.fixture
 def report(request: pytest.FixtureRequest, observation: Observed) -> Callable[[Finding], None]:
-    """Takes a check's finding into the record, and fails the test where it did not pass."""
+    """Records a check's finding, and fails the test where the finding did not pass."""
     run = request.config.stash[RUN]
     item = request.node.stash[ITEM]
 

@@ -1,4 +1,4 @@
-"""Going on with a run that was cut off: only with the one that was."""
+"""Resumes an interrupted run, if options, hooks and versions are still the same."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _ALIKE = {
     "inputs": "the weights or the picture",
     "gpu": "the GPU or its software",
 }
-"""What must be as it was, with the words for it."""
+"""What must be unchanged, with its name in messages."""
 
 
 def resumed(folder: Path, header: Header) -> Log:
-    """The log to go on with. Raises ``UsageError`` where it is that of another run."""
+    """The log to append to. Raises ``UsageError`` where it belongs to another run."""
     from vae_compat.reports.log import read_log
 
     log = read_log(folder)
@@ -61,5 +61,5 @@ def _differences(before: Header, now: Header) -> Iterator[tuple[str, object, obj
 
 
 def finished(log: Log) -> frozenset[Key]:
-    """What need not be run again: all but what the harness failed in."""
+    """The records that need not be run again: all except failures of the harness."""
     return frozenset(key for key, entry in log.entries.items() if not entry.harness)

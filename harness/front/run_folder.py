@@ -32,7 +32,9 @@ class RunFolder:
         """
         self.token = secrets.token_hex(8)
         self.path = Path(tempfile.gettempdir()) / f"vae-compat-{self.token}"
-        self._janitor = _started(self.token, self.path)  # first: nothing is ever left behind
+        self._janitor = _started(
+            self.token, self.path
+        )  # started first, so that nothing is ever left behind
         self.path.mkdir(mode=0o700)
         self._inherited = inherited
         self._before = os.environ.get(VARIABLE)
@@ -41,7 +43,7 @@ class RunFolder:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes a child process belong to this run, besides those that it belongs to."""
+        """The environment that makes a child process belong to this run and to its outer runs."""
         return {VARIABLE: ":".join(filter(None, (self._before, self.token)))}
 
     def __enter__(self) -> RunFolder:

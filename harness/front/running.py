@@ -29,10 +29,11 @@ ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(128 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
 }
-"""Has glibc keep some freed memory: else every activation is fetched from the system page by page,
-a quarter of the CPU time of a run. Read at the start of a process, so by the workers."""
+"""Makes glibc keep some freed memory. Otherwise the system maps every activation anew, page by
+page, which takes a quarter of the CPU time of a run. glibc reads this at the start of a process, so
+it acts in the workers."""
 LOST_WORKERS = 32
-"""Workers that may die before a run gives up: nothing of a hook runs in them."""
+"""Workers that may die before a run gives up. No hook runs in them, so none should."""
 
 
 def run(options: Options) -> int:
@@ -45,7 +46,7 @@ def run(options: Options) -> int:
         options = replace(options, out=options.resume)
     with Interrupts() as interrupts:
         try:
-            with RunFolder() as folder:  # looking at a hook starts a process
+            with RunFolder() as folder:  # inspecting a hook starts a process
                 found = validate(options)
                 night: keeping.Place | None = None
                 if options.history is not None:
@@ -60,7 +61,7 @@ def run(options: Options) -> int:
 
 
 def set_environment(device: str) -> None:
-    """Settle what the processes of a run inherit."""
+    """Set what the processes of a run inherit."""
     for name, value in ALLOCATOR.items():
         os.environ.setdefault(name, value)
     os.environ.pop("PYTEST_ADDOPTS", None)  # an adopter's, for tests of their own
@@ -71,7 +72,7 @@ def set_environment(device: str) -> None:
 def judged(
     options: Options, found: tuple[HookUnderTest, ...], interrupts: Interrupts, folder: Path
 ) -> Results:
-    """Run everything that was selected and is not yet found; returns all that was found.
+    """Run everything that was selected and has no record yet; returns all records.
 
     Raises ``UsageError`` where there is nothing to run, or the log cannot be written.
     """
@@ -99,7 +100,7 @@ def judged(
 
 
 def _concluded(gathering: Gathering, code: int, options: Options, earlier: Log | None) -> Results:
-    """What was found, with a verdict; the end is written to the log where that can be."""
+    """The results with a verdict; the end is written to the log if possible."""
     import pytest
 
     from vae_compat.reports.digest import BAD
@@ -213,7 +214,7 @@ def _arguments(options: Options, size: int) -> list[str]:
     """The command line of the run as pytest takes it; ``size`` is the number of its cases."""
     suites = suites_folder()
     arguments = [str(suites / tier) for tier in options.tiers_to_run]
-    # Neither the configuration nor the cache of the folder we happen to be in: it is an adopter's.
+    # Ignore configuration and cache of the current folder, which belongs to the adopter.
     arguments += ["-c", os.devnull, "--rootdir", str(suites.parent), "-p", "no:cacheprovider"]
     arguments += ["-p", "vae_compat.front.plugin", "--import-mode=importlib", "--no-header", "-rN"]
     arguments += ["-v", "--tb=short"] if options.verbose else ["-q", "--tb=no"]

@@ -11,8 +11,8 @@ from xdist.scheduler import LoadScopeScheduling
 class BaselineScheduling(LoadScopeScheduling):  # type: ignore[misc]
     """Hands tests out in groups, in the order in which they were collected.
 
-    xdist's own ``loadgroup`` writes the group into the id of a test and no longer can since
-    pytest 9.2. Here the group is looked up, and ids stay as people know them.
+    xdist's own ``loadgroup`` writes the group into the id of a test, which is no longer possible
+    since pytest 9.2. Here the group is looked up, and ids stay unchanged.
     """
 
     def __init__(self, config: Any, log: Any, group_of: Callable[[str], str]) -> None:
@@ -24,12 +24,15 @@ class BaselineScheduling(LoadScopeScheduling):  # type: ignore[misc]
         return self._group_of(nodeid)
 
     def remove_node(self, node: Any) -> str | None:
-        """Hand on what a process that has ended leaves, but for the test it died in.
+        """Give the remaining tests of a process that has ended to others, except the one it died
+        in.
 
-        xdist would run that again, and so take one process after the other down.
+        xdist would run that test again, and so lose one process after the other.
         """
         if self.collection is None:
-            self.registered_collections.pop(node, None)  # its successor collects again
+            self.registered_collections.pop(
+                node, None
+            )  # the process that replaces it collects again
         lost: str | None = None
         workload = self.assigned_work.pop(node)
         for tests in workload.values():

@@ -61,9 +61,9 @@ class Run:
     """Shared by the processes of the run; the controller removes it at the end."""
     supplies: Supplies
     finished: frozenset[tuple[str, str, str]] = frozenset()
-    """Hook, case id and check of what an earlier run has found already."""
+    """Hook, case id and check of the records that an earlier run has already."""
     processes: int = 1
-    """How many share the machine in this run."""
+    """How many worker processes share the machine in this run."""
     key: bytes = field(default_factory=partial(secrets.token_bytes, 32), repr=False)
     """Known to the processes of the run alone, so that no hook can forge what they share."""
 
@@ -124,7 +124,7 @@ class Run:
                     yield Item(name, case, check, _known(subject.profile, check, case))
 
     def group(self, case: str) -> str:
-        """What the cases that share a truth have in common: they run in one process."""
+        """The group of a test: cases that share a truth run in one process."""
         return self._groups[case]
 
     @cached_property
@@ -165,7 +165,7 @@ class Run:
 
     @cached_property
     def bench(self) -> Bench:
-        """What cases are held against."""
+        """Makes the baselines that cases are compared with."""
         return Bench(self.supplies, self.folder, self.options.fingerprint, self.key)
 
     @cached_property
@@ -191,14 +191,14 @@ class Run:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
     def observe(self, item: Item) -> Observed:
-        """What the hook's one run of the item's case produced."""
+        """The observation of the hook's one run of the item's case."""
         every_way = (item.subject, item.case) in self.called_in_every_way
         return self.case_runner.observation(item.subject, item.case, every_way=every_way)
 
     def record(self, item: Item, observation: Observed, finding: Finding) -> Record:
-        """The record of a finding, judged by what the profile knows.
+        """The record of a finding, judged with the known failures of the profile.
 
-        What hangs on a failure of the same case that the profile knows is skipped with it.
+        A finding that is blocked by a known failure of the same case is skipped with it.
         """
         subject = self.subjects[item.subject]
         known = subject.profile.known_failures

@@ -1,4 +1,4 @@
-"""The hooks under test: their profiles, and what only a look at the hook itself can tell."""
+"""The hooks under test: their profiles, and facts that only the hook itself can give."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from vae_compat.subject.profile import (
 
 @dataclass(frozen=True)
 class Looked:
-    """What a run knows of a hook without loading it again."""
+    """Facts about a hook that a run keeps, so as not to load it again."""
 
     modes: tuple[str, ...]
-    """Those it can be asked for, whether they are claimed or not."""
+    """Modes it can be asked for, whether they are claimed or not."""
     sha256: str | None
     """Of its file, or of all Python files where it is a package; ``None`` where none is found."""
     commit: str | None
@@ -43,16 +43,16 @@ class Looked:
 
 @dataclass(frozen=True)
 class HookUnderTest:
-    """A hook under test as the process of the command finds it and hands it on to the others."""
+    """A hook under test as the command's process finds it and passes it to the others."""
 
     told: str
-    """By which the command line names it: a profile's path or name, or the entry."""
+    """Its name on the command line: a profile's path or name, or the entry."""
     profile: Profile
     facts: Looked
 
 
 def facts_of(profile: Profile, comfyui: Path | None) -> Looked:
-    """Look at a hook: a runner loads it and says what it takes.
+    """Inspect a hook: a runner loads it and reports what it takes.
 
     Raises ``UsageError`` where it cannot be loaded.
     """
@@ -61,7 +61,7 @@ def facts_of(profile: Profile, comfyui: Path | None) -> Looked:
 
     try:
         modes = tuple(map(str, described(profile, comfyui).modes))
-    except OSError as error:  # a path that the system takes for none
+    except OSError as error:  # a path that the system rejects
         raise UsageError(
             f"the hook {profile.hook.entry!r:.120} cannot be found ({error.strerror}): check the"
             " path"
@@ -71,7 +71,7 @@ def facts_of(profile: Profile, comfyui: Path | None) -> Looked:
 
 
 def resolve(options: Options) -> tuple[HookUnderTest, ...]:
-    """The hooks that the options name, each looked at once. Raises ``UsageError``."""
+    """The hooks that the options name, each inspected once. Raises ``UsageError``."""
     found: list[HookUnderTest] = []
     for told, profile in profiles(options):
         facts = facts_of(profile, options.comfyui)
@@ -150,7 +150,7 @@ def facts_to_json(under_test: Sequence[HookUnderTest]) -> str:
 
 
 def restored(options: Options, text: str) -> tuple[HookUnderTest, ...]:
-    """The same hooks in another process, which looks at none of them."""
+    """The same hooks in another process, which does not inspect them."""
     facts = [Looked(**{**told, "modes": tuple(told["modes"])}) for told in json.loads(text)]
     return tuple(
         HookUnderTest(told, _with_modes(profile, options, known), known)
@@ -159,7 +159,7 @@ def restored(options: Options, text: str) -> tuple[HookUnderTest, ...]:
 
 
 def claims_digest(profile: Profile) -> str:
-    """Stands for what a profile claims and knows."""
+    """Hash of what a profile claims and which failures it knows."""
     told = json.dumps(asdict(profile.claims), sort_keys=True, default=str)
     known = [asdict(failure) for failure in profile.known_failures]
     return hashlib.sha256(f"{told}\n{json.dumps(known)}".encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Wrong use: everything about the options that can be found out before anything runs."""
+"""Finds wrong use: checks everything about the options before anything runs."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def check_selection(options: Options) -> None:
 
 
 def check_profiles(profiles: Sequence[Profile]) -> None:
-    """Refuse profiles that claim nothing: nothing could be shown of them."""
+    """Refuse profiles that claim nothing, because there would be nothing to judge."""
     for profile in profiles:
         if not (profile.claims.families and profile.claims.directions and profile.claims.modes):
             raise UsageError(
@@ -75,7 +75,7 @@ def check_profiles(profiles: Sequence[Profile]) -> None:
 
 
 def check_known_failures(profile: Profile, ids: Sequence[str]) -> None:
-    """Refuse a known failure that is about no check of any case of the whole matrix."""
+    """Refuse a known failure that matches no check of any case of the whole matrix."""
     if not profile.known_failures:
         return
     records = [f"{check}[{case}]" for check in check_docs() for case in ids]
@@ -156,7 +156,7 @@ def _check_device(device: str) -> None:
 
 
 def _check_expression(expression: str) -> None:
-    # Left to pytest, this error would come out of every worker as a failure of pytest itself.
+    # If pytest met this error, every worker would report it as a failure of pytest itself.
     from _pytest.mark.expression import Expression
 
     try:
@@ -204,7 +204,7 @@ def _check_matrix(found: Sequence[HookUnderTest], options: Options) -> None:
 
 
 def _check_contents(options: Options) -> None:
-    """Read pictures and weights to their end; last, for weights are large."""
+    """Read pictures and weights completely; done last, because weights are large."""
     if options.image is not None:
         from vae_compat.fixtures.inputs import open_picture
 

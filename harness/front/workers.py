@@ -28,10 +28,10 @@ _INPUT = "vae_compat"
 
 
 class Given(NamedTuple):
-    """What a worker is told by the process of the command.
+    """What the process of the command passes to a worker.
 
-    Through its channel alone: what lies in a folder a hook could rewrite. Every worker of a run is
-    told the same, so that all collect the same tests.
+    It is sent through the worker's channel only, because a hook could rewrite files in a folder.
+    All workers of a run get the same, so that all collect the same tests.
     """
 
     folder: str
@@ -43,7 +43,7 @@ class Given(NamedTuple):
     options: str
     facts: str
     finished: list[list[str]]
-    """What need not be run: hook, case id and check."""
+    """Records that need not be made: hook, case id and check."""
 
 
 def give(workerinput: dict[str, Any], given: Given) -> None:
@@ -58,7 +58,7 @@ def given_to_all(
     found: tuple[HookUnderTest, ...],
     finished: frozenset[Key],
 ) -> Given:
-    """What every worker of a run is told."""
+    """What is passed to every worker of a run."""
     return Given(
         folder=str(folder),
         controller=os.getpid(),
@@ -70,7 +70,7 @@ def given_to_all(
 
 
 def given(config: pytest.Config) -> Given | None:
-    """What this process was told; ``None`` where it is no worker of a run."""
+    """What was passed to this process; ``None`` where it is not a worker of a run."""
     told = getattr(config, "workerinput", {}).get(_INPUT)
     return None if told is None else Given(*json.loads(told))
 
@@ -111,13 +111,13 @@ def settle(controller: int) -> None:
 
 
 def _leave_it_to_the_command(*_: object) -> None:
-    """A terminal interrupts every process of the run. No ``SIG_IGN``: children would inherit it."""
+    """A terminal interrupts every process of the run. Children would inherit a ``SIG_IGN``."""
 
 
 def told(record: Record) -> tuple[str, str]:
-    """A record as a test's property, its message of bearable length.
+    """A record as a test's property, its message shortened.
 
-    In ASCII, for a worker's channel takes no lone surrogates.
+    It is ASCII, because a worker's channel takes no lone surrogates.
     """
     left = len(record.message) - LIMIT
     if left > 0:
@@ -127,7 +127,7 @@ def told(record: Record) -> tuple[str, str]:
 
 
 def record_in(properties: list[tuple[str, object]]) -> Record | None:
-    """The record among the properties of a test, if it told one."""
+    """The record among the properties of a test, if it has one."""
     text = dict(properties).get(RECORD)
     return Record(**restored_record(json.loads(text))) if isinstance(text, str) else None
 

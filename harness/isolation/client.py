@@ -1,4 +1,4 @@
-"""Starts runners, asks them, watches them and ends them: the judge's side."""
+"""The judge's side: starts runners, sends requests, watches and ends them."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ Facts = TypeVar("Facts")
 MOST_OUTPUT = 16_000
 """Bytes of what a hook prints that are kept."""
 _MOST_REST = 2**20
-"""Bytes that are still read of a process that has ended: as much as a pipe can be made to hold."""
+"""Bytes that are still read after a process has ended: as much as a pipe can hold."""
 _STOPS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _PATIENCE = 10.0
 """Seconds that ending all that a runner has started may take, before it is left to the kernel."""
 TOKEN = "VAE_COMPAT_RUNNER"
-"""Environment variable by which everything that a runner has started is known."""
+"""Environment variable that marks every process that a runner has started."""
 _PROGRAM = (
     "import sys; sys.path[:] = {path!r}; from vae_compat.isolation.nursery import main; "
     "main(*map(int, sys.argv[1:]))"
@@ -53,12 +53,12 @@ class Ended(Exception):  # noqa: N818 (a fact about a runner, not a fault of the
     told: str
     """Why, in words."""
     by_limit: bool = False
-    """Whether it was ended for what it took; otherwise it ended by itself."""
+    """Whether it was ended for exceeding a limit; otherwise it ended by itself."""
     detail: str = ""
-    """What is known beyond that: a traceback, the last that it printed."""
+    """Further details: a traceback, its last output."""
     stopped: bool = False
-    """Whether it was ended as whoever stops a process does it, or the system for want of memory:
-    that may have had nothing to do with the hook."""
+    """Whether it was ended by a signal such as a user sends to stop a process, or the system sends
+    when memory runs out. The hook need not be the cause."""
 
 
 class Nursery:
@@ -73,7 +73,7 @@ class Nursery:
 
     def start(self, server: str, pipes: tuple[int, int, int, int]) -> None:
         """Have a runner started that does what its server does, with these ends of pipes."""
-        for _ in range(2):  # a hook may have ended the process while nobody looked
+        for _ in range(2):  # a hook may have ended the process in the meantime
             try:
                 socket.send_fds(self._opened(), [server.encode()], pipes)
                 return
@@ -95,7 +95,7 @@ class Nursery:
             time.sleep(0.01)
 
     def close(self) -> None:
-        """End all its runners, and whatever has lost its keeper, which a hook can kill."""
+        """End all its runners, and all processes without a keeper (a hook can kill its keeper)."""
         if self._line is not None:
             self._line.close()
         if self._process is not None:
@@ -146,7 +146,7 @@ def shared_nursery() -> Nursery:
 
 @atexit.register
 def close_shared_nursery() -> None:
-    """End it, where nothing is wanted of it for now."""
+    """End it until it is needed again."""
     while _SHARED:
         _SHARED.popitem()[1].close()
 
@@ -221,16 +221,16 @@ class RunnerClient(Generic[Facts]):
 
     @property
     def printed(self) -> str:
-        """The last that the hook has printed since it was asked."""
+        """The last output of the hook since the request."""
         text = b"".join(self._printed).decode("utf-8", "backslashreplace")
         return printable(text[-MOST_OUTPUT:], MOST_OUTPUT, lines=True)
 
     @property
     def fresh(self) -> bool:
-        """Whether it can be asked for another case: it lives, and the last one left nothing.
+        """Whether it can perform another case: it lives, and the last case left nothing behind.
 
-        A process or a thread that goes on computing, or words that nobody has asked for, would
-        be in the way of the next case.
+        A process or thread that keeps computing, or unrequested output on the channel, would
+        disturb the next case.
         """
         if self._over() or len(below(self.process)) > 1:
             return False
@@ -239,7 +239,7 @@ class RunnerClient(Generic[Facts]):
             return not selector.select(0)
 
     def ask(self, ask: object, kind: type[T], seconds: float) -> T:
-        """Have something done, no stretch of which may take more CPU seconds.
+        """Send a request, no single attempt of which may take more than these CPU seconds.
 
         Raises `Ended`, and the runner is gone then.
         """
@@ -266,7 +266,7 @@ class RunnerClient(Generic[Facts]):
         self._nursery.keepers.discard(self.process)
         if self._over():
             self._nursery.sweep()
-        else:  # it cannot end what is below it
+        else:  # it could not end its child processes
             self._nursery.close()
         if self._own is not None:
             self._own.close()
@@ -321,7 +321,7 @@ class RunnerClient(Generic[Facts]):
                 selector.register(self._ends, selectors.EVENT_READ)
             while True:
                 ready = {key.fd for key, _ in selector.select(EVERY)}
-                # Asked before anything is read: what it has written until its end is read then.
+                # Checked before reading, so that all that was written before the end is read.
                 over = self._over()
                 if self._asks in ready:
                     unsent = self._sent(unsent)
@@ -360,7 +360,7 @@ class RunnerClient(Generic[Facts]):
             return unsent[os.write(self._asks, unsent) :]
         except BlockingIOError:
             return unsent
-        except BrokenPipeError:  # whether it has ended is seen elsewhere
+        except BrokenPipeError:  # the end of the process is detected elsewhere
             return unsent[len(unsent) :]
 
     def _drained(self) -> bool:
@@ -372,7 +372,7 @@ class RunnerClient(Generic[Facts]):
 
     @property
     def _code(self) -> int:
-        """How the runner ended: what has lost its keeper was killed as that was."""
+        """How the runner ended; one without its keeper was killed as the keeper was."""
         return -signal.SIGKILL if self._status is None else self._status
 
     def _how_it_ended(self) -> str:

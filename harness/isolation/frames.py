@@ -1,4 +1,4 @@
-"""Frames that come in from a stranger, part by part."""
+"""Assembles frames from an untrusted process, piece by piece."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from vae_compat.isolation import wire
 from vae_compat.isolation.wire import Announced, Garbled, Sort
 
 MOST_BEATS = 10_000
-"""Stretches of the hook that one case may have: the longest sequence has some dozens."""
+"""Attempts that one case may have: the longest sequence has some dozens."""
 _SHORT = 2**20
-"""Bytes of JSON in a frame that carries words alone."""
+"""Bytes of JSON in a frame that carries text only."""
 
 
 class Inbox:
-    """Takes what arrives and gives out whole frames; never holds more than one of them."""
+    """Takes incoming bytes and gives out whole frames; never holds more than one of them."""
 
     def __init__(self) -> None:
         self._held = bytearray()
@@ -20,7 +20,7 @@ class Inbox:
         self._beats = 0
 
     def take(self, part: bytes) -> list[tuple[Sort, bytes, bytes]]:
-        """The frames that are whole now. Raises `Garbled` for what can be none."""
+        """The frames that are complete now. Raises `Garbled` for bytes that cannot be a frame."""
         self._held += part
         found = []
         while (frame := self._next()) is not None:

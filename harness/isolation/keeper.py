@@ -1,11 +1,11 @@
-"""The process between judge and runner: whatever a runner has started ends with it.
+"""The process between judge and runner: everything that a runner started ends with the runner.
 
-It is the parent of the runner, and becomes that of everything below it whose own parent ends, so
-that nothing escapes by a session of its own, a second fork or an environment that was wiped. It
-ends as the runner did, once all of that is killed; and it kills all of that when it is asked to,
-or when the judge is gone, whichever way that came.
+It is the parent of the runner, and adopts every descendant whose own parent ends, so that nothing
+escapes by a new session, a second fork or a cleared environment. When the runner ends, the keeper
+kills all descendants and ends with the runner's status. It also kills them on request, or when the
+judge ends for any reason.
 
-It is forked off by the process that starts runners, and forks off the runner in turn.
+The nursery forks the keeper, and the keeper forks the runner.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _HEARD = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _ROUNDS = 5000
-"""How often what is left is killed again: a process may fork while it is being killed, or wait
+"""How often remaining processes are killed again: one may fork while it is being killed, or wait
 for a disk."""
 NUMBER = struct.Struct("<i")
-"""How it tells a number."""
+"""Format in which the keeper reports a number."""
 _MOST_DESCRIPTORS = 65536
 
 
@@ -81,9 +81,9 @@ def adopt() -> None:
 
 
 def die_with(parent: int, by: signal.Signals) -> None:
-    """Have the kernel send this process a signal when its parent ends, whichever way that comes."""
+    """Have the kernel send this process a signal when its parent ends, for any reason."""
     _control(_PR_SET_PDEATHSIG, by)
-    if os.getppid() != parent:  # it ended before it was asked for
+    if os.getppid() != parent:  # the parent ended before this call
         os._exit(1)
 
 
@@ -121,7 +121,10 @@ def _end_all() -> None:
     """Kill everything below this process until there is nothing."""
     for _ in range(_ROUNDS):
         below = _below(os.getpid())
-        for number in (signal.SIGSTOP, signal.SIGKILL):  # first of all none may fork any more
+        for number in (
+            signal.SIGSTOP,
+            signal.SIGKILL,
+        ):  # first stop them all, so that none can fork
             for process in below:
                 with suppress(OSError):
                     os.kill(process, number)

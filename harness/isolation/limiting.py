@@ -1,4 +1,4 @@
-"""How a runner cuts a stretch of the hook short, by the CPU time that it takes."""
+"""How a runner interrupts the hook when it has used its CPU time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _set_timer, _set_handler = signal.setitimer, signal.signal
 class Hang(BaseException):
     """Raised inside a hook that takes too long.
 
-    No ``Exception``, so that a hook that catches those to fall back does not swallow it.
+    Not an ``Exception``, so that a hook that catches those to fall back does not swallow it.
     """
 
 
@@ -24,10 +24,10 @@ class Hang(BaseException):
 def limited(seconds: float) -> Iterator[None]:
     """Raise `Hang` inside after some CPU seconds, again every further one until it gets through.
 
-    CPU time of the process, all threads together: what else the machine does makes no difference.
+    It counts the CPU time of the process, all threads together, so other load makes no difference.
     Works in the main thread alone, elsewhere there is no limit. A hook that is stuck in C, or that
-    waits and uses no CPU, is for whoever watches the process; `BEAT` tells when a stretch begins
-    and ends. A timer that was set before is set again afterwards.
+    waits and uses no CPU, is ended by the process that watches this one; `BEAT` reports when an
+    attempt begins and ends. A timer that was set before is set again afterwards.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -55,7 +55,7 @@ def limited(seconds: float) -> Iterator[None]:
 
 
 def _unheard(_seconds: float) -> None:
-    """Where nobody watches."""
+    """Used where no process watches."""
 
 
 BEAT: ContextVar[Callable[[float], None]] = ContextVar("beat", default=_unheard)

@@ -13,14 +13,14 @@ import psutil
 
 TIMES_UNTILED = 30.0
 """A call may take this many times the CPU time of untiled, on the same device in the same dtype:
-tiles of a pixel with wide overlaps, the dearest that was seen, take 20."""
+tiles of one pixel with wide overlaps, the most expensive seen, take 20 times."""
 LOADING = 120.0
 """CPU seconds that importing a hook may take: torch and diffusers take five."""
 IDLE = 60.0
 """Seconds of the clock after which a runner that uses no CPU is ended."""
 LATE = 2.0
-"""The runner cuts a call short itself; one that is stuck in C, where it cannot, is ended when it
-has used this many times what it may take, and `GRACE` more."""
+"""The runner interrupts a call itself. One that is stuck in C, where it cannot, is ended when it
+has used this many times its limit, plus `GRACE`."""
 GRACE = 10.0
 """CPU seconds."""
 SHARE = 0.8
@@ -28,12 +28,12 @@ SHARE = 0.8
 EVERY = 0.25
 """Seconds between two looks at a runner."""
 LITTLE = 0.1
-"""Part of one CPU below which a runner of which nothing runs counts as waiting: what polls for an
+"""Share of one CPU below which a runner with no running thread counts as waiting: polling for an
 event that does not come uses a little."""
 REGAINED = 5.0
 """Seconds of waiting that one second of work makes up for."""
 MOST_STRETCHES = 40
-"""Stretches of a case that may each take all that they may: the longest sequence has some dozens.
+"""Attempts of a case that may each use their full limit: the longest sequence has some dozens.
 """
 
 
@@ -51,8 +51,8 @@ def limit_memory(share: int) -> None:
     """Let this process take so many bytes more, and no more; shared mappings count as well.
 
     An allocation beyond it fails inside the hook, which is then the hook's failure. So does
-    writing a file that is larger: it may be one in memory. What CUDA maps has nothing to do with
-    the memory it takes, so beside a GPU only whoever watches the process sets a limit.
+    writing a file that is larger: it may be one in memory. CUDA maps far
+    more than it uses, so on a GPU only the process that watches this one sets a limit.
     """
     import torch
 

@@ -1,7 +1,8 @@
 """The process that starts runners: it has imported once what takes seconds to import.
 
 A clean interpreter in a session of its own; no hook is ever loaded in it. Each runner is forked
-off, with a keeper between, so that one which a hook has ended costs no second start.
+from it, with a keeper in between, so that replacing a runner that a hook has ended does not import
+everything again.
 
 What a runner does is a module, its *server*: ``serve(channel)`` answers what comes over the
 channel, and ``MODULES`` names what it needs imported.
@@ -34,7 +35,7 @@ def main(line: int, judge: int) -> NoReturn:
     """
     die_with(judge, signal.SIGKILL)
     adopt()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel takes their ends
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps ended children
     warnings.simplefilter("ignore")
     own = os.getpid()
     with socket.socket(fileno=line) as asked:

@@ -1,4 +1,4 @@
-"""What the kernel tells of a process and of everything below it.
+"""What the kernel reports about a process and its descendants.
 
 Read straight from ``/proc``: a look at every process of the machine, as libraries take it, costs
 milliseconds, and a judge looks several times a second.
@@ -20,10 +20,10 @@ _RUNS = ("R", "D")
 
 @dataclass(frozen=True)
 class Look:
-    """A process and all below it at one moment."""
+    """A process and its descendants at one moment."""
 
     cpu: float
-    """CPU seconds so far, of those that have ended as well."""
+    """CPU seconds so far, ended processes included."""
     busy: bool
     """Whether a thread runs, waits for a CPU, or for the disk."""
     memory: int
@@ -31,7 +31,7 @@ class Look:
 
 
 def look_at(process: int) -> Look:
-    """How a process and all below it are."""
+    """The present state of a process and its descendants."""
     family = (process, *below(process))
     return Look(sum(map(cpu, family)), any(map(_busy, family)), _memory(family))
 

@@ -1,7 +1,7 @@
-"""The process in which a hook is loaded and run, and how it hears and answers its judge.
+"""The process in which a hook is loaded and run, and its channel to the judge.
 
-Started from a clean interpreter in a session of its own. It lives as long as its judge does, and
-is expendable: whatever the hook does to it costs the hook the case under way.
+Started from a clean interpreter in a session of its own. It lives as long as its judge, and is
+expendable: whatever the hook does to it costs only the hook's current case.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def run(asks: int, answers: int, serve: Callable[[Channel], None]) -> NoReturn:
         told = _told(error)
         try:
             channel.send(Sort.BROKEN, told)
-        except BaseException:  # nobody hears it that way, but what is printed is kept
+        except BaseException:  # the channel is closed, but printed output is kept
             with suppress(BaseException):
                 os.write(2, f"{told.detail}\n".encode("utf-8", "backslashreplace"))
         leave(1)
@@ -65,7 +65,7 @@ class Channel:
             view = view[self._write(self._answers, view) :]
 
     def beat(self, seconds: float) -> None:
-        """Tell that a stretch of the hook begins that may take so many CPU seconds, or ends."""
+        """Report that an attempt begins, which may take so many CPU seconds, or that it ends."""
         self.send(Sort.BEAT, Told(seconds=seconds))
 
     def _exactly(self, count: int) -> bytes | None:

@@ -1,4 +1,4 @@
-"""Whether a runner is to be ended for what it takes, from looks at it."""
+"""Decides, by sampling a runner, whether to end it for exceeding a limit."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from vae_compat.isolation.processes import Look, cpu_of, look_at, memory_of
 
 @dataclass
 class Watch:
-    """Judges a runner and all below it, look by look.
+    """Judges a runner and its descendants, sample by sample.
 
-    How busy the machine is changes nothing: what is started but gets no CPU waits for one, and
-    that is seen. Time of the clock counts only while nothing of the runner runs or could run.
+    Other load on the machine makes no difference: a thread that is ready to run but gets no CPU is
+    recognised. Wall-clock time counts only while no thread of the runner runs or is ready to run.
     """
 
     process: int
@@ -47,7 +47,8 @@ class Watch:
     """Bytes in memory before the first case."""
 
     def asked(self, seconds: float) -> None:
-        """The runner is asked for something no stretch of which may take more CPU seconds."""
+        """The runner gets a request, no single attempt of which may take more than these CPU
+        seconds."""
         self._most = max(seconds, LOADING)
         self._asked_at = self._begin(0.0)
         if self.most_memory and self._held is None and seconds:
@@ -56,7 +57,7 @@ class Watch:
     def begin(self, seconds: float) -> None:
         """A stretch begins that may take so many CPU seconds; 0 for the harness's own work.
 
-        That is the runner's word: it is believed only so far as what was asked for allows.
+        The runner reports this itself: it is trusted only within the limits of the request.
         """
         self._begin(seconds if 0 < seconds <= self._most else 0.0)
 
@@ -83,7 +84,7 @@ class Watch:
             )
         if total > MOST_STRETCHES * (LATE * self._most + GRACE):
             return f"still running after {total:.0f} s of CPU time in all"
-        # This process may have been held up itself: it counts no more than it would have looked.
+        # This process may have been delayed itself, so at most one sampling interval is counted.
         passed = min(now - then, 2 * EVERY)
         if look.busy or look.cpu - before > LITTLE * passed:
             self._waited = max(0.0, self._waited - REGAINED * passed)

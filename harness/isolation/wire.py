@@ -1,7 +1,7 @@
 """How judge and runner talk: frames of JSON and safetensors, neither of which can execute.
 
-What a runner sends is taken as a stranger's: lengths are bounded before anything is read, every
-field is held against its declared type, and text is made printable at the door.
+What a runner sends is untrusted: lengths are bounded before anything is read, every field is
+checked against its declared type, and text is made printable on arrival.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 class Garbled(Exception):  # noqa: N818 (a fact about a runner, not a fault of the run)
-    """A frame that is none, or whose content is not what it was declared to be."""
+    """A malformed frame, or one whose content does not match its declared type."""
 
 
 class Sort(StrEnum):

@@ -1,4 +1,4 @@
-"""One stretch with the hook on: guarded, metered, and with everything put back afterwards."""
+"""One attempt with the hook on: guarded, metered, and with everything restored afterwards."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Subject(Protocol):
 
 @dataclass
 class Attempt:
-    """What one guarded stretch with the hook on left in our hands."""
+    """The outcome of one guarded attempt with the hook on."""
 
     result: Any = None
     """Whatever ``act`` returned; ``None`` where something raised."""
@@ -53,7 +53,7 @@ class Attempt:
     beyond_repair: tuple[str, ...] = ()
     """What the hook left in the VAE that could not be undone: it must be built anew."""
     fitting: Fitting | None = None
-    """Keeps the hook alive as a program would that leaves it on, and so what the hook keeps."""
+    """Keeps the hook alive, and what the hook holds, as a program does that leaves the hook on."""
 
 
 def attempt(
@@ -67,7 +67,7 @@ def attempt(
     *,
     metered: bool = True,
 ) -> Attempt:
-    """Put the hook on, act and take it off, with the process put back as it was.
+    """Put the hook on, call ``act``, take the hook off, and restore the process.
 
     ``seconds`` are CPU seconds. ``leaves`` are the changes that an untiled run leaves behind as
     well, by module path and attribute; none where they don't matter. ``metered`` is whether to
@@ -87,17 +87,17 @@ def attempt(
                 fitting = hook.put_on(view, case, expected=expected)
                 with fitting as run:
                     made.result = act(run)
-            finally:  # inside: the meter's own context puts some switches back
+            finally:  # inside, because the meter's own context restores some switches
                 process = before.undo()
     except BaseException as caught:
         error = caught
-    process += before.undo()  # what is left where the limit cut the first time short
+    process += before.undo()  # the remaining cleanup, where the limit interrupted the first
     if error is not None:
         phase = "put_on" if fitting is None else fitting.phase
         made.failure = failure_of(error, phase, seconds, _file_of(hook))
         made.result = error = None
         gc.collect()  # a failed attempt may hold tensors in cycles; the next case needs the room
-    whole.restore()  # also what untiled leaves behind: caches, which would count as live bytes
+    whole.restore()  # also caches that untiled leaves behind, which would count as live bytes
     made.fitting = fitting
     if fitting is not None:
         made.calls = fitting.calls

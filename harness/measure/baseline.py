@@ -21,7 +21,7 @@ from vae_compat.subject.state import snapshot
 def measure_baseline(
     case: Case, view: LayoutVAE, truth: Tensor, x: Tensor, device: Device
 ) -> Baseline:
-    """Run the untiled VAE on the device under meters, and hold it against the truth.
+    """Run the untiled VAE on the device under meters, and measure its distance from the truth.
 
     ``x`` is on the plain CPU, in the dtype of the case; ``device`` is not entered yet.
     """
@@ -50,9 +50,9 @@ def measure_baseline(
 
 
 def measure_truth(case: Case, view: LayoutVAE, x: Tensor, device: Device) -> Tensor:
-    """Run the float64 twin: on a CUDA device where that is the device and has room for it.
+    """Run the float64 twin: on the CUDA device of the case if it has room, else on the plain CPU.
 
-    Else on the plain CPU: float64 takes twice the memory of float32, which alone must fit.
+    float64 takes twice the memory of float32, and only float32 is sure to fit.
     """
     if device.name == "cuda":
         try:
@@ -60,7 +60,7 @@ def measure_truth(case: Case, view: LayoutVAE, x: Tensor, device: Device) -> Ten
                 result = view.run(case.direction, device.put(x.double()))
                 return device.host(result).detach().clone()
         except torch.OutOfMemoryError:
-            gc.collect()  # what the exception held
+            gc.collect()  # the memory that the exception held
     with torch.no_grad(), QuickFloat64():
         return view.run(case.direction, x.double()).detach().clone()
 

@@ -1,4 +1,4 @@
-"""Makes what cases are held against: VAEs, inputs and untiled results. No hook comes near it."""
+"""Makes what cases are compared with: VAEs, inputs and untiled results. It never runs a hook."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Bench(Models):
         """Store baselines and weights in ``folder``.
 
         ``fingerprint`` stands for whatever changes baselines without being part of a case: seed,
-        weights, image. ``key`` is known to the processes of the run alone: with it they tell their
-        files from a hook's.
+        weights, image. ``key`` is known only to the processes of the run: it tells their files from
+        files that a hook wrote.
         """
         super().__init__(supplies)
         seal = Seal(key)
@@ -65,7 +65,7 @@ class Bench(Models):
         return replace(first, floor=first.floor.largest(further.get(WHOLE)), further=further)
 
     def beyond_doubt(self, observation: Observation) -> Observation:
-        """The observation, with the floors of several draws where one leaves it in doubt."""
+        """The observation, with the floors of several draws where one draw does not settle it."""
         if not in_doubt(observation):
             return observation
         plain = replace(observation.case, scenario=None)

@@ -1,4 +1,4 @@
-"""The feature cache of a clip under watch: who touches which slot, and what is in it."""
+"""Watches the feature cache of a clip: which slots are read or written, and what they hold."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class Access(NamedTuple):
 
 
 class CacheLog:
-    """Who touches which slot of one cache list.
+    """Reads and writes of the slots of one cache list.
 
-    It belongs to whoever sends chunks: the list is handed to the hook, and has no attribute that
+    It belongs to the sender of the chunks. The hook gets the list, which has no attribute that
     leads here.
     """
 
     def __init__(self) -> None:
         self.accesses: list[Access] = []
         self.chunk: int | None = None
-        """Set by whoever sends chunks."""
+        """Set by the sender of the chunks."""
         self.listener: Callable[[Access], None] | None = None
 
     def note(self, slots: Iterable[int], *, writes: bool) -> None:
@@ -57,11 +57,11 @@ _LOGS: dict[int, CacheLog] = {}
 
 
 def watched_cache(slots: Iterable[Any], log: CacheLog) -> list[Any]:
-    """A feature cache of which everything that is done to it is noted in ``log``.
+    """A feature cache whose reads and writes are recorded in ``log``.
 
     To a coder it is the list that it would otherwise get: nothing is wrapped, copied or refused,
-    and copies of it are plain lists. Where slots move (``pop``, ``insert``, ``sort``, ...), those
-    count as written that hold something else than before, or are new or gone.
+    and copies of it are plain lists. Where slots move (``pop``, ``insert``, ``sort``, ...), a slot
+    counts as written if it holds something other than before, or is new or gone.
     """
     cache = CacheList(slots)
     _LOGS[id(cache)] = log
@@ -76,7 +76,7 @@ def _note(cache: list[Any], slots: Iterable[int], *, writes: bool) -> None:
 
 
 def _writing(name: str) -> Callable[..., Any]:
-    """A method of a list that changes it, and notes what it has changed."""
+    """A method that changes the list, and records what it changed."""
     method = getattr(list, name)
 
     @functools.wraps(method)
@@ -91,7 +91,7 @@ def _writing(name: str) -> Callable[..., Any]:
 
 
 class CacheList(list[Any]):
-    """A list that notes what is done to it, where it is watched."""
+    """A list that records its reads and writes while it is watched."""
 
     __slots__ = ("__weakref__",)
 
@@ -138,12 +138,12 @@ class CacheList(list[Any]):
     __imul__ = _writing("__imul__")
 
 
-# To torch's trees, which go by the exact type, it is the list that it stands for.
+# torch's pytrees go by the exact type, so it is registered as the list that it stands for.
 register_pytree_node(CacheList, lambda cache: ([*cache], None), lambda held, _: list(held))
 
 
 def _changed(before: list[Any], after: list[Any]) -> set[int]:
-    """Slots that hold something else than before, or are new or gone."""
+    """Slots that hold something other than before, or are new or gone."""
     pairs = zip_longest(before, list.copy(after), fillvalue=object())
     return {slot for slot, (then, now) in enumerate(pairs) if then is not now}
 
@@ -169,7 +169,7 @@ class Slot:
     frames: Annotated[Tensor, OnWire()] | None = None
     """A copy on the plain CPU, ``B C T H W``."""
     device: str | None = None
-    """Where the frames rested: ``cuda:0``, ``cpu``."""
+    """The device that the frames were on: ``cuda:0``, ``cpu``."""
 
     @property
     def told(self) -> str:
@@ -185,7 +185,7 @@ class Slot:
 def materialised(entry: Any, device: Device | None) -> Slot:
     """A copy of what a slot holds; ``device`` is the one that is entered, if any.
 
-    Reading a subclass of ``Tensor`` may run code of the hook, so that one is foreign.
+    A subclass of ``Tensor`` counts as foreign, because reading it may run code of the hook.
     """
     if entry is None:
         return Slot(Holds.NOTHING)

@@ -17,7 +17,7 @@ from vae_compat.measure.once import once
 from vae_compat.measure.planes import halves, level_sizes, output_tile, planes, spans
 
 FLOOR_RATIO = 2.0
-"""An exact result is as right as the VAE: another order of additions costs no more than that."""
+"""An exact result is as accurate as the VAE itself: another order of additions costs no more."""
 WORST_RATIO = 8.0
 """Likewise for the worst element: of a million normal errors, the worst is 5 times the rms."""
 FLATNESS = 1e-6
@@ -89,7 +89,7 @@ def _quotient(error: float) -> float:
 
 @dataclass
 class _Sums:
-    """What is collected over the planes of one frame."""
+    """Sums over the planes of one frame."""
 
     count: int = 0
     error: float = 0.0
@@ -164,7 +164,7 @@ def distance(output: Tensor, baseline: Baseline, direction: Direction) -> Distan
 
 @once
 def distance_of(observation: Observation) -> Distance:
-    """Distance of a comparable output, measured once for all that look at it."""
+    """Distance of a comparable output, measured once for all checks."""
     assert observation.output is not None
     return distance(observation.output, observation.baseline, observation.case.direction)
 
@@ -239,7 +239,7 @@ class _Measured:
         first = not self.non_finite
         count = int(bad.sum())
         self.non_finite += count
-        if count:  # the first of them is where to look
+        if count:  # the place to report is the first of them
             position, worst = int(bad.flatten().int().argmax()), math.inf
         else:
             position = int(error.argmax())
@@ -272,10 +272,10 @@ def is_exact(error: Noise, floor: Noise) -> bool:
 def lifted(floor: Noise, *, dtype: torch.dtype, rms: float, largest: float) -> Noise:
     """A noise floor, but never less than what rounding the truth to the dtype of the result costs.
 
-    A net that happens to be exact (a stub that only copies) has no noise of its own; yet a hook
-    may add up its numbers in another order. Rounding is uniform within half a unit in the last
-    place, which is 1/2 to 1 eps of the value: a quarter of eps is its usual rms. ``rms`` and
-    ``largest`` tell the size of the truth.
+    A net that is exact (a stub that only copies) has no noise of its own, but a hook may still sum
+    in another order. Rounding is uniform within half a unit in the last place, which is 1/2 to 1
+    eps of the value: a quarter of eps is its usual rms. ``rms`` and ``largest`` tell the size of
+    the truth.
     """
     eps = torch.finfo(dtype).eps
     return Noise(max(floor.rms, eps / 4 * rms), max(floor.worst, eps / 2 * largest))
@@ -330,7 +330,7 @@ def floors(output: Tensor, truth: Tensor) -> Floors:
 
 
 def largest(one: Floors, other: Floors) -> Floors:
-    """The largest noise of each part; a part may be in one of them alone."""
+    """The largest noise of each part; a part may be missing from some of the draws."""
     return {**other, **{part: each.largest(other.get(part)) for part, each in one.items()}}
 
 

@@ -1,16 +1,17 @@
 """Further draws of the noise of the untiled VAE, for results that one draw of it would reject.
 
-How far one run of the VAE is from the truth is chance: another order of additions draws another
-error. Mostly the next draw is within a quarter of the first. But where a vector is near zero before
-it is normalised, one element can carry the error of a whole picture and draw from a wide range.
-Seen in a seeded Qwen decoder in float32: rms 4e-7 to 2e-6, worst 4e-5 to 6e-4 at one and the same
-element of 153,600. So where a result misses the noise of the first draw, by no more than draws have
-been seen to differ, several are made, and the largest noise of them all is the floor.
+How far one run of the VAE is from the truth is partly chance: another order of additions gives
+another error. Usually the next draw is within a quarter of the first. But where a vector is near
+zero before it is normalised, one element can carry the error of a whole picture and draw from a
+wide range. Seen in a seeded Qwen decoder in float32: rms 4e-7 to 2e-6, worst 4e-5 to 6e-4 at one
+and the same element of 153,600. So where a result misses the noise of the first draw, by no more
+than draws have been seen to differ, several are made, and the largest noise of them all is the
+floor.
 
-A draw is a run on the input with a few of its values moved by a unit in the last place. That is
-what anyone has who computes the input in another order, and it turns roundings everywhere. As few
-as one in eight keep the noise what it is, in half precision as well, where moving all of the values
-adds a third to it (seeded SD, Flux and Qwen nets: at most 1.26 times the first draw, in 8 draws).
+A draw is a run on the input with a few of its values moved by a unit in the last place. Computing
+the input in another order has the same effect, and it changes roundings everywhere. Moving one
+value in eight leaves the size of the noise unchanged. In half precision, moving all values would
+add a third to it (seeded SD, Flux and Qwen nets: at most 1.26 times the first draw, in 8 draws).
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ DRAWS = 8
 SHARE = 1 / 8
 """Of the values of the input that are moved."""
 EXPLAINED = 100.0
-"""A miss of the bounds by more than this factor is no matter of draws: the widest range seen is 60,
-of the worst element. Not looking again there saves most of the time that wrong hooks would cost."""
+"""A miss of the bounds by more than this factor is not due to the draw: the widest range seen is
+60, for the worst element. Making no further draws there saves most of the time that wrong hooks
+would cost."""
 
 
 def moved(x: Tensor, draw: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Exceptions that come out of a hook, as text: no frame, and so no tensor, is kept alive."""
+"""Exceptions from a hook, as text, so that no frame and hence no tensor is kept alive."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LONGEST = 8000
 def failure_of(
     error: BaseException, phase: str, seconds: float = 0.0, hook_file: str = ""
 ) -> Failure:
-    """Describe an exception, and let go of all that it holds."""
+    """Describe an exception, and release everything that it holds."""
     kind = kind_of(error)
     message = _message(error)
     origin = _origin(error)
@@ -81,7 +81,7 @@ _ACCIDENTS: frozenset[type[BaseException]] = frozenset(
         StopIteration,
     }
 )
-"""Exceptions that say nothing to the user of a hook, even where a ``raise`` made them.
+"""Exceptions that tell the user of a hook nothing, even where a ``raise`` made them.
 
 A subclass of one of these may well be a refusal.
 """
@@ -140,7 +140,8 @@ def _message(error: BaseException) -> str:
 def _place(frames: list[traceback.FrameSummary], hook_file: str) -> tuple[str, bool]:
     """Where the hook failed, and whether its own code, and none that it called, raised.
 
-    That is the innermost frame of its file or folder, else of no library; else of all.
+    The place is the innermost frame in the hook's file or folder; without one, the innermost
+    outside of libraries; else the innermost of all.
     """
     if not frames:
         return "", False

@@ -1,4 +1,4 @@
-"""Convolutions in float64 in a third of the time: truth is the dearest part of a baseline.
+"""Convolutions in float64 in a third of the time: truth is the most expensive part of a baseline.
 
 torch's own float64 convolution on a CPU writes out every window (im2col: nine copies of the plane
 for a kernel of three by three) and multiplies once. Here only the columns of a window are written

@@ -57,7 +57,7 @@ class Models:
     """The VAEs of cases: a few small ones, or one large one."""
 
     def __init__(self, supplies: Supplies, files: ModelFiles | None = None) -> None:
-        """With ``files`` VAEs are built from those, and get fresh weights after each `age`."""
+        """With ``files``, VAEs are built from files, and get fresh weights after each `age`."""
         self._supplies = supplies
         self._files = files
         self._build = supplies.build if files is None else files.build
@@ -88,7 +88,7 @@ class Models:
     def truth(self, case: Case) -> nn.Module:
         """The float64 twin of the VAE of a case; the last one is kept.
 
-        To be asked for while the VAE is on the plain CPU: a copy would be where that is.
+        Call it while the VAE is on the plain CPU, because a copy is made where the VAE is.
         """
         key = _key(case)
         if self._twins is None or self._twins[0] != key:
@@ -113,12 +113,12 @@ class Models:
         return vae
 
     def age(self) -> None:
-        """What is kept was in a hook's hands: its weights are no longer believed."""
+        """The kept VAEs were used with a hook: their weights are no longer trusted."""
         self._aged = set(self._vaes)
         self._twins = None
 
     def forget(self) -> None:
-        """Let go of everything."""
+        """Drop everything."""
         self._vaes.clear()
         self._twins = None
 
@@ -183,7 +183,8 @@ class ModelFiles:
     def refresh(self, vae: nn.Module, case: Case) -> bool:
         """Put the weights of the file into a VAE again; whether they fit.
 
-        Each gets memory of its own: what holds on to the old memory is not written to.
+        Each parameter gets new memory, so that whatever still refers to the old memory is
+        unaffected.
         """
         weights = self._read(case)[1]
         held = {**dict(vae.named_parameters()), **dict(vae.named_buffers())}

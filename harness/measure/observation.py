@@ -70,7 +70,7 @@ class Origin(StrEnum):
     DEATH = "death"
     """The process that ran the hook died."""
     NOT_RUN = "not_run"
-    """Nobody: the hook was not run, because it had been cut short too often."""
+    """Nobody: the hook was not run, because too many of its cases had been ended by a limit."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Failure:
 
 
 def untold(words: str) -> Failure:
-    """There is no result, because the runner told none, or none that can be looked at."""
+    """The failure of a runner that reported no result, or none that can be examined."""
     return Failure("NoResult", words, "", "", "run", Origin.HARNESS)
 
 
@@ -125,7 +125,7 @@ class Times:
 
     @property
     def tell(self) -> bool:
-        """Whether there is anything to divide: a runner may say what it likes."""
+        """Whether both times are usable: a runner may report anything."""
         return bool(self.hook) and bool(self.untiled) and min(*self.hook, *self.untiled) > 0
 
     @property
@@ -153,7 +153,7 @@ class Times:
 class Observed:
     """What the checks of every case look at; scenarios add what they have seen.
 
-    Each is itself alone, whatever it holds: what is worked out of it is remembered for it.
+    Observations are compared by identity: what is computed from one is cached for that one.
     """
 
     case: Case
@@ -162,7 +162,7 @@ class Observed:
     repeat: str | None = None
     """Command that repeats this case."""
     printed: str = ""
-    """The last that the hook has printed."""
+    """The last output that the hook printed."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

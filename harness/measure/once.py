@@ -1,4 +1,4 @@
-"""What is worked out once for everybody who looks at the same thing."""
+"""Computes a value once for all who ask for it about the same observation."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Found = TypeVar("Found")
 
 
 class once(Generic[Looked, Found]):  # noqa: N801 (reads as a function)
-    """A function of one observation that is worked out once for as long as that lives.
+    """A function of one observation whose result is kept for as long as the observation lives.
 
-    Several checks look at the same observation, and a distance or a search for seams takes longer
-    than all they do with it.
+    Several checks look at the same observation, and measuring a distance or searching for
+    seams takes longer than everything they do with it.
     """
 
     def __init__(self, function: Callable[[Looked], Found]) -> None:
@@ -24,11 +24,11 @@ class once(Generic[Looked, Found]):  # noqa: N801 (reads as a function)
         functools.update_wrapper(self, function)
 
     def __call__(self, looked: Looked) -> Found:
-        """The result for an observation, which is told apart by identity."""
+        """The result for an observation, looked up by identity."""
         if looked not in self._known:
             self._known[looked] = self._function(looked)
         return self._known[looked]
 
     def put(self, looked: Looked, found: Found) -> None:
-        """Give the result for an observation, where somebody knows it already."""
+        """Set the result for an observation that is already known."""
         self._known[looked] = found

@@ -1,4 +1,4 @@
-"""What a hook has returned: whether it is a tensor that is what it says."""
+"""Whether what a hook returned is a genuine tensor."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from vae_compat.measure.observation import Failure, Origin
 
 
 def is_plain(thing: object) -> bool:
-    """Whether this is a tensor that is what it says, of real numbers in memory.
+    """Whether this is a genuine tensor of real numbers in memory.
 
-    A subclass could still compute when it is read, unmetered. Types are told apart by ``is``: a
-    metaclass of the hook's may do anything when it is compared.
+    A subclass could still compute when it is read, unmetered. Types are compared by ``is``, because
+    comparing with ``==`` could run a metaclass of the hook.
     """
     return _honest(thing) and _dense(thing)
 
@@ -29,10 +29,9 @@ def on_host(device: Device, tensor: Tensor) -> Tensor:
 
 
 def kept(result: object, device: Device) -> tuple[Tensor | None, str | None, Failure | None]:
-    """A result as a tensor on the plain CPU, where it was, and why there is none.
+    """A result as a tensor on the plain CPU, the device it was on, and why there is none.
 
-    Reading it may be what fails; where something else than a tensor was returned, all three are
-    ``None``.
+    Reading it may fail. Where something other than a tensor was returned, all three are ``None``.
     """
     # Not `isinstance`: it asks the object, which may lie.
     if not issubclass(type(result), Tensor):

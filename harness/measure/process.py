@@ -84,7 +84,7 @@ _GLOBAL_HOOKS = (
     "_global_forward_hooks_always_called",
     "_global_forward_hooks_with_kwargs",
 )
-"""Where ``torch.nn.modules.module`` keeps hooks of every module there is."""
+"""Where ``torch.nn.modules.module`` keeps the hooks that apply to every module."""
 
 _PATCHABLE: tuple[tuple[str, Any], ...] = (
     ("torch", torch),
@@ -96,7 +96,7 @@ _PATCHABLE: tuple[tuple[str, Any], ...] = (
         for owner in (nn.Module, nn.Conv2d, nn.Conv3d, nn.GroupNorm, nn.Linear, nn.SiLU)
     ),
 )
-"""Where hooks replace functions for all the world to see."""
+"""Modules in which hooks replace functions for the whole process."""
 
 
 _PATIENCE = 0.2
@@ -127,9 +127,8 @@ def _umask() -> int:
 
 
 def running_threads() -> dict[int, str]:
-    """Names of the threads that run Python, by identity; that of a progress bar only shows.
-
-    Those that ``_thread`` starts are in no list of ``threading``, and have no name.
+    """Names of the threads that run Python, by identity; that of a progress bar's does not
+    count. Those that ``_thread`` starts are in no list of ``threading`` and have no name.
     """
     known = {thread.ident: thread for thread in threading.enumerate()}
     return {
@@ -221,7 +220,7 @@ class ProcessState:
         return found
 
     def _new_threads(self) -> list[str]:
-        """Threads that run on. Those about to end are waited for; a progress bar's is none."""
+        """Threads that keep running; those that are about to end are waited for."""
         new = running_threads().keys() - self._threads
         until = time.monotonic() + _PATIENCE
         while new & running_threads().keys() and time.monotonic() < until:

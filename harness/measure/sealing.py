@@ -1,7 +1,7 @@
 """Files that processes of a run share, and that nobody else can have written.
 
-A hook runs with the rights of who started it, and finds the folder of the run. What it writes there
-is not believed: every file carries a code that only the run's own processes can make.
+A hook runs with the rights of the user, and can find the folder of the run. What it writes there is
+not trusted: every file carries an authentication code that only the run's own processes can make.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ SIZE = hashlib.sha256().digest_size
 
 
 class Seal:
-    """Makes and tries codes with a key that is told to the processes of a run alone."""
+    """Makes and verifies codes with a key that only the processes of a run know."""
 
     def __init__(self, key: bytes = b"") -> None:
         self._key = key
@@ -28,7 +28,7 @@ class Seal:
         return content + self.of(content)
 
     def opened(self, sealed: bytes) -> bytes | None:
-        """The content; ``None`` where its code is another's."""
+        """The content; ``None`` where its code was not made with this key."""
         content, code = sealed[:-SIZE], sealed[-SIZE:]
         return content if hmac.compare_digest(code, self.of(content)) else None
 
@@ -66,6 +66,6 @@ def _code_of(file: Path) -> Path:
 
 
 def _identity(file: Path) -> tuple[int, ...]:
-    """What no writing leaves as it was."""
+    """File attributes that change with every write."""
     found = file.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -27,9 +27,9 @@ _VERSION = 2
 class BaselineStore:
     """Baselines and truths of a run: a few in memory, all of them as files in a directory.
 
-    Whoever needs a baseline first computes it under a lock that the operating system releases
-    when its process dies, so a crash makes the next process compute it. A file appears whole or
-    not at all; one that cannot be read is computed anew.
+    The first process that needs a baseline computes it under a lock, which the operating system
+    releases if the process dies; the next process then computes it. A file appears whole or
+    not at all; one that cannot be read is computed again.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class BaselineStore:
         self._recent: OrderedDict[str, Baseline] = OrderedDict()
 
     def get(self, case: Case, compute: Callable[[], Baseline]) -> Baseline:
-        """The baseline of a case; ``compute`` is called only where no process has it yet."""
+        """The baseline of a case; ``compute`` is called only if no process has computed it yet."""
         key = self._key(case.baseline_id)
         baseline = self._recent.pop(key, None)
         if baseline is None:

@@ -18,7 +18,7 @@ class Ask:
     seconds: float
     """CPU seconds that each attempt may take."""
     every_way: bool = False
-    """Whether the bare coder is called in every way of the field as well."""
+    """Whether the bare coder is also called in every convention in use."""
     leaves: tuple[tuple[str, str], ...] = ()
     """What an untiled run leaves behind in the VAE: module path and attribute."""
     weights: Mapping[str, str] = field(default_factory=dict)

@@ -20,11 +20,11 @@ class Call:
     x: Tensor
     """On the plain CPU."""
     right: str
-    """Which result is the right one."""
+    """Identifies the right result of the call."""
 
 
 def prepare(player: Player, call: Call) -> None:
-    """Find out what a hook that is not exact gives for a call by itself."""
+    """Record what an inexact hook gives for a call with no other call before it."""
     if player.exact:
         return
     player.doing = f"{call.case.direction} by itself"
@@ -111,7 +111,7 @@ class Interrupting(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @property
     def done(self) -> bool:
-        """Whether it came so far."""
+        """Whether that operation was reached."""
         return self.at is not None and 0 < self.at <= self.count
 
     def __torch_dispatch__(
@@ -123,5 +123,5 @@ class Interrupting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-class Interruption(RuntimeError):  # noqa: N818 (no error: somebody wants it to stop)
-    """What a hook meets in the middle of its work, as when a user stops a job."""
+class Interruption(RuntimeError):  # noqa: N818 (no error: a request to stop)
+    """Raised inside a hook in the middle of its work, as when a user stops a job."""

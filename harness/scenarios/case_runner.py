@@ -51,7 +51,7 @@ class CaseRunner:
     bench: Bench
     runners: Runners
     seconds: float
-    """CPU seconds that any call of a hook may take, however quick untiled is."""
+    """CPU seconds that any call of a hook may always take, even where untiled is much faster."""
     _last: tuple[str, Case, Observed] | None = field(default=None, repr=False)
 
     def observation(self, name: str, case: Case, *, every_way: bool) -> Observed:
@@ -100,7 +100,7 @@ class CaseRunner:
         )
 
     def _without(self, subject: Subject, case: Case, failure: Failure) -> Observed:
-        """What checks look at where there is no result at all."""
+        """The observation for checks where there is no result at all."""
         promise = subject.profile.promise(case)
         if case.scenario is not None and case.scenario is not Scenario.CLIP:
             return Observed(case=case, promise=promise, failure=failure)

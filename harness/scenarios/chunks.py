@@ -44,7 +44,7 @@ class Clip:
         player.calls.append(self._called(stream.send()))
 
     def prepare(self) -> None:
-        """Find out what a hook that is not exact gives for the clip by itself."""
+        """Record what an inexact hook gives for the clip with no other clip before it."""
         player = self.player
         player.doing = f"{self.name} by itself"
         made = player.hooked(lambda _: self.stream().run(), self.case)
@@ -57,10 +57,10 @@ class Clip:
 
 
 def clip_of(player: Player, name: str, case: Case | None = None, *, mixed: bool = False) -> Clip:
-    """A clip; those of two names differ.
+    """A clip; clips with different names have different content.
 
-    ``mixed``: some chunks run untiled, after which an inexact hook rightly gives something else
-    than by itself.
+    ``mixed``: some chunks run untiled, after which an inexact hook may rightly give another result
+    than it gives for the clip alone.
     """
     case = case or player.case
     x = input_of(name, player.stage.models.make_input(case))
@@ -72,7 +72,7 @@ def clip_of(player: Player, name: str, case: Case | None = None, *, mixed: bool 
 
 
 def right_of(clip: str, chunk: int) -> str:
-    """By what the right result of a chunk is known."""
+    """Identifies the right result of a chunk."""
     return f"{clip}/{chunk}"
 
 
@@ -82,7 +82,7 @@ def chunked_of(view: LayoutVAE, case: Case) -> Chunked:
 
 
 def input_of(clip: str, x: Tensor) -> Tensor:
-    """What a clip is made of: the second is the first, mirrored."""
+    """The input of a clip: the second is the first, mirrored."""
     return x if clip == CLIP_A else x.flip(-1)
 
 
@@ -129,7 +129,7 @@ def off_midway(player: Player) -> None:
 
 
 def _alternate(clip: Clip, tiled: Iterator[bool]) -> None:
-    """Send a clip, the hook on for some chunks: put on and taken off anew each time."""
+    """Send a clip with the hook on for some chunks only, put on and taken off for each."""
     player, stream = clip.player, clip.stream()
     before = ""
     while stream.left:

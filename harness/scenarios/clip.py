@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
 SHORT = 2
 """Latent frames up to which a clip is sent in every convention. A longer one is sent once for each
-way of cutting it: how arguments are named makes no difference to a chunk far along."""
+way of cutting it into chunks, because the naming of arguments makes no difference to later chunks.
+"""
 MEDIUM = 9
-"""Latent frames up to which it is sent through every variant of the layout."""
+"""Latent frames up to which a clip is sent through every variant of the layout."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ class Way:
 
     convention: str
     own: bool
-    """Whether a VAE of the layout calls its coder so: the other ways name arguments differently."""
+    """Whether the layout's own VAE calls its coder this way; others name arguments differently."""
     chunks: tuple[ChunkSeen, ...]
-    """As far as the hook came."""
+    """The chunks up to the end, or to the hook's failure."""
     baseline: Baseline
     """Untiled and float64 output of the bare coder, ``B C T H W``."""
     output: Tensor | None
@@ -55,7 +56,7 @@ class Way:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ClipObserved(Observed):
-    """What a clip showed. Hooks of kind ``forward`` alone meet the bare coder."""
+    """What a clip showed. Only hooks of kind ``forward`` are run on the bare coder."""
 
     whole: Observation
     """The whole ``vae.encode`` or ``vae.decode``."""
@@ -63,12 +64,12 @@ class ClipObserved(Observed):
 
     @property
     def shown(self) -> tuple[Way, ...]:
-        """The ways that there is something to see of: a call that is refused shows no caches."""
+        """The ways that gave something to compare: a refused call shows no caches."""
         return tuple(way for way in self.ways if way.own or way.failure is None)
 
 
 class ClipScene(Scene):
-    """A clip in every way of the field, beside the same clip untiled and in float64."""
+    """A clip in every convention in use, compared with the same clip untiled and in float64."""
 
     performed = ClipPerformed
     against = True
@@ -83,7 +84,7 @@ class ClipScene(Scene):
     def examine(
         self, case: Case, promise: Promise, performed: ClipPerformed, bench: Bench
     ) -> ClipObserved:
-        """Hold what came out, and what is in the cache, against the same without the hook."""
+        """Compare the outputs and the cache contents with those of a run without the hook."""
         whole = bench.beyond_doubt(seen(performed.whole, case, promise, bench.baseline(case)))
         ways = tuple(_ways(case, promise, performed, bench))
         failures = (way.failure for way in ways if way.failure is not None)
@@ -111,16 +112,16 @@ def _perform_ways(stage: Stage) -> Iterator[WayPerformed]:
                     sent, failure = _sent(player, chunked, given)
                     yield WayPerformed(variant=variant, convention=name, sent=sent, failure=failure)
                     if failure is not None and failure.hung:
-                        return  # each further way would wait as long
+                        return  # every further way would hang as long
 
 
 def _sent(
     player: Player, chunked: Chunked, given: Tensor
 ) -> tuple[tuple[Sent, ...], Failure | None]:
-    """The chunks of a clip, as far as the hook came, and why not further."""
+    """The chunks of a clip up to the hook's failure, and that failure, if any."""
     coder = coder_of(player.view, player.case.direction)
     stream = Stream(coder, chunked, given, player.device, collects=True)
-    gc.freeze()  # what was there before the clip need not be searched for cycles after each chunk
+    gc.freeze()  # so that collecting cycles after each chunk skips what existed before the clip
     try:
         made = player.attempt(lambda _: stream.run())
     finally:
@@ -139,7 +140,7 @@ def ways_sent(case: Case) -> int | None:
 
 
 def cut_alike(conventions: Iterable[Convention]) -> list[list[tuple[str, Chunked]]]:
-    """Conventions with a cache, those together that share what a clip does untiled."""
+    """Conventions with a cache, grouped by those whose untiled runs are the same."""
     groups: dict[str, list[tuple[str, Chunked]]] = {}
     for convention in conventions:
         if convention.chunked is not None:
@@ -152,7 +153,7 @@ def cut_alike(conventions: Iterable[Convention]) -> list[list[tuple[str, Chunked
 
 
 def _ways(case: Case, promise: Promise, performed: ClipPerformed, bench: Bench) -> Iterator[Way]:
-    """What the runner has told of, in the order in which the field has it."""
+    """The ways that the runner reported, in the order of the layout's conventions."""
     told = {(way.variant, way.convention): way for way in performed.ways}
     hung = performed.whole.failure is not None and performed.whole.failure.hung
     hung = hung or any(way.failure is not None and way.failure.hung for way in performed.ways)
@@ -174,7 +175,7 @@ def _ways(case: Case, promise: Promise, performed: ClipPerformed, bench: Bench) 
 
 
 def _is_due(case: Case, promise: Promise, variant: int, hung: bool) -> bool:
-    """Whether the runner owes a result: what it leaves out must not pass for what it did."""
+    """Whether the runner left out a result that it should have reported, which must not pass."""
     count = variants(case)
     return promise.kind == "forward" and not hung and (count is None or variant < count)
 
@@ -196,7 +197,7 @@ def _beside(case: Case, promise: Promise, performed: WayPerformed, followed: Fol
 
 
 def _as_sent(sent: Sequence[Sent], track: Track) -> tuple[Sent, ...]:
-    """Chunks in their order, no more than there are."""
+    """The reported chunks in order, at most as many as the clip has."""
     return tuple(
         each for number, each in enumerate(sent[: len(track.untiled)]) if each.number == number
     )

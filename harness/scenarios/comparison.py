@@ -15,24 +15,24 @@ class Comparison:
     """Two results that should be one."""
 
     what: str
-    """Whose they are: ``tiles of 8 and tiles of 16 latent pixels``."""
+    """Which two results: ``tiles of 8 and tiles of 16 latent pixels``."""
     apart: float
     """Largest difference over the rms of the first; infinite where they cannot be compared."""
     where: str = ""
     """Index of the worst element, or why they cannot be compared."""
     bound: float = 0.0
-    """What rounding may make of it; nothing where they must be the same to the bit."""
+    """The difference that rounding may cause; 0 where both must be the same to the bit."""
     failure: Failure | None = None
-    """What the second call ended with instead of a result."""
+    """The failure of the second call, if it gave no result."""
 
     @property
     def holds(self) -> bool:
-        """Whether they are one."""
+        """Whether they are equal within the bound."""
         return self.apart <= self.bound
 
 
 def compared(what: str, first: Tensor, second: Tensor, bound: float) -> Comparison:
-    """How far two results are apart."""
+    """Measure how far two results are apart."""
     if first.shape != second.shape:
         shapes = " and ".join("x".join(map(str, each.shape)) for each in (first, second))
         return Comparison(what, float("inf"), f"shapes {shapes}", bound)

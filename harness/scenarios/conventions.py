@@ -1,4 +1,4 @@
-"""Every way in which the field calls the bare coder, with the hook on and untiled."""
+"""Every convention in which programs call the bare coder, with the hook on and untiled."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _strip(case: Case, models: Models) -> Tensor:
 
 
 def perform_conventions(stage: Stage) -> tuple[ConventionCalled, ...]:
-    """Call the hooked coder in every way in which the field calls it.
+    """Call the hooked coder in every convention in which programs call it.
 
     Only a hook of kind ``forward`` takes the place of the coder's forward; for others the result
     is empty.
@@ -90,8 +90,8 @@ def beside_untiled(
 ) -> tuple[ConventionResult, ...]:
     """The hook's results beside those of the bare coder.
 
-    A convention that the runner does not answer for is a failure of the hook, which alone can have
-    changed what it says; one that there is none of is left out.
+    A convention that the runner did not report is a failure of the hook, because nothing else can
+    have changed the report. A convention that does not exist is ignored.
     """
     by_name = {(each.variant, each.convention): each for each in called}
     found = []
@@ -128,7 +128,7 @@ class _Watched(nn.Module):
 
 
 def _told(index: object) -> tuple[int, ...] | str | None:
-    """An index list as it is, where it is one; whatever else by its type."""
+    """The entries of an index list; for anything else the name of its type."""
     if index is None:
         return None
     if type(index) is list and all(type(entry) is int for entry in index):

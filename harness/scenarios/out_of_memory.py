@@ -1,4 +1,4 @@
-"""Memory runs out once in the middle of a call, where most of it is taken; then there is enough."""
+"""Memory runs out once, at the point of highest use in a call; afterwards there is enough."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vae_compat.scenarios.usage import Usage, UsageObserved, call, observed, ran
 
 
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the live bytes at each convolution, and refuses one of them its memory."""
+    """Records the live bytes at each convolution, and makes one of them run out of memory."""
 
     def __init__(self, at: int = -1) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -24,7 +24,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @property
     def done(self) -> bool:
-        """Whether it came so far."""
+        """Whether that convolution was reached."""
         return 0 <= self.at < len(self.live)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

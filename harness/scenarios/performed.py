@@ -1,7 +1,6 @@
 """What a runner answers: what the hook did, in numbers, words and tensors on the plain CPU.
 
-Nothing here is judged yet, and nothing of it is believed: a hook can make its runner say anything
-about itself.
+Nothing here is judged yet or trusted: a hook can make its runner report anything.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class Called:
     what: str = ""
     """Which call of a scenario: ``tiles of 1 latent pixel``, ``chunk 2 of clip A, untiled``."""
     tile: int | None = None
-    """Its tile size in latent pixels, where it is another than that of the case."""
+    """Its tile size in latent pixels, where that differs from the case's."""
     right: str = ""
     """Which result of a sequence is the right one: ``call 0``, ``clip A/2``."""
     bare: bool = False
@@ -41,13 +40,14 @@ class Called:
     dtype: str = ""
     """The narrowest floating dtype in which the hook computed so far, where that was watched."""
     reading: Reading = field(default_factory=Reading)
-    """Of the whole stretch in which the hook was on, where that was for this call alone."""
+    """Counters of the whole time the hook was on, where it was on for this call alone."""
     calls: tuple[CoderCall, ...] = ()
     residue: tuple[str, ...] = ()
     input_changed: bool = False
 
     def missing(self, told: str) -> Failure | None:
-        """Why there is no output; ``told`` where something else than a tensor was returned."""
+        """Why there is no output. Where something other than a tensor was returned, ``told``
+        describes it."""
         if self.failure is None and self.output is None:
             return Failure("NoTensor", told, "", "", "run", Origin.HARNESS)
         return self.failure
@@ -81,7 +81,7 @@ class WholePerformed:
 
 @dataclass(frozen=True)
 class Sent:
-    """What one chunk of a clip left in our hands. Tensors are on the plain CPU."""
+    """What one chunk of a clip returned and left behind. Tensors are on the plain CPU."""
 
     number: int
     """Of the chunk, from 0."""
@@ -92,7 +92,7 @@ class Sent:
     parts: tuple[Travelling, ...]
     """The frames that came out, ``B C t H W`` each; none where the chunk was deferred."""
     index: int | None
-    """Where ``feat_idx`` ended; ``None`` where it is no index any more."""
+    """Where ``feat_idx`` ended; ``None`` where it no longer holds an index."""
     slots: tuple[Slot, ...]
     """The cache list afterwards."""
     shared: frozenset[tuple[int | str, int | str]]
@@ -112,7 +112,7 @@ class WayPerformed:
     variant: int
     convention: str
     sent: tuple[Sent, ...]
-    """As far as the hook came."""
+    """The chunks up to the end, or to the hook's failure."""
     failure: Failure | None
 
 
@@ -135,7 +135,7 @@ class Memory:
     after: int | None
     """The least at any convolution after it; ``None`` where there was none."""
     left: int
-    """More than before the call once it was over."""
+    """By how much more was live after the call than before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +144,7 @@ class Played:
 
     calls: tuple[Called, ...] = ()
     alone: tuple[Called, ...] = ()
-    """What the hook gives with no call before, where it promises less than exact."""
+    """What an inexact hook gives for each call with no call before it."""
     doing: str = ""
     """The call under way when the hook failed, if it did."""
     failure: Failure | None = None
@@ -155,7 +155,7 @@ class Played:
     """Area of the largest plane that a convolution wrote while the hook was on."""
     memory: Memory | None = None
     empty: str = ""
-    """Why the scenario shows nothing; empty where it does."""
+    """Why the scenario gives nothing to judge; empty where it does give something."""
 
 
 Performed = WholePerformed | ClipPerformed | Played

@@ -12,9 +12,9 @@ from vae_compat.scenarios.stage import Stage
 
 
 def perform(ask: Ask, hook: Subject, models: Models) -> Performed:
-    """Everything that is done of a case with the hook on.
+    """Perform the part of a case that needs the hook.
 
-    VAEs that the hook has damaged beyond repair are let go of.
+    VAEs that the hook has damaged beyond repair are dropped.
     """
     case = ask.case
     stage = Stage(case, ask.promise, hook, models, ask.seconds, ask.leaves)

@@ -1,8 +1,8 @@
-"""Scenarios that need no baseline: results of the hook that must be one, whatever it is.
+"""Scenarios that need no baseline: several results of the hook that must equal each other.
 
 There is no noise floor without a truth, so the hook runs on the float64 twin of the VAE where it
-can: what is equal but for rounding is equal to 1e-13 there, and a real difference stands out. Each
-run has a device of its own, on which the hook is put anew.
+can: there, results that differ only by rounding
+agree to 1e-13, and a real difference stands out. Each run has a fresh device and a fresh hook.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from vae_compat.measure.bench import Bench
 
 SHARP = 1e-9
-"""Largest difference, over the rms of the result, that rounding can make in float64: measured are
-1e-14 to 1e-12."""
+"""Largest difference, over the rms of the result, that rounding can cause in float64: 1e-14 to
+1e-12 were measured."""
 ROUNDING = 64.0
 """Units of rounding (eps) of a narrower dtype that two exact results may differ by, over the rms of
 the result: an exact one is within two noise floors of the truth, and a floor is 2 to 10 units."""
@@ -42,7 +42,7 @@ Compared = tuple[list[Comparison], str]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Related(ScenarioObserved):
-    """What came of runs that should give one result."""
+    """The outcome of runs that should give equal results."""
 
     dtype: str = ""
     """The narrowest in which the hook computed."""
@@ -69,7 +69,7 @@ class Runs:
         return self.stage.models.make_input(case or self.case).to(self.dtype)
 
     def run(self, *xs: Tensor, case: Case | None = None, capacity: int | None = None) -> Called:
-        """Put the hook on, call it with each input in turn, and return what came of the last.
+        """Put the hook on, call it with each input, and return the outcome of the last call.
 
         Raises `Stopped`.
         """
@@ -94,7 +94,7 @@ class Runs:
 
 
 class _Narrowest(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the narrowest floating dtype that operations return."""
+    """Records the narrowest floating dtype that operations return."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -126,7 +126,7 @@ class Relation(Scene):
     def perform(self, stage: Stage) -> Played:
         """Make the runs: in float64 where that is wanted, else in the dtype of the case.
 
-        Also in the latter where the hook refuses float64, which it need not know.
+        A hook need not support float64: if it refuses, the runs are made in the dtype of the case.
         """
         own: torch.dtype = getattr(torch, stage.case.dtype)
         played = Played()
@@ -142,7 +142,7 @@ class Relation(Scene):
         return played
 
     def examine(self, case: Case, promise: Promise, performed: Played, bench: Bench) -> Related:
-        """Hold the runs against each other."""
+        """Compare the runs with each other."""
         if performed.failure is not None:
             return Related(case=case, promise=promise, failure=performed.failure)
         results = Results(replace(case, scenario=None), promise, bench, performed)
@@ -161,7 +161,7 @@ class Relation(Scene):
 
 
 def rounding(results: Results, number: int) -> float:
-    """What rounding may make of a difference, in the narrowest dtype seen up to a call."""
+    """The difference that rounding may cause, in the narrowest dtype seen up to a call."""
     dtype = results.call(number).dtype
     if dtype not in FLOATS:
         raise Untold
@@ -169,7 +169,7 @@ def rounding(results: Results, number: int) -> float:
 
 
 def pair(results: Results, what: str, first: int, second: int, bound: float) -> Comparison:
-    """Two of the calls beside each other."""
+    """Compare two of the calls."""
     return compared(what, results.output(first), results.output(second), bound)
 
 

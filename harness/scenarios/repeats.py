@@ -1,4 +1,5 @@
-"""One input again: alone, in a batch, after another, in memory full of NaN. The result is one."""
+"""The same input again: alone, in a batch, after another input, in memory full of NaN. All results
+must be equal."""
 
 from __future__ import annotations
 
@@ -72,7 +73,7 @@ POISON = Relation(_play_poison, _compare_poison, wide=False)
 
 @contextmanager
 def uninitialised(*, filled: bool) -> Iterator[None]:
-    """Let what ``torch.empty`` and its like return be full of NaN, on the host as on the device."""
+    """Fill what ``torch.empty`` and its like return with NaN, on the host and on the device."""
     before = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),

@@ -1,4 +1,4 @@
-"""What the judge makes of a scenario with: its calls, and untiled results of the judge's own."""
+"""What the judge examines a scenario with: the reported calls, and untiled results of its own."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 
 class Untold(Exception):  # noqa: N818 (a fact about a runner)
-    """A call that the runner did not tell of."""
+    """The runner did not report a call."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScenarioObserved(Observed):
-    """What came of the calls of a scenario."""
+    """The outcome of the calls of a scenario."""
 
     comparisons: tuple[Comparison, ...] = ()
     empty: str = ""
-    """Why the scenario shows nothing; empty where it does."""
+    """Why the scenario gives nothing to judge; empty where it does give something."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """The calls of one scenario, and what they are held against."""
+    """The calls of one scenario, and the untiled results that they are compared with."""
 
     case: Case
     """The scenario's own, as a case of one call."""
@@ -72,7 +72,7 @@ class Results:
     def metered(
         self, case: Case | None = None, x: Tensor | None = None, *, capacity: int | None = None
     ) -> tuple[Tensor, Reading]:
-        """The same, of another input or on a smaller device, and what it took.
+        """The same for another input or on a smaller device, with the memory that it took.
 
         Raises ``torch.OutOfMemoryError`` beyond a capacity.
         """

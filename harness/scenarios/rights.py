@@ -1,8 +1,8 @@
 """What each call of a sequence should give, and how far its result is from that.
 
-The VAE itself remembers nothing but what is in a feature cache. So every call of a sequence has a
-right result of its own, that of the same call in an undisturbed run, untiled and in float64: other
-sizes, other streams and interrupted calls before it change nothing.
+The VAE itself remembers nothing but what is in a feature cache. So each call of a sequence has one
+right result: that of the same call in an undisturbed run, untiled and in float64. Calls of other
+sizes, other clips and interrupted calls before it change nothing.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ class Step:
     name: str
     """``chunk 2 of clip A, untiled``."""
     got: str
-    """Shape and dtype of the result, or what else was returned."""
+    """Shape and dtype of the result, or a description of what was returned instead."""
     should: str
-    """Shape and dtype of the right one."""
+    """Shape and dtype of the right result."""
     against: str
-    """What the right one is, in words."""
+    """What the right result is, in words."""
     strict: bool
-    """Whether the result must be within the noise of the VAE; otherwise a likeness will do."""
+    """Whether the result must be within the noise of the VAE; otherwise a correlation is enough."""
     floor: Noise
-    """Distance of the untiled result of this call from float64, the largest if further draws were
-    made; the rounding of it at least."""
+    """Distance of the untiled result of this call from float64, the largest of all draws, and never
+    less than its rounding."""
     error: Noise | None = None
     """``None`` where the result cannot be compared."""
     correlation: float | None = None
@@ -47,14 +47,15 @@ class Right:
     untiled: Tensor
     truth: Tensor
     alone: Tensor | None = None
-    """What the hook itself gives with no call before, where it promises less than exact."""
+    """What an inexact hook itself gives for this call with no call before it."""
     mixed: bool = False
-    """Whether that depends on inexact chunks before it, so that a likeness must do."""
+    """Whether that depends on inexact chunks before it, so that only a correlation can be required.
+    """
     further: Callable[[], Noise | None] = lambda: None
     """The largest noise of further draws of ``untiled``."""
 
     def step(self, name: str, returned: str, output: Tensor | None) -> Step:
-        """Hold a result against this one."""
+        """Compare a result with this one."""
         against = "untiled and float64" if self.alone is None else "the hook's own, by itself"
         step = Step(
             name=name,

@@ -1,4 +1,4 @@
-"""Where hooks under test are: in runners, or (for hooks of our own) in this very process."""
+"""Where hooks under test run: in runner processes; the harness's own hooks also in this process."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ from vae_compat.subject.messages import HookFacts, Loading
 T = TypeVar("T")
 
 SERVER = "vae_compat.scenarios.serving"
-"""What the runners do. Only named here: a judge does not load what loads hooks."""
+"""The server module of the runners. It is only named, because the judge must not import code that
+loads hooks."""
 AT_ONCE = 2
 """Runners that one worker keeps: each holds torch, half a GiB."""
 MOST_NOTED = 4096
 """Bytes of a note that are read."""
 PATIENCE = 3
-"""Cases of a hook that may be ended for what they took, before it is tried no more: each takes
-minutes."""
+"""After this many cases that were ended by a limit a hook is not tried again: each takes minutes.
+"""
 
 
 class GaveNone(Exception):  # noqa: N818 (a fact about a hook, not a fault of the run)
-    """There is no result of a hook, for a reason that is a failure of its own."""
+    """The hook gave no result; carries the failure."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
@@ -43,14 +44,14 @@ class GaveNone(Exception):  # noqa: N818 (a fact about a hook, not a fault of th
 
 
 class Runners(Protocol):
-    """Has cases performed by the hooks under test, wherever those are."""
+    """Has cases performed by the hooks under test."""
 
     def perform(self, name: str, ask: Ask, kind: type[T]) -> T:
         """What a hook does of a case. Raises `GaveNone`."""
         ...
 
     def printed(self, name: str) -> str:
-        """What the hook has printed meanwhile."""
+        """What the hook printed while it performed."""
         ...
 
 
@@ -58,8 +59,8 @@ class Runners(Protocol):
 class InRunners:
     """A runner for each hook, started when it is first asked and again when it has ended.
 
-    ``folder`` is shared by the workers of a run, so that a hook which has been ended for what it
-    took too often is given up by all of them.
+    ``folder`` is shared by the workers of a run, so that all of them give up a hook
+    that was ended by a limit too often.
     """
 
     loadings: Mapping[str, Loading]
@@ -88,7 +89,7 @@ class InRunners:
             except Ended as ended:
                 if not ended.stopped:
                     raise
-                # By whom is not known; a hook that does it to itself does it again.
+                # The sender is not known; a hook that kills itself will do so again.
                 answer = self._asked(name, ask, kind)
         except Ended as ended:
             origin = Origin.LIMIT if ended.by_limit else Origin.DEATH
@@ -170,9 +171,9 @@ def _failure(ended: Ended, origin: Origin) -> Failure:
 
 @dataclass
 class InProcess:
-    """Hooks of this project's own, performed where they are told from: quick, and not guarded.
+    """Performs the project's own hooks in the judge's process: fast, and unguarded.
 
-    With ``folder`` a case that took its process down is not tried again by the next one.
+    With ``folder``, a case that killed its process is not tried again by the next process.
     """
 
     hooks: dict[str, Hook]

@@ -21,7 +21,7 @@ class Scene(ABC):
     performed: ClassVar[type] = Played
     """What `perform` returns."""
     against: ClassVar[bool] = False
-    """Whether it is held against the untiled result of its own case, which is known then."""
+    """Whether it is compared with the untiled result of its own case, which is then provided."""
 
     def needs(self, case: Case) -> tuple[Case, ...]:
         """Cases whose VAEs the runner needs."""
@@ -29,7 +29,7 @@ class Scene(ABC):
 
     @abstractmethod
     def perform(self, stage: Stage) -> Any:
-        """Play it. Nothing that the hook does comes out as an exception."""
+        """Play it. No exception from the hook escapes."""
 
     @abstractmethod
     def examine(self, case: Case, promise: Promise, performed: Any, bench: Bench) -> Observed:

@@ -1,4 +1,4 @@
-"""Scenarios of several calls, each held against what it gives alone, untiled and in float64."""
+"""Scenarios of several calls, each compared with the same call alone, untiled and in float64."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ Rights = tuple[dict[str, Right], int]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SequenceObserved(Observed):
-    """What came of a sequence of calls."""
+    """The outcome of a sequence of calls."""
 
     steps: tuple[Step, ...] = ()
-    """As far as the hook came."""
+    """The calls up to the end, or to the hook's failure."""
     doing: str = ""
     """The call under way when the hook failed, if it did."""
     plane: int = 0
@@ -47,7 +47,7 @@ class SequenceObserved(Observed):
     untiled_plane: int = 0
     """The same without the hook."""
     empty: str = ""
-    """Why the sequence shows nothing; empty where it does."""
+    """Why the sequence gives nothing to judge; empty where it does give something."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ class Sequence(Scene):
     calls: Callable[..., None] | None = None
     """Given a player and the calls of ``cases``."""
     chunks: Callable[[Player], None] | None = None
-    """Taken where hook and family allow it: there is a cache to get wrong."""
+    """Used where hook and family allow it, because a feature cache can go wrong there."""
     cases: Callable[[Case], tuple[Case, ...]] = lambda case: (case,)
-    """Those that the calls are made for."""
+    """The cases that the calls are made for."""
     mirrored: bool = False
     """Whether one more call is made, on the mirrored input of the first."""
     clips: Callable[[Case], Mapping[str, Case]] = lambda case: {CLIP_A: case, CLIP_B: case}
-    """Clips that the chunks are of, by name."""
+    """The clips that the chunks belong to, by name."""
     mixed: bool = False
     """Whether some chunks run untiled between tiled ones."""
 
@@ -104,7 +104,7 @@ class Sequence(Scene):
     def examine(
         self, case: Case, promise: Promise, performed: Played, bench: Bench
     ) -> SequenceObserved:
-        """Hold every call that came back against what it should have given."""
+        """Compare every call that returned with what it should have given."""
         plain = replace(case, scenario=None)
         chunks, exact = self.by_chunks(case, promise), promise.grade == "exact"
         rights, plane = (

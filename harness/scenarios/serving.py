@@ -32,7 +32,7 @@ def serve(channel: Channel) -> None:
         before = running_threads().keys()
         channel.send(Sort.ANSWER, perform_with(ask))
         if running_threads().keys() - before:
-            return  # what the hook left running must not meddle with its next case
+            return  # what the hook left running must not disturb its next case
 
 
 def _performer(hook: Hook, loading: Loading) -> Callable[[Ask], object]:

@@ -20,7 +20,7 @@ OTHER = "the other direction"
 
 
 def _play_settings(player: Player) -> None:
-    """The hook's own defaults, other settings, the defaults again."""
+    """The hook's own defaults, then other settings, then the defaults again."""
     hook = player.stage.hook
     usual = hook.by_default() if isinstance(hook, Hook) else hook
     smaller = replace(player.case, tile=player.case.tile // 2)
@@ -45,7 +45,7 @@ SETTINGS = Usage(_play_settings, _compare_settings)
 
 
 def _play_switches(player: Player) -> None:
-    """On for one direction, the other is untiled; off, both are."""
+    """While the hook is on for one direction the other runs untiled; once it is off, both do."""
     case, other, hook = player.case, player.case.turned, player.stage.hook
     off: dict[Direction, Any] = {}
 

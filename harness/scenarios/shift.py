@@ -16,9 +16,9 @@ from vae_compat.scenarios.relation import Compared, Relation, Runs, rounding
 from vae_compat.scenarios.results import Results
 
 LEAK = 1e-4
-"""What GroupNorm that is kept blind to the picture still lets through (``fixtures.probes``)."""
+"""Influence of the picture that remains in a GroupNorm made blind to it (``fixtures.probes``)."""
 MOVING = (Mechanism.STUB, Mechanism.HALO)
-"""Probes whose pixels depend on pixels near by at most."""
+"""Probes whose pixels depend on nearby pixels only."""
 
 
 def _play(runs: Runs) -> None:
@@ -57,20 +57,20 @@ SHIFT = Relation(_play, _compare, others=moving_cases)
 
 
 def is_local(family: Family, mechanism: Mechanism) -> bool:
-    """Whether the probe of a family depends on pixels near by only.
+    """Whether the probe of a family depends on nearby pixels only.
 
-    That of the halo does not where there are GroupNorms: what they let through adds up.
+    The probe of the halo does not where there are GroupNorms: their remaining influence adds up.
     """
     return mechanism in MOVING and (mechanism is Mechanism.STUB or family.local_norms)
 
 
 def reach_of(family: Family, mechanism: Mechanism) -> int:
-    """How far a pixel of such a probe depends on others at most, in latent pixels."""
+    """The largest distance at which a pixel of such a probe sees others, in latent pixels."""
     return family.receptive_field if mechanism is Mechanism.HALO else 0
 
 
 def moving(case: Case, mechanism: Mechanism) -> Case:
-    """A probe of the family on a plane as large as that of the case beyond its reach."""
+    """A probe of the family on the plane of the case, enlarged by the probe's reach."""
     width = case.width + 2 * max(reach_of(case.facts, mechanism) - case.tile, 0)
     return replace(case, scale=Scale.PROBE, mechanism=mechanism, scenario=None, width=width)
 
@@ -85,7 +85,7 @@ def moved(case: Case, make_input: Callable[[Case], Tensor]) -> tuple[Tensor, Ten
 
 
 def in_common(case: Case, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """What two results have in common, without what feels the border of one of the planes."""
+    """The part that two results share, without the pixels affected by a border of their planes."""
     unit = 1 if case.direction is Direction.ENCODE else case.facts.ratio
     rows, cols = (step * unit for step in _steps(case))
     here, there = _overlapping(first, second, rows, cols)
@@ -103,6 +103,6 @@ def _overlapping(first: Tensor, second: Tensor, rows: int, cols: int) -> tuple[T
 
 
 def _steps(case: Case) -> tuple[int, int]:
-    """Latent pixels by which a picture moves down and right; not down where no rows are left."""
+    """Latent pixels by which a picture moves down and right; 0 down where no rows are left."""
     assert case.mechanism is not None
     return int(2 * reach_of(case.facts, case.mechanism) < case.height - 1), 1

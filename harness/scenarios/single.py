@@ -21,7 +21,7 @@ from vae_compat.scenarios.timing import perform_timing
 
 
 def perform_whole(stage: Stage, *, every_way: bool) -> WholePerformed:
-    """Call the hook once under meters, and in every way of the field where that is asked for."""
+    """Call the hook once under meters, and in every convention in use where that is asked for."""
     whole = perform_call(stage)
     hung = whole.failure is not None and whole.failure.hung
     conventions = perform_conventions(stage) if every_way and not hung else None
@@ -74,8 +74,8 @@ def _same(now: Tensor, then: Tensor) -> bool:
 def _settle_live_bytes(device: Device, reading: Reading) -> None:
     """Read again what is live, now that the output is dropped.
 
-    Where it is more than before, cycles are collected first: a closure that refers to itself may
-    hold a tensor for a while, and that is no leak.
+    Where more is live than before, cycles are collected first: a closure that refers to itself may
+    hold a tensor for a while, which is no leak.
     """
     if reading.live_after is None or reading.live_before is None:
         return

@@ -1,4 +1,4 @@
-"""What a runner performs a case with: the hook, VAEs, devices, and a place for what came back."""
+"""What a runner performs a case with: the hook, VAEs, devices, and a store for the results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Models(Protocol):
     def views(self, case: Case) -> tuple[LayoutVAE, ...]:
         """The VAE of a case, on the plain CPU, in every variant of its layout.
 
-        Cases run on the first; the others are called in their own ways.
+        Cases run on the first; the others are called in their own conventions.
         """
         ...
 
@@ -57,7 +57,7 @@ class Stage:
     leaves: tuple[tuple[str, str], ...] = ()
     """What an untiled run leaves behind in the VAE: module path and attribute."""
     broken: list[str] = field(default_factory=list)
-    """What the hook has left in a VAE beyond repair, so far."""
+    """Damage that the hook has done to a VAE and that could not be undone, so far."""
 
     @contextmanager
     def play(
@@ -119,11 +119,12 @@ class Player:
         calls: int = 1,
         metered: bool = True,
     ) -> Attempt:
-        """Put the hook on, ``act`` and take it off, with everything put back as it was.
+        """Put the hook on, call ``act``, take the hook off, and restore everything.
 
         ``act`` is given ``run(direction, x)``, for the whole VAE; the coders of the view are under
-        the hook as well. ``case`` is another case whose tile size, direction and mode the hook is
-        built for, ``hook`` another make of it. It may take as long as so many ``calls``.
+        the hook as well. ``case`` is another case, for whose tile size, direction and mode the hook
+        is built; ``hook`` is another version of the hook. The time limit is that of this many
+        ``calls``.
         """
         stage, case = self.stage, case or self.case
         made = attempt(
@@ -148,7 +149,7 @@ class Player:
         return made
 
     def hooked_both(self, act: Callable[[Any], Any]) -> None:
-        """``act`` with both directions hooked: some hooks are put on for each."""
+        """Call ``act`` with both directions hooked: some hooks are put on for each direction."""
         stage = self.stage
         if getattr(stage.hook, "apart", stage.promise.kind == "forward"):
             self.hooked(lambda _: self.hooked(act, self.case.turned))
@@ -156,10 +157,10 @@ class Player:
             self.hooked(act)
 
     def bare(self, act: Callable[[Any], Any]) -> None:
-        """``act`` with the hook off; what it raises comes of what the hook has left.
+        """Call ``act`` with the hook off; any exception is caused by what the hook left behind.
 
-        That may be an object of its own in a slot of the cache, which can do anything when read.
-        Raises `Stopped`.
+        That may be an object of the hook's own in a slot of the cache, which can do anything when
+        read. Raises `Stopped`.
         """
         try:
             with limited(self.stage.seconds):
@@ -172,7 +173,7 @@ class Player:
         return Stopped(failure)
 
     def kept(self, result: Any, **more: Any) -> Called:
-        """A result as it goes to the judge; ``more`` is what else is known of the call."""
+        """A result in the form that goes to the judge; ``more`` are further fields of the call."""
         output, where, unreadable = kept(result, self.device)
         return Called(
             returned=returned_kind(result),
@@ -183,7 +184,7 @@ class Player:
         )
 
     def called(self, made: Attempt, given: Tensor, **more: Any) -> Called:
-        """What an attempt at one result has left in our hands; lets go of the result."""
+        """The outcome of an attempt at one result; drops the result itself."""
         called = self.kept(
             made.result,
             input_device=str(given.device),

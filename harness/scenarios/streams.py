@@ -22,8 +22,8 @@ from vae_compat.scenarios.performed import Sent
 class Stream:
     """A clip and its feature cache.
 
-    Sends to whatever is the coder's forward at the time of each call, so a hook may be put on and
-    taken off between chunks.
+    Each call goes to the coder's forward of that moment, so a hook may be put on and taken off
+    between chunks.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Stream:
 
         Without a device, on the plain CPU, and memory is not measured. ``collects``: cycles are
         collected before live bytes are read (a closure that refers to itself may hold a tensor for
-        a while, and that is no leak); whoever asks for it has frozen what was there before.
+        a while, which is no leak); the caller must have frozen the objects that existed before.
         """
         self.coder = coder
         self.chunked = chunked
@@ -112,7 +112,7 @@ class Stream:
 
 
 def _plain_tensors(result: Any) -> list[Tensor]:
-    """What a coder returned, as a list; without what is no plain tensor."""
+    """What a coder returned, as a list of its plain tensors."""
     several = result if type(result) is list or type(result) is tuple else [result]
     return [part for part in several if is_plain(part)]
 

@@ -1,4 +1,4 @@
-"""One input cut in several ways: other tiles, a quadtree, less memory. The result is one."""
+"""One input cut in several ways (tile size, quadtree, memory): all results must be equal."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ PARTITION = Relation(_play_partition, _compare_partition)
 
 
 def _alike(results: Results) -> bool:
-    """Whether both runs did the same work, so that they show nothing."""
+    """Whether both runs did the same work, so that comparing them would prove nothing."""
     first, second = results.call(0).reading, results.call(1).reading
     return first.convolutions == second.convolutions
 

@@ -1,4 +1,4 @@
-"""How long a hook takes beside the untiled VAE, on a real GPU; for people, and in no verdict."""
+"""How long a hook takes compared with untiled on a real GPU; informs, and decides nothing."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from vae_compat.scenarios.stage import Stage
 from vae_compat.subject.state import snapshot
 
 WARM_UP = 1
-"""Runs that do not count: libraries choose kernels, the allocator fills."""
+"""Warm-up runs that do not count: libraries choose kernels, and the allocator fills."""
 REPEATS = 5
 
 
 def perform_timing(stage: Stage) -> Times | None:
     """Time untiled and the hook, one after the other in this process, with no meters on.
 
-    ``None`` where the hook fails this time: what it does of a case is judged by another call.
+    ``None`` where the hook fails this time: it is judged by another call.
     """
     x, direction = stage.models.make_input(stage.case), stage.case.direction
     with stage.play() as player:

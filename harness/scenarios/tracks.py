@@ -1,4 +1,4 @@
-"""A clip through the bare coder without any hook: what every hooked run of it is held against."""
+"""A clip through the bare coder without any hook, with which every hooked run is compared."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from vae_compat.scenarios.streams import Stream
 
 @dataclass(frozen=True)
 class SlotSeen:
-    """A slot after a chunk, the hook's beside the untiled one. Without their frames."""
+    """A slot after a chunk, with the hook and untiled, described without its frames."""
 
     number: int
     name: str
@@ -40,9 +40,9 @@ class SlotSeen:
     writes: tuple[int, int] = (0, 0)
     """How often the slot was written during the call."""
     looks_back: bool = False
-    """Whether the weights of the convolution read what is kept here: in a probe, few do."""
+    """Whether the weights of the convolution use the kept frames: in a probe, few do."""
     on_device: bool = False
-    """Whether the hook's frames rest on the device."""
+    """Whether the hook's frames are resident on the device."""
     error: Noise | None = None
     """Distance of the frames from those of float64; ``None`` where they cannot be compared."""
     floor: Noise | None = None
@@ -71,7 +71,7 @@ class ChunkSeen:
     lengths: tuple[int, int]
     """Of the cache list."""
     shared: frozenset[tuple[int | str, int | str]]
-    """Slots that share memory, and don't untiled."""
+    """Slots that share memory although they don't untiled."""
     written_between: tuple[int, ...]
     """Slots written since the call for the chunk before returned, and before this one began."""
     peak_bytes: tuple[int | None, int | None]
@@ -141,7 +141,7 @@ class Track:
 
     @property
     def borders(self) -> tuple[int, ...]:
-        """Frames of the output with which a chunk begins, but for the first."""
+        """First frames of the output of every chunk but the first."""
         starts, frames = [], 0
         for sent in self.untiled:
             starts.append(frames)
@@ -167,7 +167,7 @@ def joined(sent: Sequence[Sent]) -> Tensor | None:
 
 
 class Followed:
-    """A clip without any hook: untiled and in float64, and with further draws where wanted.
+    """Run a clip without any hook: untiled, in float64, and with further draws where wanted.
 
     ``view`` and its float64 twin are on the plain CPU, and so is ``x``, which is what the whole VAE
     would be given.
@@ -244,8 +244,8 @@ def _of_chunks(
 def naming(coder: nn.Module, name: str, log: CacheLog) -> Iterator[Mapping[int, str]]:
     """Find out which causal convolution each slot belongs to, while chunks are sent.
 
-    That is the one that ran last within the module that writes the slot, or, where none ran (a
-    temporal resampling that meets the first frame), that module itself.
+    It is the one that ran last within the module that writes the slot. Where none ran (a temporal
+    resampling at the first frame), it is that module itself.
     """
     names: dict[int, str] = {}
     inside, last = [name], ""
@@ -289,7 +289,7 @@ def _writes(sent: Sent) -> Counter[int]:
 
 
 def _distances(ours: Slot, untiled: Slot, truth: Slot, further: Noise | None) -> dict[str, Any]:
-    """Of the hook's frames from float64, and of the untiled ones; nothing where shapes differ."""
+    """Distances of hooked and untiled frames from float64; nothing where shapes differ."""
     if ours.frames is None or untiled.frames is None or truth.frames is None:
         return {}
     if ours.told != untiled.told:

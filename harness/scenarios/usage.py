@@ -1,4 +1,4 @@
-"""Scenarios of use: what happens to a hook in a program, beside being called."""
+"""Scenarios of use: what a program does to a hook, apart from calling it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Ran:
     what: str
     """``tiles of 1 latent pixel``."""
     seen: Observation
-    """What came of it, beside the untiled result of the same call."""
+    """Its outcome, with the untiled result of the same call."""
 
     @property
     def convolutions(self) -> int:
@@ -44,7 +44,7 @@ class UsageObserved(ScenarioObserved):
     ran: tuple[Ran, ...] = ()
     memory: Memory | None = None
     held: int = 0
-    """Bytes of the result and the input: what may well be on the device all along."""
+    """Bytes of the result and the input, which may be on the device the whole time."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Usage(Scene):
     def examine(
         self, case: Case, promise: Promise, performed: Played, bench: Bench
     ) -> UsageObserved:
-        """Hold the calls against the untiled ones, and against each other."""
+        """Compare the calls with the untiled ones, and with each other."""
         try:
             found = self.compare(Results(replace(case, scenario=None), promise, bench, performed))
         except Untold:

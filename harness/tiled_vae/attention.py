@@ -15,7 +15,7 @@ from .window import Span
 
 
 def attend(job: Job, step: Attend, bands: Sequence[Span]) -> None:
-    """Fill the plane of ``step`` from the plane at rest that it attends to."""
+    """Fill the plane of ``step`` from the stored plane that it attends to."""
     source, target = job.planes[step.inputs[0]], job.planes[step.output]
     shape = source.shape
     width = Span(0, shape.width)
@@ -62,7 +62,7 @@ class Tokens:
         self.tensor: Tensor | None = None
 
     def write(self, part: Tensor, rows: Span, height: int, heads: int) -> None:
-        """Put a band ``N C h W`` in its place."""
+        """Store a band ``N C h W``."""
         width = part.shape[3]
         tokens = torch.unflatten(part.flatten(2), 1, (heads, -1)).transpose(2, 3)
         if self.tensor is None:

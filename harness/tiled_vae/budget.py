@@ -1,11 +1,11 @@
-"""Choosing a tile size, and where planes rest, for a given amount of memory."""
+"""Choosing a tile size, and which planes stay on the device, for a given amount of memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from .errors import TilingError
-from .plan import Layout, Planner
+from .plan import Partition, Planner
 from .segments import Segment
 from .steps import Program, Shape
 
@@ -32,7 +32,7 @@ def settled(
     need = 0.0
     align = max(round(1 / min(program.levels)), 1)
     for tile in smaller(largest, align):
-        planner = Planner(program, shapes, Layout(tile), parts)
+        planner = Planner(program, shapes, Partition(tile), parts)
         need = others + planner.peak() * width * MARGIN
         if need <= budget:
             return tile, (budget - need) / width / MARGIN

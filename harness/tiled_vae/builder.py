@@ -1,4 +1,4 @@
-"""Collects the steps of a coder while it is walked through."""
+"""Collects the steps of a coder while a front end walks through it."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Builder:
         self.deferring = False
 
     def next_slot(self) -> int:
-        """The cache slot of the step to come."""
+        """The cache slot of the next step."""
         self.slots += 1
         return self.slots - 1
 
     @property
     def fresh(self) -> Value:
-        """The value that the step to come will make."""
+        """The value that the next step will make."""
         return len(self.steps) + 1
 
     def add_step(self, step: Step) -> Value:
@@ -47,7 +47,7 @@ class Builder:
         return step.output
 
     def enter(self, block: nn.Module) -> nn.Module:
-        """Mark a block as walked through piece by piece, which hooks on it would not survive."""
+        """Mark a block as translated part by part; hooks on the block itself would then not run."""
         expect(not tampered(block), "carries hooks that only calling it whole would run", block)
         self.seen.add(block)
         return block
@@ -94,7 +94,7 @@ class Builder:
         return self.add_step(Norm((x,), self.fresh, module, spatial, activation))
 
     def drop(self, module: nn.Module) -> None:
-        """A dropout, which does nothing unless the coder is being trained."""
+        """A dropout, which does nothing except in training."""
         expect(isinstance(module, nn.Dropout), "is no dropout", module)
         idle = not module.training or cast("nn.Dropout", module).p == 0
         expect(idle, "drops at random: call eval() first", module)

@@ -1,7 +1,7 @@
 """The caller's feature cache, read and written tile by tile.
 
-What a slot held when the call began stays readable until the call ends; what it will hold is
-collected in whole planes, so that an untiled call can go on from there. The caller's list is
+What a slot held when the call began stays readable until the call ends. Its new content is
+collected in whole planes, so that an untiled call can continue from it. The caller's list is
 changed once, at the end: a call that fails leaves it as it was.
 """
 
@@ -17,21 +17,21 @@ from .steps import Clock
 from .window import Span
 
 REPEAT = "Rep"
-"""In the slot of a temporal upsample that has seen the first frame and nothing else."""
+"""What the slot of a temporal upsample holds after the first frame and nothing more."""
 
 
 class Caches:
     """The slots of one call. ``first`` is where the call starts in the caller's list."""
 
-    def __init__(self, slots: list[Any] | None, first: int, parking: torch.device) -> None:
+    def __init__(self, slots: list[Any] | None, first: int, home: torch.device) -> None:
         self.slots = slots
         self.first = first
-        self.parking = parking
+        self.home = home
         self.fresh: dict[int, Tensor | str | None] = {}
 
     @property
     def cached(self) -> bool:
-        """Whether the caller keeps a cache at all."""
+        """Whether the caller passed a cache."""
         return self.slots is not None
 
     def holds(self, slot: int) -> Tensor | str | None:
@@ -43,11 +43,11 @@ class Caches:
 
     @property
     def clock(self) -> Clock:
-        """What the steps may know."""
+        """What the steps may know about the cache."""
         return Clock(self.cached, self.holds)
 
     def check(self, count: int) -> None:
-        """Leave lists that are too short, and contents that are not known, to the original."""
+        """Refuse lists that are too short and unknown contents: the original then runs untiled."""
         if self.slots is None:
             return
         if not isinstance(self.slots, list) or self.first + count > len(self.slots):
@@ -62,7 +62,7 @@ class Caches:
         self.fresh[slot] = value
 
     def commit(self) -> None:
-        """Hand everything to the caller."""
+        """Write the new contents into the caller's list."""
         if self.slots is not None:
             for slot, value in self.fresh.items():
                 self.slots[self.first + slot] = value
@@ -88,7 +88,7 @@ class ItemCaches:
         self, slot: int, rows: Span, cols: Span, frames: Tensor, plane: tuple[int, int]
     ) -> None:
         """Write the frames that a slot will remember for some pixels of its plane."""
-        self.store_at(slot, rows, cols, frames, plane, self.caches.parking)
+        self.store_at(slot, rows, cols, frames, plane, self.caches.home)
 
     def store_at(
         self,

@@ -1,4 +1,4 @@
-"""Tiling for a whole VAE, as long as a context is open."""
+"""Tiling of a whole VAE inside a context manager."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def tiled(
 
 
 def coders_of(vae: Any) -> list[tuple[nn.Module, bool]]:
-    """Encoder and decoder of a VAE, or of what a user interface wraps one in."""
+    """Encoder and decoder of a VAE, or of the wrapper that a user interface puts around one."""
     for holder in (vae, getattr(vae, "first_stage_model", None), getattr(vae, "model", None)):
         found = [
             (net, name == "decoder")
@@ -84,7 +84,7 @@ def coders_of(vae: Any) -> list[tuple[nn.Module, bool]]:
 
 
 def ratio_of(decoder: nn.Module) -> int:
-    """Image pixels per latent pixel of a decoder; 8 where it is not known inside out."""
+    """Image pixels per latent pixel of a decoder; 8 where its layout is unknown."""
     try:
         program = translate(decoder, is_decoder=True)
     except UnknownCoderError:

@@ -1,4 +1,4 @@
-"""What can go wrong, in words for the person who called."""
+"""Errors of the reference hook, worded for its user."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ class TilingError(ValueError):
 
 
 class UnknownCoderError(Exception):
-    """A coder, or a call of one, that this package does not know how to tile exactly.
+    """A coder, or a call of one, that this package cannot tile exactly.
 
-    Never shown to a caller: the original forward runs instead, and the reason is logged once.
+    It never reaches the caller: the original forward runs instead, and the reason is logged once.
     """

@@ -1,7 +1,7 @@
-"""Statistics guessed from a small copy of the input: what makes the fast modes fast.
+"""Statistics estimated from a small copy of the input, for the fast modes.
 
-With statistics known beforehand a tile runs through the whole coder at once, and nothing has to
-rest. The guess is what it costs: the result is the picture with slightly other contrasts.
+With statistics known beforehand a tile runs through the whole coder at once, and no plane has to be
+stored. The price is the estimate: the picture gets slightly different contrasts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .caches import Caches, ItemCaches
 from .job import Job
-from .plan import Layout
+from .plan import Partition
 from .planes import Plane
 from .run import execute
 from .segments import REST, segments
@@ -37,7 +37,7 @@ def estimated(
     seen: dict[nn.Module, Moments] = {}
     job = Job(program, shapes, device, device, ItemCaches(caches, 0, 1), seen=seen)
     job.planes[0] = Plane(shape, device, small.to(device))
-    execute(job, segments(program, REST, ()), Layout(max(shape.height, shape.width)))
+    execute(job, segments(program, REST, ()), Partition(max(shape.height, shape.width)))
     return {norm: moments for norm, moments in seen.items() if norm in norms}
 
 

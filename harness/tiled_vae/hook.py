@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from .budget import settled
 from .caches import Caches, ItemCaches
-from .conversation import check_shapes, conversation
+from .call_protocol import call_protocol, check_shapes
 from .errors import TilingError, UnknownCoderError
 from .estimate import estimated, spatial_norms
 from .job import Job
-from .plan import Layout
+from .plan import Partition
 from .planes import Plane
 from .run import execute
 from .segments import CARRY, REST, segments
@@ -44,21 +44,22 @@ class VAEHook:
         net: an encoder or a decoder; its modules are called, never copied or changed.
         tile_size: side of a tile; with ``max_vram`` an upper bound, and then it may be ``None``.
         is_decoder: which of the two ``net`` is.
-        fast_decoder: guess the statistics of GroupNorms from a small copy of the latent: nothing
-            rests between the steps, and the contrasts of the picture are a little off. Coders
-            without GroupNorm are exact all the same.
+        fast_decoder: estimate the statistics of GroupNorms from a small copy of the latent: no
+            plane is stored between the steps, and contrasts are slightly off. Coders without
+            GroupNorm stay exact.
         fast_encoder: the same for an encoder.
-        color_fix: for a fast encoder, guess only before the first downsampling.
+        color_fix: for a fast encoder, estimate only before the first downsampling.
         to_gpu: where the coder lies on the host and there is an accelerator, move it there for
             the time of a call. A coder that is on a device already stays where it is.
-        use_quadtree: small tiles where there is much to see; the result is the same.
-        content_threshold: how much there must be to see: part of the input's own deviation.
-        max_depth: how often a tile is quartered at most.
+        use_quadtree: small tiles where there is much detail; the result is the same.
+        content_threshold: how much detail a tile must have to be quartered, as a share of the
+            input's standard deviation.
+        max_depth: how many times a tile may be quartered.
         min_tile_size: no quarter is smaller; default a quarter of ``tile_size``.
-        residency: where activations and causal caches rest, ``host`` or ``device``: the second
-            spares transfers and takes as much memory as the activations have.
-        method: ``rest`` keeps activations at rest after each convolution, ``carry`` lets tiles
-            leave their borders behind where statistics allow it; ``auto`` chooses.
+        residency: where activations and feature caches are stored: ``host`` offloads them;
+            ``device`` saves the transfers and takes memory for all activations.
+        method: ``rest`` stores activations after each convolution, ``carry`` keeps the borders of
+            tiles in line buffers where statistics allow it; ``auto`` chooses.
         skip_zeros: leave out taps of causal convolutions that would meet only padding in time: a
             third of the work for a still image, and equal but for rounding.
         max_vram: bytes that a call may take on the device beyond the weights.
@@ -117,18 +118,18 @@ class VAEHook:
                     return self.tiled(program, call)
         except UnknownCoderError as reason:
             self.say(str(reason))
-        # Outside of the handler: what the attempt left must not be kept alive by its traceback.
+        # Outside the handler, because its traceback would keep tensors of the attempt alive.
         return self.original()(*args, **kwargs)
 
     def original(self) -> Callable[..., Any]:
-        """The forward that the hook stands for."""
+        """The forward that the hook replaces."""
         found = self.net.__dict__.get("original_forward")
         if found is None or found is self:
             return type(self.net).forward.__get__(self.net)  # type: ignore[no-any-return]
         return found  # type: ignore[no-any-return]
 
     def one_tile_is_enough(self, program: Program, x: Tensor) -> bool:
-        """Whether there is nothing to cut, so that the original may as well run."""
+        """Whether the input fits one tile, so that the original runs instead."""
         chooses = self.use_quadtree or self.max_vram is not None
         return not chooses and max(x.shape[-2:]) <= self.side(program, x)
 
@@ -139,7 +140,7 @@ class VAEHook:
             logger.warning("%s runs untiled: %s", type(self.net).__name__, reason)
 
     def tiled(self, program: Program, call: Call) -> Any:
-        """Run the program on every item of the batch, and move the caller's cache on."""
+        """Run the program on every item of the batch, and update the caller's cache and index."""
         x = call.x
         device = working_device(self.net, x)
         home = device if self.residency == "device" else torch.device("cpu")
@@ -147,11 +148,11 @@ class VAEHook:
         caches.check(program.slots)
         shape = Shape(x.shape[1], x.shape[2] if x.dim() == 5 else None, *x.shape[-2:])
         shapes = program.shapes(shape, caches.clock)
-        manner = conversation(program, shapes, caches, call.final)
-        program, shapes = manner.program, shapes[: len(manner.program.steps) + 1]
+        protocol = call_protocol(program, shapes, caches, call.final)
+        program, shapes = protocol.program, shapes[: len(protocol.program.steps) + 1]
         check_shapes(program, shapes, x.dim())
-        side, lodging = self.settle(program, shapes, x)
-        layout = self.layout(program, side, x)
+        side, resident_limit = self.settle(program, shapes, x)
+        partition = self.partition(program, side, x)
         batch = x.shape[0]
         out: Tensor | None = None
         for item in range(batch):
@@ -162,11 +163,11 @@ class VAEHook:
                 home,
                 ItemCaches(caches, item, batch),
                 self.skip_zeros,
-                lodging=lodging,
+                resident_limit=resident_limit,
             )
             if self.progress is not None:
                 job.visit = Counter(self.progress)
-            tile = self.item(job, x[item : item + 1], layout)
+            tile = self.item(job, x[item : item + 1], partition)
             if batch == 1:
                 out = tile
                 break
@@ -174,14 +175,14 @@ class VAEHook:
                 out = tile.new_empty((batch, *tile.shape[1:]))
             out[item : item + 1].copy_(tile)
         assert out is not None
-        result = manner.answer(out, caches)
+        result = protocol.answer(out, caches)
         caches.commit()
         if caches.cached:
-            call.feat_idx[0] += manner.moved
+            call.feat_idx[0] += protocol.moved
         return result
 
     def settle(self, program: Program, shapes: list[Shape], x: Tensor) -> tuple[int, float]:
-        """Side of a tile, and elements of planes that may rest on the device."""
+        """Side of a tile, and elements of planes that may stay resident on the device."""
         tile = self.side(program, x)
         if self.max_vram is None:
             return tile, 0.0
@@ -191,18 +192,18 @@ class VAEHook:
         others = (x.shape[0] - 1) * (shapes[0].elements + shapes[-1].elements) * width
         return settled(program, shapes, parts, tile, self.max_vram, others, width)
 
-    def item(self, job: Job, x: Tensor, layout: Layout) -> Tensor:
+    def item(self, job: Job, x: Tensor, partition: Partition) -> Tensor:
         """Run the program on one item."""
         if self.fast:
-            job.given = estimated(job.program, x, layout.tile, job.device, self.color_fix)
+            job.given = estimated(job.program, x, partition.tile, job.device, self.color_fix)
         parts = segments(job.program, self.chosen(), job.given)
         job.planes[0] = Plane(job.shapes[0], x.device, x)
-        plane = execute(job, parts, layout)
+        plane = execute(job, parts, partition)
         whole = Span(0, plane.shape.height), Span(0, plane.shape.width)
         return plane.read(*whole, x.device)
 
     def chosen(self) -> str:
-        """How steps are run."""
+        """The method by which steps are run."""
         if self.use_quadtree:
             return REST
         return CARRY if self.method == "auto" else self.method
@@ -213,10 +214,10 @@ class VAEHook:
             return max(x.shape[-2:])
         return self.tile_size if self.is_decoder else max(self.tile_size // program.patch, 1)
 
-    def layout(self, program: Program, tile: int, x: Tensor) -> Layout:
+    def partition(self, program: Program, tile: int, x: Tensor) -> Partition:
         """The partition of the plane of ``x`` into tiles of at most ``tile`` pixels a side."""
         if not self.use_quadtree:
-            return Layout(tile)
+            return Partition(tile)
         align = max(round(1 / min(program.levels)), 1)
         smallest = max(tile // 4, 1)
         if self.min_tile_size is not None:
@@ -230,7 +231,7 @@ class VAEHook:
             depth=self.max_depth,
             smallest=smallest,
         )
-        return Layout(tile, cells)
+        return Partition(tile, cells)
 
 
 @dataclass
@@ -261,7 +262,7 @@ def bound(net: nn.Module, args: Any, kwargs: Any) -> Call:
     """Arguments by name, as the coder's class would see them.
 
     Defaults are the class's own: a caller that gives a cache but no index shares the default
-    index with the original, for better or worse.
+    index with the original, as it would untiled.
     """
     try:
         given = inspect.signature(type(net).forward).bind(net, *args, **kwargs)
@@ -293,7 +294,7 @@ def check_settings(
     method: str,
     max_vram: int | None,
 ) -> None:
-    """Say at once what cannot work."""
+    """Raise `TilingError` for settings that cannot work."""
     if tile_size is None and max_vram is None:
         raise TilingError("neither tile_size nor max_vram is given: give one of them")
     for name, value in (("tile_size", tile_size), ("min_tile_size", min_tile_size)):
@@ -310,7 +311,7 @@ def check_settings(
 
 
 def check_input(x: Tensor) -> None:
-    """Only planes, and no gradients."""
+    """Refuse inputs that are not planes, and inputs that require a gradient."""
     if x.dim() not in (4, 5) or 0 in x.shape:
         raise UnknownCoderError(f"the input has shape {tuple(x.shape)}")
     if x.requires_grad and torch.is_grad_enabled():

@@ -1,6 +1,6 @@
-"""Changing what a module passes to torch, while it runs as it is.
+"""Changes what a module passes to torch, while the module itself runs unchanged.
 
-Whatever brings, casts or offloads the weights of the module keeps working.
+Hooks and subclasses that load, cast or offload its weights keep working.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def apply_moments(
     weight, bias = (None if part is None else part.to(exact) for part in (weight, bias))
     if x.device.type == "cpu":
         x = x.contiguous()  # the kernel for views is an order of magnitude slower
-    # With given statistics the two norms are the same function, and this one takes them.
+    # With given statistics group norm and batch norm are equal, and batch norm accepts them.
     y: Tensor = torch.native_batch_norm(x, weight, bias, mean, variance, False, 0.0, eps)[0]
     return y
 
 
 class GivenMoments(TorchFunctionMode):
-    """Inside, ``group_norm`` uses given statistics, with whatever weights reach it."""
+    """Inside, ``group_norm`` uses given statistics, with the weights that it is called with."""
 
     def __init__(self, moments: Moments) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class GivenMoments(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Replace the one function that matters, leave the others."""
+        """Replace ``group_norm`` and leave other functions."""
         kwargs = dict(kwargs or {})
         if func is not F.group_norm:
             return func(*args, **kwargs)
@@ -64,8 +64,8 @@ class GivenMoments(TorchFunctionMode):
 class GivenPadding(TorchFunctionMode):
     """Inside, a convolution pads the plane as told: ``left, right, top, bottom``.
 
-    ``replaced`` tells whether any padding of a plane was met; if not, the module computed
-    something that does not go through these functions, with its own padding.
+    ``replaced`` says whether any padding of a plane was replaced. If not, the module padded in a
+    way that does not go through these functions.
     """
 
     def __init__(self, zeros: tuple[int, int, int, int]) -> None:

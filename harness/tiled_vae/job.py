@@ -21,24 +21,24 @@ KEPT_FRAMES = 2
 
 @dataclass
 class Job:
-    """Everything that a step may need, and the planes at rest."""
+    """Everything that a step may need, and the stored planes."""
 
     program: Program
     shapes: list[Shape]
     device: torch.device
     """Where tiles are computed."""
     home: torch.device
-    """Where planes rest."""
+    """Where planes are stored: the host if they are offloaded."""
     caches: ItemCaches
     skip_zeros: bool = False
     given: Mapping[nn.Module, Moments] = field(default_factory=dict)
     """Statistics known beforehand, by norm."""
     seen: dict[nn.Module, Moments] | None = None
-    """Statistics that norms were given in this run, where somebody wants to have them."""
+    """Statistics that norms were given in this run, where the caller wants them."""
     visit: Callable[[], None] = lambda: None
     """Called after each tile; may raise to stop."""
-    lodging: float = 0
-    """Elements that planes may take on the device beside the tiles."""
+    resident_limit: float = 0
+    """Elements of planes that may stay resident on the device beside the tiles."""
     planes: dict[Value, Plane] = field(default_factory=dict)
 
     def moments(self, module: nn.Module, spatial: bool, value: Value) -> Moments | None:
@@ -74,7 +74,7 @@ class Job:
         raise TypeError(f"{type(step).__name__} is not computed tile by tile")
 
     def convolve(self, step: Conv, box: list[Tensor], rows: Span, cols: Span) -> Tensor:
-        """A convolution, on what its slot remembers."""
+        """A convolution, with the past frames that its slot holds."""
         plane = self.shapes[step.inputs[0]]
         reach_rows = step.rows.reach(rows, plane.height)
         reach_cols = step.cols.reach(cols, plane.width)
@@ -105,7 +105,7 @@ class Job:
         return y
 
     def time_up(self, step: TimeUp, x: Tensor, rows: Span, cols: Span) -> Tensor:
-        """Two frames for one, once the first frame of a clip is through."""
+        """Makes two frames of each one, from the second frame of a clip on."""
         held = self.caches.caches.holds(step.slot)
         if not self.caches.caches.cached or held is None:
             return x
@@ -115,7 +115,7 @@ class Job:
         return y.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)
 
     def time_down(self, step: TimeDown, x: Tensor, rows: Span, cols: Span) -> Tensor:
-        """One frame for two, once the first frame of a clip is through."""
+        """Makes one frame of each two, from the second frame of a clip on."""
         past = self.caches.past(step.slot, rows, cols, self.device)
         if not self.caches.caches.cached or past is None:
             return x
@@ -150,16 +150,16 @@ class Job:
                 caches.caches.keep(step.slot + 1, None)
 
     def kept(self, slot: int, x: Tensor, rows: Span, cols: Span) -> Tensor:
-        """The last frames of ``x``; a lone frame goes with the last one kept before it."""
+        """The last frames of ``x``; a single frame is joined to the last one kept before it."""
         tail = x[:, :, -KEPT_FRAMES:]
         held = self.caches.caches.holds(slot)
         if tail.shape[2] >= KEPT_FRAMES or not self.program.joins or held is None:
             return tail
         if held == REPEAT if isinstance(held, str) else False:
             return torch.cat([torch.zeros_like(tail), tail], dim=2)
-        # Joined where it will rest: what is parked there need not come to the device for it.
-        parking = self.caches.caches.parking
-        past = self.caches.past(slot, rows, cols, parking)
+        # Joined where it is stored, so that offloaded frames need not come back to the device.
+        home = self.caches.caches.home
+        past = self.caches.past(slot, rows, cols, home)
         if past is None:
             return tail
-        return torch.cat([past[:, :, -1:], tail.to(parking)], dim=2)
+        return torch.cat([past[:, :, -1:], tail.to(home)], dim=2)

@@ -1,9 +1,8 @@
-"""Running one module of a coder on a tile, padded by its neighbours instead of by zeros.
+"""Runs one module of a coder on a tile, padded by its neighbours instead of by zeros.
 
-A plain module's parameters are used directly, so that nothing is computed that is then cut off.
-A module that something else looks after (hooks that move its weights, a subclass that casts
-them, a replaced forward) is called as it is; the padding and the statistics that it would use are
-replaced on their way to torch.
+A plain module's parameters are used directly, so that nothing is computed only to be cut off. A
+module that is modified (hooks that move its weights, a subclass that casts them, a replaced
+forward) is called unchanged; its padding and statistics are replaced in its calls to torch.
 """
 
 from __future__ import annotations
@@ -34,20 +33,20 @@ def convolve(
 ) -> Tensor:
     """The convolution of a tile, which covers what ``rows`` and ``cols`` read, halo included.
 
-    The tile comes in a box and is taken out, so that its memory is free as soon as a padded copy
-    exists. After it may come the frames that the cache remembers for the same pixels. With
-    ``skip_zeros`` the taps that would meet nothing but padding in time are left out.
+    ``box`` holds the tile and is emptied, so that its memory is free as soon as a padded copy
+    exists. A second tensor may hold the past frames of the same pixels from the cache. With
+    ``skip_zeros``, taps that would meet only padding in time are left out.
     """
     if isinstance(step.module, nn.Conv3d):
-        return causal(step, box, rows, cols, skip_zeros)
+        return convolve_causal(step, box, rows, cols, skip_zeros)
     if box[0].dim() == 4:
-        return planar(step, box, rows, cols)
+        return convolve_2d(step, box, rows, cols)
     batch, frames = box[0].shape[0], box[0].shape[2]
-    y = planar(step, [box.pop().transpose(1, 2).flatten(0, 1)], rows, cols)
+    y = convolve_2d(step, [box.pop().transpose(1, 2).flatten(0, 1)], rows, cols)
     return torch.unflatten(y, 0, (batch, frames)).transpose(1, 2)
 
 
-def planar(step: Conv, box: list[Tensor], rows: Reach, cols: Reach) -> Tensor:
+def convolve_2d(step: Conv, box: list[Tensor], rows: Reach, cols: Reach) -> Tensor:
     """A 2D convolution of ``N C h w``."""
     x = box.pop()
     if step.rows.up > 1:
@@ -69,7 +68,9 @@ def planar(step: Conv, box: list[Tensor], rows: Reach, cols: Reach) -> Tensor:
     return y if padding.replaced else trimmed(y, step, rows, cols, own)
 
 
-def causal(step: Conv, box: list[Tensor], rows: Reach, cols: Reach, skip_zeros: bool) -> Tensor:
+def convolve_causal(
+    step: Conv, box: list[Tensor], rows: Reach, cols: Reach, skip_zeros: bool
+) -> Tensor:
     """A causal 3D convolution of ``N C t h w``."""
     past = box.pop() if len(box) > 1 else None
     x = box.pop()
@@ -97,7 +98,7 @@ def causal(step: Conv, box: list[Tensor], rows: Reach, cols: Reach, skip_zeros: 
 
 
 def trimmed(out: Tensor, step: Conv, rows: Reach, cols: Reach, own: tuple[int, int]) -> Tensor:
-    """Cut off what a module's own padding made of the edges of a tile."""
+    """Cut off the edges of a tile that a module's own padding has changed."""
     parts = []
     for window, reach, pad in ((step.rows, rows, own[0]), (step.cols, cols, own[1])):
         first, odd = divmod(pad - reach.zeros[0], window.stride)
@@ -135,7 +136,7 @@ def group_normalised(module: nn.GroupNorm, x: Tensor, moments: Moments) -> Tenso
 
 
 def activated(module: nn.Module | None, x: Tensor) -> Tensor:
-    """The activation of a fresh tensor, in its place where that is the same."""
+    """The activation of a fresh tensor, in place where the result is the same."""
     if module is None or isinstance(module, nn.Identity):
         return x
     if is_plain(module, nn.SiLU):

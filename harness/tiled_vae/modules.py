@@ -1,4 +1,4 @@
-"""Recognising the modules that coders are made of, and telling whether they may be bypassed."""
+"""Recognises the modules of coders, and whether their parameters may be used directly."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .errors import UnknownCoderError
 from .window import Window
 
 ACTIVATIONS = (nn.SiLU, nn.ReLU, nn.GELU, nn.Mish, nn.LeakyReLU, nn.Identity)
-"""Pixel by pixel, so that a tile gets what the plane would get."""
+"""Pointwise, so that a tile gives the same values as the plane."""
 
 
 def kind(module: nn.Module) -> str:
-    """Class name without the prefix that diffusers gives to what it took from Qwen and Wan."""
+    """Class name without the prefix that diffusers gives to modules of Qwen and Wan."""
     name = type(module).__name__
     for prefix in ("QwenImage", "Wan"):
         name = name.removeprefix(prefix)
@@ -37,7 +37,7 @@ def is_plain(module: nn.Module, base: type[nn.Module]) -> bool:
 
 
 def expect(condition: bool, what: str, module: nn.Module) -> None:
-    """Give up on a coder that is not what its names promise."""
+    """Refuse a coder that is not what its names promise."""
     if not condition:
         raise UnknownCoderError(f"{type(module).__name__}: {what}")
 
@@ -48,7 +48,7 @@ def children(module: nn.Module, name: str) -> list[nn.Module]:
 
 
 def inner(module: nn.Module, name: str) -> nn.Module:
-    """A submodule that has to be there."""
+    """A submodule that must exist."""
     found = getattr(module, name, None)
     if not isinstance(found, nn.Module):
         raise UnknownCoderError(f"{type(module).__name__} has no module {name!r}")
@@ -90,7 +90,7 @@ def causal_windows(module: nn.Module) -> tuple[Window, Window, int]:
 
 
 def check_convolution(module: nn.Conv2d | nn.Conv3d) -> None:
-    """Only what every published VAE has: no dilation, zero padding given in numbers."""
+    """Accept only what every published VAE has: no dilation, zero padding given in numbers."""
     expect(set(module.dilation) == {1}, f"dilation {module.dilation}", module)
     expect(module.padding_mode == "zeros", f"padding {module.padding_mode}", module)
     expect(not isinstance(module.padding, str), f"padding {module.padding}", module)

@@ -1,4 +1,4 @@
-"""How large the tiles of every segment are, and what the device will hold."""
+"""Chooses the tile sizes of every segment, and predicts the memory on the device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .window import Span
 
 
 @dataclass(frozen=True)
-class Layout:
+class Partition:
     """Partition of the input plane, from which those of all other planes follow."""
 
     tile: int
@@ -26,22 +26,26 @@ class Planner:
     """Chooses the tiles of every segment. Sizes are in elements of one item of a batch."""
 
     def __init__(
-        self, program: Program, shapes: Sequence[Shape], layout: Layout, parts: Sequence[Segment]
+        self,
+        program: Program,
+        shapes: Sequence[Shape],
+        partition: Partition,
+        parts: Sequence[Segment],
     ) -> None:
         self.shapes = shapes
         self.levels = program.levels
-        self.layout = layout
+        self.partition = partition
         self.parts = parts
         self.largest = max(self.visit(part, self.nominal(part)) for part in parts)
-        """What the largest visit holds when no tile is larger than it was asked for."""
+        """Elements held during the largest visit if no tile is larger than requested."""
 
     @property
-    def lodging(self) -> float:
-        """What small planes may take on the device: not enough to make the peak much higher."""
-        return self.largest * LODGING
+    def resident_limit(self) -> float:
+        """Elements of small planes that may stay on the device without raising the peak much."""
+        return self.largest * RESIDENT_SHARE
 
     def peak(self) -> float:
-        """What the device holds at most, planes at rest elsewhere not counted."""
+        """The most elements that the device holds, offloaded planes not counted."""
         most = 0.0
         for part in self.parts:
             step = part.steps[-1]
@@ -54,10 +58,10 @@ class Planner:
 
     def nominal(self, part: Segment) -> int:
         """Side of a tile on the plane of the output of a segment."""
-        return max(round(self.layout.tile * self.levels[part.output]), 1)
+        return max(round(self.partition.tile * self.levels[part.output]), 1)
 
     def side(self, part: Segment) -> int:
-        """Side of a tile, grown while a visit holds no more than the largest one has to.
+        """Side of a tile, doubled while its visit holds no more than the largest visit.
 
         Only on planes of lower resolution: no tile has more pixels than one of the finest plane.
         """
@@ -70,23 +74,25 @@ class Planner:
         return side
 
     def most(self, part: Segment) -> float:
-        """Side at which some tile of a segment is as large as one of the finest plane of all."""
+        """Side at which a tile of a segment is as large as a tile of the finest plane."""
         values = {value for step in part.steps for value in (*step.inputs, step.output)}
         finest = max(self.levels[value] for value in values)
-        return self.layout.tile * max(self.levels) * self.levels[part.output] / finest
+        return self.partition.tile * max(self.levels) * self.levels[part.output] / finest
 
     def cells(self, part: Segment) -> list[Cell]:
-        """Tiles of a segment whose tiles fetch what they need."""
+        """Tiles of a segment that recomputes halos."""
         shape = self.shapes[part.output]
         longest = max(shape.height, shape.width)
         whole = longest <= self.most(part) and self.visit(part, longest) <= self.largest
-        if self.layout.cells is None or whole:
+        if self.partition.cells is None or whole:
             return grid(shape.height, shape.width, self.side(part))
         first = self.shapes[0]
-        return scaled(self.layout.cells, (first.height, first.width), (shape.height, shape.width))
+        return scaled(
+            self.partition.cells, (first.height, first.width), (shape.height, shape.width)
+        )
 
     def borders(self, part: Segment) -> tuple[list[int], list[int], bool]:
-        """Borders along rows and columns for tiles that are carried, and on which end they lie."""
+        """Borders along rows and columns for line buffers, and whether they are the output's."""
         source = max(part.sources, key=lambda value: self.levels[value])
         demand = self.levels[part.output] >= self.levels[source]
         shape = self.shapes[part.output if demand else source]
@@ -109,14 +115,14 @@ class Planner:
         return max(int(self.largest / max(line, 1)), 1)
 
     def attention(self, part: Segment) -> float:
-        """Keys and values of all pixels, and a band on its way."""
+        """Elements of the keys and values of all pixels, and of a band in progress."""
         shape = self.shapes[part.output]
         line = shape.channels * (shape.frames or 1) * shape.width
         rows = min(self.band(part), shape.height)
         return 2 * shape.elements + BAND_COPIES * rows * line
 
     def visit(self, part: Segment, side: float) -> float:
-        """What is held at once while a tile of ``side`` output pixels runs through a segment."""
+        """Elements held while a tile of ``side`` output pixels runs through a segment."""
         steps = part.steps
         if isinstance(steps[-1], Attend):
             return 0.0
@@ -151,7 +157,7 @@ class Planner:
         return copy + out
 
     def carried(self, part: Segment) -> float:
-        """Rows that tiles leave behind for those below them."""
+        """Elements of the rows in line buffers."""
         if not part.carried:
             return 0.0
         total = 0.0
@@ -166,8 +172,8 @@ class Planner:
         return total
 
 
-LODGING = 0.5
-"""Share of the largest visit that small planes may take on the device."""
+RESIDENT_SHARE = 0.5
+"""Memory that small planes may take on the device, as a share of the largest visit."""
 
 BAND_COPIES = 6
 """Tensors of the size of a band that attention holds at once."""

@@ -1,4 +1,4 @@
-"""Where activations rest between the visits of their tiles."""
+"""Planes: whole activations, stored between tiles, on the device or offloaded to the host."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Plane:
         """Statistics by number of groups, for the norms that read this plane."""
 
     def read(self, rows: Span, cols: Span, device: torch.device) -> Tensor:
-        """A part, where it is worked on. Never to be written to."""
+        """A part, moved to ``device``. Callers must not write to it."""
         if self.tensor is None:
             raise RuntimeError("a plane was read before it was written")
         return self.tensor[..., slice(*rows), slice(*cols)].to(device)
 
     def write(self, rows: Span, cols: Span, tile: Tensor) -> None:
-        """Put a tile in its place and count it in."""
+        """Store a tile and add it to the statistics."""
         whole = rows.size == self.shape.height and cols.size == self.shape.width
         if whole and tile.device == self.home and tile.is_contiguous():
             self.tensor = tile

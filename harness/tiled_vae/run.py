@@ -1,4 +1,4 @@
-"""Running a program: segment by segment, each by its executor."""
+"""Runs a program segment by segment: attention, with line buffers, or recomputed."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import torch
 
 from .attention import attend
 from .job import Job
-from .plan import Layout, Planner
+from .line_buffer import run_buffered
+from .plan import Partition, Planner
 from .planes import Plane
-from .pull import pull
-from .push import push
+from .recompute import run_recomputed
 from .segments import Segment
 from .statistics import Moments
 from .steps import Attend, Norm, Value
 from .window import Span
 
 
-def execute(job: Job, parts: list[Segment], layout: Layout) -> Plane:
-    """Run all segments; the plane of the program's output is left."""
-    planner = Planner(job.program, job.shapes, layout, parts)
-    job.lodging = job.lodging or planner.lodging
+def execute(job: Job, parts: list[Segment], partition: Partition) -> Plane:
+    """Run all segments; only the plane of the program's output is left."""
+    planner = Planner(job.program, job.shapes, partition, parts)
+    job.resident_limit = job.resident_limit or planner.resident_limit
     last_use: dict[Value, int] = {}
     for number, part in enumerate(parts):
         for value in part.sources:
@@ -36,9 +36,9 @@ def execute(job: Job, parts: list[Segment], layout: Layout) -> Plane:
         if isinstance(step, Attend):
             attend(job, step, planner.bands(part))
         elif part.carried:
-            push(job, part.steps, part.output, *planner.borders(part))
+            run_buffered(job, part.steps, part.output, *planner.borders(part))
         else:
-            pull(job, part.output, planner.cells(part))
+            run_recomputed(job, part.output, planner.cells(part))
         for value in part.sources:
             if last_use[value] == number:
                 del job.planes[value]
@@ -46,7 +46,7 @@ def execute(job: Job, parts: list[Segment], layout: Layout) -> Plane:
 
 
 def home_of(job: Job, part: Segment) -> torch.device:
-    """Where the plane of a segment rests: on the device where there is room for it."""
+    """Where the plane of a segment is stored: resident on the device where there is room for it."""
     if part.output == job.program.output or job.home == job.device:
         return job.device
     taken = sum(
@@ -55,11 +55,11 @@ def home_of(job: Job, part: Segment) -> torch.device:
         if value and plane.home == job.device
     )
     wanted = taken + job.shapes[part.output].elements
-    return job.device if wanted <= job.lodging else job.home
+    return job.device if wanted <= job.resident_limit else job.home
 
 
 def wanted_groups(job: Job, value: Value) -> set[int]:
-    """Numbers of groups for which some norm needs statistics of a value."""
+    """Group counts of the GroupNorms that need statistics of a value."""
     groups: set[int] = set()
     for step in job.program.steps:
         if value not in step.inputs:

@@ -1,4 +1,4 @@
-"""Which values rest, and which steps lie between them."""
+"""Which values are stored as whole planes, and which steps lie between them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import nn
 from .steps import Attend, Norm, Program, Reshuffle, Step, Value
 
 REST, CARRY = "rest", "carry"
-"""Keep activations at rest between convolutions, or carry borders from tile to tile."""
+"""Methods: store planes between convolutions, or carry borders in line buffers."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Steps between values at rest, all for one value."""
+    """The steps that compute one stored value from other stored values."""
 
     output: Value
     steps: tuple[Step, ...]
     carried: bool
-    """Whether tiles leave their borders behind. Otherwise each fetches what it needs."""
+    """Whether tiles keep their borders in line buffers. Otherwise each recomputes its halo."""
 
     @property
     def convolutions(self) -> int:
@@ -29,7 +29,7 @@ class Segment:
 
     @property
     def sources(self) -> set[Value]:
-        """Values that are read where they rest."""
+        """Stored values that the steps read."""
         made = {step.output for step in self.steps}
         return {value for step in self.steps for value in step.inputs} - made
 
@@ -38,44 +38,44 @@ def segments(program: Program, method: str, given: Collection[nn.Module]) -> lis
     """Cut a program into segments.
 
     ``given`` are the norms whose statistics are known beforehand. A norm over the plane without
-    them needs its input at rest, and so does attention.
+    them needs its input as a stored plane, and so does attention.
     """
-    at_rest = resting(program, given, rest=method == REST)
+    stored = stored_values(program, given, rest=method == REST)
     while True:
-        found = [closure(program, value, at_rest, method) for value in sorted(at_rest)]
+        found = [closure(program, value, stored, method) for value in sorted(stored)]
         owners: dict[Value, Value] = {}
         shared: set[Value] = set()
         for segment in found:
             for step in segment.steps:
                 if owners.setdefault(step.output, segment.output) != segment.output:
                     shared.add(step.output)
-        shared = {value for value in shared if program.steps[value - 1].costly} - at_rest
+        shared = {value for value in shared if program.steps[value - 1].costly} - stored
         if not shared:
             return found
-        at_rest |= shared
+        stored |= shared
 
 
-def resting(program: Program, given: Collection[nn.Module], rest: bool) -> set[Value]:
-    """Values that have to be kept, the output included."""
-    at_rest = {program.output}
+def stored_values(program: Program, given: Collection[nn.Module], rest: bool) -> set[Value]:
+    """Values that have to be stored as planes, the output included."""
+    stored = {program.output}
     dirty = [False]
     stops = any(isinstance(step, Norm) and needs_plane(step, given) for step in program.steps)
     for step in program.steps:
         spatial = needs_plane(step, given)
         looks = isinstance(step, Norm | Reshuffle) or not step.rows.local or not step.cols.local
         looks = looks or step.costly
-        # Before a plane grows it is small: it comes and goes at little cost, in larger tiles.
+        # A plane is small before it is upsampled: storing it costs little and allows larger tiles.
         grows = stops and max(step.rows.up, step.cols.up) > 1
         for value in step.inputs:
             if value and (spatial or (((rest and looks) or grows) and dirty[value])):
-                at_rest.add(value)
+                stored.add(value)
                 dirty[value] = False
         if isinstance(step, Attend):
-            at_rest.add(step.output)
+            stored.add(step.output)
         dirty.append(step.costly or any(dirty[value] for value in step.inputs))
         if isinstance(step, Attend):
             dirty[step.output] = False
-    return at_rest
+    return stored
 
 
 def needs_plane(step: Step, given: Collection[nn.Module]) -> bool:
@@ -85,12 +85,12 @@ def needs_plane(step: Step, given: Collection[nn.Module]) -> bool:
     return isinstance(step, Norm) and step.spatial and step.module not in given
 
 
-def closure(program: Program, value: Value, at_rest: Collection[Value], method: str) -> Segment:
-    """All steps that lead from values at rest to ``value``."""
+def closure(program: Program, value: Value, stored: Collection[Value], method: str) -> Segment:
+    """All steps that lead from stored values to ``value``."""
     wanted, found = [value], set()
     while wanted:
         each = wanted.pop()
-        if each == 0 or each in found or (each in at_rest and each != value):
+        if each == 0 or each in found or (each in stored and each != value):
             continue
         found.add(each)
         wanted.extend(program.steps[each - 1].inputs)

@@ -24,7 +24,7 @@ class Moments:
         self.spread: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def add(self, tile: Tensor) -> None:
-        """Take in a tile."""
+        """Add a tile."""
         count = tile.numel() // (tile.shape[0] * self.groups)
         if count == 0:
             return
@@ -34,7 +34,7 @@ class Moments:
         if tile.dtype not in (torch.float16, torch.bfloat16):
             self.parts.append((count, *measured(tile, self.groups)))
             return
-        # Statistics of half precision are those of float32 copies: of a few groups at a time.
+        # Half-precision statistics are computed on float32 copies, a few groups at a time.
         each = tile.shape[1] // self.groups
         pieces = torch.split(tile, max(self.groups // 8, 1) * each, dim=1)
         means, inverses = zip(
@@ -50,13 +50,13 @@ class Moments:
             counts, *parts = zip(*self.parts, strict=True)
             device = parts[0][0].device
             means, inverses = (torch.stack(part, dim=-1).to(exact(device)) for part in parts)
-            # Made on the device, in a few runs of equal tiles: nothing is copied to it.
+            # Filled on the device, one run of equal counts at a time, so nothing is copied.
             runs = [(count, len(list(run))) for count, run in groupby(counts)]
             weights = torch.cat([means.new_full((n,), count) for count, n in runs])
             mean = (means * weights).sum(-1) / self.count
             spread = inverses.pow(-2) + (means - mean.unsqueeze(-1)).square()
             self.merged = mean, (spread * weights).sum(-1) / self.count
-            # From now on the plane is one tile: those that it was made of take room on the device.
+            # Keep only the merged statistics: those of the single tiles take memory on the device.
             self.parts = [(self.count, mean, self.merged[1].rsqrt())]
         return self.merged
 
@@ -78,11 +78,11 @@ def exact(device: torch.device) -> torch.dtype:
 def measured(tile: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """Mean and inverse standard deviation of each group of ``N C h w``, each ``N groups``.
 
-    They come with a normalised tile that nobody needs: on a CPU in a fraction of the time that
-    ``torch.var_mean`` takes, and in one call.
+    The call also computes a normalised tile, which is not needed. On a CPU it takes a fraction of
+    the time of ``torch.var_mean``.
     """
     batch, channels = tile.shape[:2]
-    # Where channels lie innermost the kernel subtracts large squares from one another.
+    # For channels-last tensors the kernel subtracts large squares, which loses digits.
     tile = tile if tile.is_contiguous() else tile.contiguous()
     size = tile.numel() // (batch * channels)
     _, mean, inverse = torch.native_group_norm(tile, None, None, batch, channels, size, groups, 0.0)

@@ -1,4 +1,4 @@
-"""A coder as a short list of steps in single assignment: each makes one value of earlier ones.
+"""A coder as a short list of steps in single-assignment form: each computes one new value.
 
 Value 0 is the input of the coder. Steps hold the coder's own modules; they never copy weights.
 """
@@ -99,7 +99,7 @@ class Conv(Step):
 
     @property
     def costly(self) -> bool:
-        """Convolutions are what costs."""
+        """Convolutions are the expensive steps."""
         return True
 
     def shape(self, inputs: Sequence[Shape], clock: Clock) -> Shape:
@@ -126,7 +126,7 @@ class Add(Step):
 
 @dataclass(frozen=True, eq=False)
 class TimeUp(Step):
-    """Two frames for one, but for the first frame of a clip. ``slot`` may hold ``"Rep"``."""
+    """Makes two frames of each one, except the first of a clip. ``slot`` may hold ``"Rep"``."""
 
     module: nn.Module
     slot: int
@@ -137,7 +137,7 @@ class TimeUp(Step):
         return True
 
     def shape(self, inputs: Sequence[Shape], clock: Clock) -> Shape:
-        """Twice the frames once the slot is filled."""
+        """Twice as many frames once the slot is filled."""
         frames = inputs[0].frames or 1
         acts = clock.cached and clock.holds(self.slot) is not None
         return inputs[0]._replace(frames=frames * 2 if acts else frames)
@@ -145,9 +145,9 @@ class TimeUp(Step):
 
 @dataclass(frozen=True, eq=False)
 class TimeDown(Step):
-    """One frame for two, but for the first frame of a clip.
+    """Makes one frame of each two, except the first frame of a clip.
 
-    With ``deferring`` a lone frame waits in the slot after its own until the next call.
+    With ``deferring`` a single frame is kept in the slot after its own until the next call.
     """
 
     module: nn.Module
@@ -160,7 +160,7 @@ class TimeDown(Step):
         return True
 
     def shape(self, inputs: Sequence[Shape], clock: Clock) -> Shape:
-        """Half the frames once the slot is filled."""
+        """Half as many frames once the slot is filled."""
         frames = inputs[0].frames or 1
         if clock.cached and clock.holds(self.slot) is not None:
             frames = (frames + 1 - 3) // 2 + 1
@@ -208,7 +208,7 @@ class Attend(Step):
     """Self-attention over the whole plane, frame by frame, beside a shortcut.
 
     ``project`` maps a normalised band of rows to query, key and value; ``finish`` maps what was
-    attended back to a band. Both get and give ``N C h W``. ``heads`` split the channels.
+    attended back to a band. Both take and return ``N C h W``. ``heads`` split the channels.
     """
 
     norm: nn.Module | None
@@ -230,13 +230,13 @@ class Program:
 
     steps: tuple[Step, ...]
     slots: int
-    """Cache slots that one call moves over."""
+    """Number of cache slots that one call uses."""
     joins: bool = True
-    """Whether a lone frame is kept together with the last frame of the slot before it."""
+    """Whether a single frame is stored together with the last frame that the slot held before."""
     pairs: bool = False
     """Whether the coder returns a list of pairs of frames (ComfyUI's Wan decoder)."""
     defers: bool = False
-    """Whether the coder may keep a lone frame and return ``None`` (ComfyUI's Wan encoder)."""
+    """Whether the coder may keep a single frame and return ``None`` (ComfyUI's Wan encoder)."""
     patch: int = 1
     """Image pixels that were folded into one pixel of the coder's image side."""
     levels: tuple[float, ...] = field(default=())

@@ -15,11 +15,11 @@ Cell = tuple[Span, Span]
 
 
 def cuts(size: int, tile: int, unit: int = 0, smallest: int = 1) -> list[int]:
-    """Borders of as few tiles of at most ``tile`` pixels as there can be, all of about one size.
+    """Borders of as few tiles of at most ``tile`` pixels as possible, all of about the same size.
 
-    Borders fall on multiples of ``unit``; without one, on multiples of 8 where tiles are large,
-    which convolution libraries like. No tile is smaller than ``smallest`` if it can be avoided,
-    rather will one be larger than ``tile``.
+    Borders fall on multiples of ``unit``. Without one, borders of large tiles fall on multiples of
+    8, which convolution libraries run faster. To avoid a tile smaller than ``smallest``, a tile may
+    become larger than ``tile``.
     """
     if not unit:
         unit = next(step for step in (8, 4, 2, 1) if step == 1 or (tile % step == 0 and tile >= 64))
@@ -69,7 +69,7 @@ def move(border: int, before: int, after: int) -> int:
 def quadtree(
     content: Tensor, tile: int, *, align: int, threshold: float, depth: int, smallest: int
 ) -> list[Cell]:
-    """Tiles that are small where there is much to see.
+    """Tiles that are small where there is much detail.
 
     ``content`` is ``B C [T] H W``. The plane is cut into tiles of at most ``tile`` pixels a side;
     each is then quartered while its standard deviation exceeds ``threshold`` times that of the

@@ -1,28 +1,28 @@
-"""From a coder to its program: which layout is it?"""
+"""Turns a coder into a program, with the front end that knows its layout."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from . import causal, planar
+from . import image_front_end, video_front_end
 from .errors import UnknownCoderError
 from .steps import Program
 
 
 def translate(net: nn.Module, is_decoder: bool, first_chunk: bool = False) -> Program:
-    """The program of ``net``. Raises `UnknownCoderError` for anything not known inside out.
+    """The program of ``net``. Raises `UnknownCoderError` for any coder that is not fully known.
 
     Programs are cheap, so one is made for each call: a coder may be changed between calls.
     """
     try:
         if hasattr(net, "conv1") and hasattr(net, "middle") and hasattr(net, "head"):
-            return causal.original_program(net, is_decoder, first_chunk)
+            return video_front_end.original_program(net, is_decoder, first_chunk)
         if hasattr(net, "mid_block") and hasattr(net, "norm_out"):
-            return causal.diffusers_program(net, is_decoder, first_chunk)
+            return video_front_end.diffusers_program(net, is_decoder, first_chunk)
         if hasattr(net, "mid_block") and hasattr(net, "conv_norm_out"):
-            return planar.diffusers_program(net, is_decoder)
+            return image_front_end.diffusers_program(net, is_decoder)
         if hasattr(net, "mid") and hasattr(net, "norm_out"):
-            return planar.ldm_program(net, is_decoder)
+            return image_front_end.ldm_program(net, is_decoder)
     except (AttributeError, TypeError, ValueError) as error:
         raise UnknownCoderError(f"{type(net).__name__}: {error}") from error
     raise UnknownCoderError(f"{type(net).__name__} has no known layout")

@@ -1,4 +1,4 @@
-"""Runs contenders beside the untiled VAE, in turns, on one simulated accelerator."""
+"""Runs contenders and the untiled VAE in turns, on one simulated accelerator."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def compare(
 
 
 def count(case: Case, contenders: Mapping[str, Profile]) -> dict[str, Figures | str]:
-    """What can be counted, on shapes alone: seconds instead of minutes, and the same numbers.
+    """Counters from shapes alone, without data: seconds instead of minutes, and the same numbers.
 
     All contenders see the layout of diffusers; hooks that know another one alone are left out.
     """
@@ -173,7 +173,7 @@ def _figures(
 def parked_bytes(case: Case) -> int:
     """Bytes that the chunks of a clip find in their feature caches, all chunks together.
 
-    So much has to come back to the device where caches are parked on the host. Counted on shapes.
+    This much must return to the device where caches are offloaded to the host. Counted on shapes.
     """
     with torch.no_grad(), FakeTensorMode():
         seen = view(unseeded(case.facts, case.facts.real), case.layout, case.facts)

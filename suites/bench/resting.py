@@ -1,4 +1,4 @@
-"""The hook that ships here with activations at rest after each convolution, whatever the coder."""
+"""The hook that ships here, storing activations after each convolution, for every coder."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""The work that the hook that ships here is measured on, and the bounds that it has to keep."""
+"""The cases on which the hook that ships here is measured, and their bounds."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Row:
     """Bytes over the weights."""
     flops: float
     time: float
-    """Informs: no run fails on it."""
+    """For information: no run fails on it."""
     moved: float | None = None
     """Most MiB from host to device; where there is none, they are reported alone."""
     remark: str = ""
     rests: bool = False
-    """Whether activations are made to rest on the host where they would not."""
+    """Whether activations are forced to be offloaded to the host."""
     beside: bool = False
     """Whether the alternatives run beside."""
     truth: bool = True

@@ -39,7 +39,7 @@ class Tables:
     growth: list[list[str]] = field(default_factory=list)
 
     def add(self, row: Row, found: dict[str, Figures | str]) -> None:
-        """Take in a row: the first contender against its bounds, and all of them side by side."""
+        """Add a row: the first contender with its bounds, and all contenders side by side."""
         ours = next(iter(found.values()))
         self.rows.append([row.work, *_cells(ours)])
         self.rows.append(["bound", *bounds(row)])

@@ -1,4 +1,4 @@
-"""What the hook that ships here takes, at published sizes, beside the untiled VAE and others."""
+"""Cost of the hook that ships here, at published sizes, compared with untiled and others."""
 
 from __future__ import annotations
 

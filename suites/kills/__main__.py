@@ -1,8 +1,8 @@
-"""Kill runs at random moments: nothing that was found is lost, nothing is left, all goes on.
+"""Kill runs at random moments: no record is lost, nothing is left behind, and runs resume.
 
-Each round starts a small run, sends a signal to one of its processes at a seeded random moment,
-and goes on with ``--resume`` until the run is whole: its records are those of a run that nobody
-has disturbed.
+Each round starts a small run, sends a signal to one of its processes at a seeded random moment, and
+continues with ``--resume`` until the run is complete. Its records must be those of an undisturbed
+run.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class Started:
             )
 
     def records(self) -> dict[Key, dict[str, Any]]:
-        """What the log says so far, by case and check; a record that comes again counts."""
+        """The records so far, by case and check; a later record replaces an earlier one."""
         file = self.folder / "out" / "records.jsonl"
         found: dict[Key, dict[str, Any]] = {}
         text = file.read_bytes() if file.exists() else b""
@@ -119,7 +119,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A run that nobody has disturbed."""
+    """An undisturbed run."""
 
     records: Mapping[Key, dict[str, Any]]
 
@@ -142,7 +142,7 @@ class Given:
 
 
 def told_wrong(given: Given) -> list[str]:
-    """Do a round; what came out wrong, in words."""
+    """Do a round; returns what went wrong, in words."""
     made = Started(given.folder, given.kill.workers)
     try:
         before = _disturb(made, given.kill)

@@ -56,8 +56,8 @@ def tried(run: Run, name: str) -> Trial:
 def covering(cases: Iterable[Case]) -> list[Case]:
     """Cases of a sound hook: the cheapest of every kind.
 
-    So it meets every mode, scenario, probe and dtype that it claims, in every direction. Whatever
-    else there is, is for runs of its own.
+    They cover every mode, scenario, probe and dtype that it claims, in every direction. Other
+    combinations are left to separate runs.
     """
     kept, known = [], set[tuple[object, ...]]()
     for case in sorted(narrowed(cases), key=lambda case: case.mode is not Mode.EXACT):
@@ -73,7 +73,7 @@ def covering(cases: Iterable[Case]) -> list[Case]:
 
 
 def telling(specimen: Specimen, cases: Sequence[Case]) -> list[Case]:
-    """Cases of a broken hook: where its defect shows, and what its mechanism is told by."""
+    """Cases of a known-bad hook: where its defect shows, and the probes that name its mechanism."""
     shown = [case for case in cases if case.id == specimen.shows_on]
     if not shown:
         raise LookupError(f"{specimen.name} has no case {specimen.shows_on!r}")

@@ -1,4 +1,4 @@
-"""Work in child processes, which hooks may hang or take down."""
+"""Runs jobs in child processes, because hooks may hang or crash them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _do(work: Callable[[Job], Result], job: Job, told: Path) -> None:
     draft = told.with_suffix(".draft")
     draft.write_bytes(pickle.dumps(work(job)))
     draft.replace(told)
-    os._exit(0)  # what hooks have left to run at the end is not to be run
+    os._exit(0)  # exit handlers that hooks have left must not run
 
 
 def _told(folder: Path, number: int) -> Path:

@@ -37,7 +37,7 @@ def places(tree: ast.AST, length: int = 1) -> Iterator[Place]:
 
 
 def functions(tree: ast.AST, owner: str = "") -> Iterator[tuple[str, ast.FunctionDef]]:
-    """All functions below a node by their qualified names: ``VAEHook.item``, ``push.inner``."""
+    """All functions below a node by their qualified names: ``VAEHook.item``, ``attend.inner``."""
     for child in ast.iter_child_nodes(tree):
         name = owner
         if isinstance(child, ast.FunctionDef | ast.ClassDef):

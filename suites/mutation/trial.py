@@ -1,4 +1,4 @@
-"""Puts hooks on trial: the checks of a run, in this process, on chosen cases."""
+"""Judges hooks with the checks of a run, in this process, on chosen cases."""
 
 from __future__ import annotations
 
@@ -143,10 +143,10 @@ def records_of(
 
 
 def is_wrong(record: Record) -> bool:
-    """Whether a record accuses the hook."""
+    """Whether a record is a failure of the hook."""
     return record.status in WRONG
 
 
 def is_cause(record: Record) -> bool:
-    """Whether a wrong record says something, and does not only hang on another one."""
+    """Whether a failed record is a failure of its own, and not just blocked by another."""
     return record.blocked_by is None

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 NARROW = ("--families", "sd", "--directions", "decode", "--scale", "mock")
 SIDE = "44x20"
-ILL_MANNERED = (
+WITH_SIDE_EFFECTS = (
     "changes-globals",
     "eats-memory",
     "ignores-tiling",
@@ -53,16 +53,16 @@ def _profile(folder: Path, name: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ill_mannered(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+def with_side_effects(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """All that return, and a sound hook after them."""
 
     def make(out: Path) -> Ran:
-        files = [_profile(out.parent, name) for name in ILL_MANNERED]
+        files = [_profile(out.parent, name) for name in WITH_SIDE_EFFECTS]
         files.append(profile(out.parent, "sound"))
         hooks = [f"--profile={file}" for file in files]
         return here(out, *hooks, *NARROW, "-k", SIDE, "-n", 0)
 
-    return once(shared(tmp_path_factory), "ill-mannered", make)
+    return once(shared(tmp_path_factory), "with-side-effects", make)
 
 
 @pytest.fixture(scope="session")
@@ -84,12 +84,12 @@ def deadly(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     return once(shared(tmp_path_factory), "deadly", make)
 
 
-@pytest.mark.parametrize("name", ILL_MANNERED)
+@pytest.mark.parametrize("name", WITH_SIDE_EFFECTS)
 def test_a_hook_that_is_not_sound_fails_by_the_check_that_is_for_it(
-    ill_mannered: Ran, name: str
+    with_side_effects: Ran, name: str
 ) -> None:
-    assert ill_mannered.verdict(name).code == 1
-    killer = ill_mannered.record(hook=name, check=SPECIMENS[name].killed_by)
+    assert with_side_effects.verdict(name).code == 1
+    killer = with_side_effects.record(hook=name, check=SPECIMENS[name].killed_by)
     assert killer["status"] in ("failed", "error")
     assert killer["message"]
 
@@ -107,22 +107,22 @@ def test_a_hook_that_is_not_sound_fails_by_the_check_that_is_for_it(
     ],
 )
 def test_the_record_says_what_happened(
-    ill_mannered: Ran, name: str, check: str, words: str
+    with_side_effects: Ran, name: str, check: str, words: str
 ) -> None:
-    assert words in ill_mannered.record(hook=name, check=check)["message"]
+    assert words in with_side_effects.record(hook=name, check=check)["message"]
 
 
-def test_a_hook_that_did_not_tile_is_an_error_and_never_a_pass(ill_mannered: Ran) -> None:
+def test_a_hook_that_did_not_tile_is_an_error_and_never_a_pass(with_side_effects: Ran) -> None:
     for name in ("ignores-tiling", "secretly-untiled"):
-        assert ill_mannered.record(hook=name, check="tiles_ran")["status"] == "error"
-        assert ill_mannered.record(hook=name, check="peak_vram")["status"] == "failed"
-        assert ill_mannered.verdict(name).code == 1
+        assert with_side_effects.record(hook=name, check="tiles_ran")["status"] == "error"
+        assert with_side_effects.record(hook=name, check="peak_vram")["status"] == "failed"
+        assert with_side_effects.verdict(name).code == 1
 
 
-def test_nothing_of_what_they_do_reaches_the_next_hook(ill_mannered: Ran) -> None:
-    assert ill_mannered.code == 1
-    assert ill_mannered.verdict("sound").holds
-    assert len(ill_mannered.records(hook="sound")) > 15
+def test_nothing_of_what_they_do_reaches_the_next_hook(with_side_effects: Ran) -> None:
+    assert with_side_effects.code == 1
+    assert with_side_effects.verdict("sound").holds
+    assert len(with_side_effects.records(hook="sound")) > 15
 
 
 def test_a_crash_is_told_on_its_case_and_the_run_goes_on(deadly: Ran) -> None:

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from vae_compat.tiled_vae.push import schedule
+from vae_compat.tiled_vae.line_buffer import schedule
 from vae_compat.tiled_vae.statistics import Moments
 from vae_compat.tiled_vae.steps import Conv
 from vae_compat.tiled_vae.tiles import cuts, grid, quadtree, scaled

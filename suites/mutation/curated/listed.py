@@ -11,7 +11,7 @@ from vae_compat.suites.mutation.syntax import changed
 
 @dataclass(frozen=True)
 class Selection:
-    """A part of the default matrix: there is nothing here that could ask for more."""
+    """A part of the default matrix; it can only narrow the matrix, never widen it."""
 
     families: tuple[str, ...] = ()
     directions: tuple[str, ...] = ()
@@ -33,7 +33,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Mutation:
-    """A slip in one function, where its defect is looked for, and the checks that fail there."""
+    """A mistake in one function, the cases to run with it, and the checks that must fail there."""
 
     name: str
     within: str

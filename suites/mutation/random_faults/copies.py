@@ -1,4 +1,4 @@
-"""Fresh copies of a package, in which functions can be replaced and nobody else notices."""
+"""Fresh copies of a package, in which functions can be replaced without affecting others."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class Target:
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """A place where a value goes by."""
+    """A place where a value passes: a parameter or a result of a function."""
 
     function: str
     slot: str
@@ -81,7 +81,7 @@ class Site:
 
 
 class Fault(Protocol):
-    """One thing that is wrong."""
+    """One planted fault."""
 
     @property
     def level(self) -> str: ...
@@ -217,7 +217,7 @@ class Planted:
         yield self._copy.attribute
 
     def forget(self) -> None:
-        """Let go of it."""
+        """Drop it."""
         if self._copy is not None:
             self._copy.forget()
             self._copy = None
@@ -351,7 +351,7 @@ def value_faults(
             several = [calls for calls in seen.calls[function].values() if calls > 1]
             times = chance.choice(TIMES if several else TIMES[:1])
             if operator == "stale" and times not in ("later", "once"):
-                continue  # nothing has gone by before
+                continue  # no value was seen there before
             which = {"once": chance.randint(2, min(several, default=2)), "later": 2}.get(times, 1)
             if (key := (str(site), operator, times)) not in known:
                 known.add(key)

@@ -1,4 +1,4 @@
-"""Survivors that are no faults: other code or another value, and a hook as sound as before."""
+"""Surviving mutants that are not faults: code or a value differs, and the hook is still sound."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ REVIEWED: tuple[KnownFailure, ...] = (
         "* scale *.normalise(h) *", "GroupNorm takes a scale of its input out again, but for eps"
     ),
 )
-"""Hook, operator and place, with ``*`` for anything, and why it is no fault. Found by reading."""
+"""Hook, operator and place, with ``*`` for anything, and why it is not a fault, found by review."""
 
 
 def why_sound(mutant: Mutant) -> str:
-    """What the reading of a survivor has found; empty where it wasn't read, or is a fault."""
+    """Why a survivor is sound, as found by review; empty if it was not reviewed, or is a fault."""
     told = f"{mutant.hook}: {mutant.operator} {mutant.place}"
     return next((entry.reason for entry in REVIEWED if entry.matches(told)), "")

@@ -1,4 +1,4 @@
-"""The sound hooks that faults are planted in, and what a fault in which function is a fault of."""
+"""The sound hooks in which faults are planted, and the level of a fault in each function."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from vae_compat.suites.mutation.random_faults.faults import Target
 from vae_compat.suites.mutation.trial import profile_of, reference
 
 _REFERENCE = (
-    ("push.push", "tile"),
-    ("push.advance", "tile"),
-    ("push.*", "halo"),
+    ("line_buffer.run_buffered", "tile"),
+    ("line_buffer.advance", "tile"),
+    ("line_buffer.*", "halo"),
     ("window.*", "halo"),
     ("layers.normalised", "statistics"),
     ("layers.group_normalised", "statistics"),
@@ -20,7 +20,7 @@ _REFERENCE = (
     ("interpose.*", "statistics"),
     ("job.Job.moments", "statistics"),
     ("caches.*", "cache"),
-    ("conversation.*", "cache"),
+    ("call_protocol.*", "cache"),
     ("job.Job.time_*", "cache"),
     ("job.Job.remember", "cache"),
     ("job.Job.kept", "cache"),
@@ -28,17 +28,17 @@ _REFERENCE = (
     ("job.*", "merge"),
     ("hook.VAEHook.item", "merge"),
     ("hook.VAEHook.tiled", "merge"),
-    ("hook.VAEHook.layout", "tile"),
+    ("hook.VAEHook.partition", "tile"),
     ("hook.VAEHook.side", "tile"),
     ("tiles.*", "tile"),
     ("plan.*", "tile"),
-    ("pull.*", "tile"),
+    ("recompute.*", "tile"),
     ("run.*", "tile"),
     ("segments.*", "tile"),
     ("hook.*", "install"),
     ("translate.*", "install"),
-    ("causal.*", "install"),
-    ("planar.*", "install"),
+    ("video_front_end.*", "install"),
+    ("image_front_end.*", "install"),
     ("builder.*", "install"),
     ("modules.*", "install"),
     ("steps.*", "install"),

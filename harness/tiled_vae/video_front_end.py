@@ -1,4 +1,4 @@
-"""Walking through coders of clips: Qwen and Wan, diffusers names and original names."""
+"""Video front end: programs of Qwen and Wan coders, with diffusers or original names."""
 
 from __future__ import annotations
 

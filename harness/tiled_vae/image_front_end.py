@@ -1,4 +1,4 @@
-"""Walking through coders of still images: latent-diffusion names and diffusers names."""
+"""Image front end: programs of still-image coders, with latent-diffusion or diffusers names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .modules import children, expect, inner, kind, plane_windows
 from .steps import Attend, Program, Value
 
 SILU = nn.SiLU()
-"""Stands for the activation that latent-diffusion has as a function."""
+"""Module form of the activation that latent-diffusion calls as a function."""
 
 
 def ldm_program(net: nn.Module, is_decoder: bool) -> Program:

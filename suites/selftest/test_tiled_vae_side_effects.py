@@ -1,4 +1,4 @@
-"""How the reference hook behaves as a guest: memory, errors, fallbacks, hooks of others."""
+"""Side effects of the reference hook: memory, errors, fallbacks, hooks of others."""
 
 import gc
 import weakref

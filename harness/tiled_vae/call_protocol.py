@@ -1,4 +1,4 @@
-"""What a causal coder says back: a tensor, a list of pairs of frames, or nothing yet."""
+"""What a video coder returns from one call: a tensor, a list of frame pairs, or nothing yet."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from .steps import Conv, Program, Reshuffle, Shape, TimeDown, TimeUp
 
 
 @dataclass(frozen=True)
-class Manner:
-    """How one call of a coder ends."""
+class CallProtocol:
+    """What one call of a coder returns, and what it leaves for the next call."""
 
     program: Program
-    """Cut short where the coder will keep its frame for the next call."""
+    """Ends early where the coder keeps its only frame for the next call."""
     moved: int
     """How far the caller's cache index moves."""
     answer: Callable[[Tensor, Caches], Any]
-    """From the program's output to what the coder returns."""
+    """Turns the program's output into what the coder returns."""
 
 
-def conversation(program: Program, shapes: list[Shape], caches: Caches, final: bool) -> Manner:
-    """How a call with inputs of these shapes ends."""
+def call_protocol(
+    program: Program, shapes: list[Shape], caches: Caches, final: bool
+) -> CallProtocol:
+    """The protocol of a call with inputs of these shapes."""
     if program.pairs:
         return in_pairs(program, shapes, caches)
     if program.defers and caches.cached and not final:
@@ -36,42 +38,42 @@ def conversation(program: Program, shapes: list[Shape], caches: Caches, final: b
                 continue
             if shapes[step.output].frames == 1:
                 return deferred(program, step)
-    return Manner(program, program.slots, lambda out, _: out)
+    return CallProtocol(program, program.slots, lambda out, _: out)
 
 
-def deferred(program: Program, step: TimeDown) -> Manner:
-    """A lone frame waits, in the slot after that of the step that made it."""
+def deferred(program: Program, step: TimeDown) -> CallProtocol:
+    """A single frame is kept for the next call, in the slot after that of the step that made it."""
     waiting = step.slot + 1
     head = replace(program, steps=program.steps[: step.output], slots=step.slot + 2)
 
     def keep(out: Tensor, caches: Caches) -> None:
         caches.keep(waiting, out)
 
-    return Manner(head, head.slots, keep)
+    return CallProtocol(head, head.slots, keep)
 
 
-def in_pairs(program: Program, shapes: list[Shape], caches: Caches) -> Manner:
-    """A decoder that goes on with two frames at a time once it has more than two.
+def in_pairs(program: Program, shapes: list[Shape], caches: Caches) -> CallProtocol:
+    """A decoder that splits its frames into pairs once it has more than two, and returns a list.
 
-    All frames at once give the same, frame by frame, as long as no slot on the way is empty and
-    all convolutions have a cache to hand frames on with. The caller's index stays where the
-    frames parted.
+    Running all frames at once gives the same values, as long as no later slot is empty and every
+    convolution has a cache that carries frames from one pair to the next. The caller's index
+    stays at the step where the frames were split.
     """
-    parted = [
+    split = [
         step
         for step in program.steps
         if isinstance(step, TimeUp) and (shapes[step.output].frames or 1) > 2
     ]
-    if not parted:
-        return Manner(program, program.slots, lambda out, _: [out])
+    if not split:
+        return CallProtocol(program, program.slots, lambda out, _: [out])
     later = [step for step in program.steps if isinstance(step, TimeUp)]
     if not caches.cached or any(caches.holds(step.slot) is None for step in later):
         raise UnknownCoderError("frames that part without a cache between them")
-    return Manner(program, parted[0].slot + 1, lambda out, _: list(torch.split(out, 2, dim=2)))
+    return CallProtocol(program, split[0].slot + 1, lambda out, _: list(torch.split(out, 2, dim=2)))
 
 
 def check_shapes(program: Program, shapes: list[Shape], dims: int) -> None:
-    """Leave what the coder itself refuses to the coder, which says it best."""
+    """Refuse shapes that the coder refuses: it then runs untiled and raises its own error."""
     first = program.steps[0]
     if isinstance(first, Conv) and isinstance(first.module, nn.Conv3d) != (dims == 5):
         raise UnknownCoderError(f"the input has {dims} dimensions")

@@ -1,7 +1,7 @@
-"""Tiles that fetch what they need: each value is computed for the pixels that are asked for.
+"""Recompute: each tile computes all the pixels that it depends on, halo included.
 
-Where everything a tile needs is at rest one convolution away, nothing is computed twice, and the
-tiles may have any shape and order: that is how coders with statistics over the plane are run.
+Tiles may have any shape and order. Where the inputs of every convolution are stored planes,
+nothing is computed twice: coders with statistics over the plane are run this way.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Cell = tuple[Span, Span]
 """Rows and columns."""
 
 
-def pull(job: Job, value: Value, cells: Sequence[Cell]) -> None:
+def run_recomputed(job: Job, value: Value, cells: Sequence[Cell]) -> None:
     """Fill the plane of ``value``, tile by tile."""
     plane = job.planes[value]
     for rows, cols in cells:
@@ -27,7 +27,7 @@ def pull(job: Job, value: Value, cells: Sequence[Cell]) -> None:
 
 
 def fetch(job: Job, value: Value, rows: Span, cols: Span, target: bool = False) -> Tensor:
-    """Pixels of a value: read where it rests, computed otherwise."""
+    """Pixels of a value: read where its plane is stored, computed otherwise."""
     if value in job.planes and not target:
         return job.planes[value].read(rows, cols, job.device)
     step = job.program.steps[value - 1]

@@ -1,9 +1,9 @@
-"""Tiles that leave their last rows and columns behind: a causal cache in space.
+"""Line buffers: tiles keep their last rows and columns for the tiles after them.
 
-Tiles of a grid run through many steps at once. Every step keeps the few rows and columns of its
+Each tile of a grid runs through many steps. Every step buffers the few rows and columns of its
 input that its next outputs depend on, so a tile continues where its neighbours ended. Nothing is
-computed twice and nothing is fetched again; tiles of deeper steps lie a few pixels apart from
-those of earlier ones, each in step with what has arrived.
+computed or read twice. Tiles of deeper steps are shifted by a few pixels against those of earlier
+steps, because an output is computed only once all the inputs it depends on have arrived.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from .steps import Step, Value
 from .window import Span, Window
 
 Cuts = list[int]
-"""Ascending borders between tiles along one axis, both ends included; repeats mean nothing new."""
+"""Ascending borders between tiles along one axis, both ends included.
+
+Equal neighbours denote an empty tile.
+"""
 
 
 def schedule(
@@ -31,8 +34,8 @@ def schedule(
 ) -> dict[Value, Cuts]:
     """Borders of every value along one axis.
 
-    With ``demand``, ``cuts`` are those of the output and earlier values run ahead as far as they
-    are needed; otherwise they are those of the input and later values lag behind.
+    With ``demand``, ``cuts`` are the output's borders, and earlier values are computed as far
+    ahead as it needs. Without, they are the input's borders, and later values lag behind.
     """
     borders: dict[Value, Cuts] = {}
     if demand:
@@ -53,7 +56,7 @@ def schedule(
 
 
 class Stream:
-    """One input of one step: what is still needed of it, on its way from tile to tile."""
+    """The line buffer of one input of one step: pixels that later tiles still need."""
 
     def __init__(self, rows: Axis, cols: Axis) -> None:
         self.rows = rows
@@ -62,7 +65,7 @@ class Stream:
         self.above: dict[int, Tensor | None] = {}
 
     def take(self, new: Tensor | None, i: int, j: int) -> Tensor | None:
-        """All pixels at hand for tile ``(i, j)``: rows from ``rows.keep[i]``, columns alike."""
+        """All pixels available to tile ``(i, j)``: rows from ``rows.keep[i]``, columns likewise."""
         if j == 0:
             self.left = None
         body = joined([self.above.pop(j, None), new], -2)
@@ -82,7 +85,7 @@ class Stream:
 
 
 class Axis:
-    """Borders of an input along one axis, and from where on it is still needed."""
+    """Borders of an input along one axis, and the first pixel that later tiles still need."""
 
     def __init__(self, borders: Cuts, out: Cuts, window: Window, size: int) -> None:
         self.borders = borders
@@ -94,12 +97,12 @@ class Axis:
         ]
 
     def held(self, index: int) -> Span:
-        """What a tile has at hand."""
+        """The pixels available to a tile."""
         return Span(self.keep[index], self.borders[index + 1])
 
 
 def joined(parts: Iterable[Tensor | None], dim: int) -> Tensor | None:
-    """Concatenate what there is."""
+    """Concatenate the parts that are not empty."""
     there = [part for part in parts if part is not None and part.numel()]
     if len(there) > 1:
         return torch.cat(there, dim=dim)
@@ -111,10 +114,10 @@ def owned(part: Tensor) -> Tensor | None:
     return part.clone(memory_format=torch.contiguous_format) if part.numel() else None
 
 
-def push(
+def run_buffered(
     job: Job, steps: Sequence[Step], output: Value, rows: Cuts, cols: Cuts, demand: bool
 ) -> None:
-    """Fill the plane of ``output`` from planes at rest, by ``steps``, tile by tile."""
+    """Fill the plane of ``output`` from stored planes, by ``steps``, tile by tile."""
     shapes = job.shapes
     row_cuts = schedule(
         steps, output, rows, demand, lambda v: shapes[v].height, lambda step: step.rows
