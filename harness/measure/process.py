@@ -127,8 +127,9 @@ def _umask() -> int:
 
 
 def running_threads() -> dict[int, str]:
-    """Names of the threads that run Python, by identity; that of a progress bar's does not
-    count. Those that ``_thread`` starts are in no list of ``threading`` and have no name.
+    """Names of the threads that run Python, by identity; a progress bar's does not count.
+
+    Those that ``_thread`` starts are in no list of ``threading`` and have no name.
     """
     known = {thread.ident: thread for thread in threading.enumerate()}
     return {
