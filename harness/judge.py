@@ -237,8 +237,7 @@ class _Place(NamedTuple):
 
 
 def diagnose(records: Iterable[Record]) -> list[Diagnosis]:
-    """For every place with probes where values are not exact, name the first mechanism that
-    explains it.
+    """Name the first mechanism that explains inexact values, for every place with probes.
 
     This includes differences that the profile allows: adopters who promise ``degraded`` want to
     know why, too. Probes of mode exact stand in where a mode has none, and those of a family of the

@@ -207,8 +207,7 @@ class ProcessState:
         return found
 
     def _new_threads(self) -> list[str]:
-        """Threads that keep running. Threads about to end are waited for; a progress bar's does not
-        count."""
+        """Threads that keep running, except a progress bar's; waits for those about to end."""
         found = []
         for thread in threading.enumerate():
             if thread in self._threads or type(thread).__module__.startswith("tqdm"):

@@ -93,8 +93,7 @@ class Hook:
 
     @contextmanager
     def kept(self) -> Iterator[Hook]:
-        """The same hook, loaded once for everything inside the context, so that its module keeps
-        its state."""
+        """The same hook, loaded once for the whole context, so that its module keeps its state."""
         with _Kept(self.source) as source:
             yield replace(self, source=source)
 

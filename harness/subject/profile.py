@@ -100,8 +100,7 @@ class KnownFailure:
 
 
 def _matches(pattern: str, text: str) -> bool:
-    """Whether a text matches a pattern with ``*`` and ``?``, however many stars, without
-    backtracking.
+    """Whether a text matches a pattern with ``*`` and ``?``, without backtracking.
 
     Each part between two stars is matched at its first occurrence. That leaves the most text for
     the others.
