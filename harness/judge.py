@@ -1,4 +1,4 @@
-"""From findings to records, and from records to the gate: pure functions, nothing is run here."""
+"""Turns findings into records, and records into a verdict: pure functions, nothing is run here."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Outcome(StrEnum):
     PASSED = "passed"
     FAILED = "failed"
     ERROR = "error"
-    """Could not be judged, so nothing is shown: as bad as failed."""
+    """Could not be judged, so nothing is proved: as bad as failed."""
     XFAILED = "xfailed"
     """Failed, as the profile says it does."""
     XPASSED = "xpassed"
     """A known failure that passed: the profile is out of date, and the run fails."""
     SKIPPED = "skipped"
-    """Not judged because of a failure of the same case that the profile knows."""
+    """Not judged because of a known failure of the same case."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Record:
     hook: str = ""
     claimed: bool = True
     reason: str = ""
-    """Of the known failure that matched, as its link."""
+    """The reason of the known failure that matched, as is its link below."""
     link: str = ""
     judged: bool = True
     """Whether the check had something to judge."""
     blocked_by: str | None = None
-    """Where it had not: the check of the same case that says why, if one does."""
+    """If it had not: the check of the same case that says why, if there is one."""
 
     @property
     def id(self) -> str:
@@ -91,7 +91,7 @@ def judge(
     """Records of all findings of one case, in their order.
 
     A check that could not be judged because the case's root failure is a known one is skipped: an
-    adopter lists the root once, not every check that hangs on it.
+    adopter lists the root once, not every check that depends on it.
     """
     settled = [_settle(finding, case, known) for finding in findings]
     excused = any(
@@ -145,7 +145,7 @@ _OUTCOMES: Mapping[Status, Outcome] = MappingProxyType(
 def gate(records: Sequence[Record], *, harness_failure: str | None = None) -> Verdict:
     """The verdict of a run.
 
-    A run without records shows nothing, so it is wrong use and never a pass.
+    A run without records proves nothing, so it is wrong use and never a pass.
     """
     if harness_failure is not None:
         return Verdict(ExitCode.HARNESS, harness_failure)
@@ -175,7 +175,7 @@ def gate(records: Sequence[Record], *, harness_failure: str | None = None) -> Ve
 
 
 def _never_ran(records: Iterable[Record]) -> list[str]:
-    """Hooks that completed no case, all of them known failures: nothing of them was shown."""
+    """Hooks that completed no case, all of them known failures: nothing about them was proved."""
     completed: dict[str, bool] = {}
     for record in records:
         if record.check == "completes" and record.claimed:
@@ -188,7 +188,7 @@ TRACE = 80.0
 """PSNR in dB above which a probe's difference may be a trace of wrong GroupNorm statistics: nets
 that are to be blind to them let up to a ten-thousandth of the picture through."""
 EXACT = math.inf
-"""PSNR of a probe that is as right as the VAE."""
+"""PSNR of a probe whose result is as accurate as the VAE."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class Diagnosis:
 
     @property
     def reason(self) -> str:
-        """What breaks, in words."""
+        """What the hook breaks, in words."""
         if self.mechanism is None:
             return "no probe differs, so the mechanism is unknown"
         also = ", ".join(self.further)
@@ -237,10 +237,10 @@ class _Place(NamedTuple):
 
 
 def diagnose(records: Iterable[Record]) -> list[Diagnosis]:
-    """Name, for every place with probes where values are not exact, the first that explains it.
+    """Name the first mechanism that explains inexact values, for every place with probes.
 
-    Whether the difference was promised doesn't matter: who promises ``degraded`` wants to know
-    why, too. Probes of mode exact stand in where a mode has none, and those of a family of the
+    This includes differences that the profile allows: adopters who promise ``degraded`` want to
+    know why, too. Probes of mode exact stand in where a mode has none, and those of a family of the
     same build where a family has none.
     """
     failing: dict[_Place, set[str]] = {}
@@ -274,7 +274,7 @@ def _placed(record: Record) -> tuple[_Place, Mechanism | None] | None:
     family, scale, layout, direction, mode = parts[:5]
     scale, _, part = scale.partition(".")
     if part and (scale != Scale.PROBE or "." in part):
-        return None  # a scenario: it tells what goes wrong, no probe tells why
+        return None  # a scenario shows what goes wrong, but no probe explains it
     place = _Place(record.hook, family, layout, direction, mode)
     return place, Mechanism(part) if part else None
 
@@ -299,7 +299,7 @@ def _probes_of(
 def _explained(
     probes: Mapping[Mechanism, float],
 ) -> tuple[Mechanism | None, tuple[Mechanism, ...]]:
-    """The first mechanism that differs, and the others unless the first takes them all along."""
+    """The first mechanism that differs, and the others unless the first implies them all."""
     differing = [mechanism for mechanism in CAUSES if probes.get(mechanism, EXACT) < EXACT]
     if Mechanism.GROUP_NORM in differing:
         leaks = {mechanism for mechanism in differing if probes[mechanism] > TRACE}

@@ -1,4 +1,4 @@
-"""What a run ran on, as far as its numbers hang on it. Imports nothing but the standard library."""
+"""What a run ran on, where its numbers depend on it. Imports nothing but the standard library."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CudaDescription:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What decides about bytes and FLOPs, by the name that people know it by."""
+        """What bytes and FLOPs depend on, by its usual name."""
         return {
             "GPU": self.name,
             "PyTorch's build": self.torch,

@@ -1,4 +1,4 @@
-"""The matrix: which cases a profile's claims give rise to."""
+"""The matrix: the cases that follow from a profile's claims."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ SIZES = {
     "small": Geometry(10, 10),
     "narrow": Geometry(44, 12),
 }
-"""Planes that tilings get wrong: a multiple of the tile, no multiple, odd, not square, one pixel
-over a tile, smaller than a tile, no wider than one and three high. All but ``plus_one`` and
-``small`` are too large for any hook to pass on in one piece (``Case.must_tile``)."""
+"""Planes that tilings get wrong: a multiple of the tile, not a multiple, odd, not square, one pixel
+over a tile, smaller than a tile, one tile wide and three high. Any hook must tile all of them
+except ``plus_one`` and ``small`` (``Case.must_tile``)."""
 
 REAL_SIZE = Geometry(16, 40, 8)
 """Small, and still large enough that every published hook has to tile: 128 x 320 pixels at ratio
@@ -63,7 +63,7 @@ REAL_CUDA_SIZE = Geometry(48, 80, 16)
 """384 x 640 pixels at ratio 8, 128-pixel tiles: what VRAM is judged by on a real GPU. Tiles with
 the full receptive field around them are smaller than the plane, and untiled takes a GiB."""
 PROBE_SIZE = Geometry(20, 40)
-"""Cut along both axes: for what blends corners wrongly, and for hooks that cut along one alone."""
+"""Cut along both axes: for hooks that blend corners wrongly or cut along one axis only."""
 
 CLIPS = (
     (1, Geometry(12, 32, 8)),
@@ -75,14 +75,14 @@ CLIPS = (
 """Latent frames, and the plane: no cache, the sentinel, and then ever more chunks with all slots
 filled. The short ones are cut along both axes; what happens late in a clip shows on one as well."""
 CLIPS_OF_KIN = (2, 9)
-"""Lengths that a family runs by default whose coders another family runs at every length."""
+"""Default lengths for a family if another family with the same coders runs at every length."""
 
 SEQUENCE_SIZE = Geometry(5, 27, 4)
-"""As small as must be tiled, by hooks that cut along one axis as well, whichever that is: what one
-call leaves to the next does not depend on the plane."""
+"""The smallest plane that must be tiled, even by hooks that cut along one axis only, whichever it
+is: what one call leaves to the next does not depend on the plane."""
 
 TWO_TILES_SIZE = Geometry(20, 40, 8)
-"""Cut by tiles of twice the size as well."""
+"""Also cut by tiles of twice the size."""
 OVERSIZE_SIZE = Geometry(16, 72, 8)
 """So large that tiles take less memory than the plane, cut along one axis or with full halos."""
 SHIFT_SIZE = Geometry(10, 32, 8)
@@ -188,12 +188,14 @@ class _Span:
     full: bool
 
     def all(self) -> Iterator[Case]:
-        """Whatever there is to run, some cases more than once."""
+        """All cases to run, some of them more than once."""
         yield from self.mock()
         yield from self.real()
         yield from self.probes()
         yield from self.scenarios()
-        if self.device == "sim":  # its memory can be poisoned and limited, and it computes alike
+        if (
+            self.device == "sim"
+        ):  # its memory can be poisoned and limited, and it computes the same numbers
             yield from self.relations()
             yield from self.usages()
 
@@ -270,8 +272,8 @@ class _Span:
     def _dealt(self, family: str, deal: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
         """Each size with one variation and its turn.
 
-        Over the large sizes every two of a batch, a clip and a half dtype meet: defects hide where
-        two come together. They also each come up in the odd turns alone.
+        On the large sizes, every pair of a batch, a clip and a half dtype occurs, because defects
+        hide where two of them combine. In the odd turns each also occurs alone.
         """
         half, clip = self._half(small=False), {"frames": SEVERAL_FRAMES}
         clip = clip if FAMILIES[family].frame_axis else {}
@@ -338,7 +340,7 @@ class _Span:
             )
 
     def relations(self) -> Iterator[Case]:
-        """Runs held against each other, in the first claimed mode or in every mode."""
+        """Runs compared with each other, in the first claimed mode or in every mode."""
         for cell in self.cells:
             family, direction, mode = cell
             if family not in self.representatives:

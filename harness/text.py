@@ -1,7 +1,7 @@
-"""Text from anywhere, made fit to be shown.
+"""Makes text from anywhere safe to show.
 
-Exception messages, file names and profiles are written by others. Control sequences would move a
-terminal's cursor, marks of direction would turn a line around, lone surrogates cannot be encoded.
+Exception messages, file names and profiles are written by others. Control sequences could move a
+terminal's cursor, direction marks could reverse a line, and lone surrogates cannot be encoded.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ class Tier(StrEnum):
 
 
 class Status(StrEnum):
-    """Outcome of a check. There is no silent fourth way: what cannot be judged is never a pass."""
+    """Outcome of a check. There is no fourth: what cannot be judged is never a pass."""
 
     PASSED = "passed"
     FAILED = "failed"

@@ -178,8 +178,9 @@ def _opened(file: Path) -> Any:
 
 
 def baseline(history: Path, header: Header, but: str = "") -> Night | None:
-    """The run to compare another with: the last that held on the same device, with the same torch
-    if there is one. ``but`` is excluded."""
+    """The run to compare another with; ``but`` is excluded.
+
+    It is the last that held on the same device, with the same torch if there is one."""
     standing = [each for each in alike(history, header) if each.stands and each.run != but]
     same = [night for night in standing if not apart(night.header, header)]
     return next(reversed(same or standing), None)

@@ -31,8 +31,7 @@ class Options:
     layout: str | None = None
     host: str | None = None
     claims: Mapping[str, Any] | None = None
-    """What ``hook`` claims, as in ``[claims]`` of a profile; without it, everything it has keywords
-    for."""
+    """What ``hook`` claims, as in ``[claims]`` of a profile; by default all it has keywords for."""
     comfyui: Path | None = None
     families: tuple[str, ...] = ()
     directions: tuple[str, ...] = ()

@@ -24,8 +24,7 @@ class BaselineScheduling(LoadScopeScheduling):  # type: ignore[misc]
         return self._group_of(nodeid)
 
     def remove_node(self, node: Any) -> str | None:
-        """Give the remaining tests of a process that has ended to others, except the one it died
-        in.
+        """Give other processes the tests left by one that ended, except the one it died in.
 
         xdist would run that test again, and so lose one process after the other.
         """

@@ -47,8 +47,7 @@ class Watch:
     """Bytes in memory before the first case."""
 
     def asked(self, seconds: float) -> None:
-        """The runner gets a request, no single attempt of which may take more than these CPU
-        seconds."""
+        """The runner gets a request; each attempt of it may take at most these CPU seconds."""
         self._most = max(seconds, LOADING)
         self._asked_at = self._begin(0.0)
         if self.most_memory and self._held is None and seconds:

@@ -46,8 +46,7 @@ class Called:
     input_changed: bool = False
 
     def missing(self, told: str) -> Failure | None:
-        """Why there is no output. Where something other than a tensor was returned, ``told``
-        describes it."""
+        """Why there is no output. If something other than a tensor was returned, see ``told``."""
         if self.failure is None and self.output is None:
             return Failure("NoTensor", told, "", "", "run", Origin.HARNESS)
         return self.failure
@@ -69,9 +68,7 @@ class ConventionCalled:
 
 @dataclass(frozen=True, kw_only=True)
 class WholePerformed:
-    """A single call, and the ways in which the field calls the bare coder, where they were asked
-    for.
-    """
+    """A single call, and the calls of the bare coder in every convention, if requested."""
 
     whole: Called
     conventions: tuple[ConventionCalled, ...] | None = None

@@ -1,5 +1,4 @@
-"""The same input again: alone, in a batch, after another input, in memory full of NaN. All results
-must be equal."""
+"""The same input alone, in a batch, after another, in memory full of NaN: results must be equal."""
 
 from __future__ import annotations
 

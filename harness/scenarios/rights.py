@@ -49,7 +49,7 @@ class Right:
     alone: Tensor | None = None
     """What an inexact hook itself gives for this call with no call before it."""
     mixed: bool = False
-    """Whether that depends on inexact chunks before it, so that only a correlation can be required.
+    """Whether that depends on inexact chunks before it; then only a correlation is required.
     """
     further: Callable[[], Noise | None] = lambda: None
     """The largest noise of further draws of ``untiled``."""

@@ -1,4 +1,4 @@
-"""What is known of hooks without loading them: asked of a runner once, then remembered."""
+"""Facts about hooks for those who don't load them: asked of a runner once, then cached."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def loading_of(profile: Profile, comfyui: Path | None = None) -> Loading:
 
 
 def described(profile: Profile, comfyui: Path | None = None) -> HookFacts:
-    """What the hook of a profile says of itself.
+    """The facts of a profile's hook.
 
     Raises ``UsageError`` where it cannot be loaded: for a missing file or attribute, for what
     fails, hangs or ends the process on import, and for an entry that cannot be called with the
@@ -48,7 +48,7 @@ def described(profile: Profile, comfyui: Path | None = None) -> HookFacts:
 
 
 def describe(loading: Loading, *, idle: float = IDLE) -> HookFacts:
-    """What a judge needs to know of a hook, from a runner of its own.
+    """The facts that a judge needs about a hook, from a separate runner.
 
     Raises `UsageError` for whatever keeps the hook from being loaded.
     """
@@ -66,7 +66,7 @@ def describe(loading: Loading, *, idle: float = IDLE) -> HookFacts:
 
 
 def remember(profile: Profile, facts: HookFacts) -> None:
-    """Take facts from somebody who has loaded the hook: one of this project's own."""
+    """Store facts of one of this project's own hooks, which was loaded in this process."""
     _KNOWN[_key(profile, None)] = facts
 
 

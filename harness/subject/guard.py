@@ -1,4 +1,4 @@
-"""Keeps what a hook does to the process from outliving it."""
+"""Undoes what a hook does to the process."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def silenced() -> Iterator[None]:
 
 
 class _Sink(io.StringIO):
-    """Takes everything, keeps nothing, and stays open for handlers that hold on to it."""
+    """Accepts and drops everything, and stays open for handlers that still refer to it."""
 
     def write(self, text: str) -> int:
         return len(text)

@@ -28,7 +28,7 @@ __all__ = ["Fitting", "Hook", "ModeNotOffered"]
 
 
 class Loadable(Protocol):
-    """Where the entry comes from: loaded anew for each case."""
+    """Where the entry comes from; it is loaded again for each case."""
 
     def loaded(self, device: torch.device, dtype: torch.dtype = ...) -> AbstractContextManager[Any]:
         """The entry's attribute, while the context is open."""
@@ -45,7 +45,7 @@ class Hook:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Settings whose values do not come from the case."""
     taken_off: Callable[[], None] | None = None
-    """Called each time the hook has taken itself off, before the VAE is put back as it was."""
+    """Called each time after the hook has taken itself off, before the VAE is restored."""
 
     @classmethod
     def of(cls, spec: HookSpec, source: Loadable, entry: Any) -> Hook:
@@ -93,7 +93,7 @@ class Hook:
 
     @contextmanager
     def kept(self) -> Iterator[Hook]:
-        """The same, loaded once for all that is done inside, with whatever its module keeps."""
+        """The same hook, loaded once for the whole context, so that its module keeps its state."""
         with _Kept(self.source) as source:
             yield replace(self, source=source)
 
@@ -112,7 +112,7 @@ class Hook:
 
 
 class _Kept:
-    """Loads an entry once, and anew only where it is wanted for another device or dtype."""
+    """Loads an entry once, and again only for another device or dtype."""
 
     def __init__(self, source: Loadable) -> None:
         self._source = source
@@ -141,7 +141,7 @@ class _Kept:
 class Fitting:
     """A hook on a VAE, for one case.
 
-    Whatever happens inside, the VAE is afterwards as it was. What the hook itself would have left
+    Whatever happens inside, the VAE is restored afterwards. What the hook itself would have left
     behind is kept in ``residue``, in words.
     """
 
@@ -158,9 +158,9 @@ class Fitting:
         self.residue: tuple[str, ...] = ()
         """What the hook left in the VAE, known when the context is closed."""
         self.beyond_repair: tuple[str, ...] = ()
-        """What of it could not be undone: build the VAE anew."""
+        """The part of it that could not be undone, so that the VAE must be rebuilt."""
         self.placed: Any = None
-        """The object in the place of a forward: what it holds on to is live while it is on."""
+        """The object that replaces a forward: what it holds is live while the hook is on."""
         self._hook, self._view, self._case = hook, view, case
         self._settings, self._expected = settings, expected
         self._stack = ExitStack()
@@ -281,7 +281,7 @@ class Fitting:
 
 
 class _attributes_kept(AbstractContextManager[None]):  # noqa: N801 (reads as a function)
-    """Puts instance attributes of an object back, also if the object has lost them."""
+    """Restores instance attributes of an object, even deleted ones."""
 
     def __init__(self, owner: object, *names: str) -> None:
         self._owner = vars(owner)

@@ -1,4 +1,4 @@
-"""How a runner is told of its hook, and what it says of it."""
+"""Messages that describe a hook to a runner, and the runner's answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vae_compat.contracts.cases import Mode
 
 @dataclass(frozen=True)
 class Loading:
-    """How a runner loads its hook: the first thing that it is told."""
+    """How a runner loads its hook: the first message that it gets."""
 
     name: str
     entry: str
@@ -31,7 +31,7 @@ class Loading:
 
 @dataclass(frozen=True)
 class HookFacts:
-    """What a judge knows of a hook that it never loads."""
+    """Facts about a hook for a judge that never loads it."""
 
     modes: tuple[Mode, ...]
     """Modes that it can be asked for in at least one direction."""

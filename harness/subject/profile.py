@@ -44,7 +44,7 @@ HOSTS = ("comfyui",)
 
 ESTIMATING = frozenset({Mode.FAST, Mode.COLOR_FIX})
 """Modes that estimate statistics by design: they promise no more than ``degraded`` where the
-profile doesn't say. The others have no excuse: ``exact``."""
+profile doesn't say. The other modes default to ``exact``."""
 
 _MOST_BYTES = 2**20
 _EMBEDDED = Path(__file__).parent / "profiles"
@@ -64,7 +64,7 @@ class HookSpec:
 
 @dataclass(frozen=True)
 class Claims:
-    """What a hook promises. Everything defaults to closed."""
+    """What a hook promises. By default it claims nothing."""
 
     families: tuple[str, ...] = ()
     directions: tuple[Direction, ...] = ()
@@ -100,10 +100,10 @@ class KnownFailure:
 
 
 def _matches(pattern: str, text: str) -> bool:
-    """Whether a text is what a pattern with ``*`` and ``?`` means; time grows with neither's stars.
+    """Whether a text matches a pattern with ``*`` and ``?``, without backtracking.
 
-    Each part between two stars is taken where it is found first: what is left for the others is
-    then most, so there is nothing to come back to.
+    Each part between two stars is matched at its first occurrence. That leaves the most text for
+    the others.
     """
     first, *rest = pattern.split("*")
     if not rest:

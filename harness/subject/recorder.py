@@ -41,7 +41,7 @@ class Recorder:
             set_plainly(coder, "forward", self.originals[name])
 
     def close(self) -> None:
-        """Stop listening. A forward that somebody else has put on stays."""
+        """Stop recording. A forward that other code has installed stays."""
         for handle in self._handles:
             handle.remove()
         self._handles = []

@@ -30,7 +30,7 @@ _Name = Annotated[_Text, StringConstraints(pattern=r"^[A-Za-z0-9._+-]+$", max_le
 """It is part of test ids, where brackets and colons have a meaning, and of file names."""
 _Mode = Literal["exact", "fast", "color_fix", "quadtree"]
 _Grade = Literal["exact", "lossless", "close", "degraded"]
-"""What can be promised; broken is what is left where no promise is kept."""
+"""Grades that can be promised; ``broken`` cannot."""
 
 
 class _Table(BaseModel):
@@ -99,7 +99,7 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
         parsed = _Profile.model_validate(dict(tables))
     except ValidationError as error:
         problems = error.errors(include_url=False)
-        # A misspelt table is unknown, and the one that was meant is missing.
+        # A misspelt table gives two errors: it is unknown, and the intended one is missing.
         unknown = (each for each in problems if each["type"] == "extra_forbidden")
         problem = next(unknown, problems[0])
         raise UsageError(_sentence(problem, source)) from None

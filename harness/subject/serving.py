@@ -1,4 +1,4 @@
-"""What a runner does that tells of a hook: it loads it, and answers with what it takes."""
+"""Server of a runner that describes a hook: loads it, and answers with what it takes."""
 
 from __future__ import annotations
 

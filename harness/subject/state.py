@@ -1,4 +1,4 @@
-"""What a hook changes in a VAE: compare before and after, and put it back."""
+"""Finds what a hook changes in a VAE, by comparing before and after, and restores it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from vae_compat.contracts.cases import Case, Direction
 from vae_compat.contracts.coders import LayoutVAE
 
 _NESTING = 4
-"""Containers are looked into so deep."""
+"""Depth to which containers are compared."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One difference, named by where it is. Equal where place and attribute are."""
+    """One difference, named by its place. Two are equal if place and attribute are."""
 
     path: str
     """Module path, ``""`` for the VAE itself, or ``class GroupNorm``."""
@@ -44,7 +44,7 @@ class Change:
 
 @dataclass(frozen=True)
 class _Image:
-    """A value as it was: itself, and for containers and tensors what may change inside."""
+    """A saved value: the object, and for containers and tensors their changeable content."""
 
     value: Any
     inside: Any = None
@@ -64,7 +64,7 @@ class _Image:
         return cls(value)
 
     def difference(self, now: Any) -> str | None:
-        """What has become of the value, in words, or ``None``."""
+        """How the value has changed, in words, or ``None``."""
         old = self.value
         if isinstance(old, Tensor):
             return _tensor_difference(old, self.inside, now)
@@ -89,7 +89,7 @@ class _Image:
         )
 
     def restored(self) -> Any:
-        """The old value, with its old content where that can be put back."""
+        """The old value, with its old content where that can be restored."""
         if self.difference(self.value) is None:
             return self.value
         if isinstance(self.inside, dict):
@@ -147,14 +147,14 @@ class Snapshot:
         return tuple(found)
 
     def differences(self, expected: Collection[Change] = ()) -> tuple[str, ...]:
-        """The differences in words, but for those that are expected.
+        """The differences in words, except the expected ones.
 
         What an untiled run leaves behind is found by ``changes()`` of a snapshot before it.
         """
         return tuple(str(change) for change in self.changes() if change not in expected)
 
     def restore(self) -> tuple[str, ...]:
-        """Put everything back that can be; returns in words what cannot."""
+        """Restore everything possible; returns in words what cannot be restored."""
         for path, module in self._modules.items():
             now, images = vars(module), self._images[path]
             for name in now.keys() - images.keys():
@@ -198,7 +198,10 @@ def untiled_residue(view: LayoutVAE, case: Case) -> tuple[Change, ...]:
     shape = small.latent_shape if case.direction is Direction.DECODE else small.image_shape
     weight = next(view.vae.parameters(), torch.empty(()))
     before = snapshot_of(view)
-    with suppress(Exception), torch.no_grad():  # no run, no excuse
+    with (
+        suppress(Exception),
+        torch.no_grad(),
+    ):  # without an untiled run nothing is expected to be left behind
         view.run(case.direction, torch.zeros(shape, dtype=weight.dtype, device=weight.device))
     changes = before.changes()
     before.restore()

@@ -44,7 +44,7 @@ def build(device: torch.device, dtype: torch.dtype) -> dict[str, ModuleType]:
 
 
 class ProgressBar:
-    """Counts, and shows nothing."""
+    """A progress bar that counts and shows nothing."""
 
     def __init__(self, total: int, node_id: object = None) -> None:
         del node_id
@@ -67,7 +67,7 @@ class InterruptProcessingException(Exception):  # noqa: N818 (the host's name)
 
 
 class VRAMState(Enum):
-    """How much memory the host believes to have."""
+    """How much memory the host assumes to have."""
 
     DISABLED = 0
     NO_VRAM = 1
