@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from vae_compat.fixtures.supplies import Fixtures
-from vae_compat.front.lifetime import end_with_parent
 from vae_compat.front.options import Options
 from vae_compat.front.session import Run
 from vae_compat.front.subjects import HookUnderTest, facts_to_json, restored
+from vae_compat.isolation.keeper import die_with
 from vae_compat.judge import Record
 from vae_compat.reports.log import Key
 from vae_compat.reports.results import jsonable, restored_record
@@ -107,7 +107,7 @@ def prepared(
 def settle(controller: int) -> None:
     """Have this process end with the one of the command, which alone decides on interrupts."""
     signal.signal(signal.SIGINT, _leave_it_to_the_command)
-    end_with_parent(controller, signal.SIGKILL)
+    die_with(controller, signal.SIGKILL)
 
 
 def _leave_it_to_the_command(*_: object) -> None:

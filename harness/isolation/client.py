@@ -12,7 +12,7 @@ import sys
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,14 +85,13 @@ class Nursery:
         """Kill what has lost the process above it, which a hook can end: it comes down to here."""
         if self._process is None:
             return
-        for _ in range(100):
-            lost = [child for child in children(self._process.pid) if child not in self.keepers]
-            if not lost:
-                return
-            for process in (one for child in lost for one in (child, *below(child))):
-                with suppress(ProcessLookupError, PermissionError):
-                    os.kill(process, signal.SIGKILL)
-            time.sleep(0.01)
+        nursery = self._process.pid
+
+        def lost() -> list[int]:
+            orphans = [child for child in children(nursery) if child not in self.keepers]
+            return [one for child in orphans for one in (child, *below(child))]
+
+        _kill_all(lost)
 
     def close(self) -> None:
         """End all its runners, and all processes without a keeper (a hook can kill its keeper)."""
@@ -234,9 +233,7 @@ class RunnerClient(Generic[Facts]):
         """
         if self._over() or len(below(self.process)) > 1:
             return False
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._answers, selectors.EVENT_READ)
-            return not selector.select(0)
+        return not _readable(self._answers)
 
     def ask(self, ask: object, kind: type[T], seconds: float) -> T:
         """Send a request, no single attempt of which may take more than these CPU seconds.
@@ -388,8 +385,13 @@ def end_all(variable: str, value: str) -> None:
 
     For what has lost its keeper, which the hook can kill.
     """
+    _kill_all(lambda: named(variable, value))
+
+
+def _kill_all(find: Callable[[], list[int]]) -> None:
+    """Kill what is found, again until nothing is: a process may fork while it is being killed."""
     for _ in range(100):
-        found = named(variable, value)
+        found = find()
         if not found:
             return
         for process in found:
