@@ -81,23 +81,28 @@ class Log:
 
 
 class Writer:
-    """Appends to a log; every line is with the operating system before ``append`` returns."""
+    """Appends to a log; every line is with the operating system before ``append`` returns.
+
+    A hook has the rights to write to the log too. Where it is not as it was written, it is written
+    again, at the end at the latest.
+    """
 
     def __init__(self, folder: Path, header: Header, selected: int, resumed: Log | None) -> None:
         """Open a fresh log, or go on with one. Raises ``LogError``."""
         self.file = folder / FILE_NAME
+        self._descriptor = -1
+        self._text = bytearray()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)  # a FIFO must not block
-            self._descriptor = os.open(self.file, flags, 0o666)
-        except OSError as error:
-            raise LogError(f"cannot write '{self.file}' ({error.strerror})") from None
-        try:
-            _lock(self._descriptor, self.file)
-            self._good = 0 if resumed is None else resumed.size
+            self._open()
+            if resumed is not None:
+                self._text += os.pread(self._descriptor, resumed.size, 0)
             self._cut()
             kind = "header" if resumed is None else "resumed"
             self._write({kind: asdict(header), "selected": selected})
+        except OSError as error:
+            self.close()
+            raise self._failed(error) from None
         except LogError:
             self.close()
             raise
@@ -110,6 +115,14 @@ class Writer:
     def finish(self, end: End) -> None:
         """Say that the run came to its end. Raises ``LogError``."""
         self._write({"end": asdict(end)})
+        if not self._stands():
+            self.close()
+            try:
+                self.file.unlink(missing_ok=True)
+                self._open()
+                self._put(self._text)
+            except OSError as error:
+                raise self._failed(error) from None
 
     def close(self) -> None:
         """Let go of the file."""
@@ -117,24 +130,47 @@ class Writer:
             os.close(self._descriptor)
             self._descriptor = -1
 
+    def _open(self) -> None:
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)  # a FIFO must not block
+        self._descriptor = os.open(self.file, flags, 0o666)
+        _lock(self._descriptor, self.file)
+
     def _write(self, line: Mapping[str, Any]) -> None:
         data = json.dumps(jsonable(line), allow_nan=False).encode("ascii") + b"\n"
         try:
-            written = 0
-            while written < len(data):
-                written += os.write(self._descriptor, data[written:])
+            if os.fstat(self._descriptor).st_size != len(self._text):
+                os.ftruncate(self._descriptor, 0)
+                os.lseek(self._descriptor, 0, os.SEEK_SET)
+                self._put(self._text)
+            self._put(data)
         except OSError as error:
             self._cut()  # an incomplete line is useless
-            raise LogError(f"cannot write '{self.file}' ({error.strerror})") from None
-        self._good += len(data)
+            raise self._failed(error) from None
+        self._text += data
+
+    def _put(self, data: bytes | bytearray) -> None:
+        written = 0
+        while written < len(data):
+            written += os.write(self._descriptor, data[written:])
+
+    def _stands(self) -> bool:
+        """Whether the file that is there is this one, as it was written."""
+        try:
+            here = os.path.samestat(os.lstat(self.file), os.fstat(self._descriptor))
+            return here and self.file.read_bytes() == self._text
+        except OSError:
+            return False
 
     def _cut(self) -> None:
         """Remove what follows the last whole line."""
         try:
-            os.ftruncate(self._descriptor, self._good)
-            os.lseek(self._descriptor, self._good, os.SEEK_SET)
+            os.ftruncate(self._descriptor, len(self._text))
+            os.lseek(self._descriptor, len(self._text), os.SEEK_SET)
         except OSError as error:
-            raise LogError(f"cannot write '{self.file}' ({error.strerror})") from None
+            raise self._failed(error) from None
+
+    def _failed(self, error: OSError) -> LogError:
+        return LogError(f"cannot write '{self.file}' ({error.strerror})")
 
 
 def _lock(descriptor: int, file: Path) -> None:

@@ -36,15 +36,17 @@ class RunFolder:
             self.token, self.path
         )  # started first, so that nothing is ever left behind
         self.path.mkdir(mode=0o700)
-        self._inherited = inherited
-        self._before = os.environ.get(VARIABLE)
+        self._outer = os.environ.get(VARIABLE)
+        self._replaced = {name: os.environ.get(name) for name in self.environment if inherited}
         if inherited:
             os.environ.update(self.environment)
 
     @property
     def environment(self) -> dict[str, str]:
         """The environment that makes a child process belong to this run and to its outer runs."""
-        return {VARIABLE: ":".join(filter(None, (self._before, self.token)))}
+        tokens = ":".join(filter(None, (self._outer, self.token)))
+        # Torch makes this folder wherever its compiler is imported; it must go with the run.
+        return {VARIABLE: tokens, "TORCHINDUCTOR_CACHE_DIR": str(self.path / "inductor")}
 
     def __enter__(self) -> RunFolder:
         return self
@@ -54,10 +56,11 @@ class RunFolder:
 
     def close(self) -> None:
         """Kill what is left of the run and remove the folder."""
-        if self._inherited and self._before is None:
-            os.environ.pop(VARIABLE, None)
-        elif self._inherited:
-            os.environ[VARIABLE] = str(self._before)
+        for name, value in self._replaced.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
         janitor, self._janitor = self._janitor, None
         if janitor is not None:
             pipe: IO[bytes] | None = janitor.stdin

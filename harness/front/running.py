@@ -92,7 +92,7 @@ def judged(
     given = workers.given_to_all(folder, prepared.key, options, found, known)
     gathering = Gathering(prepared, given, header, interrupts, earlier)
     try:
-        code = int(pytest.main(_arguments(options, prepared.size), plugins=[gathering]))
+        code = int(pytest.main(_arguments(options, prepared.size, folder), plugins=[gathering]))
     finally:
         prepared.close()
     results = _concluded(gathering, code, options, earlier)
@@ -210,12 +210,17 @@ def _complain(sentence: str) -> None:
     sys.stderr.flush()
 
 
-def _arguments(options: Options, size: int) -> list[str]:
-    """The command line of the run as pytest takes it; ``size`` is the number of its cases."""
+def _arguments(options: Options, size: int, folder: Path) -> list[str]:
+    """The command line of the run as pytest takes it.
+
+    ``size`` is the number of its cases, ``folder`` goes with the run.
+    """
     suites = suites_folder()
     arguments = [str(suites / tier) for tier in options.tiers_to_run]
     # Ignore configuration and cache of the current folder, which belongs to the adopter.
     arguments += ["-c", os.devnull, "--rootdir", str(suites.parent), "-p", "no:cacheprovider"]
+    # Without a folder of its own, pytest leaves one behind where it is killed.
+    arguments += [f"--basetemp={folder / 'pytest'}"]
     arguments += ["-p", "vae_compat.front.plugin", "--import-mode=importlib", "--no-header", "-rN"]
     arguments += ["-v", "--tb=short"] if options.verbose else ["-q", "--tb=no"]
     arguments += ["-p", "no:benchmark", "-p", "no:junitxml", "-p", "no:faulthandler"]

@@ -12,7 +12,7 @@ from vae_compat.contracts.cases import Case, Layout
 from vae_compat.device import open_device
 from vae_compat.measure.baseline import measure_baseline, measure_truth
 from vae_compat.measure.draws import draw_floors, in_doubt
-from vae_compat.measure.models import Models, Supplies, WeightFiles, key_of
+from vae_compat.measure.models import Models, Supplies, Weights
 from vae_compat.measure.observation import WHOLE, Baseline, Floors, Observation
 from vae_compat.measure.sealing import Seal
 from vae_compat.measure.store import BaselineStore
@@ -24,20 +24,19 @@ class Bench(Models):
     def __init__(
         self, supplies: Supplies, folder: Path, fingerprint: str = "", key: bytes = b""
     ) -> None:
-        """Store baselines and weights in ``folder``.
+        """Store baselines in ``folder``.
 
         ``fingerprint`` stands for whatever changes baselines without being part of a case: seed,
         weights, image. ``key`` is known only to the processes of the run: it tells their files from
         files that a hook wrote.
         """
         super().__init__(supplies)
-        seal = Seal(key)
-        self._store = BaselineStore(folder / "baselines", fingerprint, seal=seal)
-        self._weights = WeightFiles(folder / "weights", supplies.build, seal)
+        self._store = BaselineStore(folder / "baselines", fingerprint, seal=Seal(key))
+        self._weights = Weights(supplies.build)
 
     def weights(self, cases: Iterable[Case]) -> Mapping[str, str]:
-        """Files with the weights of the VAEs of cases, for a runner to build them from."""
-        return {key_of(case): str(self._weights.of(case)) for case in cases}
+        """Where a runner reads the weights of the VAEs of cases, by ``models.key_of``."""
+        return self._weights.of(cases)
 
     def baseline(self, case: Case) -> Baseline:
         """The untiled result of a case, from the store where it is known."""

@@ -1,23 +1,21 @@
-"""VAEs, views of them and inputs: made once, kept while they are needed, handed on as files."""
+"""VAEs, views of them and inputs: made once, kept while needed, their weights handed on."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from vae_compat.contracts.cases import Case, Layout, Scale
 from vae_compat.contracts.coders import LayoutVAE
 from vae_compat.families import Family
-from vae_compat.measure.sealing import Seal, SealedFile
+from vae_compat.measure.sealing import SealedMemory
 
 KEPT = 8
 """Small VAEs kept for later cases."""
@@ -127,36 +125,35 @@ def _key(case: Case) -> Key:
     return key_of(case), case.dtype
 
 
-class WeightFiles:
-    """Weights of VAEs as safetensors files with all that is needed to build the modules again."""
+class Weights:
+    """Weights of VAEs as safetensors in memory that runners can read and nobody can change.
 
-    def __init__(
-        self, folder: Path, build: Callable[[Case], nn.Module], seal: Seal | None = None
-    ) -> None:
-        self._folder = folder
+    They come with all that is needed to build the modules again.
+    """
+
+    def __init__(self, build: Callable[[Case], nn.Module]) -> None:
         self._build = build
-        self._sealed = SealedFile(seal or Seal())
+        self._sealed: OrderedDict[str, SealedMemory] = OrderedDict()
 
-    def of(self, case: Case) -> Path:
-        """The file with the weights of a case, float32, written by whichever worker is first."""
-        file = self._folder / f"{key_of(case)}.safetensors"
-        if not self._sealed.holds(file):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            draft = file.with_suffix(f".{os.getpid()}.draft")
-            write_model(self._build(case), draft)
-            draft.chmod(0o444)
-            draft.replace(file)
-            self._sealed.close(file)
-        return file
+    def of(self, cases: Iterable[Case]) -> Mapping[str, str]:
+        """Where the weights of the VAEs of cases, float32, can be read until the next call."""
+        cases = tuple(cases)
+        most = len(cases) if any(case.scale is Scale.REAL for case in cases) else KEPT
+        for case in cases:
+            key = key_of(case)
+            known = self._sealed.pop(key, None)
+            self._sealed[key] = known or SealedMemory(serialized(self._build(case)))
+        while len(self._sealed) > max(most, len(cases)):
+            self._sealed.popitem(last=False)
+        return {key_of(case): str(self._sealed[key_of(case)].path) for case in cases}
 
 
-def write_model(vae: nn.Module, file: Path) -> None:
-    """Write the weights of one of diffusers' VAEs, and its class and configuration beside them."""
+def serialized(vae: nn.Module) -> bytes:
+    """The weights of one of diffusers' VAEs as safetensors, with its class and configuration."""
     known: Any = vae.config
     config = {name: value for name, value in known.items() if not name.startswith("_")}
     facts = {"class": type(vae).__name__, "config": json.dumps(config, default=list)}
-    tensors = {name: tensor.contiguous() for name, tensor in vae.state_dict().items()}
-    save_file(tensors, file, metadata=facts)
+    return save({name: tensor.contiguous() for name, tensor in vae.state_dict().items()}, facts)
 
 
 class ModelFiles:

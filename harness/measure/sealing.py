@@ -1,13 +1,17 @@
-"""Files that processes of a run share, and that nobody else can have written.
+"""What processes of a run share, and nobody else can have written.
 
 A hook runs with the rights of the user, and can find the folder of the run. What it writes there is
 not trusted: every file carries an authentication code that only the run's own processes can make.
+What runners read, which cannot know the key of that code, lies in memory that nobody can write to.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
+import os
+import weakref
 from pathlib import Path
 
 SIZE = hashlib.sha256().digest_size
@@ -33,39 +37,26 @@ class Seal:
         return content if hmac.compare_digest(code, self.of(content)) else None
 
 
-class SealedFile:
-    """A large file with its code beside it, read once: later only whether it was touched."""
+class SealedMemory:
+    """Content that every process of the user can read by a path, and none can change.
 
-    def __init__(self, seal: Seal) -> None:
-        self._seal = seal
-        self._known: dict[Path, tuple[int, ...]] = {}
+    A file in memory whose seals the system keeps, even against its owner (see ``memfd_create`` in
+    the Linux manual). It is there as long as this object.
+    """
 
-    def close(self, file: Path) -> None:
-        """Seal a file as it is."""
-        self._known[file] = _identity(file)
-        _code_of(file).write_bytes(self._seal.of(file.read_bytes()))
+    def __init__(self, content: bytes) -> None:
+        """Raises ``OSError`` where there is no memory for it."""
+        self._descriptor = os.memfd_create("vae-compat", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        with open(self._descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        fcntl.fcntl(
+            self._descriptor,
+            fcntl.F_ADD_SEALS,
+            fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL,
+        )
+        weakref.finalize(self, os.close, self._descriptor)
 
-    def holds(self, file: Path) -> bool:
-        """Whether a file is there as it was sealed."""
-        try:
-            now = _identity(file)
-            if file in self._known:
-                return self._known[file] == now
-            if not hmac.compare_digest(
-                _code_of(file).read_bytes(), self._seal.of(file.read_bytes())
-            ):
-                return False
-        except OSError:
-            return False
-        self._known[file] = now
-        return True
-
-
-def _code_of(file: Path) -> Path:
-    return file.with_name(f"{file.name}.code")
-
-
-def _identity(file: Path) -> tuple[int, ...]:
-    """File attributes that change with every write."""
-    found = file.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    @property
+    def path(self) -> Path:
+        """Where it can be opened."""
+        return Path(f"/proc/{os.getpid()}/fd/{self._descriptor}")

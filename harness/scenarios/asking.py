@@ -22,4 +22,4 @@ class Ask:
     leaves: tuple[tuple[str, str], ...] = ()
     """What an untiled run leaves behind in the VAE: module path and attribute."""
     weights: Mapping[str, str] = field(default_factory=dict)
-    """Files of the VAEs that the case needs, by ``models.key_of``."""
+    """Where the weights of the VAEs that the case needs can be read, by ``models.key_of``."""

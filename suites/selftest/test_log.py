@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,6 +107,34 @@ def test_two_runs_cannot_write_to_one_log(tmp_path: Path) -> None:
         Writer(tmp_path, HEADER, 2, None)
     assert len(read_log(tmp_path).entries) == 1
     writer.close()
+
+
+def emptied(file: Path) -> None:
+    os.truncate(file, 0)
+
+
+def overwritten(file: Path) -> None:
+    file.write_bytes(file.read_bytes().replace(b"failed", b"passed"))
+
+
+def replaced(file: Path) -> None:
+    file.unlink()
+    file.symlink_to(os.devnull)
+
+
+@pytest.mark.parametrize("change", [emptied, overwritten, replaced, os.unlink])
+def test_a_log_that_something_else_has_changed_is_written_again(
+    tmp_path: Path, change: Callable[[Path], object]
+) -> None:
+    found = entries("passed", "failed")
+    writer = Writer(tmp_path, HEADER, 2, None)
+    writer.append(found[0])
+    change(tmp_path / FILE_NAME)
+    writer.append(found[1])
+    writer.finish(DONE)
+    writer.close()
+    log = read_log(tmp_path)
+    assert (list(log.entries.values()), log.end) == (found, DONE)
 
 
 def test_a_full_disk_is_told_and_leaves_no_half_line(

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+import pytest
 import torch
+from safetensors.torch import load_file
 
-from vae_compat.measure.models import WeightFiles
-from vae_compat.measure.sealing import Seal, SealedFile
+from vae_compat.contracts.cases import Case, Scale
+from vae_compat.measure.models import Weights, key_of
+from vae_compat.measure.sealing import Seal, SealedMemory
 from vae_compat.measure.store import BaselineStore
 from vae_compat.suites.selftest.measure_fakes import a_baseline, a_case
 
@@ -32,40 +39,49 @@ def test_a_baseline_that_a_hook_has_written_is_computed_anew(tmp_path: Path) -> 
     assert torch.equal(again.output, honest.output)
 
 
-def test_a_file_is_seen_to_be_another(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    file.write_bytes(b"right")
-    mine, other = SealedFile(Seal(b"key")), SealedFile(Seal(b"key"))
-    assert not mine.holds(file)
-    mine.close(file)
-    assert mine.holds(file)
-    assert other.holds(file)
-    assert not SealedFile(Seal(b"another")).holds(file)
-    file.write_bytes(b"wrong")
-    assert not mine.holds(file)
-    assert not other.holds(file)
-    assert not SealedFile(Seal(b"key")).holds(file)
-    file.unlink()
-    assert not mine.holds(file)
+def test_sealed_memory_is_read_by_its_path_and_nobody_can_write_there() -> None:
+    memory = SealedMemory(b"right")
+    reading = "import sys, pathlib; print(pathlib.Path(sys.argv[1]).read_bytes())"
+    other = [sys.executable, "-c", reading, str(memory.path)]
+    assert subprocess.run(other, capture_output=True, check=True).stdout == b"b'right'\n"
+    with pytest.raises(PermissionError), memory.path.open("r+b") as file:
+        file.write(b"wrong")
+    with pytest.raises(PermissionError):
+        os.truncate(memory.path, 0)
+    with pytest.raises(PermissionError):
+        memory.path.unlink()
+    assert memory.path.read_bytes() == b"right"
 
 
-def test_weights_that_were_overwritten_are_written_again(tmp_path: Path) -> None:
-    class Small(torch.nn.Linear):
-        config: ClassVar = {"wide": 2}
+def test_sealed_memory_goes_with_its_object() -> None:
+    memory = SealedMemory(b"some")
+    path = memory.path
+    del memory
+    gc.collect()
+    assert not path.exists()
 
-    made: list[Small] = []
 
-    def build(_: object) -> Small:
-        made.append(Small(2, 2))
-        return made[-1]
+class Small(torch.nn.Linear):
+    """As little of one of diffusers' VAEs as can be written."""
 
-    files = WeightFiles(tmp_path, build, Seal(b"key"))
-    file = files.of(a_case())
-    right = file.read_bytes()
-    assert files.of(a_case()) == file
-    assert len(made) == 1
-    file.unlink()
-    file.write_bytes(b"wrong")
-    assert files.of(a_case()) == file
-    assert len(made) == 2
-    assert len(file.read_bytes()) == len(right)
+    config: ClassVar = {"wide": 2}
+
+
+def test_weights_are_made_once_and_stay_while_they_are_needed() -> None:
+    made: list[Case] = []
+
+    def build(case: Case) -> Small:
+        made.append(case)
+        return Small(2, 2)
+
+    weights = Weights(build)
+    case = a_case()
+    (found,) = weights.of([case]).values()
+    assert weights.of([case]) == {key_of(case): found}
+    assert made == [case]
+    held = load_file(found)
+    assert held.keys() == {"weight", "bias"}
+    real = [replace(case, family=family, scale=Scale.REAL) for family in ("sd", "sdxl")]
+    both = weights.of(real)
+    assert all(Path(path).exists() for path in both.values())
+    assert not Path(found).exists(), "no others are kept beside large ones"
