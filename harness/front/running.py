@@ -224,6 +224,8 @@ def _arguments(options: Options, size: int, folder: Path) -> list[str]:
     arguments += ["-p", "vae_compat.front.plugin", "--import-mode=importlib", "--no-header", "-rN"]
     arguments += ["-v", "--tb=short"] if options.verbose else ["-q", "--tb=no"]
     arguments += ["-p", "no:benchmark", "-p", "no:junitxml", "-p", "no:faulthandler"]
+    # It collects garbage at the end, half a second each time, to warn of what nobody reads here.
+    arguments += ["-p", "no:unraisableexception"]
     arguments += ["-n", str(worker_count(options, size)), f"--max-worker-restart={LOST_WORKERS}"]
     if options.fail_fast:
         arguments += ["--maxfail=1"]

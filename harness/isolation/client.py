@@ -59,6 +59,8 @@ class Ended(Exception):  # noqa: N818 (a fact about a runner, not a fault of the
     stopped: bool = False
     """Whether it was ended by a signal such as a user sends to stop a process, or the system sends
     when memory runs out. The hook need not be the cause."""
+    begun: bool = True
+    """Whether the hook was at work on this request: otherwise an earlier one is the cause."""
 
 
 class Nursery:
@@ -189,7 +191,7 @@ class RunnerClient(Generic[Facts]):
         self._printed: deque[bytes] = deque(maxlen=8)
         self.process = 0
         """Number of the process above the runner, which ends after all below it."""
-        self._gone = False
+        self._gone = self._last = False
         self._ends = -1
         """Becomes readable when that process ends; -1 where it has ended."""
         self._status: int | None = None
@@ -231,7 +233,7 @@ class RunnerClient(Generic[Facts]):
         A process or thread that keeps computing, or unrequested output on the channel, would
         disturb the next case.
         """
-        if self._over() or len(below(self.process)) > 1:
+        if self._last or self._over() or len(below(self.process)) > 1:
             return False
         return not _readable(self._answers)
 
@@ -288,11 +290,14 @@ class RunnerClient(Generic[Facts]):
 
     def _exchange(self, message: object, kind: type[T], seconds: float) -> T:
         self._watch.asked(seconds)
+        begun = False
         try:
             for sort, text, body in self._frames(wire.pack(Sort.ASK, message)):
                 if sort is Sort.BEAT:
+                    begun = True
                     self._watch.begin(wire.unpack(Told, text, body).seconds)
-                elif sort is Sort.ANSWER:
+                elif sort in (Sort.ANSWER, Sort.LAST):
+                    self._last = sort is Sort.LAST
                     return wire.unpack(kind, text, body)
                 elif sort is Sort.REFUSED:
                     raise UsageError(wire.unpack(Told, text, body).words)
@@ -305,7 +310,8 @@ class RunnerClient(Generic[Facts]):
         except Garbled as garbled:
             words = f"the process of the hook answered with what is no answer: {garbled}"
             raise Ended(words, detail=self.printed) from None
-        raise Ended(self._how_it_ended(), detail=self.printed, stopped=-self._code in _STOPS)
+        stopped = -self._code in _STOPS
+        raise Ended(self._how_it_ended(), detail=self.printed, stopped=stopped, begun=begun)
 
     def _frames(self, request: bytes) -> Iterator[tuple[Sort, bytes, bytes]]:
         """Frames as they come, while the request is sent; ends when the process does."""

@@ -49,6 +49,6 @@ class Inbox:
             self._beats += 1
             if self._beats > MOST_BEATS:
                 raise Garbled("it said that it began again and again")
-        if found.sort is not Sort.ANSWER and (found.text > _SHORT or found.tensors):
+        if found.sort not in (Sort.ANSWER, Sort.LAST) and (found.text > _SHORT or found.tensors):
             raise Garbled(f"{found.text} bytes are too much for a word")
         return found

@@ -53,6 +53,8 @@ class Sort(StrEnum):
 
     ASK = "Q"
     ANSWER = "A"
+    LAST = "L"
+    """An answer after which the runner ends: something of the hook goes on in it."""
     BEAT = "B"
     """A stretch of the hook begins or ends."""
     REFUSED = "R"

@@ -87,9 +87,10 @@ class InRunners:
             try:
                 answer = self._asked(name, ask, kind)
             except Ended as ended:
-                if not ended.stopped:
+                if ended.begun and not ended.stopped:
                     raise
-                # The sender is not known; a hook that kills itself will do so again.
+                # An earlier case was the cause, or the sender of the signal is not known; a hook
+                # that kills itself will do so again.
                 answer = self._asked(name, ask, kind)
         except Ended as ended:
             origin = Origin.LIMIT if ended.by_limit else Origin.DEATH

@@ -30,9 +30,12 @@ def serve(channel: Channel) -> None:
     while (frame := channel.receive()) is not None:
         ask = wire.unpack(Ask, *frame[1:])
         before = running_threads().keys()
-        channel.send(Sort.ANSWER, perform_with(ask))
-        if running_threads().keys() - before:
-            return  # what the hook left running must not disturb its next case
+        answer = perform_with(ask)
+        # What the hook left running must not disturb its next case.
+        last = bool(running_threads().keys() - before)
+        channel.send(Sort.LAST if last else Sort.ANSWER, answer)
+        if last:
+            return
 
 
 def _performer(hook: Hook, loading: Loading) -> Callable[[Ask], object]:

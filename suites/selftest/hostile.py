@@ -74,6 +74,7 @@ class Bench:
         self.loadings = {
             name: loading(folder, name, source, memory=memory) for name, source in sources.items()
         }
+        self.untiled = Untiled(Fixtures(), folder / "shared")
         self._own = nursery is None
         self.runners = InRunners(
             self.loadings, folder / "shared", idle=idle, nursery=nursery or Nursery()
@@ -97,8 +98,7 @@ class Bench:
         """What a hook gives for a case, after it has done something."""
         told = self.folder / "act.py"
         told.write_text(act) if act else told.unlink(missing_ok=True)
-        untiled = Untiled(Fixtures(), self.folder / "shared")
-        runner = CaseRunner(self._subjects, untiled, self.runners, self.seconds)
+        runner = CaseRunner(self._subjects, self.untiled, self.runners, self.seconds)
         return runner.observation(hook, case, every_way=False)
 
     def process(self, hook: str = "hook") -> int | None:

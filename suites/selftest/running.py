@@ -10,15 +10,18 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from filelock import FileLock
 
-from vae_compat.front import cli
+from vae_compat.front import cli, gathering
 from vae_compat.front import running as front
+from vae_compat.front.run_folder import RunFolder
 from vae_compat.judge import Record, Verdict, gate
+from vae_compat.scenarios.runners import InRunners
 
 PROFILE = """
 [hook]
@@ -106,6 +109,11 @@ def here(folder: Path, *arguments: object) -> Ran:
     with pytest.MonkeyPatch.context() as patch:
         # It hides the GPU from the whole process, for good.
         patch.setattr(front, "set_environment", lambda _: None)
+        # Runs of this process share the one from which runners come, which takes long to start:
+        # no run closes it, or marks it as its own.
+        patch.setattr(InRunners, "close", InRunners.close_runners)
+        patch.setattr(gathering, "close_shared_nursery", lambda: None)
+        patch.setattr(front, "RunFolder", partial(RunFolder, inherited=False))
         patch.delenv("PYTEST_ADDOPTS", raising=False)
         with redirect_stdout(out), redirect_stderr(err):
             code = cli.main(["run", *map(str, arguments), *_out(folder, arguments)])

@@ -233,6 +233,16 @@ def test_a_thread_that_goes_on_is_told_and_the_runner_not_used_again(bench: Benc
     assert bench.process() != warm
 
 
+def test_what_ends_the_runner_after_its_answer_is_not_held_against_the_next_case(
+    bench: Bench,
+) -> None:
+    # A timer of the system runs in no thread, and nothing shows that it is set.
+    act = "signal.signal(signal.SIGALRM, signal.SIG_DFL); signal.setitimer(signal.ITIMER_REAL, 1)"
+    assert "completes" not in wrong(bench.observe(NATIVE + act))
+    time.sleep(1.5)
+    assert sound(bench.observe(case=NEXT))
+
+
 def test_a_thread_that_python_does_not_list_is_told_as_well(bench: Bench) -> None:
     act = "import _thread\n_thread.start_new_thread(lambda: time.sleep(1000), ())"
     observed = bench.observe(NATIVE + act)
@@ -364,8 +374,16 @@ def test_no_weights_are_shared_with_anybody(bench: Bench) -> None:
     act = "import torch\nfor p in net.parameters(): p.data.view(-1)[:].fill_(float('nan'))"
     assert not sound(bench.observe(act))
     assert sound(bench.observe(case=NEXT))
-    file = next((bench.folder / "shared" / "weights").glob("*.safetensors"))
-    assert b"\xff\xff\xc0\x7f" * 4 not in file.read_bytes()
+    (place,) = bench.untiled.weights([CASE]).values()
+    assert b"\xff\xff\xc0\x7f" * 4 not in Path(place).read_bytes()
+
+
+def test_weights_cannot_be_exchanged(bench: Bench) -> None:
+    (place,) = bench.untiled.weights([CASE]).values()
+    act = f"import os; os.write(os.open({place!r}, os.O_RDWR), b'wrong')"
+    observed = bench.observe(act)
+    assert observed.failure is not None
+    assert observed.failure.kind == "PermissionError"
 
 
 def test_no_result_of_untiled_is_to_be_found_in_the_process_of_a_hook(bench: Bench) -> None:
