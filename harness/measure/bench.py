@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from torch import Tensor
 
-from vae_compat.contracts.cases import Case, Layout
+from vae_compat.contracts.cases import Case, Layout, Scale
 from vae_compat.device import open_device
 from vae_compat.measure.baseline import measure_baseline, measure_truth
 from vae_compat.measure.draws import draw_floors, in_doubt
@@ -16,6 +18,11 @@ from vae_compat.measure.models import Models, Supplies, Weights
 from vae_compat.measure.observation import WHOLE, Baseline, Floors, Observation
 from vae_compat.measure.sealing import Seal
 from vae_compat.measure.store import BaselineStore
+
+
+T = TypeVar("T")
+RECENT = 12
+"""Results of small VAEs that are kept beside those in files: the ways of some clips."""
 
 
 class Bench(Models):
@@ -33,10 +40,22 @@ class Bench(Models):
         super().__init__(supplies)
         self._store = BaselineStore(folder / "baselines", fingerprint, seal=Seal(key))
         self._weights = Weights(supplies.build)
+        self._recent: OrderedDict[Hashable, Any] = OrderedDict()
 
     def weights(self, cases: Iterable[Case]) -> Mapping[str, str]:
         """Where a runner reads the weights of the VAEs of cases, by ``models.key_of``."""
         return self._weights.of(cases)
+
+    def recent(self, case: Case, key: Hashable, make: Callable[[], T]) -> T:
+        """What was made of a case under this key, if that is not long ago; else it is made."""
+        if case.scale is Scale.REAL:  # too large to be kept
+            return make()
+        key = (case.baseline_id, key)
+        found: T = self._recent.pop(key) if key in self._recent else make()
+        self._recent[key] = found
+        while len(self._recent) > RECENT:
+            self._recent.popitem(last=False)
+        return found
 
     def baseline(self, case: Case) -> Baseline:
         """The untiled result of a case, from the store where it is known."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from vae_compat.contracts.promise import Promise
 from vae_compat.measure.distance import Distance, changes, distance
 from vae_compat.measure.draws import is_doubtful
 from vae_compat.measure.observation import Baseline, Failure, Noise, Observation, Observed, untold
+from vae_compat.scenarios.chunks import CLIP_A
 from vae_compat.scenarios.performed import ClipPerformed, Sent, WayPerformed
 from vae_compat.scenarios.scene import Scene
 from vae_compat.scenarios.single import perform_call, seen
@@ -167,9 +169,12 @@ def _ways(case: Case, promise: Promise, performed: ClipPerformed, bench: Bench) 
                 for name, _ in alike[: ways_sent(case)]
                 if (variant, name) in told or _is_due(case, promise, variant, hung)
             ]
-            followed = Followed(case, view, twin, alike[0][1], x) if known else None
+            if not known:
+                continue
+            chunked = alike[0][1]
+            make = partial(Followed, case, view, twin, chunked, x)
+            followed = bench.recent(case, (CLIP_A, variant, chunked.split), make)
             for name, way in known:
-                assert followed is not None
                 found = _beside(case, promise, way, followed)
                 yield replace(found, convention=label + name, own=name == alike[0][0])
 

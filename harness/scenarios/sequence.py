@@ -152,7 +152,9 @@ class Sequence(Scene):
         rights, plane = {}, 0
         for name, each in self.clips(case).items():
             view, x = bench.view(each), input_of(name, bench.make_input(each))
-            clip = Followed(each, view, bench.twin(each), chunked_of(view, each), x)
+            chunked = chunked_of(view, each)
+            make = partial(Followed, each, view, bench.twin(each), chunked, x)
+            clip = bench.recent(each, (name, 0, chunked.split), make)
             plane = max(plane, clip.track.plane)
             for untiled, truth in zip(clip.track.untiled, clip.track.truth, strict=True):
                 rights[right_of(name, truth.number)] = Right(

@@ -47,9 +47,11 @@ class Stand:
 
     def add(self, profile: Profile) -> Run:
         """Make a hook known that is in no registry."""
-        name = profile.hook.name
-        self._runs[name] = prepared([profile], self._folder)
-        return self._runs[name]
+        run = prepared([profile], self._folder)
+        for other in self._runs.values():
+            run.bench = other.bench
+        self._runs[profile.hook.name] = run
+        return run
 
 
 def _judged(observed: Observed) -> dict[str, Finding]:

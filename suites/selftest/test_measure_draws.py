@@ -173,7 +173,7 @@ PLAYED = (
 )
 
 
-FEW = 3
+FEW = 2
 """Draws that are made here: eight take as long as everything else together."""
 
 
