@@ -31,8 +31,12 @@ and blended borders add a few millionths, which is no waste."""
 def check_peak_vram(observation: Observation) -> Answer:
     """The peak over the weights is below that of the untiled VAE, where tiles must run.
 
-    On a real GPU it is judged at real scale from 384 x 640 pixels on: below, the workspaces of its
-    libraries are larger than the planes.
+    The bound is untiled itself, because a hook that takes as much is of no use. A lower bound would
+    fail sound hooks: on the small planes of a run, a tile with its halo may be nearly as large as
+    the plane. What a hook saves is reported, and ``--against`` fails where it becomes less.
+
+    On a real GPU it is judged at real scale from 384 x 640 pixels on. Below that size the
+    workspaces of its libraries are larger than the planes.
 
     Metric ``vram_ratio``: (peak - weights) / (untiled peak - weights).
     """
@@ -65,8 +69,13 @@ def work_bound(case: Case) -> float:
     """FLOPs, divided by those of untiled, that no exact way of tiling needs to exceed.
 
     The most wasteful sound way computes each tile with the widest halo that is of any use, cut off
-    where the plane ends, and throws the halos away. An estimating mode may also
-    look at the whole plane once.
+    where the plane ends, and throws the halos away. An estimating mode may also look at the whole
+    plane once.
+
+    This is lax on small planes. Where every tile with its halo covers the plane, the bound is the
+    number of tiles: 16 for 32 x 32 latent pixels in tiles of 8. For 128 x 128 in tiles of 64 it is
+    1.9. It cannot be tighter, because a hook that sends each tile through the whole net needs these
+    halos to be exact.
     """
 
     halo = case.facts.widest_halo
@@ -83,6 +92,10 @@ def work_bound(case: Case) -> float:
 @check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net)
 def check_work(observation: Observation) -> Answer:
     """FLOPs do not exceed those of full halos around every tile.
+
+    The bound is lax on small planes, where it may be as high as the number of tiles: it finds
+    overlaps that are of no use, not a hook that is slower than others. Work that grows from one
+    version of a hook to the next is found by ``--against``.
 
     The tiles of a quadtree depend on the picture, so its FLOPs have no bound and are only reported.
     """

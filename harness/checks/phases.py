@@ -30,6 +30,9 @@ Untiled keeps the whole cache on the device: two frames of every activation. A h
 work but leaves the cache there needs memory in proportion to the picture and not to the tile. A
 part must stay, because the coders themselves do not fetch the slots of temporal downsamplings from
 the host.
+
+Half is a choice. It lies between the known-bad hook ``stays-on-device``, which leaves every slot
+there, and the sound hook ``caching``, which leaves only those that the coders do not fetch.
 """
 SETTLED = 2
 """Number of the first chunk that is like all later ones. The first chunk finds an empty cache, the
@@ -112,6 +115,7 @@ def check_cache_parked(observed: ClipObserved) -> Answer:
     """Between chunks the hook leaves no more on the device than untiled does.
 
     A hook that claims ``split`` offloads the cache: at most half of what untiled leaves may stay.
+    Not all of it can go, because coders do not fetch every slot from the host.
     """
     split = observed.promise.cache == "split"
     for way in observed.shown:

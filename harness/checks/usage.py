@@ -25,7 +25,16 @@ Wrong = tuple[str, str, str]
 
 @check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.SETTINGS))
 def check_settings(observed: Observed) -> Answer:
-    """A hook built without a setting uses its own default, whatever it was built with before."""
+    """A hook built without a setting uses its own default, whatever it was built with before.
+
+    The hook is built three times: first without any setting for which its signature has a default,
+    then with tiles half as large as those of the case, then as at first. Settings without a default
+    are always given. The first two results must have the promised grade. The third must equal the
+    first to the bit and run the same convolutions.
+
+    This is checked on the simulated accelerator in float32, in each claimed direction of one family
+    of each kind of coder (with ``--full``, of every family), and in the first mode that is claimed.
+    """
     return _judged(observed, "the result of a first use: settings do not outlive a hook")
 
 

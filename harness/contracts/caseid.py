@@ -1,4 +1,4 @@
-"""Case ids and record ids, taken apart again."""
+"""Take case ids and record ids apart."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class CaseId(NamedTuple):
     family: str
     scale: str
     part: str | None
-    """Mechanism of a probe, scenario, or both: ``causal_cache.clip``."""
+    """The mechanism of a probe, a scenario, or both: ``causal_cache.clip``."""
     layout: str
     direction: str
     mode: str
@@ -36,7 +36,8 @@ class CaseId(NamedTuple):
 def parse_case_id(text: str) -> CaseId | None:
     """Take ``sd-mock-ldm-decode-exact-40x40t16-b1-f1-float32-sim`` apart.
 
-    Also the record id ``parity[sd-mock-...]``. ``None`` where the text is no case id.
+    A record id, ``parity[sd-mock-...]``, is taken as well. Returns ``None`` where the text is
+    neither.
     """
     inner = text[text.index("[") + 1 : -1] if "[" in text and text.endswith("]") else text
     found = _CASE.fullmatch(inner)

@@ -1,4 +1,4 @@
-"""Cases: what is run once, and the names by which people select it."""
+"""Cases, each of which is one run of a hook, and the enumerations that name their parts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from vae_compat.families import FAMILIES, Family
 
 
 class Scale(StrEnum):
-    """How large the net of a case is."""
+    """Which net of a family a case runs."""
 
     MOCK = "mock"
+    """The published architecture with few channels."""
     REAL = "real"
+    """The published configuration."""
     PROBE = "probe"
+    """A small net in which tiling can break one mechanism only."""
 
 
 class Direction(StrEnum):
@@ -41,7 +44,7 @@ class Layout(StrEnum):
 
 
 class Mechanism(StrEnum):
-    """The one thing a probe leaves in a net for tiling to break."""
+    """The only mechanism of a probe that tiling can break."""
 
     STUB = "stub"
     HALO = "halo"
@@ -54,46 +57,46 @@ class Mechanism(StrEnum):
 
 
 class Scenario(StrEnum):
-    """Several calls of one hook, for what a single call does not show."""
+    """Several calls of one hook, which show what a single call cannot show."""
 
     CLIP = "clip"
-    """A clip through the bare coder, chunk by chunk, with the feature cache under watch."""
+    """A clip is sent through the bare coder chunk by chunk, and the feature cache is watched."""
     TWICE = "twice"
     """The same call twice."""
     SIZES = "sizes"
-    """A call of another size between two of one."""
+    """Two calls of one size, with a call of another size between them."""
     STREAMS = "streams"
     """Two clips, chunk by chunk in turn, each with a cache list of its own."""
     CLEARED = "cleared"
-    """A cache list that is cleared in the middle of a clip, and another clip in it."""
+    """A cache list is cleared in the middle of a clip, and then serves another clip."""
     TURNS = "turns"
     """A tiled chunk after an untiled one, and the other way round."""
     TAKEN_OFF = "taken_off"
     """The hook is taken off in the middle of a clip, or between calls."""
     INTERRUPTED = "interrupted"
-    """A call that is interrupted in the middle of its work, and a fresh one."""
+    """A call is interrupted in the middle of its work, and a new call follows."""
     BOTH_WAYS = "both_ways"
     """Encode and decode in turn, both with the hook on."""
     TILE_SIZE = "tile_size"
     """One input in tiles of two sizes."""
     OVERSIZE = "oversize"
-    """A plane that untiled cannot run, for want of memory."""
+    """A plane for which untiled does not have enough memory."""
     PARTITION = "partition"
-    """One input in a grid and in a quadtree."""
+    """One input, cut by a grid and by a quadtree."""
     BATCH_SPLIT = "batch_split"
     """A batch in one call, and each of its items by itself."""
     REPEAT = "repeat"
-    """A call again, and after one with another input."""
+    """The same call again, and once more after a call with another input."""
     POISON = "poison"
-    """Memory that was not written to holds NaN."""
+    """Memory that is allocated and not written to holds NaN."""
     SHIFT = "shift"
     """A picture moved by a latent pixel, through the family's local probes."""
     SETTINGS = "settings"
     """A hook built with its own defaults, before and after one with other settings."""
     SWITCHES = "switches"
-    """What is not switched on: the other direction, and both once the hook is off."""
+    """Runs without tiling: the other direction while the hook is on, and both once it is off."""
     TINY_TILES = "tiny_tiles"
-    """Tiles from a pixel up to the whole plane."""
+    """Tiles from one latent pixel up to the whole plane."""
     OUT_OF_MEMORY = "out_of_memory"
     """Memory that runs out once, in the middle of a call."""
     ON_HOST = "on_host"
@@ -101,9 +104,12 @@ class Scenario(StrEnum):
 
 
 VRAM_PIXELS = 384 * 640
-"""Image pixels of a frame from which on the untiled peak of a published net (a GiB and more in
-float32) is far above what the libraries of a GPU allocate for themselves: on an H200 cuDNN's
-workspaces took 32 to 70 MiB, more than all planes of a mock net."""
+"""Image pixels of a frame from which on VRAM is judged on a real GPU.
+
+From this size on the untiled peak of a published net (a GiB and more in float32) is far above what
+the libraries of a GPU allocate for themselves. On an H200 cuDNN's workspaces took 32 to 70 MiB,
+which is more than all planes of a mock net.
+"""
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,7 @@ class Case:
     def id(self) -> str:
         """Readable and unique: ``sd-mock-ldm-decode-exact-40x40t16-b1-f1-float32-sim``.
 
-        A probe's mechanism and a scenario stand behind the scale: ``sd-probe.halo-``,
+        A probe's mechanism and a scenario follow the scale: ``sd-probe.halo-``,
         ``qwen-mock.clip-``, ``qwen-probe.causal_cache.clip-``.
         """
         scale = ".".join(filter(None, (self.scale, self.mechanism, self.scenario)))
@@ -167,7 +173,7 @@ class Case:
 
     @property
     def turned(self) -> Case:
-        """The same in the other direction."""
+        """The same case in the other direction."""
         return replace(self, direction=next(d for d in Direction if d is not self.direction))
 
     @property
@@ -177,7 +183,7 @@ class Case:
 
     @property
     def image_channels(self) -> int:
-        """Those of the family, and four in the probe that has another number."""
+        """Channels of the image: those of the family, and 4 in the probe ``channels``."""
         return 4 if self.mechanism is Mechanism.CHANNELS else self.facts.image_channels
 
     @property
@@ -210,9 +216,9 @@ class Case:
 
     @property
     def vram_tells(self) -> bool:
-        """Whether peaks tell what the hook takes: not what libraries take for themselves.
+        """Whether the peak is mainly memory of the hook, and not of the GPU's libraries.
 
-        The simulated accelerator has no libraries, so that every size tells there.
+        The simulated accelerator has no such libraries, so this holds there for every size.
         """
         pixels = self.height * self.width * self.facts.ratio**2
         large = self.scale is Scale.REAL and pixels >= VRAM_PIXELS
@@ -220,7 +226,7 @@ class Case:
 
     @property
     def is_timed(self) -> bool:
-        """Whether times tell anything: on a real GPU, of a net that keeps it busy, in one call."""
+        """Whether time is measured: of a single call on a real GPU, with a net large enough."""
         return self.device == "cuda" and self.scale is Scale.REAL and self.scenario is None
 
     @property

@@ -18,6 +18,7 @@ class LayoutVAE(Protocol):
     """What a hook of kind ``vae`` or ``function`` is given."""
     layout: str
     ratio: int
+    """Image pixels per latent pixel, along one side."""
 
     @property
     def encoder(self) -> nn.Module:
@@ -33,7 +34,7 @@ class LayoutVAE(Protocol):
         """The whole direction as a pipeline calls it.
 
         Encode: image -> moments (mean and log-variance, ``B 2C [T] H W``). Decode: latent ->
-        image. Chunks, caches, quant convolutions and clamps are the layout's own.
+        image. This includes the layout's own chunks, caches, quant convolutions and clamps.
         """
         ...
 
@@ -42,7 +43,7 @@ class LayoutVAE(Protocol):
         ...
 
     def coder_input(self, direction: Direction, x: Tensor) -> Tensor:
-        """What reaches the bare coder when ``run`` is given ``x`` (patchify, quant convolution)."""
+        """What the bare coder gets if ``run`` gets ``x`` (after patchify and quant convolution)."""
         ...
 
 
@@ -53,7 +54,7 @@ def coder_of(view: LayoutVAE, direction: Direction) -> nn.Module:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some frames of a clip on their way through a causal coder."""
+    """The frames of a clip that a causal coder gets in one call."""
 
     frames: Tensor
     """``B C t H W``."""
@@ -65,8 +66,8 @@ class Chunk:
 class Chunked:
     """How a convention sends a clip through a causal coder, chunk by chunk.
 
-    One cache list of ``slots(coder)`` entries, all ``None`` at first, serves all chunks of a clip;
-    every chunk gets a fresh index list ``[0]``.
+    All chunks of a clip share one cache list of ``slots(coder)`` entries, which are ``None`` at
+    first. Every chunk gets a new index list ``[0]``.
     """
 
     slots: Callable[[nn.Module], int]
@@ -75,7 +76,8 @@ class Chunked:
     call: Callable[[nn.Module, Chunk, list[Any], list[int]], Any]
     """Coder, chunk, cache, index -> tensor, list of tensors, or ``None`` for a deferred chunk."""
     split: str
-    """Conventions of a view with the same word cut a clip alike and fill the same slots."""
+    """Names the cut: conventions of a view with the same word cut a clip alike and fill the same
+    slots."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Convention:
     name: str
     call: Callable[[nn.Module, Tensor], Tensor]
     chunked: Chunked | None = None
-    """The same calls one by one; ``None`` where there is no cache."""
+    """How to make the same calls one by one; ``None`` where there is no cache."""
 
 
 @dataclass(frozen=True)

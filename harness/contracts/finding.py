@@ -11,7 +11,7 @@ from vae_compat.vocabulary import Grade, Status, Tier
 __all__ = ["Finding", "Grade", "Metrics", "Phase", "Status", "Tier"]
 
 Metrics = Mapping[str, float | int | str | None]
-"""Numbers for the record; ``None`` reads ``not measured``."""
+"""Numbers for the record. ``None`` means that the number was not measured."""
 
 
 class Phase(StrEnum):
@@ -20,13 +20,13 @@ class Phase(StrEnum):
     CRASHES = "crashes"
     """Raises, or returns another kind of thing than untiled, for some chunk of a clip."""
     INCOHERENT = "breaks coherence"
-    """Takes the cache, and gives wrong frames or leaves wrong slots."""
+    """Takes the cache, but gives wrong frames or leaves wrong slots."""
     FALLBACK = "falls back"
-    """Right, and as large as untiled, whose planes it computes whole."""
+    """Right, but it computes whole planes and takes as much memory as untiled."""
     UNSAVING = "tiles, saves nothing"
-    """Right, and as large as untiled or larger, although its planes are smaller."""
+    """Right, and its planes are smaller, but it takes about as much memory as untiled, or more."""
     SPLIT = "splits"
-    """Right, and smaller."""
+    """Right, and it takes less memory than untiled."""
 
     def reaches(self, other: Phase) -> bool:
         """Whether this is as far as the other, or farther."""
@@ -46,4 +46,4 @@ class Finding:
     grade: Grade | None = None
     metrics: Metrics = field(default_factory=dict)
     blocked_by: str | None = None
-    """Of a finding that is not judged: the check that says what was in the way."""
+    """For a finding that was not judged: the check that says why."""

@@ -1,4 +1,4 @@
-"""What a hook breaks, mechanism by mechanism, in words."""
+"""For each mechanism, what a hook does wrong that breaks it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ EXPLANATION: Mapping[Mechanism, str] = {
     Mechanism.CAUSAL_CACHE: "causal caches are not carried from chunk to chunk for every tile",
     Mechanism.CHANNELS: "three image channels are taken for granted",
 }
-"""In the order in which they explain a difference: a hook that places tiles wrongly fails every
-probe after the stub too, and one without a halo those of the resampling convolutions."""
+"""The order is that in which mechanisms explain a difference. A hook that places tiles wrongly
+also fails every probe after the stub, and a hook without a halo also fails the probes of the
+resampling convolutions."""
 
 CAUSES = tuple(mechanism for mechanism in EXPLANATION if mechanism is not Mechanism.CHANNELS)
-"""Mechanisms that can be why a published family, whose images have three channels, differs."""
+"""Mechanisms that can explain a difference in a published family. ``CHANNELS`` cannot, because all
+published families have images of three channels."""

@@ -17,10 +17,10 @@ class Promise:
     kind: str = "forward"
 
     def by_noise(self, direction: Direction) -> bool:
-        """Whether the noise of the VAE bounds the error.
+        """Whether the error must stay within the VAE's own noise.
 
-        It does so for moments without loss as well, and where nothing is claimed, so that only the
-        untiled result will do.
+        Grade ``exact`` demands this, and so does ``lossless`` for moments, because they have no
+        8-bit levels. Where nothing is claimed, only the untiled result is right.
         """
         moments = self.grade == "lossless" and direction is Direction.ENCODE
         return self.grade == "exact" or moments or not self.claimed

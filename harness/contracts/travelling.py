@@ -1,4 +1,4 @@
-"""How fields travel between judge and runner that JSON has no word for."""
+"""How values that JSON cannot hold are sent between judge and runner."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class OnWire:
-    """Lets a field of type ``Tensor`` travel: ``Annotated[Tensor, OnWire()]``."""
+    """Marks a field of type ``Tensor`` so that it can be sent: ``Annotated[Tensor, OnWire()]``."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
@@ -23,7 +23,10 @@ class OnWire:
 
 
 class Pairs:
-    """Lets a mapping with tuples for keys travel: ``Annotated[Mapping[K, V], Pairs()]``."""
+    """Marks a mapping with tuples as keys so that it can be sent.
+
+    It is sent as pairs of key and value: ``Annotated[Mapping[K, V], Pairs()]``.
+    """
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
@@ -40,7 +43,7 @@ class Pairs:
 
 def _stored(tensor: Tensor, info: Any) -> str:
     name = f"t{len(info.context)}"
-    # A copy of its own: safetensors refuses tensors that share memory.
+    # Copied, because safetensors refuses tensors that share memory.
     info.context[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
     return name
 

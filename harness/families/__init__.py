@@ -1,6 +1,7 @@
 """Families: published facts of each architecture, as data, each with its source.
 
-One file a lineage. A family is added to the file of its lineage, a lineage to the list below.
+Each lineage has one file. A new family goes into the file of its lineage, and a new lineage into
+the list below.
 """
 
 from __future__ import annotations
@@ -15,5 +16,5 @@ __all__ = ["FAMILIES", "Chunking", "Family", "Norm"]
 
 _KNOWN = {family.name: family for family in (*latent_diffusion.FAMILIES, *wan.FAMILIES)}
 FAMILIES: Mapping[str, Family] = MappingProxyType(_KNOWN)
-"""The families by name, in the order in which they are listed and reported. New ones go last: the
-covering selection deals variations out by this order."""
+"""The families by name, in the order in which they are listed and reported. New ones go last,
+because the covering selection chooses each family's variations by its place in this order."""

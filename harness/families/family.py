@@ -7,26 +7,26 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Blocks = Literal["latent-diffusion", "wan", "wan-residual"]
-"""What coders are made of. ``wan-residual``: Wan's blocks with a shortcut around each level."""
+"""The blocks of a coder. ``wan-residual``: Wan's blocks with a shortcut around each level."""
 
 
 @dataclass(frozen=True)
 class Norm:
-    """A kind of normalisation, and what one of its statistics is taken over."""
+    """A kind of normalisation, and the values over which it computes a statistic."""
 
     kind: Literal["group", "rms"]
     axis: Literal["plane", "channels"]
-    """``plane``: a group of channels and every pixel of a frame; ``channels``: those of a pixel."""
+    """``plane``: a group of channels of all pixels of a frame; ``channels``: those of one pixel."""
 
 
 @dataclass(frozen=True)
 class Chunking:
-    """How a VAE cuts a clip before its coders see it. The first frame goes alone."""
+    """How a VAE cuts a clip before its coders see it. The first frame is a chunk of its own."""
 
     encode: int
-    """Image frames a chunk."""
+    """Image frames in each further chunk."""
     decode: int
-    """Latent frames a chunk."""
+    """Latent frames in each further chunk."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Family:
     name: str
     title: str
     source: str
-    """Where the published configuration is from."""
+    """Where the published configuration comes from."""
     model_class: str
     """Name of the class in diffusers."""
     since: str
@@ -44,22 +44,22 @@ class Family:
     real: Mapping[str, Any]
     """The published configuration."""
     mock: Mapping[str, Any]
-    """The same class with few channels; every mechanism of the real one kept."""
+    """A configuration of the same class with few channels. It keeps every mechanism of ``real``."""
 
     ratio: int
     """Image pixels per latent pixel, along one side."""
     latent_channels: int
     image_channels: int
     image_keys: tuple[str, ...]
-    """Parameters of the configuration that hold the number of image channels, patches folded in."""
+    """Parameters of the configuration that hold the image channels, times ``patch**2``."""
 
     coder_layout: Literal["ldm", "wan"]
     """The layout of the original implementation."""
     blocks: Blocks
     norms: tuple[Norm, ...]
     receptive_field: int
-    """Latent pixels on each side that convolutions alone make an output pixel depend on, at most:
-    those of the real decoder, which reads further than the encoder and the mock."""
+    """The most latent pixels on each side that an output pixel depends on through convolutions
+    alone. The real decoder sets it: it reads further than the encoder and than the mock."""
     published_halo: int = 11
     """Latent pixels that published hooks add on each side of a tile
     (multidiffusion-upscaler-for-automatic1111 and its descendants)."""
@@ -69,14 +69,14 @@ class Family:
     temporal_ratio: int = 1
     """Image frames per latent frame after the first; 1 where there is no frame axis."""
     feature_cache: bool = False
-    """Whether coders keep what causal convolutions remember from one chunk to the next."""
+    """Whether causal convolutions keep frames from one chunk for the next."""
     chunking: Chunking | None = None
     """``None``: coders see the whole input at once."""
     patch: int = 1
     """Side of the squares of image pixels that are folded into channels outside the coders."""
 
     real_by_default: bool = False
-    """Whether a selection runs it at real scale. The whole matrix runs every family."""
+    """Whether the covering selection runs it at real scale. The whole matrix does so for all."""
 
     @property
     def local_norms(self) -> bool:
@@ -85,13 +85,14 @@ class Family:
 
     @property
     def widest_halo(self) -> int:
-        """Latent pixels that a sound hook may add on each side of a tile: no more are of any use.
+        """The widest halo that is of use, in latent pixels on each side of a tile.
 
-        The receptive field in whole steps of eight, as hooks set tiles and overlaps.
+        It is the receptive field, rounded up to a multiple of 8 because hooks set tiles and
+        overlaps in such steps.
         """
         return -(-self.receptive_field // 8) * 8
 
     @property
     def build(self) -> tuple[object, ...]:
-        """Families of one build have the same mechanisms, and differ in numbers of channels."""
+        """Families of equal build have the same mechanisms, with other numbers of channels."""
         return self.blocks, self.norms, self.frame_axis, self.feature_cache, self.ratio

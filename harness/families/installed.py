@@ -15,7 +15,7 @@ from vae_compat.families import FAMILIES
 def left_out() -> Mapping[str, str]:
     """Families that the installed diffusers has no class for, and a sentence that says so.
 
-    Told by its release alone, without an import of seconds.
+    Only the number of its release is read, because importing it takes seconds.
     """
     release = metadata.version("diffusers")
     return {
@@ -27,5 +27,5 @@ def left_out() -> Mapping[str, str]:
 
 
 def installed_families() -> tuple[str, ...]:
-    """The others, in the order of `FAMILIES`."""
+    """Families that the installed diffusers can build, in the order of `FAMILIES`."""
     return tuple(name for name in FAMILIES if name not in left_out())

@@ -20,7 +20,7 @@ def _family(
     since: str = "0.30",
     real_by_default: bool = False,
 ) -> Family:
-    """GroupNorm, attention in the middle, eight image pixels a latent."""
+    """A family with GroupNorm, attention in the middle and 8 image pixels per latent pixel."""
     real = {
         "in_channels": 3,
         "out_channels": 3,
@@ -34,8 +34,8 @@ def _family(
         "mid_block_add_attention": True,
         **config,
     }
-    # 32 groups stay, because published hooks count on 32: one channel a group at the large
-    # levels, two at the small ones, and a change of channels between them.
+    # The mock keeps 32 groups, because published hooks rely on that number. Groups have one channel
+    # at the large levels and two at the small ones, so the number of channels changes in between.
     mock = {
         **real,
         "block_out_channels": (32, 32, 64, 64),
@@ -69,7 +69,7 @@ FAMILIES = (
         "huggingface: stable-diffusion-v1-5/stable-diffusion-v1-5 vae/config.json "
         "(force_upcast is not published there: the default of diffusers AutoencoderKL)",
         latent_channels=4,
-        # SDXL, SD3 and Flux share its coders but for the latent channels.
+        # SDXL, SD3 and Flux have the same coders, apart from the latent channels.
         real_by_default=True,
         config={
             "sample_size": 512,
@@ -129,7 +129,7 @@ FAMILIES = (
         model_class="AutoencoderKLFlux2",
         since="0.36",
         latent_channels=32,
-        real_by_default=True,  # it has decoder widths of its own
+        real_by_default=True,  # its decoder has widths of its own
         config={
             "sample_size": 1024,
             "use_quant_conv": True,

@@ -24,7 +24,7 @@ def _family(
     patch: int = 1,
     real_by_default: bool = False,
 ) -> Family:
-    """RMS norm over channels, causal convolutions in time with a feature cache."""
+    """A family with RMS norm over channels and causal convolutions that have a feature cache."""
     real = {
         "z_dim": latent_channels,
         "dim_mult": (1, 2, 4, 4),
@@ -34,7 +34,7 @@ def _family(
         "dropout": 0.0,
         **config,
     }
-    # Very few channels: torch has only a slow 3D convolution for batch 1 on the CPU.
+    # The mock has very few channels, because on the CPU torch's 3D convolution is slow for batch 1.
     mock = {**real, "num_res_blocks": 1, **mock_config}
     return Family(
         name=name,
@@ -104,7 +104,7 @@ FAMILIES = (
         config={"base_dim": 96, **_WAN21_LATENTS},
         mock_config={"base_dim": 4},
         image_keys=("input_channels",),
-        real_by_default=True,  # Wan 2.1 is the same net
+        real_by_default=True,  # Wan 2.1 has the same net
     ),
     _family(
         "wan21",
@@ -138,6 +138,6 @@ FAMILIES = (
             **_WAN22_LATENTS,
         },
         mock_config={"base_dim": 6, "decoder_base_dim": 4},
-        # 700 million parameters: at real scale in the whole matrix only.
+        # It has 700 million parameters, so only the whole matrix runs it at real scale.
     ),
 )

@@ -58,7 +58,7 @@ def plain() -> FakeHook:
 def played(
     bench: Bench, hook: FakeHook, *, cache: str = "fallback", grade: str = "exact", **case: Any
 ) -> ClipObserved:
-    """What a clip shows of a hook."""
+    """Run a clip with a hook and return what was observed."""
     clip = replace(CLIP, **case)
     promise = Promise(cache=cache, grade=grade, kind=hook.kind)
     stage = Stage(clip, promise, hook, Models(Fixtures()), seconds=60)

@@ -34,7 +34,7 @@ def pixels(case: Case) -> tuple[int, ...]:
 
 
 def a_baseline(case: Case = CASE, *, seed: int = 0, truth: Tensor | None = None) -> Baseline:
-    """A random smooth picture within -0.9 to 0.9, with a floor of 1e-7."""
+    """A random picture within -0.9 to 0.9, with a floor of 1e-7."""
     generator = torch.Generator().manual_seed(seed)
     if truth is None:
         truth = torch.rand(pixels(case), generator=generator, dtype=torch.float64) * 1.8 - 0.9
@@ -59,7 +59,7 @@ def a_baseline(case: Case = CASE, *, seed: int = 0, truth: Tensor | None = None)
 
 
 def tiled_reading(**changes: Any) -> Reading:
-    """Nine tiles ran, at half the peak."""
+    """Counters of a run of nine tiles, with half the peak of untiled over the weights."""
     reading = Reading(
         peak_bytes=600,
         live_before=110,
@@ -84,7 +84,7 @@ def an_observation(
     cache: str = "none",
     **more: Any,
 ) -> Observation:
-    """What a sound hook gives; ``change`` turns its output into another."""
+    """The observation of a sound hook; ``change`` alters its output."""
     baseline = more.pop("baseline", None) or a_baseline(case)
     output = baseline.output.clone()
     if change is not None:
@@ -176,7 +176,7 @@ class TinyView:
 
 
 class TinyModels:
-    """A `TinyVAE` for whatever is asked, and one input for every case that is as large."""
+    """Gives a `TinyVAE` for every case, and the input ``x`` for cases of its shape."""
 
     def __init__(self, x: Tensor) -> None:
         self.x = x
@@ -196,7 +196,7 @@ class TinyModels:
 
 
 class _Meta(type):
-    """Of a class that raises when anything of it is asked for."""
+    """The type of a class that raises when any attribute of it is read."""
 
     def __getattribute__(cls, name: str) -> Any:
         raise RuntimeError("asked for")
@@ -208,7 +208,7 @@ class _Meta(type):
 
 
 class Hostile(metaclass=_Meta):
-    """Its type raises when it is looked at."""
+    """An object whose type raises when it is inspected."""
 
 
 def hostile() -> Hostile:
@@ -257,7 +257,7 @@ class _Fitting(SimpleNamespace):
 
 
 def by_tiles(original: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Exact for the `TinyVAE` decoder: strips of 16 rows with a halo of one."""
+    """A tiling that is exact for the `TinyVAE` decoder: strips of 16 rows with a halo of one."""
     strips = []
     for top in range(0, x.shape[-2], 16):
         start, stop = max(top - 1, 0), min(top + 17, x.shape[-2])

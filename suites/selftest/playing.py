@@ -1,4 +1,4 @@
-"""Plays scenarios with hooks of the registry, or of a test, on planes as small as tell anything."""
+"""Plays scenarios with specimens, or with a test's own hooks, on the smallest useful planes."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ TILE = 4
 
 
 class Stand:
-    """Hooks under test over one folder of baselines."""
+    """Runs hooks that share one folder of baselines."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._runs: dict[str, Run] = {}
 
     def observed(self, name: str, scenario: str | None, **changes: Any) -> Observed:
-        """What a specimen, or a hook that was added, does in a scenario, or in a single call."""
+        """What is observed of a specimen or an added hook, in a scenario or in a single call."""
         run = self._runs.get(name) or self.add(profile_of(SPECIMENS[name]))
         case = small_case(run.subjects[name].profile, scenario, **changes)
         return run.case_runner.observation(name, case, every_way=False)
 
     def findings(self, name: str, scenario: str | None, **changes: Any) -> dict[str, Finding]:
-        """What every check for the scenario says."""
+        """The findings of all checks for the scenario, by name."""
         return _judged(self.observed(name, scenario, **changes))
 
     def untried(self, name: str, scenario: str, **changes: Any) -> dict[str, Finding]:
-        """The same where the process that ran the scenario died."""
+        """The same findings if the process that ran the scenario died."""
         profile = profile_of(SPECIMENS[name])
         run = self.add(profile)
         case = small_case(profile, scenario, **changes)
@@ -46,12 +46,19 @@ class Stand:
         return _judged(run.case_runner.observation(name, case, every_way=False))
 
     def add(self, profile: Profile) -> Run:
+<<<<<<< HEAD
         """Make a hook known that is in no registry."""
         run = prepared([profile], self._folder)
         for other in self._runs.values():
             run.bench = other.bench
         self._runs[profile.hook.name] = run
         return run
+=======
+        """Add a hook that is no specimen."""
+        name = profile.hook.name
+        self._runs[name] = prepared([profile], self._folder)
+        return self._runs[name]
+>>>>>>> prose
 
 
 def _judged(observed: Observed) -> dict[str, Finding]:

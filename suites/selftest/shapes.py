@@ -1,4 +1,4 @@
-"""What a run takes, counted on tensors that have shapes and no data."""
+"""Count the memory and work of a run on tensors that have shapes but no data."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from vae_compat.tiled_vae import tiled
 def counted(
     case: Case, tile: int | None, under: AbstractContextManager[Any] | None = None
 ) -> Reading:
-    """Counters of one run, with the reference hook where there are tiles of so many image pixels.
+    """Counters of one run. With ``tile`` image pixels the reference hook tiles, else it is untiled.
 
-    ``under`` is a mode to run under; without one, tensors have no data.
+    ``under`` is a mode to run under. By default tensors have no data.
     """
     facts = case.facts
     config = facts.real if case.scale is Scale.REAL else facts.mock

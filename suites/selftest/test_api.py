@@ -1,4 +1,4 @@
-"""The Python API: the verdict of the command, as an object."""
+"""The Python API gives the verdict of the command as an object."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_what_the_package_offers_is_there() -> None:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Options]:
-    """The options that a call comes to; what was run is said to hold."""
+    """The options that a call runs with. The run itself is replaced by one that holds."""
     found: list[Options] = []
 
     def fake(options: Options, _: object) -> tuple[int, str]:

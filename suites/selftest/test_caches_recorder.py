@@ -1,4 +1,4 @@
-"""The watched cache list: a list to everyone, and it forgets nothing."""
+"""The watched cache list behaves like any list and records every read and write."""
 
 from __future__ import annotations
 

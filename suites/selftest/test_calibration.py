@@ -1,4 +1,4 @@
-"""What a GPU says is held against the simulated accelerator; here that one stands for both."""
+"""Calibration compares a GPU with the simulated accelerator, which here stands in for the GPU."""
 
 from __future__ import annotations
 

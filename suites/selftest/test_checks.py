@@ -1,4 +1,4 @@
-"""Every check passes where it should, fails where it should, and says where it cannot tell."""
+"""Every check passes where it should, fails where it should, and says what it cannot judge."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ NAMES = [
         for claimed in (True, False)
     )
 ]
-"""Checks of one run of a hook; those of scenarios have tests of their own."""
+"""Checks of single runs. Those of scenarios have tests of their own."""
 
 REFUSED = "VAEHook.__call__() got an unexpected keyword argument 'feat_cache'"
 
@@ -81,7 +81,7 @@ def seamed(output: Tensor) -> Tensor:
 
 
 def faintly_seamed(output: Tensor) -> Tensor:
-    """41 dB: close, but for the seam."""
+    """A PSNR of 41 dB, which would be close without the seam."""
     output[..., 128:] += 2.5 * LEVEL
     return output
 
@@ -322,7 +322,7 @@ def test_a_crash_is_graded_broken():
 
 
 def scaled(ratio: float, worst: float = 0.0) -> Observation:
-    """An output at a given multiple of the floor, with one element at a multiple of its worst."""
+    """An output at a multiple of the floor, with one element at a multiple of the floor's worst."""
     base = a_baseline()
     output = base.output.double() * 0 + base.truth
     generator = torch.Generator().manual_seed(5)
@@ -482,7 +482,7 @@ def test_checks_are_told_by_tier_and_in_a_fixed_order():
 
 
 def test_who_says_more_is_itself_asked_of_the_case():
-    """What is blocked by a check must find it among the findings of the same case."""
+    """The check that blocks a finding must be among the findings of the same case."""
     for seen in (
         raised(),
         raised(refuses_call=True),

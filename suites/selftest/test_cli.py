@@ -1,4 +1,4 @@
-"""The command: quick to answer, and every wrong use ends in one sentence and exit code 2."""
+"""The command answers quickly, and all wrong use ends in one sentence and exit code 2."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run ``vae-compat`` in this process: exit code, stdout, stderr."""
+    """Run ``vae-compat`` in this process; returns exit code, stdout and stderr."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
         try:
@@ -56,7 +56,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> list[Options]:
-    """What a run is asked for, instead of running it."""
+    """The options that runs are called with. Nothing is run."""
     calls: list[Options] = []
     monkeypatch.setattr(running, "set_environment", lambda _: None)
     monkeypatch.setattr(running, "judged", lambda options, *_: calls.append(options))
@@ -119,7 +119,7 @@ def test_an_option_without_a_help_text_is_found() -> None:
 
 
 def _refused(result: tuple[int, str, str]) -> str:
-    """The one sentence of wrong use; fails where there is more, or anything else."""
+    """The one sentence of wrong use. Fails if anything else was printed."""
     code, out, err = result
     assert code == 2, err
     assert out == ""
@@ -410,7 +410,7 @@ def test_list_names_families_and_hooks(command: Command) -> None:
         ("floor", "the largest of nine draws"),
         ("exact", "Plain tiles of one size"),
         ("advanced", "clips, caches, sequences"),
-        ("falls back", "as large as untiled, whose planes it computes whole"),
+        ("falls back", "it computes whole planes and takes as much memory as untiled"),
         ("streams", "each with a cache list of its own"),
         (CASE, "40 x 40 latent pixels (320 x 320 image pixels)"),
         (f"parity[{CASE}]", "more than one tile has to run"),

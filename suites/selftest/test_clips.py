@@ -1,4 +1,4 @@
-"""Clips: each check accepts a sound hook, and says which slot, chunk or frame is wrong."""
+"""Each check of clips accepts a sound hook, and says which slot, chunk or frame is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md names files and words that are there."""
+"""The files and words that CONTRIBUTING.md names exist."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TOLD = re.findall(r"`([^`\n]+)`", (ROOT / "CONTRIBUTING.md").read_text(encoding=
 FOLDERS = ("harness", "fixtures", "suites", "reports")
 MADE_UP = {"a1111.py", "mps.py", "ltx.py", "LtxView", "MPS", "RAMP", "ramp", "check_tiles_once"}
 MADE_UP |= {"reports/html.py", "write_html", "modules.devices", "modules.shared"}
-"""What the examples add."""
+"""Names that the examples make up."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The CUDA device, read in place of a GPU from the simulated one's ``torch.cuda``."""
+"""The CUDA device, which here reads the ``torch.cuda`` of the simulated accelerator."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_gpu_is_described(device: CudaDevice, monkeypatch: pytest.MonkeyPatc
 
 
 class Clock:
-    """An event that reads a clock which every run moves on."""
+    """An event that reads a clock, which every run advances."""
 
     now = 0.0
 
@@ -87,7 +87,7 @@ class Clock:
         self.at = Clock.now
 
     def synchronize(self) -> None:
-        """Nothing to wait for."""
+        """There is nothing to wait for."""
 
     def elapsed_time(self, end: Clock) -> float:
         return (end.at - self.at) * 1000

@@ -63,7 +63,7 @@ def test_a_sum_is_rounded_once(compute: Compute, dtype: torch.dtype) -> None:
 @HALVES
 @pytest.mark.parametrize("name", [name for name in SUMMING if name != "attention of three"])
 def test_the_books_do_not_see_the_float32_scratch(name: str, dtype: torch.dtype) -> None:
-    """A run in float32 takes twice the bytes of one in half precision, statistics aside."""
+    """Apart from statistics, a run in float32 takes twice the bytes of one in half precision."""
 
     def peak(kind: torch.dtype) -> tuple[int, int | None]:
         x, w = given(kind)

@@ -1,4 +1,4 @@
-"""Memory used by two streams without order is found each time; sound overlap is never accused."""
+"""Memory used by two streams without order is always found, and sound overlap never fails."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def host_writes_early() -> None:
 
 
 def copy_engine_buffer_reused() -> None:
-    """Two buffers take turns, and nobody waits for the copy that still reads one."""
+    """Two buffers take turns, and nothing waits for the copy that still reads one."""
     out, plane = torch.cuda.Stream(), torch.empty(4, KIB, pin_memory=True)
     buffers = torch.empty(2, KIB, device="cuda")
     for i in range(4):
@@ -56,7 +56,7 @@ def copy_engine_buffer_reused() -> None:
 
 
 def memory_given_out_again() -> None:
-    """The allocator of the default stream gives out what the side stream still reads."""
+    """The allocator of the default stream gives out memory that the side stream still reads."""
     side = torch.cuda.Stream()
     for _ in range(2):
         x = torch.ones(KIB, device="cuda")
@@ -182,7 +182,7 @@ def recorded() -> None:
 
 
 def weights_from_before() -> None:
-    """What was there before the run needs no wait."""
+    """Memory that was written before the run needs no wait."""
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
         WEIGHT[0].sum()

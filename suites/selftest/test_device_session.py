@@ -1,4 +1,4 @@
-"""Opening, leaving and placing: everything is as it was afterwards."""
+"""After a device was opened, used and left, everything is as it was before."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vae_compat.device import Device, open_device
 
 
 def surroundings() -> dict[str, Any]:
-    """What the simulated accelerator stands in for."""
+    """Everything that the simulated accelerator may patch."""
     return {
         **{f"cuda.{name}": value for name, value in vars(torch.cuda).items()},
         **{f"memory.{name}": value for name, value in vars(torch.cuda.memory).items()},

@@ -1,4 +1,4 @@
-"""Threads that code under test starts work on the simulated accelerator like their starter."""
+"""Threads started by code under test use the simulated accelerator, as their starter does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What others have written shows as what it is, wherever it is shown, and does nothing else."""
+"""Text that comes from a hook is shown in reports and on the terminal, and does nothing else."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_xml_and_html_are_read_back_as_the_text() -> None:
 
 
 def nasty(field: str, where: str) -> str:
-    """A whole report of a run in which a field holds anything."""
+    """The report of a run in which one field holds arbitrary text."""
     bad = record(status="failed", message="told", repeat="vae-compat run", reason="known", link="l")
     text = NASTY.replace("\r", "") if where == "xml" else NASTY
     records = (replace(bad, **{field: text}), record(status="xfailed", reason=text))
@@ -122,7 +122,7 @@ CASE = "sd-mock-ldm-decode-exact-17x17t16-b1-f1-float32-sim"
 
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """A hook whose exception is a file name that is no UTF-8, and worse, in a worker."""
+    """A hook whose exception holds control characters and invalid Unicode, run in a worker."""
 
     def make(out: Path) -> Ran:
         (out.parent / "mine.py").write_text(HOSTILE.format(text="\x1b[2Jgate holds\x07"))

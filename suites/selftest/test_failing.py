@@ -1,4 +1,4 @@
-"""What an exception of a hook tells is worked out from the exception, as Python raises it."""
+"""A failure is described from the hook's exception as Python raises it."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def swallows(x, **more):
 
 @pytest.fixture(scope="module")
 def hook(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    """A hook's module, in a folder of its own."""
+    """The module of a hook, in a folder of its own."""
     file = tmp_path_factory.mktemp("hook") / "failing_hook.py"
     file.write_text(HOOK)
     module = ModuleType("failing_hook")
@@ -105,7 +105,7 @@ def hook(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 
 
 def failure(hook: ModuleType, call: Callable[[], Any], phase: str = "run") -> Failure:
-    """What is made of the exception that a call raises."""
+    """The `Failure` that is made of the exception which a call raises."""
     assert hook.__file__ is not None
     try:
         call()
@@ -202,7 +202,7 @@ WRONG_CALLS: dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("kind", WRONG_CALLS)
 def test_a_call_that_does_not_fit_the_signature_is_refused(hook: ModuleType, kind: str) -> None:
-    """In Python's own words, whatever version of it runs here."""
+    """The exceptions are raised by Python itself, in the words of the version that runs here."""
     forward, given, more = WRONG_CALLS[kind]
     coder = nn.Identity()
     coder.forward = forward  # type: ignore[method-assign]

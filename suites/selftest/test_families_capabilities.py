@@ -1,4 +1,4 @@
-"""Capabilities of families, held against the nets, and a family that only its own file knows."""
+"""Capabilities of families are those of the nets, and a new family needs only a description."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BOTH = (Direction.ENCODE, Direction.DECODE)
 
 
 def reach(coder: Any, ratio: int, *, decoding: bool) -> float:
-    """Latent pixels to one side that convolutions alone let a pixel depend on."""
+    """Latent pixels to one side that a pixel depends on through convolutions alone."""
     levels = [coder.mid_block, *coder.up_blocks] if decoding else [*coder.down_blocks]
     levels += [] if decoding else [coder.mid_block]
     total, size = 0.0, 1.0 if decoding else 1 / ratio
@@ -122,7 +122,7 @@ def test_a_release_between_two_counts_as_the_later_one(monkeypatch: pytest.Monke
 
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[Family]:
-    """Of the image lineage, and like none of it: a level less, other latents, grey pictures."""
+    """An image family unlike all others: one level fewer, 6 latent channels, grey pictures."""
     like = FAMILIES["sd"]
     levels = {
         "down_block_types": ("DownEncoderBlock2D",) * 3,

@@ -1,4 +1,4 @@
-"""A history says what a run is held against; one night's regression is never the next one's bar."""
+"""A history chooses the run to compare with, and never one that has a regression."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ HOLDS, FAILS, HARNESS = (
 
 @pytest.fixture
 def keep(tmp_path: Path) -> Callable[..., history.Night]:
-    """Keep a run of these records as a night of the history in ``tmp_path``."""
+    """Keeps a run of some records as a night of the history in ``tmp_path``."""
 
     def kept(name: str, *records: Any, verdict: Verdict = HOLDS, **header: Any) -> history.Night:
         told = dataclasses.replace(HEADER, **header)
@@ -56,7 +56,7 @@ Keep = Callable[..., history.Night]
 
 
 def bar(folder: Path, but: str = "", **header: Any) -> str | None:
-    """The run that another with this header is held against."""
+    """The run with which a run of this header is compared."""
     found = history.baseline(folder, dataclasses.replace(HEADER, **header), but)
     return None if found is None else found.run
 
@@ -355,7 +355,7 @@ def test_history_lists_runs_and_accepts_one(
 
 @pytest.fixture
 def night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """A night of ``vae-compat nightly`` that finds these records; returns its exit code."""
+    """A night of ``vae-compat nightly`` that finds given records; returns its exit code."""
 
     def judged(options: Options, *_: object) -> results.Results:
         found = run(*records)

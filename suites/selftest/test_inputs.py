@@ -1,4 +1,4 @@
-"""Inputs: deterministic, lively, and different wherever a hook could mix things up."""
+"""Inputs are deterministic, have contrast, and differ wherever a hook could mix things up."""
 
 from __future__ import annotations
 

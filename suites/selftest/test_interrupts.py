@@ -1,4 +1,4 @@
-"""However a run is ended, what it had found is kept, and nothing of it is left running."""
+"""However a run is ended, its findings are kept and none of its processes is left running."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ SOME = "float32 and (44x12 or 10x10) and (finite or completes)"
 
 
 class Started:
-    """The command on a hook that halts in the middle of a run, in a session of its own."""
+    """The command in a session of its own, on a hook that halts in the middle of a run."""
 
     def __init__(self, folder: Path, workers: int, *, seconds: float = 600, resume: bool = False):
         (folder / "slow.py").write_text(HOOK)
@@ -88,7 +88,7 @@ class Started:
         return {(record["case"], record["check"]): record["status"] for record in found}
 
     def wait_for(self, number: int) -> None:
-        """Until so many records are written down."""
+        """Wait until this many records are written."""
         _until(lambda: len(self.records()) >= number, self.process)
 
     def ended(self) -> tuple[int, str, str]:
@@ -96,7 +96,7 @@ class Started:
         return self.process.returncode, out, err
 
     def left(self) -> tuple[list[int], list[str]]:
-        """Processes of the run that live, and what lies in its folder for temporary files."""
+        """Processes of the run that are alive, and what is in its folder for temporary files."""
         mark = f"TMPDIR={self.folder / 'tmp'}".encode()
         found = [pid for pid in _pids() if mark in _environ(pid)]
         return found, [path.name for path in (self.folder / "tmp").glob("vae-compat-*")]

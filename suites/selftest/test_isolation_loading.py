@@ -1,4 +1,4 @@
-"""What a hook's file does when it is imported costs that hook its run, and nobody anything else."""
+"""What a hook's file does on import can cost only that hook its run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a runner is ended for what it takes: by its CPU time, whatever else the machine does."""
+"""A runner is ended for its own CPU time and memory, whatever else the machine does."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GIB = 2**30
 
 
 class Machine:
-    """A runner whose looks are told by the test, on a clock of its own."""
+    """A runner whose readings and clock are set by the test."""
 
     def __init__(self, *, idle: float = 10.0, memory: int = 0) -> None:
         self.now = self.cpu = 0.0
@@ -40,7 +40,7 @@ class Machine:
         )
 
     def runs(self, looks: Iterable[tuple[float, bool]], every: float = EVERY) -> str | None:
-        """Let CPU seconds pass, look by look, with whether anything could run."""
+        """Each look gives the CPU seconds spent since the last and whether a thread could run."""
         for spent, self.busy in looks:
             self.now += every
             self.cpu += spent

@@ -1,4 +1,4 @@
-"""What a runner sends is taken as a stranger's: whatever is not as declared is refused."""
+"""What a runner sends is not trusted: whatever is not as declared is refused."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_long_text_is_cut() -> None:
 
 
 def test_answers_that_were_tampered_with_are_refused_or_typed() -> None:
-    """Whatever gets through has the declared types, wherever it was changed."""
+    """Whatever is accepted has the declared types, wherever it was changed."""
     plain, body = _parts(WHOLE)
     seeded = random.Random(0)
     values = [None, -1, 0, 2**40, 1.5, True, "", "t0", [], {}, [[]], [None], ["\x1b"], {"a": 1}]

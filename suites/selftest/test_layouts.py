@@ -1,4 +1,4 @@
-"""A view is the VAE itself under other names: same numbers, same weights."""
+"""A view is the VAE itself under other names, with the same numbers and weights."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def original_of(family: str, variant: str) -> LayoutVAE:
 
 
 def input_of(family: str, direction: Direction, frames: int) -> Tensor:
-    """Batch of two, 3 x 5 latent pixels: odd both ways."""
+    """A batch of two, 3 x 5 latent pixels: both sides are odd."""
     facts = FAMILIES[family]
     height, width, channels = 3, 5, facts.latent_channels
     if direction is Direction.ENCODE:
@@ -58,7 +58,7 @@ def input_of(family: str, direction: Direction, frames: int) -> Tensor:
 
 @cache
 def untiled(family: str, direction: Direction, frames: int) -> tuple[Tensor, Tensor]:
-    """What diffusers gives, and the truth."""
+    """The result of diffusers, and the truth."""
     facts = FAMILIES[family]
     x = input_of(family, direction, frames)
     with torch.no_grad():

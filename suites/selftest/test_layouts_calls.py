@@ -1,4 +1,4 @@
-"""Coders of a view take the calls, and have the names, that the field knows."""
+"""Coders of a view take the calls and have the names that published code uses."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_ldm_view_has_the_key_names_of_ldm_checkpoints(family):
 
 @cache
 def as_deep_as_published(family: str) -> nn.Module:
-    """Narrow, but with as many blocks as the published VAE: key names count them."""
+    """A narrow VAE with as many blocks as the published one, because key names number them."""
     facts = FAMILIES[family]
     config = {**facts.mock, "num_res_blocks": 2}
     lists = {key: list(value) for key, value in config.items() if isinstance(value, tuple)}
@@ -150,7 +150,7 @@ def expect_same(given: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("family", IMAGE)
 def test_ldm_coders_can_be_taken_apart_as_published_hooks_do(family):
-    """The walk of multidiffusion-upscaler and its descendants, layer by layer."""
+    """Walks the layers as multidiffusion-upscaler and its descendants do."""
     seen = view_of(family, "ldm")
     z = coder_input(family, Direction.DECODE, 1)
     with torch.no_grad():
@@ -224,7 +224,7 @@ def test_wan_modules_carry_the_original_class_names(family, variant):
 
 
 def send(seen: LayoutVAE, direction: Direction, clip: list[Chunk]) -> tuple[list[object], list]:
-    """What each chunk returned, and the cache after the last one."""
+    """The result of each chunk, and the cache after the last one."""
     deferring = getattr(seen, "variant", "") == "comfyui" and direction is Direction.ENCODE
     coder = coder_of(seen, direction)
     takes_first = "first_chunk" in seen.conventions(direction)[0].name
@@ -282,7 +282,7 @@ def test_comfyui_encoder_defers_a_lone_frame_unless_it_is_the_last():
 
 @pytest.mark.parametrize("family", ["qwen", "wan21"])
 def test_deferring_encoder_has_two_more_slots(family):
-    """One for each of its temporal downsamples, beside the one of the convolution there."""
+    """Each of its temporal downsamples has a slot beside that of its convolution."""
     encoder = view_of(family, "wan", "comfyui").encoder
     assert count_slots(encoder, deferring=True) == count_slots(encoder) + 2
     plain = view_of(family, "wan").encoder
@@ -313,7 +313,7 @@ def test_whole_vae_forgets_a_clip_when_it_is_done(family, variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_two_streams_do_not_mix(variant):
-    """State is in the caller's list alone: interleaved clips come out as if alone."""
+    """State is only in the caller's list, so interleaved clips give the results of single ones."""
     seen = view_of("qwen", "wan", variant)
     step = 1 if variant == "original" else 2
     clips = [torch.randn(1, 16, 3, 2, 2), torch.randn(1, 16, 3, 2, 2)]

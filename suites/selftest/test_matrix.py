@@ -1,4 +1,4 @@
-"""The matrix: what a profile claims is met by the cases it should be, each once, under one id."""
+"""The matrix has the cases that follow from a profile, each once and with its own id."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distances: numbers against values worked out by hand."""
+"""Distances are compared with values worked out by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws of the noise: a floor that one draw of it set too low is raised, and no farther."""
+"""More draws of the noise raise a floor that one draw set too low; a wrong result stays wrong."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LITTLE, MUCH = 2e-5, 0.03
-"""Of noise that a hook adds: some ten times the floor of mock VAEs, and far beyond any draw."""
+"""Noise that a hook adds: about ten times the floor of mock VAEs, and far beyond any draw."""
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -137,7 +137,7 @@ class Video(CachingTiler):
 
 
 class Caches(CachingTiler):
-    """Adds a little noise to what it keeps in the cache, where noise is less."""
+    """Adds a little noise to the cache, whose floor is lower."""
 
     def commit(self, feat_cache: list[Any]) -> None:
         self.fresh = {slot: noisy(value, LITTLE / 10) for slot, value in self.fresh.items()}
@@ -145,7 +145,7 @@ class Caches(CachingTiler):
 
 
 class Unseen(RestingTiler):
-    """Damages a weight where a version counter does not see it, and computes with that."""
+    """Changes a weight in a way that no version counter sees, and computes with it."""
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         self.net.conv_out.weight.data.mul_(1 + 1e-5)
@@ -153,7 +153,7 @@ class Unseen(RestingTiler):
 
 
 class UnseenVideo(CachingTiler):
-    """The same in a causal coder."""
+    """Does the same in a causal coder."""
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         self.net.head[-1].weight.data.mul_(1 + 1e-5)
@@ -174,7 +174,7 @@ PLAYED = (
 
 
 FEW = 2
-"""Draws that are made here: eight take as long as everything else together."""
+"""Draws made in these tests, because eight would take as long as everything else together."""
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
 
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Numbers of the draws that were made."""
+    """The numbers of the draws that were made."""
     made: list[int] = []
 
     def note(x: Tensor, draw: int) -> Tensor:
@@ -200,7 +200,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 @pytest.fixture
 def ill_conditioned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draws are as far apart as if the VAE made much of a unit in the last place."""
+    """Draws lie far apart, as if the VAE amplified a unit in the last place."""
 
     def apart(x: Tensor, draw: int) -> Tensor:
         return x + 1e-3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(draw))
@@ -234,7 +234,7 @@ def profile(name: str, grade: str = "exact") -> Profile:
 
 
 def failed(stand: Stand, name: str, scenario: str | None, grade: str = "exact") -> list[Finding]:
-    """What is found wrong with a hook of this module."""
+    """The failed findings about a hook of this module."""
     stand.add(profile(name, grade))
     findings = stand.findings(f"{name}-{grade}", scenario)
     return [found for found in findings.values() if found.status == Status.FAILED]

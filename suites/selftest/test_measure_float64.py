@@ -1,4 +1,4 @@
-"""Truth is computed in less time, and is what torch computes."""
+"""The faster way to compute the truth gives the result of torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One forward under meters: nothing that a hook does escapes, and all of it is told."""
+"""One forward under meters: whatever a hook does is contained and reported."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def test_what_is_no_tensor_is_named(watch, make: Any, returned: str):
 
 
 class Unspeakable:
-    """Nothing of it can be asked without running its code, which leaves."""
+    """Inspecting it runs its own code, which raises ``SystemExit``."""
 
     def leave(self, *_: Any) -> Any:
         raise SystemExit(0)
@@ -276,7 +276,7 @@ def test_what_is_returned_is_named_without_running_its_code(watch, make: Any, re
 
 
 class Late(torch.Tensor):
-    """Would compute when it is read, after the meters were closed."""
+    """A tensor that may compute only when it is read, after the meters are closed."""
 
 
 def test_a_tensor_that_may_compute_when_it_is_read_is_no_result(watch):

@@ -1,4 +1,4 @@
-"""Curated mutations keep up with the source of the hook. Planting them has its own session."""
+"""Curated mutations fit the source of the hook. A session of its own plants them."""
 
 from __future__ import annotations
 

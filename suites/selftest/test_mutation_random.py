@@ -1,4 +1,4 @@
-"""Random faults are drawn, planted and watched as they should be, and the original stays whole."""
+"""Random faults are drawn, planted and watched, and the original stays unchanged."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def target() -> Target:
 
 
 def seen(target: Target) -> Seen:
-    """What a run of a few functions would have shown."""
+    """What would have been seen in a run of a few functions."""
     functions = [name for name, _ in target.copy().functions()]
     sites = {Site(f, RESULT, (), kind) for f in functions for kind in ("tensor", "span")}
     lines = {("resting", number) for number in range(400)}

@@ -1,7 +1,7 @@
 """Each probe is broken by its own mechanism, and by no other.
 
-Faults are put on single operations of the untiled VAE: each of the named kind is computed in four
-pieces that know nothing of each other.
+Faults are put on single operations of the untiled VAE: each operation of the named kind is computed
+in four pieces, each on its own.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CELLS = [
 
 @dataclass(frozen=True)
 class Run:
-    """A probe, an input, and what the untiled VAE makes of it."""
+    """A probe, an input, and the untiled result."""
 
     probe: nn.Module
     x: Tensor
@@ -56,7 +56,7 @@ class Run:
         return self._measured([part for fault in faults for part in break_(self.probe, fault)])
 
     def forgetting(self, convolutions: Iterable[nn.Module]) -> float:
-        """The same with causal convolutions that find zeros where earlier frames should be."""
+        """The same distance if causal convolutions find zeros where earlier frames should be."""
         return self._measured([forget(convolution) for convolution in convolutions])
 
     def _measured(self, broken: Iterable[nn.Module]) -> float:
@@ -113,7 +113,7 @@ def test_one_causal_convolution_alone_looks_back(family: str, direction: Directi
 def test_merging_the_statistics_of_tiles_stays_within_the_noise(
     mechanism: Mechanism, direction: Direction
 ) -> None:
-    """Means of means in float32 are sound work: constants in the net may not make them look bad."""
+    """Merging means in float32 is sound, so the probes' constants must not make it look wrong."""
     done = untiled("sd", mechanism, direction)
     norms = [m for m in done.probe.modules() if isinstance(m, nn.GroupNorm)]
     for norm in norms:
@@ -130,7 +130,7 @@ def test_merging_the_statistics_of_tiles_stays_within_the_noise(
 def test_statistics_guessed_from_a_small_copy_stay_within_the_noise(
     mechanism: Mechanism, direction: Direction
 ) -> None:
-    """Also on an input with outliers, which are what attention picks."""
+    """This holds also for an input with outliers, which attention picks."""
     case = Case(
         "sd", Scale.PROBE, Layout.LDM, direction, Mode.FAST, 10, 40, 16, mechanism=mechanism
     )
@@ -149,7 +149,7 @@ def test_statistics_guessed_from_a_small_copy_stay_within_the_noise(
 
 @pytest.mark.parametrize("fault", [m for m in CAUSES if m is not Mechanism.STUB])
 def test_fault_changes_an_ordinary_mock(fault: Mechanism) -> None:
-    """The faults are real: none is harmless by mistake."""
+    """No fault of these tests is harmless by mistake."""
     family = FAMILIES["sd" if fault is Mechanism.GROUP_NORM else "qwen"]
     direction = Direction.ENCODE if fault is Mechanism.DOWNSAMPLE else Direction.DECODE
     mock = build(family.name, "mock")
@@ -167,7 +167,7 @@ def test_fault_changes_an_ordinary_mock(fault: Mechanism) -> None:
 def test_halo_probe_reaches_beyond_the_padding_of_published_hooks(
     direction: str, padding: int
 ) -> None:
-    """11 latent pixels (32 image pixels to encode) around a tile are too few, and it shows."""
+    """A padding of 11 latent pixels (32 image pixels to encode) is too small, and this shows."""
     done = untiled("sd", Mechanism.HALO, Direction(direction))
     inner, outer = (1, 8) if direction == "decode" else (8, 1)
     x = sample(FAMILIES["sd"], done.direction, 1, (8, 32))
@@ -269,7 +269,7 @@ def untiled(
 
 
 def break_(vae: nn.Module, fault: Mechanism) -> list[nn.Module]:
-    """Put a fault on every operation of its kind; the modules whose forward was replaced."""
+    """Put a fault on every operation of its kind; returns the modules that were changed."""
     broken = []
     for name, module in vae.named_modules():
         if kind(name, module) is fault:
@@ -322,7 +322,7 @@ def merging(norm: nn.GroupNorm) -> Callable[[Tensor], Tensor]:
 
 
 def in_pieces(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Compute an operation over the four quarters of its plane, each for itself."""
+    """Compute an operation on each quarter of its plane separately."""
 
     def broken(x: Tensor, *args: object, **kwargs: object) -> Tensor:
         cached = [quarters(a) if isinstance(a, Tensor) else [a] * 4 for a in args]

@@ -1,4 +1,4 @@
-"""Relations: each is broken by a hook that has this defect, and by no sound one."""
+"""Each relation is broken by a hook with that defect, and by no sound hook."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ CHECK = {check.name: check for check in CHECKS}
 def strips(
     case: Case, original: Original, x: Tensor, halo: int = 1, step: int = 0, skip: int = 0
 ) -> Tensor:
-    """Exact for the `TinyVAE` decoder: strips of rows with a halo of one, written into one plane.
+    """Strips of rows with a halo, written into one plane: exact for the `TinyVAE` decoder.
 
-    Every strip but the first is read ``step`` pixels too low, and ``skip`` rows are not written.
+    Every strip but the first is read ``step`` pixels too low. The last ``skip`` rows of each strip
+    are not written.
     """
     height, width = x.shape[-2:]
     tile = case.tile if case.mode is Mode.EXACT else case.tile // 2
@@ -82,7 +83,7 @@ def one_row_too_low(case: Case, original: Original, x: Tensor) -> Tensor:
 
 
 class Remembering:
-    """Multiplies by what it was given before."""
+    """Multiplies by a mean of the input before."""
 
     def __init__(self) -> None:
         self.seen: list[float] = []
@@ -93,12 +94,12 @@ class Remembering:
 
 
 def short_of_memory(case: Case, original: Original, x: Tensor) -> Tensor:
-    """Cuts without a halo where there is little memory left."""
+    """Cuts without a halo on a device with little memory."""
     return strips(case, original, x, halo=int(torch.cuda.mem_get_info()[1] > 2**30))
 
 
 def rounds(case: Case, original: Original, x: Tensor) -> Tensor:
-    """Rounds to float32 on the way."""
+    """Rounds the input to float32."""
     return strips(case, original, x.float().to(x.dtype))
 
 
@@ -140,7 +141,7 @@ class Built(FakeHook):
 
 @dataclass(frozen=True)
 class TinyBench:
-    """Makes a `TinyVAE` for whatever it is asked; as a probe, one whose pixels stand alone."""
+    """Makes a `TinyVAE` for every case; in a probe its pixels do not depend on neighbours."""
 
     def view(self, case: Case) -> TinyView:
         return self._made(case, torch.float32)

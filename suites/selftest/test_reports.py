@@ -1,4 +1,4 @@
-"""Results are stored whole, read back checked, and rendered so that nothing bad looks good."""
+"""Results are stored whole, checked when read, and rendered so that nothing bad looks good."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def run(*records: Record, **changes: Any) -> results.Results:
 
 
 def row(text: str, family: str) -> str:
-    """The line of a family; fails where there is not exactly one."""
+    """The line of a family. Fails if there is not exactly one."""
     (line,) = (line for line in text.splitlines() if line.split()[:1] == [family])
     return line
 
@@ -323,7 +323,7 @@ def test_counts_are_given_by_tier() -> None:
 
 
 def _widest() -> results.Results:
-    """Every family, direction and mode, with the longest words there are."""
+    """Records of every family, direction and mode, with the longest words that occur."""
     cells = [("encode", mode) for mode in Mode] + [
         ("decode", mode) for mode in Mode if mode is not Mode.COLOR_FIX
     ]

@@ -1,4 +1,4 @@
-"""What clips show is told by family and direction, and drawn chunk by chunk."""
+"""Results of clips are reported by family and direction, and drawn chunk by chunk."""
 
 from __future__ import annotations
 

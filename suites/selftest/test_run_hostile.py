@@ -1,4 +1,4 @@
-"""Hooks that mislead, break things, hang or take their process down: the run tells, and goes on."""
+"""Hooks that mislead, break things, hang or end their process are reported; the run goes on."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Stuck:
         library.pthread_mutex_lock(mutex)
 """
 CASES = 4
-"""Mock cases of a family and direction that are in float32."""
+"""How many mock cases of a family and direction are in float32."""
 
 
 def _profile(folder: Path, name: str) -> Path:
@@ -54,7 +54,7 @@ def _profile(folder: Path, name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def with_side_effects(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """All that return, and a sound hook after them."""
+    """A run of the hooks that return, and a sound hook after them."""
 
     def make(out: Path) -> Ran:
         files = [_profile(out.parent, name) for name in WITH_SIDE_EFFECTS]
@@ -67,7 +67,7 @@ def with_side_effects(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 
 @pytest.fixture(scope="session")
 def deadly(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """Those that do not return, and a sound hook after them."""
+    """A run of hooks that do not return, and a sound hook after them."""
 
     def make(out: Path) -> Ran:
         (out.parent / "stuck.py").write_text(STUCK)

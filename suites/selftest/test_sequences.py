@@ -1,4 +1,4 @@
-"""Sequences of calls: sound hooks pass all, and what is carried over is told with its call."""
+"""Sound hooks pass all sequences of calls; what a hook carries over is reported with the call."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_hook_that_does_not_tile_shows_nothing(stand: Stand) -> None:
 
 
 class WearsOut(RestingTiler):
-    """Each call moves a weight."""
+    """Changes a weight with each call."""
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         result = super().__call__(x, *args, **kwargs)
@@ -103,7 +103,7 @@ class WearsOut(RestingTiler):
 
 
 class FallsBack(RestingTiler):
-    """Whatever stops it, the original forward will do."""
+    """Calls the original forward after any ``RuntimeError``."""
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         try:
@@ -114,7 +114,7 @@ class FallsBack(RestingTiler):
 
 
 class Grows:
-    """Of kind ``vae``: not for the bare coder, and worse with every call."""
+    """The forward of a hook of kind ``vae``, whose error grows with every call."""
 
     def __init__(self, forward: Callable[..., Tensor]) -> None:
         self.forward, self.calls = forward, 0

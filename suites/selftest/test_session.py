@@ -1,4 +1,4 @@
-"""What a run tells of itself: the command that repeats a case, and what was selected."""
+"""What a run says about itself: the command that repeats a case, and what was selected."""
 
 from __future__ import annotations
 

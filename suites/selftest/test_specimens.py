@@ -1,4 +1,4 @@
-"""Every specimen runs, and has its defect and no other."""
+"""Every specimen runs, and has its own defect and no other."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def load(name: str) -> Any:
 
 @contextmanager
 def hooked(name: str, net: Any, direction: Direction, **settings: Any) -> Iterator[Any]:
-    """A coder with a forward hook on."""
+    """Puts a hook of kind ``forward`` on a coder."""
     original = net.original_forward = net.forward
     decoding = direction is Direction.DECODE
     tile = settings.pop("tile", TILE)
@@ -90,7 +90,7 @@ def error(name: str, mechanism: Mechanism | None, direction: Direction, **settin
 
 
 def convolutions(run: Callable[[], Any]) -> list[int]:
-    """Areas of the planes that reach convolutions."""
+    """The areas of the planes that convolutions get."""
     areas: list[int] = []
     original = torch.nn.functional.conv2d
 

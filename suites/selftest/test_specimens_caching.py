@@ -1,4 +1,4 @@
-"""The sound base for causal caches keeps them, and each hook on it loses them in its own way."""
+"""The sound base keeps causal caches right, and each known-bad hook breaks them in its own way."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Stand:
 
 
 def same(ours: Sent, untiled: Sent) -> bool:
-    """Whether a chunk left the same: returned, index, and the contents of slots."""
+    """Whether two calls for a chunk returned the same and left the same index and slots."""
     if (ours.returned, ours.index) != (untiled.returned, untiled.index):
         return False
     frames = [(a.frames, b.frames) for a, b in zip(ours.slots, untiled.slots, strict=True)]

@@ -1,4 +1,4 @@
-"""Specimens on the bases of kinds ``vae`` and ``function``: right, but for the one defect."""
+"""Known-bad hooks of the kinds ``vae`` and ``function`` are right except for one defect."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def given(family: str, direction: Direction, plane: tuple[int, int], frames: int
 
 @torch.no_grad()
 def run(hook: Any, vae: Any, direction: Direction, x: Tensor, kind: str = "function") -> Tensor:
-    """One call with a hook of either kind, in tiles of ``TILE``."""
+    """The result of one call with a hook of either kind, in tiles of ``TILE``."""
     side = TILE * pixels_per_latent(vae)
     if kind == "function":
         return hook(vae, x, str(direction), side)
@@ -111,9 +111,9 @@ SHOWN: tuple[tuple[str, str, Direction, tuple[int, int], int, str], ...] = (
     ("corner-blend", "sd", Direction.DECODE, (13, 13), 1, "values"),
     ("threshold-from-stride", "sd", Direction.DECODE, (4, 7), 1, "values"),
 )
-"""Specimen, family, direction, plane, frames: what comes of its defect."""
+"""Specimen, family, direction, plane, frames, and how its defect shows."""
 ON_WHOLE_NETS = frozenset({"no-quant-conv", "final-clamp-missing", "threshold-from-stride"})
-"""Those whose defect does not show on a stub."""
+"""Specimens whose defect does not show on a stub."""
 
 HIDDEN: tuple[tuple[str, str, Direction, tuple[int, int], int], ...] = (
     ("min-lt-stride", "sd", Direction.DECODE, (4, 8), 1),
@@ -134,7 +134,7 @@ HIDDEN: tuple[tuple[str, str, Direction, tuple[int, int], int], ...] = (
     ("corner-blend", "sd", Direction.DECODE, (4, 13), 1),
     ("threshold-from-stride", "sd", Direction.DECODE, (4, 4), 1),
 )
-"""Where the same specimens are as right as their base."""
+"""Cases in which the same specimens are as right as their base."""
 
 
 @pytest.mark.parametrize(("name", "family", "direction", "plane", "frames", "what"), SHOWN)

@@ -1,4 +1,4 @@
-"""Repetitions of a run: what differs is told, and the order is another one each time."""
+"""Repeated runs: differences are reported, and each run has another order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clips sent chunk by chunk are the clips that the field sends."""
+"""A clip sent chunk by chunk gives what the convention gives in one go."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""A hook of each kind is put on, called with its keywords and taken off, and residue is found."""
+
 from __future__ import annotations
 
 import inspect

@@ -1,3 +1,5 @@
+"""Stand-ins for a host's modules answer what hooks ask, and are gone afterwards."""
+
 from __future__ import annotations
 
 import importlib

@@ -1,3 +1,5 @@
+"""A hook is loaded anew for each case, and what cannot be loaded is refused in one sentence."""
+
 from __future__ import annotations
 
 import logging

@@ -1,3 +1,5 @@
+"""Profiles are read strictly, and each mistake in one is named in a sentence."""
+
 from __future__ import annotations
 
 import subprocess

@@ -1,3 +1,5 @@
+"""Changes to a VAE are found and undone."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The reference hook gives what the untiled VAE gives, however it is called."""
+"""The reference hook gives the result of the untiled VAE, however it is called."""
 
 import copy
 from contextlib import contextmanager
@@ -48,7 +48,7 @@ def random_input(family, direction, size, frames=1, batch=1, dtype=torch.float32
 
 @contextmanager
 def hooked(net: nn.Module, direction: Direction, tile: int, family: str, **settings):
-    """The hook as an installer of published hooks puts it on."""
+    """Puts the hook on as installers of published hooks do."""
     ratio = FAMILIES[family].ratio if direction is ENCODE else 1
     if "min_tile_size" in settings:
         settings["min_tile_size"] *= ratio
@@ -82,7 +82,7 @@ def noise(a: Tensor, exact: Tensor) -> tuple[float, float]:
 
 @cache
 def untiled(family, direction, size, frames, batch) -> tuple[Tensor, Tensor]:
-    """In float32 and in float64. Layouts share their weights, so one of them is enough."""
+    """The results in float32 and float64. Layouts share weights, so one layout is enough."""
     x = random_input(family, direction, size, frames, batch)
     with torch.no_grad():
         exact = seen(truth_of(family), family, "diffusers").run(direction, x.double())
@@ -90,7 +90,7 @@ def untiled(family, direction, size, frames, batch) -> tuple[Tensor, Tensor]:
 
 
 def assert_exact(family, layout, direction, size, *, tile=5, frames=1, batch=1, **settings):
-    """Within twice the untiled noise, and worst element within eight times the untiled worst."""
+    """The rms error is at most twice the untiled one, the worst element at most eight times."""
     x = random_input(family, direction, size, frames, batch)
     plain, exact = untiled(family, direction, size, frames, batch)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Causal caches: what a tiled chunk leaves behind is what an untiled chunk would leave behind."""
+"""A tiled chunk leaves in causal caches what an untiled chunk leaves there."""
 
 from contextlib import contextmanager
 from functools import cache
@@ -54,7 +54,7 @@ def tiling(net: nn.Module, name: str, **settings: Any):
 
 
 class Stream:
-    """One clip on its way: its cache list, and what has come out."""
+    """A clip that is sent chunk by chunk, with its cache list."""
 
     def __init__(self, net: nn.Module, name: str) -> None:
         self.net, self.name = net, name
@@ -107,7 +107,7 @@ def test_slots_and_index_are_as_untiled_leaves_them_after_every_chunk(family, la
 @pytest.mark.parametrize("turns", ["TTTTT", "TUTUT", "UTTUT"])
 @pytest.mark.parametrize("name", ["encoder", "decoder"])
 def test_pairs_and_deferred_frames_are_as_comfyui_has_them(name, turns):
-    """Lists of pairs from the decoder; ``None`` from the encoder while a frame waits."""
+    """The decoder gives lists of pairs; the encoder gives ``None`` while a frame waits."""
     net = coder("wan21", "wan", name, "comfyui")
     side = 4 if name == "decoder" else 32
     channels = net.conv1.in_channels

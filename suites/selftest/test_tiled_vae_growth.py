@@ -1,4 +1,4 @@
-"""The memory that the reference hook takes is set by its tiles, not by the picture."""
+"""The memory of the reference hook depends on its tiles and hardly on the picture."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ BOUND = 0.05
 def test_at_fixed_tiles_the_peak_grows_by_a_small_part_of_what_untiled_grows_by(
     family, small, large
 ):
-    """Real configs, of shapes alone: a mock's pictures are large beside its activations."""
+    """Real configs without data, because a mock's pictures are large beside its activations."""
     case = Case(family, Scale.REAL, Layout.DIFFUSERS, Direction.DECODE, Mode.EXACT, 1, 1, 16)
 
     def grown(tile):

@@ -24,7 +24,7 @@ WINDOWS = [
 
 
 def depends_on(window: Window, out: int, size: int) -> set[int]:
-    """Input pixels behind one output pixel, counted by hand."""
+    """The input pixels that one output pixel depends on, counted by hand."""
     first = out * window.stride - window.before
     taps = range(first, first + window.kernel)
     return {tap // window.up for tap in taps if 0 <= tap < size * window.up}

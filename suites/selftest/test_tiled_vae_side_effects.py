@@ -1,4 +1,4 @@
-"""Side effects of the reference hook: memory, errors, fallbacks, hooks of others."""
+"""Side effects of the reference hook: memory, errors, fallbacks and hooks by others."""
 
 import gc
 import weakref
@@ -40,7 +40,7 @@ def tiling(net: nn.Module, tile: int = 4, is_decoder: bool = True, **settings: A
 
 
 def peak_over_weights(family: str, side: int, **settings: Any) -> tuple[int, int, int]:
-    """Peak of one decode over what was live before, and bytes to and from the device."""
+    """Of one decode: peak over the bytes live before, bytes to the device, and FLOPs."""
     vae = build(family, "mock")
     with open_device("sim") as device, torch.no_grad():
         net = vae.to(device.torch_device).decoder
@@ -204,7 +204,7 @@ def test_tiling_twice_is_refused():
 
 
 class Unknown(nn.Module):
-    """A block that looks at pixels far away."""
+    """A block that reads pixels far away."""
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
         del temb
@@ -262,7 +262,7 @@ def test_weights_that_hooks_bring_and_take_are_used_through_their_modules(family
 
 
 def bring_weights_only_while_called(module: nn.Module, parts: dict[str, nn.Parameter]) -> None:
-    """Zeros stand where the weights were, except inside a call of the module."""
+    """Make the weights zero except during a call of the module."""
     whole = {key: part.detach().clone() for key, part in parts.items()}
 
     def fill(*_: Any) -> None:
@@ -307,7 +307,7 @@ def test_a_single_tile_is_the_original_itself():
 
 
 def test_the_ldm_layout_takes_the_place_of_a_published_hook():
-    """By position, as published installers call it."""
+    """It takes its arguments by position, as published installers give them."""
     vae = vae_of("sd")
     net = view(vae, "ldm", FAMILIES["sd"]).decoder
     with torch.no_grad():
@@ -332,7 +332,7 @@ def test_a_coder_on_the_host_is_lent_to_the_accelerator_where_asked():
 
 
 class CastConv2d(nn.Conv2d):
-    """As a user interface has it: weights cast to where they are needed, at each call."""
+    """A convolution of a user interface, which casts its weights to the input at each call."""
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight.to(x), None if self.bias is None else self.bias.to(x)

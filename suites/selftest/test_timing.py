@@ -1,4 +1,4 @@
-"""A hook is timed beside untiled on a real GPU, in place of which the simulated one stands here."""
+"""A hook is timed beside untiled on a real GPU, for which the simulated one stands in here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scenarios that nobody saw, since the hook took its process down: told, and never a pass."""
+"""A scenario in which the hook ended its process is reported, and never passes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Stand:
 
 @pytest.fixture(scope="module")
 def deadly(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """A hook that ends its process, asked for one clip."""
+    """A run of one clip with a hook that ends its process."""
 
     def make(out: Path) -> Ran:
         (out.parent / "deadly.py").write_text(DEADLY)

@@ -1,4 +1,4 @@
-"""What programs do with hooks beside calling them: each misuse is told, no sound hook accused."""
+"""Scenarios of use: each misuse is reported, and no sound hook fails."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ USAGE = {
     "tiny_tiles": ("div0-tile-le-overlap", "blending", "ZeroDivisionError"),
     "out_of_memory": ("fallback-exception-refs", "retries-smaller", "still live"),
 }
-"""Check: who is failed by it, who passes it in the same case, and what is said."""
+"""Check: the hook that fails it, one that passes in the same case, and words of the message."""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def found(name: str, check: str, case_id: str, folder: Path) -> Finding:
-    """What a check says of a specimen in one case of its matrix."""
+    """The finding of a check about a specimen, in one case of its matrix."""
     run = prepared([profile_of(SPECIMENS[name])], folder)
     case = next(case for case in run.cases[name] if case.id == case_id)
     observed = run.case_runner.observation(name, case, every_way=False)

@@ -1,4 +1,4 @@
-"""Seeded VAEs: reproducible, alive in every mechanism, and with a truth that is really float64."""
+"""Seeded VAEs are reproducible and have every mechanism active; the truth is really float64."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_pretrained_weights_at_mock_scale_are_wrong_use():
 
 
 def attention_weights(vae: nn.Module, latents: Tensor, image: Tensor) -> list[Tensor]:
-    """Softmax over keys for both attentions of a VAE, ``B queries keys``, from the projections."""
+    """Softmax over keys of both attentions of a VAE, from the projections: ``B queries keys``."""
     seen: list[Tensor] = []
     queries: list[Tensor] = []
 

@@ -1,4 +1,4 @@
-"""Pretrained weights: every way to give them, and one clear sentence for every wrong one."""
+"""Pretrained weights load in every form, and every wrong one is refused in one clear sentence."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ State = dict[str, Tensor]
 
 
 def small(family: str, **config: Any) -> nn.Module:
-    """A net for a small checkpoint; two blocks a level, as the original Wan names require."""
+    """A small net for checkpoints. It has two blocks a level, as the original Wan names require."""
     facts = FAMILIES[family]
     blocks = {"num_res_blocks": 2} if facts.coder_layout == "wan" else {}
     vae = empty(facts, {**facts.mock, **blocks, **config})
@@ -32,7 +32,7 @@ def small(family: str, **config: Any) -> nn.Module:
 
 
 def ldm_names(state: State) -> State:
-    """diffusers' names back to those of latent-diffusion."""
+    """Rename from diffusers' names to those of latent-diffusion."""
     attention = (("group_norm", "norm"), ("to_out.0", "proj_out"), ("to_", ""))
     named = {}
     for name, tensor in state.items():
@@ -56,7 +56,7 @@ def ldm_names(state: State) -> State:
 
 
 def bfl_names(state: State) -> State:
-    """FLUX.2 as Black Forest Labs publish it: latent-diffusion names, quant convs in the coders."""
+    """Rename as FLUX.2 is published: latent-diffusion names, quant convolutions in the coders."""
     return {
         re.sub(r"^quant_conv", "encoder.quant_conv", re.sub(r"^post_", "decoder.post_", name)): t
         for name, t in ldm_names(state).items()
@@ -64,7 +64,7 @@ def bfl_names(state: State) -> State:
 
 
 def wan_names(state: State) -> State:
-    """diffusers' names back to those of the original Wan 2.1."""
+    """Rename from diffusers' names to those of the original Wan 2.1."""
     residual = {"norm1": "residual.0", "conv1": "residual.2", "norm2": "residual.3"}
     residual |= {"conv2": "residual.6", "conv_shortcut": "shortcut"}
     named = {}
@@ -91,7 +91,7 @@ def wan_names(state: State) -> State:
 
 
 def write(path: Path, vae: nn.Module, rename: Callable[[State], State], prefix: str = "") -> Path:
-    """One safetensors file, with the small net's configuration beside it."""
+    """Write a safetensors file, with the small net's configuration beside it."""
     state = {prefix + name: t.contiguous() for name, t in rename(vae.state_dict()).items()}
     save_file(state, path)
     vae.save_config(path.parent)  # type: ignore[operator]

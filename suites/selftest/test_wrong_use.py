@@ -1,4 +1,4 @@
-"""Files and values that no run should start with: one sentence, exit code 2, at once."""
+"""Wrong files and values are refused at once, with one sentence and exit code 2."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Refused = Callable[..., str]
 def refused(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Refused:
-    """The one sentence with which a command is refused; fails where it runs, or says more."""
+    """The one sentence with which a command is refused. Fails if it runs or prints more."""
 
     def judged(*_: object) -> None:
         pytest.fail("it ran")
