@@ -19,7 +19,6 @@ from vae_compat.measure.observation import WHOLE, Baseline, Floors, Observation
 from vae_compat.measure.sealing import Seal
 from vae_compat.measure.store import BaselineStore
 
-
 T = TypeVar("T")
 RECENT = 12
 """Results of small VAEs that are kept beside those in files: the ways of some clips."""

@@ -46,19 +46,12 @@ class Stand:
         return _judged(run.case_runner.observation(name, case, every_way=False))
 
     def add(self, profile: Profile) -> Run:
-<<<<<<< HEAD
-        """Make a hook known that is in no registry."""
+        """Add a hook that is no specimen."""
         run = prepared([profile], self._folder)
         for other in self._runs.values():
             run.bench = other.bench
         self._runs[profile.hook.name] = run
         return run
-=======
-        """Add a hook that is no specimen."""
-        name = profile.hook.name
-        self._runs[name] = prepared([profile], self._folder)
-        return self._runs[name]
->>>>>>> prose
 
 
 def _judged(observed: Observed) -> dict[str, Finding]:
