@@ -187,7 +187,7 @@ def test_a_run_that_was_killed_leaves_its_records_and_nothing_else(
     _until(lambda: run.left() == ([], []))
     before = run.records()
 
-    again = start(1, seconds=0, resume=True)
+    again = start(0, seconds=0, resume=True)
     code, out, err = again.ended()
     assert code == 0, out + err
     lines = again.lines()

@@ -79,7 +79,7 @@ def deadly(tmp_path_factory: pytest.TempPathFactory) -> Ran:
         ]
         hooks = [f"--profile={file}" for file in files]
         some = "mock-ldm and not float16 and (crashes or 10x10)"
-        return here(out, *hooks, *NARROW, "-k", some, "--timeout", 2, "-n", 1)
+        return here(out, *hooks, *NARROW, "-k", some, "--timeout", 2)
 
     return once(shared(tmp_path_factory), "deadly", make)
 

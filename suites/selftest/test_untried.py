@@ -10,7 +10,7 @@ from vae_compat.contracts.cases import Scenario
 from vae_compat.contracts.finding import Status
 from vae_compat.matrix import CLIPS
 from vae_compat.suites.selftest.playing import Stand
-from vae_compat.suites.selftest.running import Ran, once, outside, profile, shared
+from vae_compat.suites.selftest.running import Ran, here, once, profile, shared
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +45,7 @@ def deadly(tmp_path_factory: pytest.TempPathFactory) -> Ran:
         frames, plane = CLIPS[1]
         size = f"{plane.height}x{plane.width}t{plane.tile}-b1-f{frames}"
         clip = f"qwen-mock.clip-wan-decode-exact-{size}-float32-sim"
-        return outside(out, f"--profile={file}", "--case", clip, "-n", 1)
+        return here(out, f"--profile={file}", "--case", clip)
 
     return once(shared(tmp_path_factory), "deadly-clip", make)
 
