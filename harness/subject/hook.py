@@ -16,6 +16,7 @@ from vae_compat.contracts.coders import CoderCall, LayoutVAE
 from vae_compat.subject.profile import HookSpec, Kind
 from vae_compat.subject.recorder import Recorder, set_plainly
 from vae_compat.subject.settings import (
+    TUNING,
     ModeNotOffered,
     Signature,
     needed_keywords,
@@ -87,8 +88,8 @@ class Hook:
         return tuple(m for m in Mode if any(self.offers(m, d) for d in directions[m]))
 
     def by_default(self) -> Hook:
-        """The same, built with its own defaults wherever it has any."""
-        left = self.accepted_settings - self.signature.own_defaults.keys()
+        """The same, built with its own tile size and the like where it has defaults for them."""
+        left = self.accepted_settings - (TUNING & self.signature.own_defaults.keys())
         return replace(self, signature=replace(self.signature, accepted=left))
 
     @contextmanager

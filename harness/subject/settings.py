@@ -28,6 +28,9 @@ KEYWORDS = (
 )
 """Every keyword of the contract, as the published constructor has them."""
 
+TUNING = frozenset({"tile_size", "content_threshold", "max_depth", "min_tile_size"})
+"""Keywords that a user may leave to the hook. The others say what is to be done, and where."""
+
 CONTENT_THRESHOLD = 0.03
 MAX_DEPTH = 4
 """Given only to hooks without a default of their own."""

@@ -108,6 +108,21 @@ def taking_all(seen: dict[str, Any]) -> Any:
     return entry
 
 
+@pytest.mark.parametrize("direction", Direction)
+def test_by_default_a_hook_is_still_told_what_to_do(direction: Direction) -> None:
+    seen: dict[str, Any] = {}
+
+    def entry(
+        net: Any, tile_size: int = 512, is_decoder: bool = True, use_quadtree: bool = False
+    ) -> Any:
+        seen.update(tile=tile_size, decoder=is_decoder, quadtree=use_quadtree)
+        return net.original_forward
+
+    case = replace(CASE, direction=direction, mode=Mode.QUADTREE)
+    with hook_of(entry).by_default().put_on(View(VAE()), case):
+        assert seen == {"tile": 512, "decoder": direction is DECODE, "quadtree": True}
+
+
 def test_a_forward_hook_takes_the_coders_place_and_may_call_the_original(view: View) -> None:
     class Tiler:
         def __init__(self, net: nn.Module, tile_size: int) -> None:
