@@ -7,14 +7,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from filelock import FileLock
 
 from vae_compat.front import cli, gathering
@@ -102,6 +103,16 @@ def profile(
     return file
 
 
+def share_process_for_hooks(patch: pytest.MonkeyPatch) -> None:
+    """Let all runs of this process share the one that runners come from: it takes long to start.
+
+    No run closes it, or marks it as its own.
+    """
+    patch.setattr(InRunners, "close", InRunners.close_runners)
+    patch.setattr(gathering, "close_shared_nursery", lambda: None)
+    patch.setattr(front, "RunFolder", partial(RunFolder, inherited=False))
+
+
 def here(folder: Path, *arguments: object) -> Ran:
     """Run in this process, which has everything imported; without workers unless some are given."""
     out, err = io.StringIO(), io.StringIO()
@@ -109,15 +120,22 @@ def here(folder: Path, *arguments: object) -> Ran:
     with pytest.MonkeyPatch.context() as patch:
         # It hides the GPU from the whole process, for good.
         patch.setattr(front, "set_environment", lambda _: None)
-        # Runs of this process share the one from which runners come, which takes long to start:
-        # no run closes it, or marks it as its own.
-        patch.setattr(InRunners, "close", InRunners.close_runners)
-        patch.setattr(gathering, "close_shared_nursery", lambda: None)
-        patch.setattr(front, "RunFolder", partial(RunFolder, inherited=False))
+        share_process_for_hooks(patch)
         patch.delenv("PYTEST_ADDOPTS", raising=False)
-        with redirect_stdout(out), redirect_stderr(err):
+        with _one_thread(), redirect_stdout(out), redirect_stderr(err):
             code = cli.main(["run", *map(str, arguments), *_out(folder, arguments)])
     return Ran(code, out.getvalue(), err.getvalue(), str(folder))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As in the processes of a run, so that all round alike."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def outside(folder: Path, *arguments: object) -> Ran:

@@ -19,8 +19,15 @@ from vae_compat.families import FAMILIES
 from vae_compat.fixtures.specimens import SPECIMENS
 from vae_compat.front import cli, explain, running
 from vae_compat.front.options import Options
+from vae_compat.suites.selftest.running import share_process_for_hooks
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    share_process_for_hooks(monkeypatch)
+
 
 HEAVY = ("torch", "numpy", "diffusers", "rich", "pydantic", "pytest", "jinja2", "PIL")
 CASE = "sd-mock-diffusers-decode-exact-40x40t16-b1-f1-float32-sim"

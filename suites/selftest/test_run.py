@@ -66,7 +66,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 @pytest.fixture(scope="session")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """The same in one process."""
-    return once(shared(tmp_path_factory), "one", lambda out: _mixed(out, 1))
+    return once(shared(tmp_path_factory), "one", lambda out: _mixed(out, 0))
 
 
 # A sound hook

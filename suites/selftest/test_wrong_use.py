@@ -22,8 +22,15 @@ from vae_compat.fixtures.inputs import open_picture
 from vae_compat.front import cli, running
 from vae_compat.reports.log import read_log
 from vae_compat.subject.profile import KnownFailure, name_of
+from vae_compat.suites.selftest.running import share_process_for_hooks
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    share_process_for_hooks(monkeypatch)
+
 
 PROFILE = """
 [hook]
