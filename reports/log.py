@@ -139,8 +139,7 @@ class Writer:
         data = json.dumps(jsonable(line), allow_nan=False).encode("ascii") + b"\n"
         try:
             if os.fstat(self._descriptor).st_size != len(self._text):
-                os.ftruncate(self._descriptor, 0)
-                os.lseek(self._descriptor, 0, os.SEEK_SET)
+                self._truncate(0)
                 self._put(self._text)
             self._put(data)
         except OSError as error:
@@ -164,10 +163,13 @@ class Writer:
     def _cut(self) -> None:
         """Remove what follows the last whole line."""
         try:
-            os.ftruncate(self._descriptor, len(self._text))
-            os.lseek(self._descriptor, len(self._text), os.SEEK_SET)
+            self._truncate(len(self._text))
         except OSError as error:
             raise self._failed(error) from None
+
+    def _truncate(self, size: int) -> None:
+        os.ftruncate(self._descriptor, size)
+        os.lseek(self._descriptor, size, os.SEEK_SET)
 
     def _failed(self, error: OSError) -> LogError:
         return LogError(f"cannot write '{self.file}' ({error.strerror})")
