@@ -163,7 +163,8 @@ class Writer:
     def _cut(self) -> None:
         """Remove what follows the last whole line."""
         try:
-            self._truncate(len(self._text))
+            # Never longer than it is: where writing it again failed, a hole would follow.
+            self._truncate(min(os.fstat(self._descriptor).st_size, len(self._text)))
         except OSError as error:
             raise self._failed(error) from None
 
