@@ -142,10 +142,13 @@ _OUTCOMES: Mapping[Status, Outcome] = MappingProxyType(
 )
 
 
-def gate(records: Sequence[Record], *, harness_failure: str | None = None) -> Verdict:
-    """The verdict of a run.
+def gate(
+    records: Sequence[Record], *, harness_failure: str | None = None, shard: str | None = None
+) -> Verdict:
+    """The verdict of a run, or of one shard of it.
 
-    A run without records proves nothing, so it is wrong use and never a pass.
+    A run without records proves nothing, so it is wrong use and never a pass. Whether a hook has
+    shown anything at all is seen in the whole, not in a shard.
     """
     if harness_failure is not None:
         return Verdict(ExitCode.HARNESS, harness_failure)
@@ -157,6 +160,8 @@ def gate(records: Sequence[Record], *, harness_failure: str | None = None) -> Ve
     }
     unheard = sum(record.status not in set(Outcome) for record in records)
     if not any(counts.values()) and not unheard:
+        if shard is not None:
+            return Verdict(ExitCode.HOLDS, f"shard {shard} alone: merge all for the whole")
         idle = _never_ran(records)
         if idle:
             return Verdict(ExitCode.FAILS, f"{', '.join(idle)} completed none of its cases")

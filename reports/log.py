@@ -249,11 +249,12 @@ def concluded(log: Log, folder: Path) -> Results:
     told to stop at the first failure.
     """
     records = tuple(log.entries[key].record for key in sorted(log.entries))
+    whole = log.header.shard is None  # the probes that tell why may be in another shard
     return Results(
         header=replace(log.header, finished=log.end.finished if log.end else now()),
         records=records,
         verdict=_verdict(log, records, folder),
-        diagnosis=tell(diagnose(records)),
+        diagnosis=tell(diagnose(records)) if whole else (),
     )
 
 
@@ -261,7 +262,7 @@ def _verdict(log: Log, records: tuple[Record, ...], folder: Path) -> Verdict:
     reached = f"after {len(records)} of {log.selected} records"
     on = f"go on with --resume {folder}"
     if log.end is not None and log.end.by_failure and any(map(_is_bad, log.entries.values())):
-        found = gate(records)
+        found = gate(records, shard=log.header.shard)
         return Verdict(found.code, f"{found.reason}; stopped at the first failure, {reached}")
     if log.end is None or log.end.stopped is not None:
         why = log.end.stopped if log.end and log.end.stopped else "cut off"
@@ -275,7 +276,7 @@ def _verdict(log: Log, records: tuple[Record, ...], folder: Path) -> Verdict:
         )
     if len(records) < log.selected:
         return Verdict(ExitCode.HARNESS, f"ended {reached}; {on}")
-    return gate(records)
+    return gate(records, shard=log.header.shard)
 
 
 def _is_bad(entry: Entry) -> bool:

@@ -79,6 +79,8 @@ class Header:
     """Of a run on ``cuda``."""
     left_out: tuple[str, ...] = ()
     """A sentence for each family that was asked for and that the installed diffusers lacks."""
+    shard: str | None = None
+    """``1/4`` where only the first of four parts of the selection was to be run."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ def describe_run(
     inputs: str = "",
     gpu: CudaDescription | None = None,
     left_out: Sequence[str] = (),
+    shard: str | None = None,
 ) -> Header:
     """Fill a header. Starts no torch: versions come from metadata."""
     return Header(
@@ -134,6 +137,7 @@ def describe_run(
         inputs=inputs,
         gpu=gpu,
         left_out=tuple(left_out),
+        shard=shard,
     )
 
 

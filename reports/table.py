@@ -164,7 +164,7 @@ def vram_notes(results: Results) -> Sequence[str]:
         return []
     missing = digest.without_vram(results.records)
     lines = [VRAM_LEGEND]
-    if missing:
+    if missing and results.header.shard is None:
         lines.append(f"VRAM was not judged of: {', '.join(missing)}")
     return lines
 

@@ -5,8 +5,17 @@ from __future__ import annotations
 from vae_compat import vocabulary
 from vae_compat.device.meter import Convolution, Device, Reading
 from vae_compat.errors import UsageError
+from vae_compat.machine import CudaDescription
 
-__all__ = ["Convolution", "Device", "Reading", "UsageError", "available_devices", "open_device"]
+__all__ = [
+    "Convolution",
+    "Device",
+    "Reading",
+    "UsageError",
+    "available_devices",
+    "described_gpu",
+    "open_device",
+]
 
 NAMES = tuple(map(str, vocabulary.Device))
 
@@ -16,6 +25,16 @@ def available_devices() -> tuple[str, ...]:
     import torch
 
     return NAMES if torch.cuda.is_available() else ("sim", "cpu")
+
+
+def described_gpu(name: str) -> CudaDescription | None:
+    """The GPU of a run, with its switches as they stand while a case runs; none but for `cuda`."""
+    if name != vocabulary.Device.CUDA:
+        return None
+    from vae_compat.device.cuda import CudaDevice
+
+    with CudaDevice() as opened:
+        return opened.describe()
 
 
 def open_device(name: str, *, capacity: int | None = None) -> Device:

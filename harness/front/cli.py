@@ -1,5 +1,5 @@
-"""The ``vae-compat`` command: ``run``, ``nightly``, ``list``, ``report``, ``compare``, ``history``,
-``explain``.
+"""The ``vae-compat`` command: ``run``, ``nightly``, ``list``, ``report``, ``merge``, ``compare``,
+``history``, ``explain``.
 
 Nothing heavy is imported before the command line is known to be right: ``--help`` answers at once.
 """
@@ -135,6 +135,18 @@ def parser() -> argparse.ArgumentParser:
     _add_rendered(report)
     report.set_defaults(command=_report)
 
+    merge = commands.add_parser(
+        "merge", allow_abbrev=False, help="make one log, verdict and report of the shards of a run"
+    )
+    merge.add_argument(
+        "folders", metavar="DIR", nargs="+", type=Path, help="--out of each shard, in any order"
+    )
+    merge.add_argument(
+        "--out", metavar="DIR", type=Path, required=True, help="for the whole: another folder"
+    )
+    _add_rendered(merge)
+    merge.set_defaults(command=_merge)
+
     compare = commands.add_parser(
         "compare", allow_abbrev=False, help="hold a run against an earlier one"
     )
@@ -212,6 +224,13 @@ def _add_selection(parser: argparse.ArgumentParser, *, tiers: str) -> None:
     add("--scale", type=_names, metavar="LIST", help="mock, real, probe")
     add("--tier", type=_names, metavar="LIST", help=f"{', '.join(TIERS)} (default: {tiers})")
     add("--full", action="store_true", help="every case, not a covering selection")
+    add(
+        "--shard",
+        type=_shard,
+        metavar="K/N",
+        help="the K-th of N parts of it, each as dear; cases of one baseline stay together"
+        " (see vae-compat merge)",
+    )
     add("--device", choices=DEVICES, help="where to run (default: sim, or that of --case)")
 
 
@@ -251,6 +270,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         f" (nightly: {HISTORY})",
     )
     _add_last(group)
+    add(
+        "--cache",
+        metavar="DIR",
+        help="keep truths and baselines here for later runs; of a folder that only hooks can write"
+        " to which you trust",
+    )
     add("-x", "--fail-fast", action="store_true", help="stop at the first failure")
     _add_rendered(parser)
     add("-v", "--verbose", action="store_true", help="name every test, show tracebacks")
@@ -283,7 +308,7 @@ def options_of(given: argparse.Namespace) -> Options:
         if values[name] == []:
             option = {"scales": "scale", "tiers": "tier"}.get(name, name)
             raise UsageError(f"--{option} is empty: give one or more names")
-    for name in ("out", "junitxml", "against", "resume", "image", "comfyui", "history"):
+    for name in ("out", "junitxml", "against", "resume", "image", "comfyui", "history", "cache"):
         if values.get(name) is not None and not values[name].strip():
             raise UsageError(f"--{name} is empty: give a path")
     if values["device"] is None:
@@ -291,8 +316,11 @@ def options_of(given: argparse.Namespace) -> Options:
         values["device"] = last if last in DEVICES else str(Device.SIM)
     if values.get("resume") is not None and values["out"] not in (None, values["resume"]):
         raise UsageError("--resume and --out exclude each other: the run goes on where it was")
+    if values["shard"] is not None and values.get("case") is not None:
+        raise UsageError("--shard and --case exclude each other: a single case has no parts")
     if values.get("history") is not None:
         for name, why in (
+            ("shard", "a history holds whole runs"),
             ("against", "a history says itself what a run is held against"),
             ("out", "a history has a folder for every run"),
         ):
@@ -314,6 +342,15 @@ def _whole(text: str) -> int:
 
 # argparse names the type in its message
 _whole.__name__ = "whole number"
+
+
+def _shard(text: str) -> str:
+    from vae_compat.front.sharding import Shard
+
+    try:
+        return str(Shard.of(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is no shard: {error}") from None
 
 
 def _seconds(text: str) -> float:
@@ -369,11 +406,20 @@ def _list(given: argparse.Namespace) -> int:
 def _report(given: argparse.Namespace) -> int:
     from vae_compat.front.running import report
 
-    paths = {
+    return report(given.folder, **_rendered(given))
+
+
+def _rendered(given: argparse.Namespace) -> dict[str, Path | None]:
+    return {
         name: None if (told := getattr(given, name)) is None else Path(told)
         for name in ("junitxml", "against")
     }
-    return report(given.folder, **paths)
+
+
+def _merge(given: argparse.Namespace) -> int:
+    from vae_compat.front.merging import merge
+
+    return merge(given.folders, given.out, **_rendered(given))
 
 
 def _explain(given: argparse.Namespace) -> int:

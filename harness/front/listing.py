@@ -11,6 +11,7 @@ from vae_compat.families import FAMILIES
 from vae_compat.families.installed import left_out
 from vae_compat.front.explain import check_docs
 from vae_compat.front.options import Options
+from vae_compat.front.sharding import groups_of
 from vae_compat.matrix import generate, is_claimed
 
 if TYPE_CHECKING:
@@ -77,20 +78,30 @@ def _cases(options: Options, *, ids: bool) -> list[str]:
     check_selection(options)
     found = resolve(options)
     for under in found:
-        whole = [case.id for case in cases_of(under, options, full=True, anywhere=True)]
-        check_known_failures(under.profile, whole)
+        ids = [case.id for case in cases_of(under, options, full=True, anywhere=True)]
+        check_known_failures(under.profile, ids)
     check_profiles([under.profile for under in found])
-    selection, checks = options.selection, _of_tiers(options.tiers)
+    selection = options.selection
+    # A shard is a part of what a run checks, which is not every tier unless it is asked for.
+    checks = _of_tiers(options.tiers if options.shard is None else options.tiers_to_run)
+    selected = [
+        (
+            under.profile,
+            [
+                case
+                for case in cases_of(under, options, full=options.full)
+                if selection.admits(case)
+                and (not checks or _is_checked(under.profile, case, checks))
+            ],
+        )
+        for under in found
+    ]
+    mine = None if options.shard is None else groups_of(options, selected)
     lines: list[str] = []
     listed: list[Case] = []
     seen: set[str] = set()
-    for under in found:
-        profile = under.profile
-        cases = [
-            case
-            for case in cases_of(under, options, full=options.full)
-            if selection.admits(case) and (not checks or _is_checked(profile, case, checks))
-        ]
+    for profile, whole in selected:
+        cases = [case for case in whole if mine is None or case.truth_id in mine]
         listed += cases
         if ids:
             lines += [case.id for case in cases if case.id not in seen]

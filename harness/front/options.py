@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 SECONDS = 120.0
 """CPU seconds that any call of a hook may always take, even where untiled is much faster."""
-_PATHS = frozenset({"comfyui", "image", "out", "junitxml", "against", "resume", "history"})
+_PATHS = frozenset({"comfyui", "image", "out", "junitxml", "against", "resume", "history", "cache"})
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,10 @@ class Options:
     """results.json that must not get worse."""
     resume: Path | None = None
     """Folder of a run to resume."""
+    shard: str | None = None
+    """``K/N``: the part of the selection to run, as `vae_compat.front.sharding` splits it."""
+    cache: Path | None = None
+    """Folder in which truths and baselines are kept from run to run."""
     history: Path | None = None
     """Folder of a history in which to keep the run, and with whose runs to compare it."""
     last: int = 7
@@ -153,17 +158,37 @@ class Options:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies everything that changes baselines without being part of a case."""
-        files = [_stamp(text.partition("=")[2]) for text in sorted(self.weights)]
-        image = None if self.image is None else [str(self.image), _stamp(self.image)]
-        told = [self.seed, sorted(self.weights), files, image, metadata.version("torch")]
+        """Identifies everything that changes baselines without being part of a case.
+
+        Files count by what is in them, so that it is the same on every machine.
+        """
+        weights = [text.partition("=") for text in sorted(self.weights)]
+        files = [(family, digest_of(Path(source)) or source) for family, _, source in weights]
+        image = None if self.image is None else digest_of(self.image)
+        told = [self.seed, files, image, metadata.version("torch")]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
-def _stamp(path: str | Path) -> Sequence[int]:
-    """Size and time of change of a file; nothing where there is none."""
+def digest_of(path: Path) -> str | None:
+    """SHA-256 of a file, or of all weights and configurations in a folder; ``None`` for neither."""
     try:
-        found = Path(path).stat()
-    except OSError:
-        return ()
-    return (found.st_size, found.st_mtime_ns)
+        files = [path] if path.is_file() else sorted(_told_by(path))
+        stamps = tuple((file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+        return _digest(tuple(files), stamps) if files else None
+    except (OSError, ValueError):  # a path that the system rejects
+        return None
+
+
+def _told_by(folder: Path) -> list[Path]:
+    return [*folder.glob("**/*.safetensors"), *folder.glob("**/config.json")]
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(files: tuple[Path, ...], stamps: tuple[tuple[int, int], ...]) -> str:
+    """Kept for as long as size and time of change are the same: weights are large."""
+    del stamps
+    whole = hashlib.sha256()
+    for each in files:
+        with each.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()

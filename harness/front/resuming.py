@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _ALIKE = {
     "selection": "the selection",
+    "shard": "the shard",
     "device": "the device",
     "seed": "the seed",
     "version": "vae-compat",
@@ -31,14 +32,15 @@ def resumed(folder: Path, header: Header) -> Log:
     from vae_compat.reports.log import read_log
 
     log = read_log(folder)
-    for what, before, now in _differences(log.header, header):
+    for what, before, now in differences(log.header, header):
         raise UsageError(
             f"--resume {folder}: {what} was {before} and is {now}: start a new run with --out"
         )
     return log
 
 
-def _differences(before: Header, now: Header) -> Iterator[tuple[str, object, object]]:
+def differences(before: Header, now: Header) -> Iterator[tuple[str, object, object]]:
+    """What two runs were asked for, or ran with, that makes them different runs."""
     names = [", ".join(hook.name for hook in header.hooks) for header in (before, now)]
     if names[0] != names[1]:
         yield "the hook", names[0], names[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from contextlib import suppress
 from dataclasses import replace
 from importlib import resources
@@ -21,7 +22,6 @@ from vae_compat.vocabulary import Device, ExitCode
 if TYPE_CHECKING:
     from vae_compat.front.gathering import Gathering
     from vae_compat.front.subjects import HookUnderTest
-    from vae_compat.machine import CudaDescription
     from vae_compat.reports.log import Log
     from vae_compat.reports.results import Header, Results
 
@@ -41,6 +41,7 @@ def run(options: Options) -> int:
 
     Raises ``UsageError`` for whatever is wrong with the options, before anything has run.
     """
+    began = time.time()  # before any process of the run is started
     set_environment(options.device)
     if options.resume is not None:
         options = replace(options, out=options.resume)
@@ -51,7 +52,7 @@ def run(options: Options) -> int:
                 night: keeping.Place | None = None
                 if options.history is not None:
                     options, night = keeping.placed(options, _header(options, found))
-                results = judged(options, found, interrupts, folder.path)
+                results = judged(options, found, interrupts, folder.path, began)
         except KeyboardInterrupt:
             raise StoppedError(
                 f"{interrupts.reason or 'interrupted'} before any case ran"
@@ -70,10 +71,15 @@ def set_environment(device: str) -> None:
 
 
 def judged(
-    options: Options, found: tuple[HookUnderTest, ...], interrupts: Interrupts, folder: Path
+    options: Options,
+    found: tuple[HookUnderTest, ...],
+    interrupts: Interrupts,
+    folder: Path,
+    began: float,
 ) -> Results:
     """Run everything that was selected and has no record yet; returns all records.
 
+    ``began`` is when the run did, before any hook was loaded, in seconds since the epoch.
     Raises ``UsageError`` where there is nothing to run, or the log cannot be written.
     """
     import pytest
@@ -81,6 +87,7 @@ def judged(
     from vae_compat.front import workers
     from vae_compat.front.gathering import Gathering
     from vae_compat.front.resuming import finished, resumed
+    from vae_compat.measure.shelf import lasting
     from vae_compat.reports.compare import hold_against
     from vae_compat.reports.results import read
 
@@ -89,12 +96,15 @@ def judged(
     earlier = None if options.resume is None else resumed(options.resume, header)
     known = frozenset() if earlier is None else finished(earlier)
     prepared = workers.prepared(options, found, folder, known)
-    given = workers.given_to_all(folder, prepared.key, options, found, known)
+    prepared.began = began
+    given = workers.given_to_all(folder, prepared, found, known)
     gathering = Gathering(prepared, given, header, interrupts, earlier)
     try:
         code = int(pytest.main(_arguments(options, prepared.size, folder), plugins=[gathering]))
     finally:
         prepared.close()
+        if options.cache is not None:
+            lasting(options.cache).prune()
     results = _concluded(gathering, code, options, earlier)
     return results if before is None else hold_against(results, before)
 
@@ -116,7 +126,8 @@ def _concluded(gathering: Gathering, code: int, options: Options, earlier: Log |
         stopped = "failed inside pytest"
     if gathering.writer is None and not gathering.entries:
         if code == pytest.ExitCode.NO_TESTS_COLLECTED:
-            raise UsageError("no check of any case was selected: widen the selection")
+            where = "" if options.shard is None else f" of shard {options.shard}"
+            raise UsageError(f"no check of any case{where} was selected: widen the selection")
         raise StoppedError(f"{stopped or 'ended'} before any case ran")
     failing = any(entry.record.status in BAD for entry in gathering.entries.values())
     by_failure = options.fail_fast and failing and stopped is None
@@ -134,6 +145,7 @@ def _concluded(gathering: Gathering, code: int, options: Options, earlier: Log |
 
 
 def _header(options: Options, found: tuple[HookUnderTest, ...]) -> Header:
+    from vae_compat.device import described_gpu
     from vae_compat.front.listing import left_out_of
     from vae_compat.front.subjects import claims_digest
     from vae_compat.reports.results import HookEntry, command_line, describe_run, now
@@ -158,19 +170,10 @@ def _header(options: Options, found: tuple[HookUnderTest, ...]) -> Header:
         started=now(),
         command=command_line(),
         inputs=options.fingerprint,
-        gpu=_gpu(options.device),
+        gpu=described_gpu(options.device),
         left_out=left_out_of(found, options),
+        shard=options.shard,
     )
-
-
-def _gpu(device: str) -> CudaDescription | None:
-    """The GPU of a run, with its switches as they stand while a case runs."""
-    if device != Device.CUDA:
-        return None
-    from vae_compat.device.cuda import CudaDevice
-
-    with CudaDevice() as opened:
-        return opened.describe()
 
 
 def _tell(results: Results, options: Options) -> int:
@@ -194,10 +197,12 @@ def _tell(results: Results, options: Options) -> int:
 
 def report(folder: Path, *, junitxml: Path | None = None, against: Path | None = None) -> int:
     """Render everything again from the log of a run, and return its exit code."""
+    from vae_compat.front.validation import check_against
     from vae_compat.reports.compare import hold_against
     from vae_compat.reports.log import concluded, read_log
     from vae_compat.reports.results import read
 
+    check_against(against, folder)
     before = None if against is None else read(against)
     results = concluded(read_log(folder), folder)
     if before is not None:

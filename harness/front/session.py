@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,19 @@ import torch
 from vae_compat.checks.registry import BY_NAME
 from vae_compat.contracts.cases import Case, Layout, Mode, Scale
 from vae_compat.contracts.finding import Finding, Status
-from vae_compat.device import open_device
+from vae_compat.device import described_gpu, open_device
 from vae_compat.errors import UsageError
 from vae_compat.front.options import Options
+from vae_compat.front.sharding import costs, groups_of
 from vae_compat.isolation.limits import IDLE, memory_share
 from vae_compat.judge import ROOTS, Record, judge
 from vae_compat.matrix import cost, generate
 from vae_compat.measure.bench import Bench
+from vae_compat.measure.circumstances import circumstances
 from vae_compat.measure.models import Supplies
 from vae_compat.measure.observation import Observed
 from vae_compat.measure.sealing import Seal
+from vae_compat.measure.shelf import lasting
 from vae_compat.scenarios.case_runner import CaseRunner, Subject
 from vae_compat.scenarios.runners import InRunners, Runners
 from vae_compat.subject.describing import described, loading_of
@@ -56,7 +60,7 @@ class Run:
     options: Options
     subjects: Mapping[str, Subject]
     cases: Mapping[str, tuple[Case, ...]]
-    """Cases of each subject, selected."""
+    """Cases of each subject, selected, those of other shards included."""
     folder: Path
     """Shared by the processes of the run; the controller removes it at the end."""
     supplies: Supplies
@@ -66,6 +70,10 @@ class Run:
     """How many worker processes share the machine in this run."""
     key: bytes = field(default_factory=partial(secrets.token_bytes, 32), repr=False)
     """Known to the processes of the run alone, so that no hook can forge what they share."""
+
+    began: float = 0.0
+    """Seconds since the epoch, before any hook was loaded: what has changed in a cache since then
+    may be of a hook."""
 
     @classmethod
     def prepare(
@@ -111,15 +119,15 @@ class Run:
 
     @property
     def size(self) -> int:
-        """How many cases there are."""
-        return sum(map(len, self.cases.values()))
+        """How many cases this run is to run."""
+        return sum(map(self._is_mine, chain.from_iterable(self.cases.values())))
 
     def items(self, check: str) -> Iterator[Item]:
         """All tests of a check."""
         found = BY_NAME[check]
         for name, subject in self.subjects.items():
             for case in self.cases[name]:
-                known = (name, case.id, check) in self.finished
+                known = (name, case.id, check) in self.finished or not self._is_mine(case)
                 if not known and found.applies(case, subject.profile.promise(case)):
                     yield Item(name, case, check, _known(subject.profile, check, case))
 
@@ -138,11 +146,20 @@ class Run:
     @cached_property
     def _places(self) -> dict[str, tuple[float, str]]:
         """For each group its cost, highest first."""
-        total: dict[str, float] = {}
-        for some in self.cases.values():
-            for case in some:
-                total[case.truth_id] = total.get(case.truth_id, 4 * cost(case)) + cost(case)
+        total = costs(chain.from_iterable(self.cases.values()))
         return {group: (-value, group) for group, value in total.items()}
+
+    def _is_mine(self, case: Case) -> bool:
+        """Whether the case is of the shard that is to be run."""
+        return self._mine is None or case.truth_id in self._mine
+
+    @cached_property
+    def _mine(self) -> frozenset[str] | None:
+        """The groups of this shard; ``None`` where the whole selection is to be run."""
+        if self.options.shard is None:
+            return None
+        profiles = {name: subject.profile for name, subject in self.subjects.items()}
+        return groups_of(self.options, [(profiles[name], self.cases[name]) for name in profiles])
 
     @cached_property
     def runners(self) -> Runners:
@@ -166,7 +183,12 @@ class Run:
     @cached_property
     def bench(self) -> Bench:
         """Makes the baselines that cases are compared with."""
-        return Bench(self.supplies, self.folder, self.options.fingerprint, self.key)
+        inputs, cache = self.options.fingerprint, self.options.cache
+        if cache is None:
+            return Bench(self.supplies, self.folder, inputs, self.key)
+        told = circumstances(inputs, described_gpu(self.options.device))
+        shelf = lasting(cache, until=self.began)
+        return Bench(self.supplies, self.folder, told, self.key, shelf)
 
     @cached_property
     def case_runner(self) -> CaseRunner:

@@ -14,6 +14,7 @@ from vae_compat.front.explain import check_docs, closest, parse_case
 from vae_compat.front.files import check_file_in, check_folder, check_regular, check_writable
 from vae_compat.front.listing import cases_of, left_out_of
 from vae_compat.front.options import Options
+from vae_compat.front.sharding import groups_of
 from vae_compat.front.subjects import HookUnderTest, resolve
 from vae_compat.subject.profile import Profile
 from vae_compat.vocabulary import Device, Tier
@@ -30,17 +31,22 @@ def validate(options: Options) -> tuple[HookUnderTest, ...]:
     check_selection(options)
     if options.case is not None:
         parse_case(options.case)
-    _check_output(options)
+    check_output(options.out, options.junitxml)
+    if options.resume is not None and not options.resume.is_dir():
+        raise UsageError(f"--resume {options.resume}: there is no such folder: check the path")
+    if options.cache is not None:
+        check_folder("--cache", options.cache)
     for text in options.weights:
         _check_weights(text)
+        if options.cache is not None and not Path(text.partition("=")[2]).exists():
+            raise UsageError(
+                f"--cache: which weights '{text}' stands for may change: give a file or a folder"
+            )
     if options.image is not None:
         check_regular("--image", options.image)
     if options.expression is not None:
         _check_expression(options.expression)
-    if options.against is not None:
-        from vae_compat.reports.results import read
-
-        read(options.against)
+    check_against(options.against, options.out)
     if options.resume is not None:
         from vae_compat.reports.log import read_log
 
@@ -102,13 +108,31 @@ def _check_words(option: str, given: Sequence[str], known: Sequence[str]) -> Non
             raise UsageError(f"{option}: '{word}' is unknown{closest(word, known)}")
 
 
-def _check_output(options: Options) -> None:
-    check_folder("--out", options.out)
-    check_file_in(options.out, WRITTEN)
-    if options.junitxml is not None:
-        check_writable("--junitxml", options.junitxml)
-    if options.resume is not None and not options.resume.is_dir():
-        raise UsageError(f"--resume {options.resume}: there is no such folder: check the path")
+def check_output(out: Path, junitxml: Path | None) -> None:
+    """Refuse folders and files that reports cannot be written to."""
+    check_folder("--out", out)
+    check_file_in(out, WRITTEN)
+    if junitxml is not None:
+        check_writable("--junitxml", junitxml)
+
+
+def check_against(against: Path | None, out: Path) -> None:
+    """Refuse an earlier run that is none, or that this one would overwrite.
+
+    It would be held against itself when it is repeated, and every regression would pass.
+    """
+    if against is None:
+        return
+    from vae_compat.reports.results import FILE_NAME, read
+
+    read(against)
+    file = against / FILE_NAME if against.is_dir() else against
+    written = out / FILE_NAME
+    if file.resolve() == written.resolve() or (written.exists() and file.samefile(written)):
+        raise UsageError(
+            f"--against {against} is where this run writes its own results: keep a copy of it"
+            " elsewhere, or give another --out"
+        )
 
 
 def _check_weights(text: str) -> None:
@@ -179,16 +203,19 @@ def _check_matrix(found: Sequence[HookUnderTest], options: Options) -> None:
     for under in found:
         check_known_failures(under.profile, whole[under.told])
     check_profiles([under.profile for under in found])
-    selection = options.selection
-    selected = [
-        case
+    by_hook = [
+        (
+            under.profile,
+            list(filter(options.selection.admits, cases_of(under, options, full=options.full))),
+        )
         for under in found
-        for case in cases_of(under, options, full=options.full)
-        if selection.admits(case)
     ]
+    selected = [case for _, cases in by_hook for case in cases]
     if options.case is not None:
         selected = [case for case in [parse_case(options.case)] if case.family not in left_out()]
     check_some(selected, left_out_of(found, options))
+    if options.shard is not None:
+        groups_of(options, by_hook)
     for text in options.weights:
         family = text.partition("=")[0]
         if not any(case.scale is Scale.REAL and case.family == family for case in selected):

@@ -40,6 +40,8 @@ class Given(NamedTuple):
     """Process id of the command."""
     key: str
     """In hexadecimal, with which the processes of the run seal what they share."""
+    began: float
+    """When the run did, before any hook was loaded, in seconds since the epoch."""
     options: str
     facts: str
     finished: list[list[str]]
@@ -53,8 +55,7 @@ def give(workerinput: dict[str, Any], given: Given) -> None:
 
 def given_to_all(
     folder: Path,
-    key: bytes,
-    options: Options,
+    run: Run,
     found: tuple[HookUnderTest, ...],
     finished: frozenset[Key],
 ) -> Given:
@@ -62,8 +63,9 @@ def given_to_all(
     return Given(
         folder=str(folder),
         controller=os.getpid(),
-        key=key.hex(),
-        options=options.to_json(),
+        key=run.key.hex(),
+        began=run.began,
+        options=run.options.to_json(),
         facts=facts_to_json(found),
         finished=[list(known) for known in sorted(finished)],
     )
@@ -81,7 +83,7 @@ def join(given: Given) -> Run:
     found = restored(options, given.facts)
     finished = frozenset((hook, case, check) for hook, case, check in given.finished)
     run = prepared(options, found, Path(given.folder), finished)
-    run.key = bytes.fromhex(given.key)
+    run.key, run.began = bytes.fromhex(given.key), given.began
     run.share_cores(processes=int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
     return run
 

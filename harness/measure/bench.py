@@ -17,6 +17,7 @@ from vae_compat.measure.draws import draw_floors, in_doubt
 from vae_compat.measure.models import Models, Supplies, Weights
 from vae_compat.measure.observation import WHOLE, Baseline, Floors, Observation
 from vae_compat.measure.sealing import Seal
+from vae_compat.measure.shelf import Shelf
 from vae_compat.measure.store import BaselineStore
 
 T = TypeVar("T")
@@ -28,16 +29,23 @@ class Bench(Models):
     """The VAEs of cases, and what they give untiled: made once, stored and shared by workers."""
 
     def __init__(
-        self, supplies: Supplies, folder: Path, fingerprint: str = "", key: bytes = b""
+        self,
+        supplies: Supplies,
+        folder: Path,
+        fingerprint: str = "",
+        key: bytes = b"",
+        lasting: Shelf | None = None,
     ) -> None:
-        """Store baselines in ``folder``.
+        """Store baselines in ``folder``, and on the shelf ``lasting`` for later runs.
 
         ``fingerprint`` stands for whatever changes baselines without being part of a case: seed,
-        weights, image. ``key`` is known only to the processes of the run: it tells their files from
-        files that a hook wrote.
+        weights, image; for later runs the `circumstances` as well. ``key`` is known only to the
+        processes of the run: it tells their files from files that a hook wrote.
         """
         super().__init__(supplies)
-        self._store = BaselineStore(folder / "baselines", fingerprint, seal=Seal(key))
+        self._store = BaselineStore(
+            folder / "baselines", fingerprint, seal=Seal(key), lasting=lasting
+        )
         self._weights = Weights(supplies.build)
         self._recent: OrderedDict[Hashable, Any] = OrderedDict()
 
@@ -63,12 +71,11 @@ class Bench(Models):
             view = self._supplies.views(self.truth(case), Layout.DIFFUSERS, case.facts)[0]
             return measure_truth(case, view, self.make_input(case), open_device(case.device))
 
-        def baseline() -> Baseline:
-            known = self._store.truth(case, truth)
+        def baseline(known: Tensor) -> Baseline:
             x, device = self.make_input(case), open_device(case.device)
             return measure_baseline(case, self.view(case), known, x, device)
 
-        return self._store.get(case, baseline)
+        return self._store.get(case, truth, baseline)
 
     def raised(self, case: Case) -> Baseline:
         """The same with the floors of several draws: for results that miss those of one."""

@@ -1,27 +1,52 @@
-"""Baselines, computed once and shared by the worker processes of a run."""
+"""Baselines, computed once and shared by the worker processes of a run, and by later runs."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-import os
-import pickle
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, TypeVar
 
-import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
 from vae_compat.contracts.cases import Case
-from vae_compat.device.meter import Convolution, Reading
+from vae_compat.contracts.travelling import OnWire, Pairs
+from vae_compat.device.meter import Reading
 from vae_compat.measure.observation import Baseline, Floors, Noise
 from vae_compat.measure.sealing import Seal
+from vae_compat.measure.shelf import Shelf, packed, unpacked
 
-_VERSION = 2
+_VERSION = 3
+T = TypeVar("T", bound="_Truth | _Untiled | _Draws")
+
+
+@dataclass(frozen=True)
+class _Truth:
+    truth: Annotated[Tensor, OnWire()]
+
+
+@dataclass(frozen=True)
+class _Untiled:
+    """A baseline without its truth, which it shares with other layouts and devices."""
+
+    output: Annotated[Tensor, OnWire()]
+    floor: Noise
+    reading: Reading
+    weight_bytes: int
+    input_bytes: int
+    cpu_seconds: float
+    leaves: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class _Draws:
+    floors: Annotated[dict[tuple[int | None, int | None], Noise], Pairs()] = field(
+        default_factory=dict
+    )
 
 
 class BaselineStore:
@@ -38,131 +63,96 @@ class BaselineStore:
         fingerprint: str,
         *,
         seal: Seal | None = None,
+        lasting: Shelf | None = None,
         keep: int = 4,
         patience: float = 600.0,
     ) -> None:
         """Share files in ``directory``; ``fingerprint`` stands for all that is not in a case.
 
+        What is on the shelf ``lasting`` is not computed, and what is computed is put there.
         ``keep`` baselines stay in memory. After ``patience`` seconds of waiting for another
         process, this one computes for itself.
         """
-        self._directory = directory
-        self._seal = seal or Seal()
+        self._own = Shelf(directory, seal or Seal())
+        self._lasting = lasting
         self._fingerprint = fingerprint
         self._keep = keep
         self._patience = patience
         self._recent: OrderedDict[str, Baseline] = OrderedDict()
 
-    def get(self, case: Case, compute: Callable[[], Baseline]) -> Baseline:
-        """The baseline of a case; ``compute`` is called only if no process has computed it yet."""
-        key = self._key(case.baseline_id)
-        baseline = self._recent.pop(key, None)
+    def get(
+        self, case: Case, truth: Callable[[], Tensor], compute: Callable[[Tensor], Baseline]
+    ) -> Baseline:
+        """The baseline of a case.
+
+        ``compute`` makes it from the truth. Both are called only if no process has computed what
+        they give.
+        """
+        name = case.baseline_id
+        baseline = self._recent.pop(name, None)
         if baseline is None:
-            baseline = _restored(self._shared(key, lambda: _plain(compute())))
-        self._recent[key] = baseline
+            known = self.truth(case, truth)
+            untiled = self._shared(name, _Untiled, lambda: _without_truth(compute(known)))
+            baseline = Baseline(truth=known, **_fields(untiled))
+        self._recent[name] = baseline
         while len(self._recent) > self._keep:
             self._recent.popitem(last=False)
         return baseline
 
     def truth(self, case: Case, compute: Callable[[], Tensor]) -> Tensor:
         """The float64 truth of a case, which all its layouts and devices share."""
-        found: Tensor = self._shared(
-            self._key(f"truth of {case.truth_id}"), lambda: {"truth": compute().contiguous()}
-        )["truth"]
-        return found
+        name = f"truth of {case.truth_id}"
+        return self._shared(name, _Truth, lambda: _Truth(compute().contiguous())).truth
 
     def further(self, case: Case, compute: Callable[[], Floors]) -> Floors:
         """The noise of further draws of a case."""
-        parts: list[tuple[int | None, int | None, float, float]] = self._shared(
-            self._key(f"further draws of {case.baseline_id}"),
-            lambda: {
-                "parts": [(*part, noise.rms, noise.worst) for part, noise in compute().items()]
-            },
-        )["parts"]
-        return {(item, frame): Noise(rms, worst) for item, frame, rms, worst in parts}
+        name = f"further draws of {case.baseline_id}"
+        return self._shared(name, _Draws, lambda: _Draws(dict(compute()))).floors
 
-    def _key(self, name: str) -> str:
+    def key(self, name: str) -> str:
+        """The name of the file of what has this name."""
         text = f"{_VERSION}\n{name}\n{self._fingerprint}"
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
-    def _shared(self, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        file = self._directory / f"{key}.pt"
-        found = self._read(file)
+    def _shared(self, name: str, kind: type[T], compute: Callable[[], T]) -> T:
+        key = self.key(name)
+        found = self._read(key, kind)
         if found is not None:
             return found
-        self._directory.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._directory / f"{key}.lock", timeout=self._patience)
+        self._own.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._own.folder / f"{key}.lock", timeout=self._patience)
         try:
             lock.acquire()
         except Timeout:
             return compute()
         try:
-            found = self._read(file)
+            found = self._read(key, kind)
             if found is None:
                 found = compute()
-                self._write(file, found)
+                self._write(key, packed(key, found))
             return found
         finally:
             lock.release()
 
-    def _write(self, file: Path, plain: dict[str, Any]) -> None:
-        content = io.BytesIO()
-        torch.save(plain, content)
-        draft = file.with_name(f".{file.name}.{os.getpid()}")
-        try:
-            draft.write_bytes(self._seal.on(content.getvalue()))
-            draft.replace(file)
-        finally:
-            draft.unlink(missing_ok=True)
+    def _read(self, key: str, kind: type[T]) -> T | None:
+        for shelf in filter(None, (self._own, self._lasting)):
+            content = shelf.read(key)
+            found = None if content is None else unpacked(key, kind, content)
+            if found is not None:
+                return found
+        return None
 
-    def _read(self, file: Path) -> dict[str, Any] | None:
-        """What is in a file; ``None`` where it is not there, broken, or not of this run."""
-        try:
-            content = self._seal.opened(file.read_bytes())
-            if content is None:
-                return None
-            found: dict[str, Any] = torch.load(
-                io.BytesIO(content), map_location="cpu", weights_only=True
-            )
-            return found
-        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError):
-            return None  # half a file of a broken disk, or of another version: computed anew
+    def _write(self, key: str, content: bytes) -> None:
+        self._own.write(key, content)
+        if self._lasting is not None:
+            with suppress(OSError):  # a full disk: later runs compute it themselves
+                self._lasting.write(key, content)
 
 
-def _plain(baseline: Baseline) -> dict[str, Any]:
-    """Tensors, numbers and containers only: what ``weights_only`` loading admits."""
-    reading = {
-        entry.name: getattr(baseline.reading, entry.name)
-        for entry in fields(Reading)
-        if entry.name != "convolutions"
-    }
-    return {
-        "output": baseline.output.contiguous(),
-        "truth": baseline.truth.contiguous(),
-        "floor": asdict(baseline.floor),
-        "reading": reading,
-        "convolutions": [
-            (tuple(ran.weight), tuple(ran.plane), count)
-            for ran, count in baseline.reading.convolutions.items()
-        ],
-        "weight_bytes": baseline.weight_bytes,
-        "input_bytes": baseline.input_bytes,
-        "cpu_seconds": baseline.cpu_seconds,
-        "leaves": list(baseline.leaves),
-    }
+def _without_truth(baseline: Baseline) -> _Untiled:
+    given = {**_fields(baseline), "output": baseline.output.contiguous()}
+    return _Untiled(**{each.name: given[each.name] for each in fields(_Untiled)})
 
 
-def _restored(plain: dict[str, Any]) -> Baseline:
-    convolutions = {
-        Convolution(weight, plane): count for weight, plane, count in plain["convolutions"]
-    }
-    return Baseline(
-        output=plain["output"],
-        truth=plain["truth"],
-        floor=Noise(**plain["floor"]),
-        reading=Reading(**plain["reading"], convolutions=convolutions),
-        weight_bytes=plain["weight_bytes"],
-        input_bytes=plain["input_bytes"],
-        cpu_seconds=plain["cpu_seconds"],
-        leaves=tuple((path, attribute) for path, attribute in plain["leaves"]),
-    )
+def _fields(value: _Untiled | Baseline) -> dict[str, object]:
+    return {each.name: getattr(value, each.name) for each in fields(value)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pytest
 import torch
 from filelock import FileLock
 
-from vae_compat.contracts.cases import Layout, Mode
-from vae_compat.measure.observation import Baseline
+from vae_compat.contracts.cases import Case, Layout, Mode
+from vae_compat.device.meter import Copies, HostMemory, Waits
+from vae_compat.measure.observation import Baseline, Noise
 from vae_compat.measure.store import BaselineStore
 from vae_compat.suites.selftest.measure_fakes import CASE, a_baseline, a_case
 
@@ -22,6 +24,11 @@ SMALL = a_case(height=8, width=8)
 
 def never() -> Baseline:
     raise AssertionError("computed again")
+
+
+def got(store: BaselineStore, case: Case, make: Callable[[], Baseline]) -> Baseline:
+    """The baseline of a case; ``make`` gives it and its truth where the store has neither."""
+    return store.get(case, lambda: make().truth, lambda _: make())
 
 
 def same(one: Baseline, other: Baseline) -> bool:
@@ -35,51 +42,62 @@ def same(one: Baseline, other: Baseline) -> bool:
 
 def test_a_second_store_reads_what_the_first_computed(tmp_path: Path):
     made = a_baseline(SMALL)
-    assert same(BaselineStore(tmp_path, "a").get(SMALL, lambda: made), made)
-    assert same(BaselineStore(tmp_path, "a").get(SMALL, never), made)
+    assert same(got(BaselineStore(tmp_path, "a"), SMALL, lambda: made), made)
+    assert same(got(BaselineStore(tmp_path, "a"), SMALL, never), made)
+
+
+def test_all_that_a_device_counts_survives(tmp_path: Path):
+    made = a_baseline(SMALL)
+    made.reading.waits, made.reading.host = Waits(read=2, copy=1), HostMemory(peak_pageable=3)
+    made.reading.copies = (Copies("host_to_device", True, False, False, 2, 1024),)
+    made = replace(made, floor=Noise(float("nan"), float("inf")), leaves=(("conv", "cache"),))
+    got(BaselineStore(tmp_path, "a"), SMALL, lambda: made)
+    found = got(BaselineStore(tmp_path, "a"), SMALL, never)
+    assert found.reading == made.reading
+    assert (found.leaves, str(found.floor)) == (made.leaves, str(made.floor))
 
 
 def test_modes_and_tiles_share_a_baseline(tmp_path: Path):
     store = BaselineStore(tmp_path, "a")
-    store.get(SMALL, lambda: a_baseline(SMALL))
-    store.get(a_case(height=8, width=8, mode=Mode.FAST, tile=4), never)
+    got(store, SMALL, lambda: a_baseline(SMALL))
+    got(store, a_case(height=8, width=8, mode=Mode.FAST, tile=4), never)
 
 
 @pytest.mark.parametrize(("fingerprint", "case"), [("b", SMALL), ("a", CASE)])
 def test_other_fingerprints_and_cases_have_their_own(tmp_path: Path, fingerprint, case):
-    BaselineStore(tmp_path, "a").get(SMALL, lambda: a_baseline(SMALL))
+    got(BaselineStore(tmp_path, "a"), SMALL, lambda: a_baseline(SMALL))
     with pytest.raises(AssertionError, match="computed again"):
-        BaselineStore(tmp_path, fingerprint).get(case, never)
+        got(BaselineStore(tmp_path, fingerprint), case, never)
 
 
 def test_memory_holds_the_latest_few(tmp_path: Path):
     store = BaselineStore(tmp_path, "a", keep=1)
-    first = store.get(SMALL, lambda: a_baseline(SMALL))
-    assert store.get(SMALL, never) is first
-    store.get(CASE, lambda: a_baseline(CASE))
-    assert store.get(SMALL, never) is not first
+    first = got(store, SMALL, lambda: a_baseline(SMALL))
+    assert got(store, SMALL, never) is first
+    got(store, CASE, lambda: a_baseline(CASE))
+    assert got(store, SMALL, never) is not first
 
 
 def test_a_failed_computation_is_tried_again(tmp_path: Path):
     store = BaselineStore(tmp_path, "a")
     with pytest.raises(AssertionError):
-        store.get(SMALL, never)
-    store.get(SMALL, lambda: a_baseline(SMALL))
+        got(store, SMALL, never)
+    got(store, SMALL, lambda: a_baseline(SMALL))
 
 
 @pytest.mark.parametrize("content", [b"", b"not a tensor file", b"PK\x03\x04 half"])
 def test_a_spoilt_file_is_computed_anew(tmp_path: Path, content: bytes):
-    BaselineStore(tmp_path, "a").get(SMALL, lambda: a_baseline(SMALL))
-    (file,) = tmp_path.glob("*.pt")
-    file.write_bytes(content)
+    got(BaselineStore(tmp_path, "a"), SMALL, lambda: a_baseline(SMALL))
+    for file in tmp_path.glob("*.safetensors"):
+        file.write_bytes(content)
     made = a_baseline(SMALL)
-    assert same(BaselineStore(tmp_path, "a").get(SMALL, lambda: made), made)
-    assert same(BaselineStore(tmp_path, "a").get(SMALL, never), made)
+    assert same(got(BaselineStore(tmp_path, "a"), SMALL, lambda: made), made)
+    assert same(got(BaselineStore(tmp_path, "a"), SMALL, never), made)
 
 
 def test_nothing_but_whole_files_is_left(tmp_path: Path):
-    BaselineStore(tmp_path, "a").get(SMALL, lambda: a_baseline(SMALL))
-    assert {file.suffix for file in tmp_path.iterdir()} <= {".pt", ".lock"}
+    got(BaselineStore(tmp_path, "a"), SMALL, lambda: a_baseline(SMALL))
+    assert {file.suffix for file in tmp_path.iterdir()} <= {".safetensors", ".lock"}
 
 
 def _die_computing(folder: Path) -> None:
@@ -87,17 +105,17 @@ def _die_computing(folder: Path) -> None:
         (folder / "dying").touch()
         os._exit(1)
 
-    BaselineStore(folder, "a").get(SMALL, die)
+    got(BaselineStore(folder, "a"), SMALL, die)
 
 
 def _compute_slowly(folder: Path) -> None:
-    def compute() -> Baseline:
+    def compute() -> torch.Tensor:
         with (folder / "computed").open("a") as log:
             log.write("x")
         time.sleep(0.3)
-        return a_baseline(SMALL)
+        return a_baseline(SMALL).truth
 
-    BaselineStore(folder, "a").get(SMALL, compute)
+    BaselineStore(folder, "a").truth(SMALL, compute)
 
 
 def test_a_process_that_dies_computing_blocks_nobody(tmp_path: Path):
@@ -107,7 +125,7 @@ def test_a_process_that_dies_computing_blocks_nobody(tmp_path: Path):
     assert (tmp_path / "dying").exists()
     store = BaselineStore(tmp_path, "a", patience=20)
     started = time.monotonic()
-    store.get(SMALL, lambda: a_baseline(SMALL))
+    got(store, SMALL, lambda: a_baseline(SMALL))
     assert time.monotonic() - started < 10
 
 
@@ -123,10 +141,10 @@ def test_two_processes_compute_once(tmp_path: Path):
 
 def test_patience_ends(tmp_path: Path):
     store = BaselineStore(tmp_path, "a", patience=0.1)
-    lock = FileLock(tmp_path / f"{store._key(SMALL.baseline_id)}.lock")
+    lock = FileLock(tmp_path / f"{store.key(SMALL.baseline_id)}.lock")
     with lock:
         made = a_baseline(SMALL)
-        assert same(store.get(SMALL, lambda: made), made)
+        assert same(got(store, SMALL, lambda: made), made)
 
 
 def test_layouts_and_devices_share_a_truth(tmp_path: Path):

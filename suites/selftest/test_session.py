@@ -96,12 +96,13 @@ def test_a_worker_prepares_the_run_as_the_command_did(
     (told,) = subjects.profiles(options)
     found = (subjects.HookUnderTest(*told, subjects.Looked(("exact",), None, None)),)
     first = workers.prepared(options, found, tmp_path, frozenset())
+    first.began = 12.5
     (known, *left) = first.items("parity")
     finished = frozenset({(known.subject, known.case.id, "parity")})
     config = SimpleNamespace(workerinput={})
     workers.give(
         config.workerinput,
-        workers.given_to_all(tmp_path, first.key, options, found, finished),
+        workers.given_to_all(tmp_path, first, found, finished),
     )
     json.dumps(config.workerinput).encode("ascii")
     monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", "2")
@@ -109,6 +110,7 @@ def test_a_worker_prepares_the_run_as_the_command_did(
     assert given is not None
     joined = workers.join(given)
     assert (joined.options, joined.key, joined.folder) == (options, first.key, tmp_path)
+    assert joined.began == first.began
     assert list(joined.items("parity")) == left
     assert joined.processes == 2
     assert workers.given(SimpleNamespace()) is None
