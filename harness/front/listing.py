@@ -78,8 +78,8 @@ def _cases(options: Options, *, ids: bool) -> list[str]:
     check_selection(options)
     found = resolve(options)
     for under in found:
-        ids = [case.id for case in cases_of(under, options, full=True, anywhere=True)]
-        check_known_failures(under.profile, ids)
+        anywhere = cases_of(under, options, full=True, anywhere=True)
+        check_known_failures(under.profile, [case.id for case in anywhere])
     check_profiles([under.profile for under in found])
     selection = options.selection
     # A shard is a part of what a run checks, which is not every tier unless it is asked for.

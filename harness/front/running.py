@@ -126,8 +126,11 @@ def _concluded(gathering: Gathering, code: int, options: Options, earlier: Log |
         stopped = "failed inside pytest"
     if gathering.writer is None and not gathering.entries:
         if code == pytest.ExitCode.NO_TESTS_COLLECTED:
-            where = "" if options.shard is None else f" of shard {options.shard}"
-            raise UsageError(f"no check of any case{where} was selected: widen the selection")
+            if options.shard is not None:
+                raise UsageError(
+                    f"-k leaves nothing of shard {options.shard}: split into fewer, or widen it"
+                )
+            raise UsageError("no check of any case was selected: widen the selection")
         raise StoppedError(f"{stopped or 'ended'} before any case ran")
     failing = any(entry.record.status in BAD for entry in gathering.entries.values())
     by_failure = options.fail_fast and failing and stopped is None

@@ -209,16 +209,11 @@ def test_a_change_of_any_code_that_makes_baselines_tells() -> None:
 @pytest.mark.slow
 def test_a_warm_run_finds_to_the_byte_what_a_cold_one_did(tmp_path: Path) -> None:
     file = profile(tmp_path, "sound")
-    hook = (f"--profile={file}", "--scale=probe", "-k", "halo or stub")
+    case = "sd-mock-ldm-decode-exact-17x17t16-b1-f1-float32-sim"
+    hook = (f"--profile={file}", "--case", case, "-k", "finite or parity or work")
     plain = here(tmp_path / "plain", *hook)
     cold, warm = (
         here(tmp_path / name, *hook, "--cache", tmp_path / "cache") for name in ("cold", "warm")
     )
     assert plain.code == cold.code == warm.code == 0, plain.out
     assert plain.results["records"] == cold.results["records"] == warm.results["records"]
-    for kept in (tmp_path / "cache").iterdir():
-        flipped(kept)
-    assert (
-        here(tmp_path / "spoilt", *hook, "--cache", tmp_path / "cache").results["records"]
-        == (plain.results["records"])
-    )
