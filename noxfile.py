@@ -1,5 +1,7 @@
 """Sessions: ``nox -s compat`` judges hooks, ``nox -s tests`` tests the harness itself."""
 
+import os
+
 import nox
 
 nox.needs_version = ">=2024.10.9"
@@ -35,7 +37,9 @@ def nightly(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Test the harness itself."""
     install(session)
-    session.run("pytest", "-n", "auto", *(session.posargs or [SUITE]), env=ALLOCATOR)
+    # One worker more than cores: some tests wait for time limits.
+    workers = str(len(os.sched_getaffinity(0)) + 1)
+    session.run("pytest", "-n", workers, *(session.posargs or [SUITE]), env=ALLOCATOR)
 
 
 @nox.session

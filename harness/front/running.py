@@ -234,6 +234,8 @@ def _arguments(options: Options, size: int, folder: Path) -> list[str]:
     arguments += ["-p", "no:benchmark", "-p", "no:junitxml", "-p", "no:faulthandler"]
     # It collects garbage at the end, half a second each time, to warn of what nobody reads here.
     arguments += ["-p", "no:unraisableexception"]
+    # This package has no plain asserts whose values pytest could show.
+    arguments += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     arguments += ["-n", str(worker_count(options, size)), f"--max-worker-restart={LOST_WORKERS}"]
     if options.fail_fast:
         arguments += ["--maxfail=1"]

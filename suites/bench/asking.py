@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+SMALL = "--profile reference --profile diffusers --families sd --directions decode --scale mock"
+"""The run whose cost is measured: two hooks, so that there is something to share."""
+
 
 class CountedSupplies:
     """Counts VAEs that are built, and forwards of whole VAEs that the judge runs.

@@ -63,14 +63,14 @@ def _judged(observed: Observed) -> dict[str, Finding]:
 
 
 def small_case(profile: Profile, scenario: str | None, **changes: Any) -> Case:
-    """Two by three tiles and three latent frames, unless told otherwise."""
+    """Two by two tiles and three latent frames, unless told otherwise."""
     family = changes.pop("family", profile.claims.families[0])
     facts = FAMILIES[family]
     original = profile.hook.layout != "diffusers"
     given: dict[str, Any] = {
         "direction": Direction.DECODE,
         "height": 6,
-        "width": 11,
+        "width": 7,
         "tile": TILE,
         "frames": 3 if facts.frame_axis else 1,
         "layout": Layout(facts.coder_layout) if original else Layout.DIFFUSERS,

@@ -15,6 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from vae_compat.device import Reading, open_device
 from vae_compat.families import FAMILIES
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -10,6 +10,8 @@ from vae_compat.contracts.cases import Case, Direction, Layout, Mode, Scale
 from vae_compat.device import open_device
 from vae_compat.suites.selftest.shapes import counted
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("tile", [None, 64])
 @pytest.mark.parametrize("direction", Direction)

@@ -15,6 +15,8 @@ from vae_compat.families import FAMILIES
 from vae_compat.fixtures.layouts import VARIANTS, view
 from vae_compat.fixtures.vaes import build, truth
 
+pytestmark = pytest.mark.slow
+
 ORIGINAL_LAYOUTS = [
     (name, variant)
     for name, family in FAMILIES.items()

@@ -173,6 +173,8 @@ PLAYED = (
 )
 
 
+SMALL = {"height": 4, "width": 7}
+"""Two tiles beside each other, which suffice here."""
 FEW = 2
 """Draws made in these tests, because eight would take as long as everything else together."""
 
@@ -236,7 +238,7 @@ def profile(name: str, grade: str = "exact") -> Profile:
 def failed(stand: Stand, name: str, scenario: str | None, grade: str = "exact") -> list[Finding]:
     """The failed findings about a hook of this module."""
     stand.add(profile(name, grade))
-    findings = stand.findings(f"{name}-{grade}", scenario)
+    findings = stand.findings(f"{name}-{grade}", scenario, **SMALL)
     return [found for found in findings.values() if found.status == Status.FAILED]
 
 
@@ -272,7 +274,7 @@ def test_where_noise_is_no_bound_nothing_is_looked_at_again(stand: Stand, looks:
 def test_sound_hook_needs_no_further_draw(
     stand: Stand, looks: list[int], scenario: str | None
 ) -> None:
-    findings = stand.findings("caching" if scenario else "resting", scenario)
+    findings = stand.findings("caching" if scenario else "resting", scenario, **SMALL)
     assert {found.status for found in findings.values()} == {Status.PASSED}
     assert looks == []
 

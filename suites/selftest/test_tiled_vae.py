@@ -15,6 +15,8 @@ from vae_compat.fixtures.vaes import build
 from vae_compat.fixtures.vaes.precision import truth
 from vae_compat.tiled_vae import TilingError, VAEHook, tiled
 
+pytestmark = pytest.mark.slow
+
 DECODE, ENCODE = Direction.DECODE, Direction.ENCODE
 GROUP = ["sd", "flux2"]
 CAUSAL = ["qwen", "wan22"]

@@ -15,6 +15,8 @@ from vae_compat.fixtures.layouts.conventions import count_slots
 from vae_compat.fixtures.vaes import build
 from vae_compat.tiled_vae import VAEHook
 
+pytestmark = pytest.mark.slow
+
 CODERS = [
     (family, layout, name)
     for family in ("qwen", "wan22")

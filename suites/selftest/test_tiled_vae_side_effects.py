@@ -16,6 +16,8 @@ from vae_compat.fixtures.layouts import view
 from vae_compat.fixtures.vaes import build
 from vae_compat.tiled_vae import TilingError, VAEHook, tiled
 
+pytestmark = pytest.mark.slow
+
 
 @cache
 def vae_of(family: str) -> nn.Module:
