@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from vae_compat.checks.comparing import comparable, promised
-from vae_compat.checks.conditions import claimed, plays
+from vae_compat.checks.conditions import any_context, claimed, plays, tiles_when_short
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
 from vae_compat.checks.parity import broken, described, grade_of
 from vae_compat.checks.wording import mebibytes, mebibytes_apart, raised
@@ -109,6 +109,27 @@ def check_out_of_memory(observed: Observed) -> Answer:
 @check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.ON_HOST))
 def check_on_host(observed: Observed) -> Answer:
     """A VAE on the CPU of a machine with a GPU runs on the CPU, where its input is."""
+    return _each(observed)
+
+
+@check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.INFERENCE_MODE) & any_context)
+def check_inference_mode(observed: Observed) -> Answer:
+    """The hook works under ``torch.inference_mode()`` as under ``torch.no_grad()``.
+
+    Some hosts call it under the one, some under the other. Where the profile claims a ``context``,
+    all cases run in that, and this check does not apply.
+    """
+    return _each(observed)
+
+
+@check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.PLENTY) & tiles_when_short)
+def check_plenty(observed: Observed) -> Answer:
+    """A hook that tiles only where memory is short equals untiled where there is plenty."""
+    return _each(observed)
+
+
+def _each(observed: Observed) -> Answer:
+    """Whether every call is right by itself."""
     if not isinstance(observed, UsageObserved) or not (observed.ran or observed.comparisons):
         return _nothing(observed)
     for ran in observed.ran:

@@ -101,6 +101,11 @@ class Scenario(StrEnum):
     """Memory that runs out once, in the middle of a call."""
     ON_HOST = "on_host"
     """A VAE on the CPU of a machine with a GPU."""
+    INFERENCE_MODE = "inference_mode"
+    """A call under ``torch.inference_mode()``, which other cases do not use unless it is claimed.
+    """
+    PLENTY = "plenty"
+    """A hook that tiles only where memory is short has plenty of it."""
 
 
 VRAM_PIXELS = 384 * 640

@@ -17,11 +17,11 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from vae_compat.contracts.cases import Case
-from vae_compat.device.meter import Convolution, Reading
+from vae_compat.device.meter import Convolution, Product, Reading
 from vae_compat.measure.observation import Baseline, Floors, Noise
 from vae_compat.measure.sealing import Seal
 
-_VERSION = 2
+_VERSION = 3
 
 
 class BaselineStore:
@@ -134,7 +134,7 @@ def _plain(baseline: Baseline) -> dict[str, Any]:
     reading = {
         entry.name: getattr(baseline.reading, entry.name)
         for entry in fields(Reading)
-        if entry.name != "convolutions"
+        if entry.name not in ("convolutions", "products")
     }
     return {
         "output": baseline.output.contiguous(),
@@ -145,6 +145,7 @@ def _plain(baseline: Baseline) -> dict[str, Any]:
             (tuple(ran.weight), tuple(ran.plane), count)
             for ran, count in baseline.reading.convolutions.items()
         ],
+        "products": [(*ran, count) for ran, count in baseline.reading.products.items()],
         "weight_bytes": baseline.weight_bytes,
         "input_bytes": baseline.input_bytes,
         "cpu_seconds": baseline.cpu_seconds,
@@ -156,11 +157,12 @@ def _restored(plain: dict[str, Any]) -> Baseline:
     convolutions = {
         Convolution(weight, plane): count for weight, plane, count in plain["convolutions"]
     }
+    products = {Product(*shape): count for *shape, count in plain["products"]}
     return Baseline(
         output=plain["output"],
         truth=plain["truth"],
         floor=Noise(**plain["floor"]),
-        reading=Reading(**plain["reading"], convolutions=convolutions),
+        reading=Reading(**plain["reading"], convolutions=convolutions, products=products),
         weight_bytes=plain["weight_bytes"],
         input_bytes=plain["input_bytes"],
         cpu_seconds=plain["cpu_seconds"],

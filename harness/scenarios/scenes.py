@@ -14,6 +14,7 @@ from vae_compat.scenarios.out_of_memory import OUT_OF_MEMORY
 from vae_compat.scenarios.relation import Relation
 from vae_compat.scenarios.scene import Scene
 from vae_compat.scenarios.sequence import Sequence
+from vae_compat.scenarios.shortage import PLENTY
 from vae_compat.scenarios.usage import Usage
 
 
@@ -70,6 +71,8 @@ USAGES: Mapping[Scenario, Usage] = MappingProxyType(
         Scenario.TINY_TILES: settings.TINY_TILES,
         Scenario.ON_HOST: settings.ON_HOST,
         Scenario.OUT_OF_MEMORY: OUT_OF_MEMORY,
+        Scenario.INFERENCE_MODE: settings.INFERENCE_MODE,
+        Scenario.PLENTY: PLENTY,
     }
 )
 SCENES: Mapping[Scenario, Scene] = MappingProxyType(

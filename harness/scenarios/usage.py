@@ -55,11 +55,13 @@ class Usage(Scene):
     compare: Callable[[Results], UsageObserved]
     on_host: bool = False
     """Whether the VAE is left on the host."""
+    context: str | None = None
+    """In which the hook is called, where not as its profile claims."""
     against: ClassVar[bool] = True
 
     def perform(self, stage: Stage) -> Played:
         """Make the calls."""
-        with stage.play(on_host=self.on_host) as player:
+        with stage.play(on_host=self.on_host, context=self.context) as player:
             self.play(player)
         return player.played
 
