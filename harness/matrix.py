@@ -392,6 +392,7 @@ _USAGES = (
     (Scenario.ON_HOST, USAGE_SIZE, "float32"),
     (Scenario.INFERENCE_MODE, USAGE_SIZE, "float32"),
     (Scenario.PLENTY, USAGE_SIZE, "float32"),
+    (Scenario.OFFLOADED, USAGE_SIZE, "float32"),
 )
 
 

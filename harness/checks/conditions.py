@@ -141,6 +141,12 @@ def tiles_when_short(_case: Case, promise: Promise) -> bool:
 
 
 @condition
+def meets_offloaded(_case: Case, promise: Promise) -> bool:
+    """The hook claims to work on modules that bring in their weights when they are called."""
+    return promise.offloaded
+
+
+@condition
 def any_context(_case: Case, promise: Promise) -> bool:
     """The profile does not say under which of torch's switches the hook is called."""
     return not promise.context

@@ -28,8 +28,8 @@ PARKED = 0.5
 
 Untiled keeps the whole cache on the device: two frames of every activation. A hook that splits the
 work but leaves the cache there needs memory in proportion to the picture and not to the tile, which
-is for its profile to say. A part must stay, because the coders themselves do not fetch the slots of temporal downsamplings from
-the host.
+is for its profile to say. A part must stay, because the coders themselves do not fetch the slots of
+temporal downsamplings from the host.
 
 Half is a choice. It lies between the known-bad hook ``stays-on-device``, which leaves every slot
 there, and the sound hook ``caching``, which leaves only those that the coders do not fetch.

@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 
 from vae_compat.checks.comparing import comparable, promised
-from vae_compat.checks.conditions import any_context, claimed, plays, tiles_when_short
+from vae_compat.checks.conditions import (
+    any_context,
+    claimed,
+    meets_offloaded,
+    plays,
+    tiles_when_short,
+)
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
 from vae_compat.checks.parity import broken, described, grade_of
 from vae_compat.checks.wording import mebibytes, mebibytes_apart, raised
@@ -88,7 +94,9 @@ def check_out_of_memory(observed: Observed) -> Answer:
         return not_judged(observed.empty or "memory was not measured")
     bound = memory.first + observed.held
     numbers = {"live_first": memory.first, "live_failed": memory.most, "live_after": memory.after}
-    if memory.after is not None and memory.after > bound:
+    # Where the call ends with the error, other threads may still have ended their tiles.
+    went_on = observed.ran[-1].seen.failure is None
+    if went_on and memory.after is not None and memory.after > bound:
         live, most = mebibytes_apart(memory.after, bound)
         return failed(
             f"{live} still live whenever a convolution ran after memory had run "
@@ -119,6 +127,21 @@ def check_inference_mode(observed: Observed) -> Answer:
     Some hosts call it under the one, some under the other. Where the profile claims a ``context``,
     all cases run in that, and this check does not apply.
     """
+    return _each(observed)
+
+
+@check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.OFFLOADED) & meets_offloaded)
+def check_offloaded(observed: Observed) -> Answer:
+    """With weights that are not on the device until their module is called, the result is right.
+
+    Or the hook refuses with a clear error. Hosts keep weights elsewhere where memory is short:
+    ComfyUI's layers, accelerate's and diffusers' hooks. Checked where the profile claims
+    ``offloaded``, as host ``comfyui`` does by itself.
+    """
+    if isinstance(observed, UsageObserved) and observed.ran:
+        failure = observed.ran[0].seen.failure
+        if failure is not None and failure.deliberate:
+            return passed({"answer": f"refused: {failure.kind}"})
     return _each(observed)
 
 

@@ -104,6 +104,8 @@ class Scenario(StrEnum):
     INFERENCE_MODE = "inference_mode"
     """A call under ``torch.inference_mode()``, which other cases do not use unless it is claimed.
     """
+    OFFLOADED = "offloaded"
+    """A VAE whose weights are elsewhere: each module brings in its own when it is called."""
     PLENTY = "plenty"
     """A hook that tiles only where memory is short has plenty of it."""
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from vae_compat.device.hostmemory import Host, Level
-from vae_compat.device.meter import Convolution, Reading
+from vae_compat.device.meter import Convolution, Product, Reading
 from vae_compat.device.order import Order, Use, Uses
 from vae_compat.device.summary import summarize
 from vae_compat.device.trace import DEFAULT_STREAM, Trace, Waited

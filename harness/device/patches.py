@@ -234,7 +234,7 @@ def _compile(model: Any = None, **_: Any) -> Any:
 
 
 def _stance(stack: ExitStack) -> None:
-    """Let what was compiled before run as it is, too, and what finds its own way to the compiler."""
+    """Let what was compiled before run as it is, and what reaches the compiler another way."""
     if "torch._dynamo" in sys.modules:
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         return

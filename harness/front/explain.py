@@ -64,7 +64,9 @@ def claim_docs() -> dict[str, str]:
     """The words of ``[claims]`` with what they say."""
     found = {
         "parks": "`parks = true`: caches that are split are offloaded between the chunks of a clip"
-        " (check `cache_parked`)."
+        " (check `cache_parked`).",
+        "offloaded": "`offloaded = true`: the hook works on modules that bring in their weights"
+        " when they are called, as ComfyUI's and accelerate's do.",
     }
     for key, words in (("cache", Cache), ("when", When), ("context", Context)):
         docs = member_docs(words)

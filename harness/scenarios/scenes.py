@@ -73,6 +73,7 @@ USAGES: Mapping[Scenario, Usage] = MappingProxyType(
         Scenario.OUT_OF_MEMORY: OUT_OF_MEMORY,
         Scenario.INFERENCE_MODE: settings.INFERENCE_MODE,
         Scenario.PLENTY: PLENTY,
+        Scenario.OFFLOADED: settings.OFFLOADED,
     }
 )
 SCENES: Mapping[Scenario, Scene] = MappingProxyType(

@@ -61,6 +61,8 @@ class Context(StrEnum):
     outside of it."""
 
 
+OFFLOADING_HOSTS = frozenset({"comfyui"})
+"""Hosts whose layers may bring in their weights when they are called."""
 CONTEXT_OF_HOST = {"comfyui": Context.INFERENCE_MODE}
 """How hosts call hooks (comfyanonymous/ComfyUI, execution.py); of the others nothing is known."""
 
@@ -99,6 +101,8 @@ class Claims:
     parks: bool = False
     """Whether caches that are split are offloaded between the chunks of a clip."""
     when: When = When.ALWAYS
+    offloaded: bool = False
+    """Whether it works on modules that bring in their weights when they are called."""
     context: Context | None = None
     """``None``: either of them; most cases run under ``no_grad``."""
     grade: Mapping[Mode, Grade] = field(default_factory=dict)
@@ -119,6 +123,7 @@ class Claims:
             cache=str(cache),
             parks=self.parks,
             when=str(self.when),
+            offloaded=self.offloaded,
             context=str(self.context or ""),
         )
 

@@ -17,6 +17,7 @@ from vae_compat.families import FAMILIES
 from vae_compat.subject.profile import (
     CONTEXT_OF_HOST,
     HOSTS,
+    OFFLOADING_HOSTS,
     Cache,
     Claims,
     Context,
@@ -55,6 +56,7 @@ class _Claims(_Table):
     cache: Literal["none", "fallback", "split"] = "none"
     parks: bool = False
     when: Literal["always", "memory"] = "always"
+    offloaded: bool | None = None
     context: Literal["no_grad", "inference_mode"] | None = None
     grade: dict[_Mode, _Grade] = Field(default_factory=dict)
     family_grade: dict[str, dict[_Mode, _Grade]] = Field(default_factory=dict)
@@ -135,6 +137,7 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
             cache=Cache(parsed.claims.cache),
             parks=parsed.claims.parks,
             when=When(parsed.claims.when),
+            offloaded=_offloaded(parsed),
             context=_context(parsed),
             grade=_graded(parsed.claims.grade),
             family_grade={f: _graded(g) for f, g in parsed.claims.family_grade.items()},
@@ -165,6 +168,11 @@ def _check_grades(claims: _Claims, source: str) -> None:
                     f"{table} in {source} grades mode {mode!r}, which claims.modes does not "
                     f"list; claim the mode or drop its grade."
                 )
+
+
+def _offloaded(parsed: _Profile) -> bool:
+    told = parsed.claims.offloaded
+    return parsed.hook.host in OFFLOADING_HOSTS if told is None else told
 
 
 def _context(parsed: _Profile) -> Context | None:
