@@ -393,6 +393,8 @@ _USAGES = (
     (Scenario.INFERENCE_MODE, USAGE_SIZE, "float32"),
     (Scenario.PLENTY, USAGE_SIZE, "float32"),
     (Scenario.OFFLOADED, USAGE_SIZE, "float32"),
+    (Scenario.STATIC, USAGE_SIZE, "float32"),
+    (Scenario.PATCHED, USAGE_SIZE, "float32"),
 )
 
 

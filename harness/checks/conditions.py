@@ -141,9 +141,9 @@ def tiles_when_short(_case: Case, promise: Promise) -> bool:
 
 
 @condition
-def meets_offloaded(_case: Case, promise: Promise) -> bool:
-    """The hook claims to work on modules that bring in their weights when they are called."""
-    return promise.offloaded
+def claims_coder(case: Case, promise: Promise) -> bool:
+    """The hook claims to work on such coders as the scenario has."""
+    return case.scenario in promise.coders
 
 
 @condition

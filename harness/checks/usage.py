@@ -8,7 +8,7 @@ from vae_compat.checks.comparing import comparable, promised
 from vae_compat.checks.conditions import (
     any_context,
     claimed,
-    meets_offloaded,
+    claims_coder,
     plays,
     tiles_when_short,
 )
@@ -16,7 +16,7 @@ from vae_compat.checks.declaring import Answer, check, failed, not_judged, passe
 from vae_compat.checks.parity import broken, described, grade_of
 from vae_compat.checks.wording import mebibytes, mebibytes_apart, raised
 from vae_compat.contracts.cases import Scenario
-from vae_compat.contracts.finding import Grade, Tier
+from vae_compat.contracts.finding import Grade, Status, Tier
 from vae_compat.measure.observation import Observed
 from vae_compat.scenarios.comparison import Comparison
 from vae_compat.scenarios.usage import Ran, UsageObserved
@@ -130,14 +130,45 @@ def check_inference_mode(observed: Observed) -> Answer:
     return _each(observed)
 
 
-@check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.OFFLOADED) & meets_offloaded)
+@check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.OFFLOADED) & claims_coder)
 def check_offloaded(observed: Observed) -> Answer:
     """With weights that are not on the device until their module is called, the result is right.
 
     Or the hook refuses with a clear error. Hosts keep weights elsewhere where memory is short:
-    ComfyUI's layers, accelerate's and diffusers' hooks. Checked where the profile claims
-    ``offloaded``, as host ``comfyui`` does by itself.
+    ComfyUI's layers, accelerate's and diffusers' hooks.
     """
+    return _right_or_refused(observed)
+
+
+@check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.STATIC) & claims_coder)
+def check_static(observed: Observed) -> Answer:
+    """On a coder that returns the same memory for each call the result is right, or it is refused.
+
+    A tile that is kept for later without a copy is overwritten by the next one of its size.
+    """
+    return _right_or_refused(observed)
+
+
+@check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.PATCHED) & claims_coder)
+def check_patched(observed: Observed) -> Answer:
+    """On a coder whose forwards somebody else has replaced, the hook calls what was there.
+
+    Each of them at least once: that of the coder itself, and those of its convolutions. Or it
+    refuses with a clear error.
+    """
+    answer = _right_or_refused(observed)
+    passed_by = observed.passed_by if isinstance(observed, UsageObserved) else ()
+    if answer.status is not Status.PASSED or answer.metrics or not passed_by:
+        return answer
+    return failed(
+        f"{len(passed_by)} forwards that somebody else had replaced were never called, the first"
+        f" that of {passed_by[0]}",
+        "a call of what was there, untiled if need be",
+    )
+
+
+def _right_or_refused(observed: Observed) -> Answer:
+    """Whether the result is right, or there is a clear error instead."""
     if isinstance(observed, UsageObserved) and observed.ran:
         failure = observed.ran[0].seen.failure
         if failure is not None and failure.deliberate:

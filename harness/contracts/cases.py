@@ -106,6 +106,10 @@ class Scenario(StrEnum):
     """
     OFFLOADED = "offloaded"
     """A VAE whose weights are elsewhere: each module brings in its own when it is called."""
+    STATIC = "static"
+    """A VAE whose coders return the same memory for each call, as CUDA graphs do."""
+    PATCHED = "patched"
+    """A VAE in which somebody else has replaced the forwards of coders and convolutions."""
     PLENTY = "plenty"
     """A hook that tiles only where memory is short has plenty of it."""
 

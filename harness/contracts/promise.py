@@ -19,8 +19,8 @@ class Promise:
     """Whether split caches are offloaded between chunks."""
     when: str = "always"
     """When the hook tiles: ``always``, or where ``memory`` is short."""
-    offloaded: bool = False
-    """Whether the weights may be elsewhere until their module is called."""
+    coders: tuple[str, ...] = ()
+    """Coders on which the hook works, besides plain ones."""
     context: str = ""
     """How the host calls it: ``no_grad``, ``inference_mode``; empty where either must do."""
 

@@ -18,7 +18,7 @@ from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES, Family
 from vae_compat.families.installed import left_out
 from vae_compat.fixtures.specimens import known_bad
-from vae_compat.subject.profile import Cache, Context, When
+from vae_compat.subject.profile import Cache, Coder, Context, When
 from vae_compat.vocabulary import Device, Dtype
 
 GRADES: Mapping[Grade, str] = {
@@ -64,14 +64,13 @@ def claim_docs() -> dict[str, str]:
     """The words of ``[claims]`` with what they say."""
     found = {
         "parks": "`parks = true`: caches that are split are offloaded between the chunks of a clip"
-        " (check `cache_parked`).",
-        "offloaded": "`offloaded = true`: the hook works on modules that bring in their weights"
-        " when they are called, as ComfyUI's and accelerate's do.",
+        " (check `cache_parked`)."
     }
-    for key, words in (("cache", Cache), ("when", When), ("context", Context)):
+    claims = {"cache": Cache, "when": When, "context": Context, "coders": Coder}
+    for key, words in claims.items():
         docs = member_docs(words)
-        found |= {word: f'`{key} = "{word}"`: {text}' for word, text in docs.items()}
-        found[key] = f"`{key}` says one of {', '.join(docs)}."
+        found |= {word: f"Of `{key}`. {text}" for word, text in docs.items()}
+        found[key] = f"Says {' or '.join(docs)}."
     return found
 
 

@@ -153,6 +153,8 @@ class Played:
     plane: int = 0
     """Area of the largest plane that a convolution wrote while the hook was on."""
     memory: Memory | None = None
+    passed_by: tuple[str, ...] = ()
+    """Replaced forwards that were never called, by the names of their modules."""
     empty: str = ""
     """Why the scenario gives nothing to judge; empty where it does give something."""
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from vae_compat.contracts.cases import Case, Scenario
-from vae_compat.scenarios import calls, chunks, repeats, settings, shift, tilings
+from vae_compat.scenarios import calls, chunks, coders, repeats, settings, shift, tilings
 from vae_compat.scenarios.chunks import CLIP_A, CLIP_B
 from vae_compat.scenarios.clip import ClipScene
 from vae_compat.scenarios.out_of_memory import OUT_OF_MEMORY
@@ -73,7 +73,9 @@ USAGES: Mapping[Scenario, Usage] = MappingProxyType(
         Scenario.OUT_OF_MEMORY: OUT_OF_MEMORY,
         Scenario.INFERENCE_MODE: settings.INFERENCE_MODE,
         Scenario.PLENTY: PLENTY,
-        Scenario.OFFLOADED: settings.OFFLOADED,
+        Scenario.OFFLOADED: coders.OFFLOADED,
+        Scenario.STATIC: coders.STATIC,
+        Scenario.PATCHED: coders.PATCHED,
     }
 )
 SCENES: Mapping[Scenario, Scene] = MappingProxyType(

@@ -7,7 +7,6 @@ from typing import Any
 
 from vae_compat.contracts.cases import Case, Direction
 from vae_compat.scenarios.comparison import Comparison, same
-from vae_compat.scenarios.offloaded import offloaded
 from vae_compat.scenarios.performed import Called
 from vae_compat.scenarios.results import Results
 from vae_compat.scenarios.stage import Player
@@ -107,9 +106,4 @@ def _play_inference_mode(player: Player) -> None:
 INFERENCE_MODE = Usage(_play_inference_mode, each_ran, context="inference_mode")
 
 
-def _play_offloaded(player: Player) -> None:
-    call(player, "weights that modules bring in when they are called")
-
-
-OFFLOADED = Usage(_play_offloaded, each_ran, on_host=True, prepared=offloaded)
 ON_HOST = Usage(_play_on_host, each_ran, on_host=True)

@@ -103,6 +103,7 @@ class Player:
     failure: Failure | None = None
     plane: int = 0
     memory: Memory | None = None
+    passed_by: tuple[str, ...] = ()
     empty: str = ""
 
     @property
@@ -215,5 +216,6 @@ class Player:
             failure=self.failure,
             plane=self.plane,
             memory=self.memory,
+            passed_by=self.passed_by,
             empty=self.empty,
         )

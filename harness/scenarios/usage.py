@@ -45,6 +45,8 @@ class UsageObserved(ScenarioObserved):
 
     ran: tuple[Ran, ...] = ()
     memory: Memory | None = None
+    passed_by: tuple[str, ...] = ()
+    """Replaced forwards that were never called."""
     held: int = 0
     """Bytes of the result and the input, which may be on the device the whole time."""
 

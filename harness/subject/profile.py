@@ -51,6 +51,17 @@ class When(StrEnum):
     """Tiles run only where memory is short; with enough of it the result is the untiled one."""
 
 
+class Coder(StrEnum):
+    """Coders that are not as plain as those of most cases."""
+
+    OFFLOADED = "offloaded"
+    """Modules bring in their weights when they are called, as ComfyUI's and accelerate's do."""
+    STATIC = "static"
+    """Each call of a coder returns the same memory, as CUDA graphs do."""
+    PATCHED = "patched"
+    """Somebody else has replaced the forwards of the coder and of its convolutions."""
+
+
 class Context(StrEnum):
     """Under which of torch's switches against gradients the host calls the hook."""
 
@@ -61,8 +72,8 @@ class Context(StrEnum):
     outside of it."""
 
 
-OFFLOADING_HOSTS = frozenset({"comfyui"})
-"""Hosts whose layers may bring in their weights when they are called."""
+CODERS_OF_HOST = {"comfyui": (Coder.OFFLOADED,)}
+"""What hooks meet in hosts (comfyanonymous/ComfyUI, comfy/ops.py)."""
 CONTEXT_OF_HOST = {"comfyui": Context.INFERENCE_MODE}
 """How hosts call hooks (comfyanonymous/ComfyUI, execution.py); of the others nothing is known."""
 
@@ -101,8 +112,8 @@ class Claims:
     parks: bool = False
     """Whether caches that are split are offloaded between the chunks of a clip."""
     when: When = When.ALWAYS
-    offloaded: bool = False
-    """Whether it works on modules that bring in their weights when they are called."""
+    coders: tuple[Coder, ...] = ()
+    """On which it works, besides plain ones."""
     context: Context | None = None
     """``None``: either of them; most cases run under ``no_grad``."""
     grade: Mapping[Mode, Grade] = field(default_factory=dict)
@@ -123,7 +134,7 @@ class Claims:
             cache=str(cache),
             parks=self.parks,
             when=str(self.when),
-            offloaded=self.offloaded,
+            coders=tuple(map(str, self.coders)),
             context=str(self.context or ""),
         )
 

@@ -15,11 +15,12 @@ from vae_compat.contracts.finding import Grade
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.subject.profile import (
+    CODERS_OF_HOST,
     CONTEXT_OF_HOST,
     HOSTS,
-    OFFLOADING_HOSTS,
     Cache,
     Claims,
+    Coder,
     Context,
     HookSpec,
     Kind,
@@ -56,7 +57,7 @@ class _Claims(_Table):
     cache: Literal["none", "fallback", "split"] = "none"
     parks: bool = False
     when: Literal["always", "memory"] = "always"
-    offloaded: bool | None = None
+    coders: list[Literal["offloaded", "static", "patched"]] | None = None
     context: Literal["no_grad", "inference_mode"] | None = None
     grade: dict[_Mode, _Grade] = Field(default_factory=dict)
     family_grade: dict[str, dict[_Mode, _Grade]] = Field(default_factory=dict)
@@ -137,7 +138,7 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
             cache=Cache(parsed.claims.cache),
             parks=parsed.claims.parks,
             when=When(parsed.claims.when),
-            offloaded=_offloaded(parsed),
+            coders=_coders(parsed),
             context=_context(parsed),
             grade=_graded(parsed.claims.grade),
             family_grade={f: _graded(g) for f, g in parsed.claims.family_grade.items()},
@@ -170,9 +171,12 @@ def _check_grades(claims: _Claims, source: str) -> None:
                 )
 
 
-def _offloaded(parsed: _Profile) -> bool:
-    told = parsed.claims.offloaded
-    return parsed.hook.host in OFFLOADING_HOSTS if told is None else told
+def _coders(parsed: _Profile) -> tuple[Coder, ...]:
+    """What is claimed, or what hooks meet in the host."""
+    told = parsed.claims.coders
+    if told is None:
+        return CODERS_OF_HOST.get(parsed.hook.host or "", ())
+    return tuple(dict.fromkeys(map(Coder, told)))
 
 
 def _context(parsed: _Profile) -> Context | None:

@@ -52,6 +52,7 @@ CASES = {
     "unfolds": ("decode-exact-44x20t16",),
     "scripted": ("decode-exact-44x20t16",),
     "keeps-input": ("decode-exact-44x20t16",),
+    "blends-any": ("mock.static-diffusers-decode", "mock.patched-diffusers-decode"),
     "calls-modules": ("decode-exact-44x20t16", "mock.offloaded-ldm"),
 }
 
