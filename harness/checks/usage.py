@@ -158,7 +158,7 @@ def check_patched(observed: Observed) -> Answer:
     """
     answer = _right_or_refused(observed)
     passed_by = observed.passed_by if isinstance(observed, UsageObserved) else ()
-    if answer.status is not Status.PASSED or answer.metrics or not passed_by:
+    if answer.status is not Status.PASSED or "answer" in answer.metrics or not passed_by:
         return answer
     return failed(
         f"{len(passed_by)} forwards that somebody else had replaced were never called, the first"
@@ -170,10 +170,10 @@ def check_patched(observed: Observed) -> Answer:
 def _right_or_refused(observed: Observed) -> Answer:
     """Whether the result is right, or there is a clear error instead."""
     if isinstance(observed, UsageObserved) and observed.ran:
-        failure = observed.ran[0].seen.failure
+        failure = observed.ran[-1].seen.failure
         if failure is not None and failure.deliberate:
             return passed({"answer": f"refused: {failure.kind}"})
-    return _each(observed)
+    return _judged(observed, "the result of a plain coder")
 
 
 @check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.PLENTY) & tiles_when_short)

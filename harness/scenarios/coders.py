@@ -24,9 +24,10 @@ from torch import Tensor, nn
 
 from vae_compat.contracts.cases import Layout
 from vae_compat.contracts.coders import LayoutVAE, coder_of
+from vae_compat.scenarios.comparison import same
 from vae_compat.scenarios.results import Results
 from vae_compat.scenarios.stage import Player
-from vae_compat.scenarios.usage import Usage, UsageObserved, call, each_ran
+from vae_compat.scenarios.usage import Usage, UsageObserved, call, each_ran, observed, ran
 
 WHOLE = "the coder itself"
 Tensors = dict[str, Tensor | None]
@@ -130,10 +131,21 @@ def _into_buffers(kind: type[nn.Module]) -> Callable[..., Any]:
 
 
 def _play_static(player: Player) -> None:
-    call(player, "a coder that returns the same memory for each call")
+    call(player, "a plain coder")
+    with static(player.view):
+        call(player, "a coder that returns the same memory for each call")
 
 
-STATIC = Usage(_play_static, each_ran, prepared=static)
+def _compare_static(results: Results) -> UsageObserved:
+    plain = ran(results, 0)
+    if plain.seen.output is None:
+        return observed(results)
+    again = ran(results, 1)
+    found = same(again.what, plain.seen.output, again.seen.output, again.seen.failure)
+    return observed(results, ran=(plain, again), comparisons=(found,))
+
+
+STATIC = Usage(_play_static, _compare_static)
 
 
 def _play_patched(player: Player) -> None:
