@@ -390,6 +390,11 @@ _USAGES = (
     (Scenario.TINY_TILES, TINY_SIZE, "bfloat16"),
     (Scenario.OUT_OF_MEMORY, PROBE_SIZE, "float32"),
     (Scenario.ON_HOST, USAGE_SIZE, "float32"),
+    (Scenario.INFERENCE_MODE, USAGE_SIZE, "float32"),
+    (Scenario.PLENTY, USAGE_SIZE, "float32"),
+    (Scenario.OFFLOADED, USAGE_SIZE, "float32"),
+    (Scenario.STATIC, USAGE_SIZE, "float32"),
+    (Scenario.PATCHED, USAGE_SIZE, "float32"),
 )
 
 

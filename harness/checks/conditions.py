@@ -126,8 +126,30 @@ def simulated(case: Case, _promise: Promise) -> bool:
 
 @condition
 def may_run_untiled(case: Case, promise: Promise) -> bool:
-    """A hook may run the case in one piece: it is small, or has caches and a claimed fallback."""
-    return not case.must_tile or (case.facts.feature_cache and promise.cache == "fallback")
+    """A hook may run the case in one piece: it is small, or has caches and a claimed fallback.
+
+    Or the hook tiles only where memory is short: there a small device shows it, not the tiles.
+    """
+    falls_back = case.facts.feature_cache and promise.cache == "fallback"
+    return not case.must_tile or falls_back or promise.tiles_when_short
+
+
+@condition
+def tiles_when_short(_case: Case, promise: Promise) -> bool:
+    """The hook tiles only where untiled does not fit into memory."""
+    return promise.tiles_when_short
+
+
+@condition
+def claims_coder(case: Case, promise: Promise) -> bool:
+    """The hook claims to work on such coders as the scenario has."""
+    return case.scenario in promise.coders
+
+
+@condition
+def any_context(_case: Case, promise: Promise) -> bool:
+    """The profile does not say under which of torch's switches the hook is called."""
+    return not promise.context
 
 
 @condition

@@ -24,12 +24,12 @@ from vae_compat.scenarios.tracks import ChunkSeen
 SAVES = 0.9
 """Share of the untiled peak up to which a clip counts as smaller."""
 PARKED = 0.5
-"""Share of what untiled leaves on the device between chunks that a split cache may leave there.
+"""Share of what untiled leaves on the device between chunks that a parked cache may leave there.
 
 Untiled keeps the whole cache on the device: two frames of every activation. A hook that splits the
-work but leaves the cache there needs memory in proportion to the picture and not to the tile. A
-part must stay, because the coders themselves do not fetch the slots of temporal downsamplings from
-the host.
+work but leaves the cache there needs memory in proportion to the picture and not to the tile, which
+is for its profile to say. A part must stay, because the coders themselves do not fetch the slots of
+temporal downsamplings from the host.
 
 Half is a choice. It lies between the known-bad hook ``stays-on-device``, which leaves every slot
 there, and the sound hook ``caching``, which leaves only those that the coders do not fetch.
@@ -58,7 +58,8 @@ def check_cache_phase(observed: ClipObserved) -> Answer:
         return not_judged(
             "peak memory was not measured, which tells a split from a fallback", metrics=numbers
         )
-    wanted = Phase.SPLIT if observed.promise.cache == "split" else Phase.FALLBACK
+    splits = observed.promise.cache == "split" and not observed.promise.tiles_when_short
+    wanted = Phase.SPLIT if splits else Phase.FALLBACK
     if phase.reaches(wanted):
         return passed(numbers)
     size = ""
@@ -114,23 +115,23 @@ def _tiled(whole: Observation) -> bool:
 def check_cache_parked(observed: ClipObserved) -> Answer:
     """Between chunks the hook leaves no more on the device than untiled does.
 
-    A hook that claims ``split`` offloads the cache: at most half of what untiled leaves may stay.
-    Not all of it can go, because coders do not fetch every slot from the host.
+    A hook that claims to park offloads the cache: at most half of what untiled leaves may stay. Not
+    all of it can go, because coders do not fetch every slot from the host.
     """
-    split = observed.promise.cache == "split"
+    parks = observed.promise.parks
     for way in observed.shown:
         lives = _series(way, "live_bytes")
         if lives is None:
             return not_judged(f"live bytes were not measured ({way.convention})")
         for chunk, (ours, untiled) in enumerate(zip(*lives, strict=True)):
-            bound = int(PARKED * untiled) if split else untiled
+            bound = int(PARKED * untiled) if parks else untiled
             if ours > bound:
                 left, most = mebibytes_apart(ours, bound)
                 return failed(
                     f"{left} left on the device after chunk {chunk}"
                     f"{_resident(way.chunks[chunk])} ({way.convention})",
                     f"at most {most}: untiled leaves {mebibytes(untiled)}"
-                    + (", and a split cache is offloaded between chunks" if split else ""),
+                    + (", and the profile claims that caches are parked" if parks else ""),
                 )
     if not any(way.chunks for way in observed.ways):
         return not_judged("no chunk came through", blocked_by="clip_completes")

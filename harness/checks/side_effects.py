@@ -9,6 +9,8 @@ from vae_compat.checks.wording import mebibytes
 from vae_compat.contracts.finding import Tier
 from vae_compat.measure.observation import Observation
 
+BLOCK = 512
+"""Bytes; an allocator hands out multiples of it."""
 _WORKSPACE = 33 * 2**20
 """Bytes that cuBLAS keeps once it has been used (32 MiB on Hopper, 8 MiB before; CUDA
 documentation, cublasSetWorkspace): a real device allocates them whenever the first product runs."""
@@ -16,15 +18,18 @@ documentation, cublasSetWorkspace): a real device allocates them whenever the fi
 
 @check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net & accelerator)
 def check_live_bytes(observation: Observation) -> Answer:
-    """As many bytes are live afterwards, the output aside, as before."""
+    """As many bytes are live afterwards, the output aside, as before.
+
+    While the hook is on it may refer to the last input that it was called with.
+    """
     before, after = observation.reading.live_before, observation.reading.live_after
     if before is None or after is None:
         return not_judged("live bytes were not measured", metrics={"live_bytes_left": None})
-    left = after - before
+    left = after - before - _last_input(observation)
     slack = _WORKSPACE if observation.case.device == "cuda" else 0
     if left > slack:
         return failed(
-            f"{mebibytes(left)} ({left} bytes) still allocated after the run",
+            f"{mebibytes(left)} ({left} bytes) still allocated after the run{_held(observation)}",
             "none beyond the output",
             metrics={"live_bytes_left": left},
         )
@@ -61,6 +66,18 @@ def check_input_untouched(observation: Observation) -> Answer:
     if observation.input_changed:
         return failed("the input changed in place", "left as it was given")
     return passed()
+
+
+def _last_input(observation: Observation) -> int:
+    """Bytes of an input that the hook still refers to, as a coder was called with it."""
+    inputs = {call.shape for call in observation.calls if not call.original}
+    sizes = [-(-held.nbytes // BLOCK) * BLOCK for held in observation.held if held.shape in inputs]
+    return max(sizes, default=0)
+
+
+def _held(observation: Observation) -> str:
+    """What is still there, in words."""
+    return f": {', '.join(map(str, observation.held[:3]))}" if observation.held else ""
 
 
 def _unseen(observation: Observation) -> Answer | None:

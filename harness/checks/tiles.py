@@ -14,6 +14,7 @@ from vae_compat.checks.conditions import (
     whole_net,
 )
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
+from vae_compat.checks.unfolded import areas, with_unfolded
 from vae_compat.checks.wording import shape
 from vae_compat.contracts.finding import Metrics, Tier
 from vae_compat.device.meter import Convolution, largest_plane
@@ -26,7 +27,7 @@ def check_tiles_ran(observation: Observation) -> Answer:
     output = output_of(observation)
     if isinstance(output, Answer):
         return output
-    ours = observation.reading.convolutions
+    ours = with_unfolded(observation)
     untiled = observation.baseline.reading.convolutions
     if not ours or not untiled:
         return not_judged("no convolution was counted, so nothing shows that tiles ran")
@@ -91,21 +92,6 @@ def _least_done(
     A sound hook writes at least the area of one frame of the untiled run. The untiled run calls the
     convolutions of a causal net frame by frame, while a hook may pass all frames at once.
     """
-    done, due = _areas(ours), _areas(untiled)
+    done, due = areas(ours), areas(untiled)
     shares = {weight: frames * done.get(weight, 0) / area for weight, area in due.items()}
     return min(shares.items(), key=lambda entry: entry[1], default=((), 1.0))
-
-
-def _areas(convolutions: Mapping[Convolution, int]) -> dict[tuple[int, ...], int]:
-    """Area written by the convolutions of each weight, ``out in kH kW``.
-
-    The temporal size of a kernel is left out, because for a single frame a hook may use the last
-    temporal slice as a 2-D kernel. Kernels of one pixel are left out, because they may run as
-    matrix products.
-    """
-    areas: dict[tuple[int, ...], int] = {}
-    for ran, count in convolutions.items():
-        weight = (*ran.weight[:2], *ran.weight[-2:])
-        if weight[2] * weight[3] > 1:
-            areas[weight] = areas.get(weight, 0) + ran.plane[0] * ran.plane[1] * count
-    return areas

@@ -5,12 +5,18 @@ from __future__ import annotations
 import math
 
 from vae_compat.checks.comparing import comparable, promised
-from vae_compat.checks.conditions import claimed, plays
+from vae_compat.checks.conditions import (
+    any_context,
+    claimed,
+    claims_coder,
+    plays,
+    tiles_when_short,
+)
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
 from vae_compat.checks.parity import broken, described, grade_of
 from vae_compat.checks.wording import mebibytes, mebibytes_apart, raised
 from vae_compat.contracts.cases import Scenario
-from vae_compat.contracts.finding import Grade, Tier
+from vae_compat.contracts.finding import Grade, Status, Tier
 from vae_compat.measure.observation import Observed
 from vae_compat.scenarios.comparison import Comparison
 from vae_compat.scenarios.usage import Ran, UsageObserved
@@ -88,7 +94,9 @@ def check_out_of_memory(observed: Observed) -> Answer:
         return not_judged(observed.empty or "memory was not measured")
     bound = memory.first + observed.held
     numbers = {"live_first": memory.first, "live_failed": memory.most, "live_after": memory.after}
-    if memory.after is not None and memory.after > bound:
+    # Where the call ends with the error, other threads may still have ended their tiles.
+    went_on = observed.ran[-1].seen.failure is None
+    if went_on and memory.after is not None and memory.after > bound:
         live, most = mebibytes_apart(memory.after, bound)
         return failed(
             f"{live} still live whenever a convolution ran after memory had run "
@@ -109,6 +117,73 @@ def check_out_of_memory(observed: Observed) -> Answer:
 @check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.ON_HOST))
 def check_on_host(observed: Observed) -> Answer:
     """A VAE on the CPU of a machine with a GPU runs on the CPU, where its input is."""
+    return _each(observed)
+
+
+@check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.INFERENCE_MODE) & any_context)
+def check_inference_mode(observed: Observed) -> Answer:
+    """The hook works under ``torch.inference_mode()`` as under ``torch.no_grad()``.
+
+    Some hosts call it under the one, some under the other. Where the profile claims a ``context``,
+    all cases run in that, and this check does not apply.
+    """
+    return _each(observed)
+
+
+@check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.OFFLOADED) & claims_coder)
+def check_offloaded(observed: Observed) -> Answer:
+    """With weights that are not on the device until their module is called, the result is right.
+
+    Or the hook refuses with a clear error. Hosts keep weights elsewhere where memory is short:
+    ComfyUI's layers, accelerate's and diffusers' hooks.
+    """
+    return _right_or_refused(observed)
+
+
+@check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.STATIC) & claims_coder)
+def check_static(observed: Observed) -> Answer:
+    """On a coder that returns the same memory for each call the result is right, or it is refused.
+
+    A tile that is kept for later without a copy is overwritten by the next one of its size.
+    """
+    return _right_or_refused(observed)
+
+
+@check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.PATCHED) & claims_coder)
+def check_patched(observed: Observed) -> Answer:
+    """On a coder whose forwards somebody else has replaced, the hook calls what was there.
+
+    Each of them at least once: that of the coder itself, and those of its convolutions. Or it
+    refuses with a clear error.
+    """
+    answer = _right_or_refused(observed)
+    passed_by = observed.passed_by if isinstance(observed, UsageObserved) else ()
+    if answer.status is not Status.PASSED or "answer" in answer.metrics or not passed_by:
+        return answer
+    return failed(
+        f"{len(passed_by)} forwards that somebody else had replaced were never called, the first"
+        f" that of {passed_by[0]}",
+        "a call of what was there, untiled if need be",
+    )
+
+
+def _right_or_refused(observed: Observed) -> Answer:
+    """Whether the result is right, or there is a clear error instead."""
+    if isinstance(observed, UsageObserved) and observed.ran:
+        failure = observed.ran[-1].seen.failure
+        if failure is not None and failure.deliberate:
+            return passed({"answer": f"refused: {failure.kind}"})
+    return _judged(observed, "the result of a plain coder")
+
+
+@check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.PLENTY) & tiles_when_short)
+def check_plenty(observed: Observed) -> Answer:
+    """A hook that tiles only where memory is short equals untiled where there is plenty."""
+    return _each(observed)
+
+
+def _each(observed: Observed) -> Answer:
+    """Whether every call is right by itself."""
     if not isinstance(observed, UsageObserved) or not (observed.ran or observed.comparisons):
         return _nothing(observed)
     for ran in observed.ran:

@@ -101,6 +101,17 @@ class Scenario(StrEnum):
     """Memory that runs out once, in the middle of a call."""
     ON_HOST = "on_host"
     """A VAE on the CPU of a machine with a GPU."""
+    INFERENCE_MODE = "inference_mode"
+    """A call under ``torch.inference_mode()``, which other cases do not use unless it is claimed.
+    """
+    OFFLOADED = "offloaded"
+    """A VAE whose weights are elsewhere: each module brings in its own when it is called."""
+    STATIC = "static"
+    """A VAE whose coders return the same memory for each call, as CUDA graphs do."""
+    PATCHED = "patched"
+    """A VAE in which somebody else has replaced the forwards of coders and convolutions."""
+    PLENTY = "plenty"
+    """A hook that tiles only where memory is short has plenty of it."""
 
 
 VRAM_PIXELS = 384 * 640

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,12 +13,32 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vae_compat.device.ledger import Tally
 from vae_compat.device.opcount import Count, counter_of
+from vae_compat.device.threads import following_threads
 
 aten = torch.ops.aten
 
 COMPOSITE = DispatchKey.CompositeImplicitAutograd
 
 Rule = Callable[[tuple[Any, ...], dict[str, Any]], Any]
+
+
+@contextmanager
+def counting(device_type: str) -> Iterator[Tally]:
+    """Count what this thread does inside, and those that it starts; complete at the end."""
+    tally = Tally()
+    others: list[Tally] = []
+
+    def followed() -> CountingMode:
+        own = Tally()  # adding up is not atomic
+        others.append(own)
+        return CountingMode(device_type, own)
+
+    try:
+        with following_threads(followed), CountingMode(device_type, tally):
+            yield tally
+    finally:
+        for other in others:
+            tally.add(other)
 
 
 class CountingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -40,15 +40,13 @@ class CpuDevice:
 
     @contextmanager
     def metered(self) -> Iterator[Reading]:
-        """Count convolutions and FLOPs from here."""
-        from vae_compat.device.counting import CountingMode
-        from vae_compat.device.ledger import Tally
+        """Count convolutions, products and FLOPs from here."""
+        from vae_compat.device.counting import counting
 
-        reading = Reading()
-        tally = Tally()
+        reading, tally = Reading(), None
         try:
-            with CountingMode("cpu", tally):
+            with counting("cpu") as tally:
                 yield reading
         finally:
-            reading.flops = tally.flops
-            reading.convolutions = tally.convolutions
+            if tally is not None:
+                tally.told(reading)

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae_compat.device.counting import CountingMode
+from vae_compat.device.counting import counting
 from vae_compat.device.gpu import Timing, describe_cuda, fixed_switches, timed
-from vae_compat.device.ledger import Tally
 from vae_compat.device.meter import Reading
 from vae_compat.device.patches import replace_in
 from vae_compat.errors import UsageError
@@ -118,10 +117,10 @@ class CudaDevice:
         reading = Reading(live_before=live, peak_bytes=live)
         reading.peak_reserved = torch.cuda.max_memory_reserved()
         allocations = torch.cuda.memory_stats().get(ALLOCATIONS, 0)
-        tally = Tally()
+        tally = None
         self._open.append(reading)
         try:
-            with CountingMode("cuda", tally):
+            with counting("cuda") as tally:
                 yield reading
         finally:
             torch.cuda.synchronize()
@@ -129,10 +128,10 @@ class CudaDevice:
             self._open = [other for other in self._open if other is not reading]
             reading.live_after = torch.cuda.memory_allocated()
             reading.allocations = torch.cuda.memory_stats().get(ALLOCATIONS, 0) - allocations
-            reading.host_to_device = tally.host_to_device
-            reading.device_to_host = tally.device_to_host
-            reading.flops = tally.flops
-            reading.convolutions = tally.convolutions
+            if tally is not None:
+                tally.told(reading)
+                reading.host_to_device = tally.host_to_device
+                reading.device_to_host = tally.device_to_host
 
     def describe(self) -> CudaDescription:
         """The GPU, its software and the switches of this run, for the head of a record."""

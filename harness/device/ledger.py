@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from vae_compat.device.hostmemory import Host, Level
-from vae_compat.device.meter import Convolution, Reading
+from vae_compat.device.meter import Convolution, Product, Reading
 from vae_compat.device.order import Order, Use, Uses
 from vae_compat.device.summary import summarize
 from vae_compat.device.trace import DEFAULT_STREAM, Trace, Waited
@@ -34,6 +34,7 @@ class Tally:
     device_to_host: int = 0
     flops: int = 0
     convolutions: dict[Convolution, int] = field(default_factory=dict)
+    products: dict[Product, int] = field(default_factory=dict)
 
     def add(self, other: Tally) -> None:
         """Put what ``other`` counted on top."""
@@ -42,6 +43,14 @@ class Tally:
         self.flops += other.flops
         for convolution, times in other.convolutions.items():
             self.convolutions[convolution] = self.convolutions.get(convolution, 0) + times
+        for product, times in other.products.items():
+            self.products[product] = self.products.get(product, 0) + times
+
+    def told(self, reading: Reading) -> None:
+        """Put the work that was counted into a reading."""
+        reading.flops = self.flops
+        reading.convolutions = self.convolutions
+        reading.products = self.products
 
 
 class Peak:
@@ -269,8 +278,7 @@ class Ledger:
             reading.host_to_device = tally.host_to_device
             reading.device_to_host = tally.device_to_host
             reading.allocations = self.allocations - allocations
-            reading.flops = tally.flops
-            reading.convolutions = tally.convolutions
+            tally.told(reading)
             reading.host = level.summary()
             reading.races = () if self.order is None else tuple(self.order.races[races:])
             summarize(reading, trace.since(start))

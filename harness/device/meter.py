@@ -24,6 +24,15 @@ class Convolution(NamedTuple):
     """Height and width of the output."""
 
 
+class Product(NamedTuple):
+    """A product of matrices as it reached the device: ``rows x inner`` by ``inner x columns``."""
+
+    batch: int
+    rows: int
+    inner: int
+    columns: int
+
+
 def largest_plane(convolutions: Iterable[Convolution]) -> tuple[int, int]:
     """Height and width of the largest plane that any of them wrote; none where none ran."""
     return max((ran.plane for ran in convolutions), key=math.prod, default=(0, 0))
@@ -93,6 +102,8 @@ class Reading:
     """As ``torch.utils.flop_counter`` counts them (a multiply-add is two)."""
     convolutions: Annotated[Mapping[Convolution, int], Pairs()] = field(default_factory=dict)
     """How often each convolution ran on which plane."""
+    products: Annotated[Mapping[Product, int], Pairs()] = field(default_factory=dict)
+    """How often each product of matrices ran: a convolution may run as one."""
     peak_with_workspaces: int | None = None
     """Highest number of live bytes with the scratch memory of convolutions: copies of input and
     output in the layout that tensor cores take, as cuDNN makes them on a GPU."""

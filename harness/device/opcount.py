@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch.utils.flop_counter import flop_registry
 
 from vae_compat.device.ledger import Tally
-from vae_compat.device.meter import Convolution
+from vae_compat.device.meter import Convolution, Product
 
 aten = torch.ops.aten
 
@@ -20,8 +21,14 @@ Count = Callable[[Tally, Args, Mapping[str, Any], Any], None]
 CONVOLUTIONS = (aten.convolution, aten._convolution, aten.convolution_overrideable)
 """Operations with ``input, weight, bias, stride, padding, dilation, transposed`` in front."""
 
-PRODUCTS = (aten.mm.default, aten.bmm.default)
-"""Products of two matrices, whose FLOPs depend on their shapes alone."""
+PRODUCTS = {
+    aten.mm.default: 0,
+    aten.bmm.default: 0,
+    aten.addmm.default: 1,
+    aten.baddbmm.default: 1,
+}
+"""Products of two matrices, whose FLOPs depend on their shapes alone, with the place of the first.
+"""
 
 
 def counter_of(func: Any) -> Count | None:
@@ -37,7 +44,7 @@ def counter_of(func: Any) -> Count | None:
     if packet in CONVOLUTIONS:
         return _convolution_counter(formula)
     if func in PRODUCTS:
-        return _product_counter(formula)
+        return _product_counter(formula, PRODUCTS[func])
 
     def count(tally: Tally, args: Args, kwargs: Mapping[str, Any], out: Any) -> None:
         tally.flops += int(formula(*args, **kwargs, out_val=out))
@@ -45,15 +52,18 @@ def counter_of(func: Any) -> Count | None:
     return count
 
 
-def _product_counter(formula: Callable[..., Any]) -> Count:
-    known: dict[Any, int] = {}
+def _product_counter(formula: Callable[..., Any], first: int) -> Count:
+    known: dict[Any, tuple[int, Product]] = {}
 
     def count(tally: Tally, args: Args, kwargs: Mapping[str, Any], out: Any) -> None:
-        key = (args[0].shape, args[1].shape)
-        flops = known.get(key)
-        if flops is None:
-            flops = known[key] = int(formula(*args, **kwargs, out_val=out))
-        tally.flops += flops
+        key = (args[first].shape, args[first + 1].shape)
+        entry = known.get(key)
+        if entry is None:
+            *batch, rows, inner = map(int, key[0])
+            product = Product(math.prod(batch), rows, inner, int(key[1][-1]))
+            entry = known[key] = (int(formula(*args, **kwargs, out_val=out)), product)
+        tally.flops += entry[0]
+        tally.products[entry[1]] = tally.products.get(entry[1], 0) + 1
 
     return count
 
@@ -67,9 +77,10 @@ def _convolution_counter(formula: Callable[..., Any]) -> Count:
         key = (args[0].shape, weight, shape, args[6])
         entry = known.get(key)
         if entry is None:
-            plane = (shape[-2] if len(shape) > 3 else 1, shape[-1])
+            # Under torch.jit.trace sizes are tensors.
+            plane = (int(shape[-2]) if len(shape) > 3 else 1, int(shape[-1]))
             flops = int(formula(*args, **kwargs, out_val=out))
-            entry = known[key] = (flops, Convolution(tuple(weight), plane))
+            entry = known[key] = (flops, Convolution(tuple(map(int, weight)), plane))
         tally.flops += entry[0]
         convolutions = tally.convolutions
         convolutions[entry[1]] = convolutions.get(entry[1], 0) + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -21,6 +22,8 @@ from vae_compat.device.tensor import with_index
 from vae_compat.device.trace import CacheCleared, Collected
 
 NAME = "Simulated accelerator"
+SWITCH = "TORCH_COMPILE_DISABLE"
+"""Environment variable by which ``torch._dynamo`` is switched off (torch/_dynamo/config.py)."""
 MARK = "simulated_accelerator"
 """Attribute of the stand-in for ``torch.cuda.is_available``, by which an open device is known."""
 
@@ -220,15 +223,32 @@ def _collector(ledger: Ledger) -> Callable[..., int]:
     return counted
 
 
+def _trace(func: Any, *_: Any, **__: Any) -> Any:
+    """``torch.jit.trace``: the code runs as it is; the tracer does not see simulated tensors."""
+    return func
+
+
 def _compile(model: Any = None, **_: Any) -> Any:
     """``torch.compile``: the code runs as it is; a compiler sees no GPU here to compile for."""
     return (lambda function: function) if model is None else model
 
 
 def _stance(stack: ExitStack) -> None:
-    """Let what was compiled before run as it is, too."""
+    """Let what was compiled before run as it is, and what reaches the compiler another way."""
     if "torch._dynamo" in sys.modules:
         stack.enter_context(torch.compiler.set_stance("force_eager"))
+        return
+
+    if SWITCH not in os.environ:  # it is read once, by an import that takes seconds
+        os.environ[SWITCH] = "1"
+        stack.callback(_enable)
+        stack.callback(os.environ.pop, SWITCH, None)
+
+
+def _enable() -> None:
+    """The compiler again, if it was imported meanwhile."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.config.disable = False
 
 
 def patched(ledger: Ledger, streams: Streams, attention: Callable[..., Any]) -> ExitStack:
@@ -249,6 +269,7 @@ def patched(ledger: Ledger, streams: Streams, attention: Callable[..., Any]) -> 
         replace_in(stack, functional, "scaled_dot_product_attention", attention)
         replace_in(stack, gc, "collect", _collector(ledger))
         replace_in(stack, torch, "compile", _compile)
+        replace_in(stack, torch.jit, "trace", _trace)
         replace_in(stack, torch.nn.Module, "compile", lambda module, *_, **__: None)
         _stance(stack)
         return stack.pop_all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from contextlib import AbstractContextManager, ExitStack
 
@@ -70,6 +71,10 @@ class SimulatedDevice:
         accelerator = Accelerator(self._ledger, streams, special_rules, kernel_rules)
         handlers = handlers_of(self._ledger.host)
 
+        def followed() -> ExitStack:
+            self._ledger.lock = self._ledger.lock or threading.RLock()
+            return modes()
+
         def modes() -> ExitStack:
             with ExitStack() as inner:
                 inner.enter_context(torch.no_grad())
@@ -82,7 +87,7 @@ class SimulatedDevice:
             self._ledger.owner = weakref.ref(accelerator)
             stack.callback(accelerator.forget)
             stack.callback(setattr, self._ledger, "owner", None)
-            stack.enter_context(following_threads(self._ledger, modes))
+            stack.enter_context(following_threads(followed))
             stack.enter_context(modes())
             stack.callback(self._withdraw_all)
             self._stack = stack.pop_all()

@@ -18,6 +18,7 @@ from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES, Family
 from vae_compat.families.installed import left_out
 from vae_compat.fixtures.specimens import known_bad
+from vae_compat.subject.profile import Cache, Coder, Context, When
 from vae_compat.vocabulary import Device, Dtype
 
 GRADES: Mapping[Grade, str] = {
@@ -59,8 +60,22 @@ MODES: Mapping[Mode, str] = {
 }
 
 
+def claim_docs() -> dict[str, str]:
+    """The words of ``[claims]`` with what they say."""
+    found = {
+        "parks": "`parks = true`: caches that are split are offloaded between the chunks of a clip"
+        " (check `cache_parked`)."
+    }
+    claims = {"cache": Cache, "when": When, "context": Context, "coders": Coder}
+    for key, words in claims.items():
+        docs = member_docs(words)
+        found |= {word: f"Of `{key}`. {text}" for word, text in docs.items()}
+        found[key] = f"Says {' or '.join(docs)}."
+    return found
+
+
 def explain(word: str) -> str:
-    """Explain a check, grade, mode, phase, mechanism, scenario, family, term or case id.
+    """Explain a check, grade, mode, phase, mechanism, scenario, claim, family, term or case id.
 
     Some words are both a scenario and the check that is for it.
 
@@ -68,7 +83,7 @@ def explain(word: str) -> str:
     """
     checks = check_docs()
     name = word.removeprefix("check_")
-    scenarios, phases = member_docs(Scenario), member_docs(Phase)
+    scenarios, phases, claims = member_docs(Scenario), member_docs(Phase), claim_docs()
     texts: dict[str, dict[str, str]] = {
         "check": checks,
         "grade": {str(grade): text for grade, text in GRADES.items()},
@@ -76,6 +91,7 @@ def explain(word: str) -> str:
         "term": dict(TERMS),
         "phase": phases,
         "scenario": scenarios,
+        "claim": claims,
     }
     found = [f"{kind} {name}\n\n{docs[name]}" for kind, docs in texts.items() if name in docs]
     if name in checks:
@@ -88,9 +104,10 @@ def explain(word: str) -> str:
         found.append(_case(word))
     if found:
         return "\n\n".join(filter(None, found))
-    known = [*checks, *Grade, *MODES, *TERMS, *phases, *Mechanism, *scenarios, *FAMILIES]
+    known = [*checks, *Grade, *MODES, *TERMS, *phases, *Mechanism, *scenarios, *claims, *FAMILIES]
     raise UsageError(
-        f"'{word}' is no check, grade, mode, phase, mechanism, scenario, family, term or case id"
+        f"'{word}' is no check, grade, mode, phase, mechanism, scenario, claim, family, term or"
+        " case id"
         f"{closest(word, known)}"
     )
 

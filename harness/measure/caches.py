@@ -18,6 +18,7 @@ from torch.utils._pytree import register_pytree_node
 from vae_compat.contracts.travelling import OnWire
 from vae_compat.device import Device
 from vae_compat.measure.failing import kind_of
+from vae_compat.measure.placing import ordinary
 from vae_compat.measure.plain import is_plain
 
 
@@ -192,10 +193,11 @@ def materialised(entry: Any, device: Device | None) -> Slot:
     if type(entry) is str:
         return Slot(Holds.WORD, entry)
     if is_plain(entry):
-        copied = entry if device is None else device.host(entry)
-        if not is_plain(copied):
-            return Slot(Holds.FOREIGN, "Tensor that is not dense")
-        return Slot(Holds.FRAMES, frames=copied.detach().clone(), device=str(entry.device))
+        with ordinary():
+            copied = entry if device is None else device.host(entry)
+            if not is_plain(copied):
+                return Slot(Holds.FOREIGN, "Tensor that is not dense")
+            return Slot(Holds.FRAMES, frames=copied.detach().clone(), device=str(entry.device))
     return Slot(Holds.FOREIGN, kind_of(entry))
 
 

@@ -116,6 +116,21 @@ def untold(words: str) -> Failure:
 
 
 @dataclass(frozen=True)
+class Held:
+    """A tensor that is still on the device."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    name: str = ""
+    """The attribute that holds it, where it is one of an object: ``RestingTiler.last``."""
+
+    def __str__(self) -> str:
+        where = f" as {self.name}" if self.name else ""
+        return f"{'x'.join(map(str, self.shape))} {self.dtype}{where}"
+
+
+@dataclass(frozen=True)
 class Times:
     """How long a hook and the untiled VAE took on one GPU, in one process, in seconds."""
 
@@ -183,6 +198,8 @@ class Observation(Observed):
     """What differs in the VAE and in the process after the hook was taken off, in words."""
     input_changed: bool = False
     """Whether the hook wrote into the tensor that it was given."""
+    held: tuple[Held, ...] = ()
+    """Tensors that were still on the device, where more was live than before."""
     times: Times | None = None
     """``None`` where nothing was timed."""
     conventions: tuple[ConventionResult, ...] | None = None

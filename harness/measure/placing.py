@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import nn
@@ -32,6 +32,18 @@ def placed(view: LayoutVAE, device: Device) -> Iterator[None]:
         yield
     finally:
         device.withdraw(whole)
+
+
+def called_in(context: str) -> AbstractContextManager[None]:
+    """The context in which a host calls hooks: ``inference_mode``, and ``no_grad`` otherwise."""
+    return torch.inference_mode() if context == "inference_mode" else torch.no_grad()
+
+
+@contextmanager
+def ordinary() -> Iterator[None]:
+    """What is made inside is no inference tensor, so that it can be changed in place anywhere."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def live_bytes(device: Device) -> int | None:

@@ -12,6 +12,7 @@ from vae_compat.device.tensor import SimTensor
 from vae_compat.isolation.wire import REAL
 from vae_compat.measure.failing import failure_of, kind_of
 from vae_compat.measure.observation import Failure, Origin
+from vae_compat.measure.placing import ordinary
 
 
 def is_plain(thing: object) -> bool:
@@ -25,7 +26,8 @@ def is_plain(thing: object) -> bool:
 
 def on_host(device: Device, tensor: Tensor) -> Tensor:
     """A copy on the plain CPU that no counter sees."""
-    return device.host(tensor).detach().clone()
+    with ordinary():
+        return device.host(tensor).detach().clone()
 
 
 def kept(result: object, device: Device) -> tuple[Tensor | None, str | None, Failure | None]:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import functools
 import gc
 import os
+import queue
 import random
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import _base as futures
+from concurrent.futures import thread as pools
+from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+
+from vae_compat.device.threads import serves_pool
 
 _SWITCHES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "global default dtype": (torch.get_default_dtype, torch.set_default_dtype),
@@ -127,16 +133,32 @@ def _umask() -> int:
 
 
 def running_threads() -> dict[int, str]:
-    """Names of the threads that run Python, by identity; a progress bar's does not count.
+    """Names of the threads that run Python, by identity.
 
-    Those that ``_thread`` starts are in no list of ``threading`` and have no name.
+    A progress bar's does not count, nor does one of a pool that waits for work: by itself it does
+    nothing more, and it ends with its pool. Threads that ``_thread`` starts are in no list of
+    ``threading`` and have no name.
     """
     known = {thread.ident: thread for thread in threading.enumerate()}
     return {
         ident: known[ident].name if ident in known else f"number {ident}"
-        for ident in sys._current_frames()
+        for ident, frame in sys._current_frames().items()
         if not type(known.get(ident)).__module__.startswith("tqdm")
+        and not (ident in known and serves_pool(known[ident]) and _waits(frame))
     }
+
+
+_WAITING = frozenset({threading.__name__, pools.__name__, futures.__name__, queue.__name__})
+"""Modules whose code alone runs in a thread of a pool that has nothing to do."""
+
+
+def _waits(frame: FrameType | None) -> bool:
+    """Whether a thread of a pool runs nothing that was submitted."""
+    while frame is not None:
+        if frame.f_globals.get("__name__") not in _WAITING:
+            return False
+        frame = frame.f_back
+    return True
 
 
 class ProcessState:
@@ -163,14 +185,16 @@ class ProcessState:
         changed = {name: get() for name, (get, _) in _SWITCHES.items()}
         for name, (get, put) in _SWITCHES.items():
             now, then = changed[name], self._switches[name]
-            if now != then:
+            if name == "recursion limit" and _raised_by_inductor(now, then):
+                put(then)
+            elif now != then:
                 found.append(f"{name} was changed from {_named(then)} to {_named(now)}")
                 if get() != then:  # two switches may be names of one
                     put(then)
         for (place, owner), before in zip(_PATCHABLE, self._functions, strict=True):
             now = dict(vars(owner))
             for name, value in before.items():
-                if now.get(name) is not value and callable(value):
+                if now.get(name) is not value and callable(value) and not _by_dynamo(now, name):
                     found.append(f"{place}.{name} was replaced")
                     setattr(owner, name, value)
         return (
@@ -243,6 +267,16 @@ class ProcessState:
             found.append("numpy's random number generator was moved on or seeded anew")
             np.random.set_state(self._numpy_random)
         return found
+
+
+def _by_dynamo(names: Mapping[str, Any], name: str) -> bool:
+    """Whether ``torch.compile`` replaced it: it counts modules, and does so from then on."""
+    return name == "__init__" and names[name].__module__ == "torch._dynamo.mutation_guard"
+
+
+def _raised_by_inductor(now: int, then: int) -> bool:
+    """Whether the compiler raised Python's recursion limit (torch/_inductor/compile_fx.py)."""
+    return now == max(then, 2000) and "torch._inductor.compile_fx" in sys.modules
 
 
 def _named(value: object) -> str:

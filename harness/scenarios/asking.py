@@ -17,6 +17,8 @@ class Ask:
     promise: Promise
     seconds: float
     """CPU seconds that each attempt may take."""
+    capacity: int | None = None
+    """Bytes of memory of the device on which the case runs; ``None`` for plenty."""
     every_way: bool = False
     """Whether the bare coder is also called in every convention in use."""
     leaves: tuple[tuple[str, str], ...] = ()

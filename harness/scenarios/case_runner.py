@@ -17,6 +17,7 @@ from vae_compat.scenarios.conventions import beside_untiled, untiled_conventions
 from vae_compat.scenarios.performed import WholePerformed
 from vae_compat.scenarios.runners import GaveNone, Runners
 from vae_compat.scenarios.scenes import SCENES
+from vae_compat.scenarios.shortage import capacity_for
 from vae_compat.scenarios.single import seen
 from vae_compat.subject.profile import Profile
 
@@ -91,9 +92,11 @@ class CaseRunner:
         self, subject: Subject, case: Case, baseline: Baseline | None, needs: tuple[Case, ...]
     ) -> Ask:
         untiled = 0.0 if baseline is None else baseline.cpu_seconds
+        promise = subject.profile.promise(case)
         return Ask(
             case=case,
-            promise=subject.profile.promise(case),
+            promise=promise,
+            capacity=capacity_for(case, promise, baseline),
             seconds=seconds_for(self.seconds, untiled),
             leaves=() if baseline is None else baseline.leaves,
             weights=self.bench.weights(needs),

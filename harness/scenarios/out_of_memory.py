@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vae_compat.device.threads import following_threads
 from vae_compat.scenarios.comparison import same
 from vae_compat.scenarios.performed import Called, Memory
 from vae_compat.scenarios.results import Results
@@ -17,10 +18,14 @@ from vae_compat.scenarios.usage import Usage, UsageObserved, call, observed, ran
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records the live bytes at each convolution, and makes one of them run out of memory."""
 
-    def __init__(self, at: int = -1) -> None:
+    def __init__(self, at: int = -1, live: list[int] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.at = at
-        self.live: list[int] = []
+        self.live: list[int] = [] if live is None else live
+
+    def on_thread(self) -> Watch:
+        """The same for another thread."""
+        return Watch(self.at, self.live)
 
     @property
     def done(self) -> bool:
@@ -40,7 +45,7 @@ def _play(player: Player) -> None:
 
     def watched(what: str, watch: Watch) -> Called:
         def act(run: Any) -> Any:
-            with watch:
+            with following_threads(watch.on_thread), watch:
                 return run(direction, x)
 
         return call(player, what, x=x, act=act)

@@ -14,7 +14,7 @@ from vae_compat.contracts.coders import CoderCall
 from vae_compat.contracts.travelling import OnWire
 from vae_compat.device.meter import Reading
 from vae_compat.measure.caches import Access, Slot
-from vae_compat.measure.observation import Failure, Origin, Times
+from vae_compat.measure.observation import Failure, Held, Origin, Times
 
 Travelling = Annotated[Tensor, OnWire()]
 
@@ -44,6 +44,8 @@ class Called:
     calls: tuple[CoderCall, ...] = ()
     residue: tuple[str, ...] = ()
     input_changed: bool = False
+    held: tuple[Held, ...] = ()
+    """Tensors that were on the device after the call, where more was live than before."""
 
     def missing(self, told: str) -> Failure | None:
         """Why there is no output. If something other than a tensor was returned, see ``told``."""
@@ -151,6 +153,8 @@ class Played:
     plane: int = 0
     """Area of the largest plane that a convolution wrote while the hook was on."""
     memory: Memory | None = None
+    passed_by: tuple[str, ...] = ()
+    """Replaced forwards that were never called, by the names of their modules."""
     empty: str = ""
     """Why the scenario gives nothing to judge; empty where it does give something."""
 

@@ -17,7 +17,7 @@ def perform(ask: Ask, hook: Subject, models: Models) -> Performed:
     VAEs that the hook has damaged beyond repair are dropped.
     """
     case = ask.case
-    stage = Stage(case, ask.promise, hook, models, ask.seconds, ask.leaves)
+    stage = Stage(case, ask.promise, hook, models, ask.seconds, ask.leaves, ask.capacity)
     if case.scenario is not None:
         performed: Performed = SCENES[case.scenario].perform(stage)
     else:

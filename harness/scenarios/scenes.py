@@ -7,13 +7,14 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from vae_compat.contracts.cases import Case, Scenario
-from vae_compat.scenarios import calls, chunks, repeats, settings, shift, tilings
+from vae_compat.scenarios import calls, chunks, coders, repeats, settings, shift, tilings
 from vae_compat.scenarios.chunks import CLIP_A, CLIP_B
 from vae_compat.scenarios.clip import ClipScene
 from vae_compat.scenarios.out_of_memory import OUT_OF_MEMORY
 from vae_compat.scenarios.relation import Relation
 from vae_compat.scenarios.scene import Scene
 from vae_compat.scenarios.sequence import Sequence
+from vae_compat.scenarios.shortage import PLENTY
 from vae_compat.scenarios.usage import Usage
 
 
@@ -70,6 +71,11 @@ USAGES: Mapping[Scenario, Usage] = MappingProxyType(
         Scenario.TINY_TILES: settings.TINY_TILES,
         Scenario.ON_HOST: settings.ON_HOST,
         Scenario.OUT_OF_MEMORY: OUT_OF_MEMORY,
+        Scenario.INFERENCE_MODE: settings.INFERENCE_MODE,
+        Scenario.PLENTY: PLENTY,
+        Scenario.OFFLOADED: coders.OFFLOADED,
+        Scenario.STATIC: coders.STATIC,
+        Scenario.PATCHED: coders.PATCHED,
     }
 )
 SCENES: Mapping[Scenario, Scene] = MappingProxyType(

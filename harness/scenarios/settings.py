@@ -1,4 +1,4 @@
-"""Settings in a program: defaults, one direction alone, tiles of a pixel, a VAE on the host."""
+"""Settings in a program: defaults, one direction, tiles of a pixel, where and how it is called."""
 
 from __future__ import annotations
 
@@ -97,6 +97,13 @@ def _play_on_host(player: Player) -> None:
     hook, x = player.stage.hook, player.stage.models.make_input(player.case)
     there = replace(hook, fixed={"to_gpu": False}) if isinstance(hook, Hook) else hook
     call(player, "the VAE on the CPU beside a GPU", x=x, hook=there)
+
+
+def _play_inference_mode(player: Player) -> None:
+    call(player, "under torch.inference_mode()")
+
+
+INFERENCE_MODE = Usage(_play_inference_mode, each_ran, context="inference_mode")
 
 
 ON_HOST = Usage(_play_on_host, each_ran, on_host=True)

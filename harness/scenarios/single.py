@@ -9,14 +9,14 @@ from torch import Tensor
 
 from vae_compat.contracts.cases import Case
 from vae_compat.contracts.promise import Promise
-from vae_compat.device import Device
 from vae_compat.device.meter import Reading
-from vae_compat.measure.observation import Baseline, ConventionResult, Observation
+from vae_compat.measure.held import held_tensors
+from vae_compat.measure.observation import Baseline, ConventionResult, Held, Observation
 from vae_compat.measure.placing import live_bytes
 from vae_compat.measure.plain import on_host
 from vae_compat.scenarios.conventions import perform_conventions
 from vae_compat.scenarios.performed import Called, WholePerformed
-from vae_compat.scenarios.stage import Stage
+from vae_compat.scenarios.stage import Player, Stage
 from vae_compat.scenarios.timing import perform_timing
 
 
@@ -37,8 +37,8 @@ def perform_call(stage: Stage) -> Called:
         made = player.attempt(lambda run: run(stage.case.direction, given))
         called = player.called(made, given)
         changed = not _same(on_host(player.device, given), x)
-        _settle_live_bytes(player.device, called.reading)
-    return replace(called, input_changed=changed)
+        held = _settle_live_bytes(player, called.reading, given)
+    return replace(called, input_changed=changed, held=held)
 
 
 def seen(
@@ -62,6 +62,7 @@ def seen(
         calls=called.calls,
         residue=called.residue,
         input_changed=called.input_changed,
+        held=called.held,
         conventions=conventions,
     )
 
@@ -71,15 +72,22 @@ def _same(now: Tensor, then: Tensor) -> bool:
     return same and bool(((now == then) | (now.isnan() & then.isnan())).all())
 
 
-def _settle_live_bytes(device: Device, reading: Reading) -> None:
-    """Read again what is live, now that the output is dropped.
+def _settle_live_bytes(player: Player, reading: Reading, given: Tensor) -> tuple[Held, ...]:
+    """Read again what is live, now that the output is dropped; and what holds more than before.
 
     Where more is live than before, cycles are collected first: a closure that refers to itself may
     hold a tensor for a while, which is no leak.
     """
     if reading.live_after is None or reading.live_before is None:
-        return
-    reading.live_after = live_bytes(device)
-    if reading.live_after != reading.live_before:
-        gc.collect()
-        reading.live_after = live_bytes(device)
+        return ()
+    reading.live_after = live_bytes(player.device)
+    if reading.live_after == reading.live_before:
+        return ()
+    gc.collect()
+    reading.live_after = live_bytes(player.device)
+    if reading.live_after is None or reading.live_after <= reading.live_before:
+        return ()
+    view = player.view
+    modules = (view.vae, view.encoder, view.decoder)
+    weights = (tensor for part in modules for tensor in (*part.parameters(), *part.buffers()))
+    return held_tensors(player.device.torch_device, (given, *weights))

@@ -20,7 +20,7 @@ from vae_compat.isolation.limiting import limited
 from vae_compat.measure.attempt import Attempt, Subject, attempt
 from vae_compat.measure.failing import failure_of, returned_kind
 from vae_compat.measure.observation import Failure
-from vae_compat.measure.placing import placed
+from vae_compat.measure.placing import called_in, placed
 from vae_compat.measure.plain import kept
 from vae_compat.scenarios.performed import Called, Memory, Played
 
@@ -56,20 +56,29 @@ class Stage:
     """CPU seconds that the hook may take for each attempt."""
     leaves: tuple[tuple[str, str], ...] = ()
     """What an untiled run leaves behind in the VAE: module path and attribute."""
+    capacity: int | None = None
+    """Bytes of memory of the device; ``None`` for plenty."""
     broken: list[str] = field(default_factory=list)
     """Damage that the hook has done to a VAE and that could not be undone, so far."""
 
     @contextmanager
     def play(
-        self, view: LayoutVAE | None = None, *, capacity: int | None = None, on_host: bool = False
+        self,
+        view: LayoutVAE | None = None,
+        *,
+        capacity: int | None = None,
+        on_host: bool = False,
+        context: str | None = None,
     ) -> Iterator[Player]:
         """A device of its own, entered, with a view on it: that of the case, if none is given.
 
-        ``on_host``: the view stays where it is.
+        ``on_host``: the view stays where it is. ``context`` is that in which the hook is called, by
+        default the one that the profile claims.
         """
         view = view or self.models.views(self.case)[0]
-        device = open_device(self.case.device, capacity=capacity)
-        with torch.no_grad(), device, nullcontext() if on_host else placed(view, device):
+        device = open_device(self.case.device, capacity=capacity or self.capacity)
+        there = nullcontext() if on_host else placed(view, device)
+        with torch.no_grad(), device, there, called_in(context or self.promise.context):
             yield Player(self, view, device)
 
 
@@ -94,6 +103,7 @@ class Player:
     failure: Failure | None = None
     plane: int = 0
     memory: Memory | None = None
+    passed_by: tuple[str, ...] = ()
     empty: str = ""
 
     @property
@@ -206,5 +216,6 @@ class Player:
             failure=self.failure,
             plane=self.plane,
             memory=self.memory,
+            passed_by=self.passed_by,
             empty=self.empty,
         )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
 from vae_compat.contracts.cases import Case
+from vae_compat.contracts.coders import LayoutVAE
 from vae_compat.contracts.promise import Promise
 from vae_compat.measure.observation import Observation, untold
 from vae_compat.scenarios.performed import Called, Memory, Played
@@ -43,6 +45,8 @@ class UsageObserved(ScenarioObserved):
 
     ran: tuple[Ran, ...] = ()
     memory: Memory | None = None
+    passed_by: tuple[str, ...] = ()
+    """Replaced forwards that were never called."""
     held: int = 0
     """Bytes of the result and the input, which may be on the device the whole time."""
 
@@ -55,11 +59,17 @@ class Usage(Scene):
     compare: Callable[[Results], UsageObserved]
     on_host: bool = False
     """Whether the VAE is left on the host."""
+    prepared: Callable[[LayoutVAE], AbstractContextManager[None]] = nullcontext
+    """What is done to the view meanwhile."""
+    context: str | None = None
+    """In which the hook is called, where not as its profile claims."""
     against: ClassVar[bool] = True
 
     def perform(self, stage: Stage) -> Played:
         """Make the calls."""
-        with stage.play(on_host=self.on_host) as player:
+        view = stage.models.views(stage.case)[0]
+        playing = stage.play(view, on_host=self.on_host, context=self.context)
+        with self.prepared(view), playing as player:
             self.play(player)
         return player.played
 

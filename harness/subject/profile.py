@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vae_compat.contracts.cases import Case, Direction, Layout, Mode
 from vae_compat.errors import UsageError
@@ -35,8 +35,47 @@ class Cache(StrEnum):
     """What a hook says about the causal caches of a video VAE."""
 
     NONE = "none"
+    """Nothing is claimed of causal caches."""
     FALLBACK = "fallback"
+    """Causal coders run untiled: right, but nothing is saved."""
     SPLIT = "split"
+    """Causal coders run in tiles, and so do their caches."""
+
+
+class When(StrEnum):
+    """When a hook tiles."""
+
+    ALWAYS = "always"
+    """Whatever is larger than a tile is tiled."""
+    MEMORY = "memory"
+    """Tiles run only where memory is short; with enough of it the result is the untiled one."""
+
+
+class Coder(StrEnum):
+    """Coders that are not as plain as those of most cases."""
+
+    OFFLOADED = "offloaded"
+    """Modules bring in their weights when they are called, as ComfyUI's and accelerate's do."""
+    STATIC = "static"
+    """Each call of a coder returns the same memory, as CUDA graphs do."""
+    PATCHED = "patched"
+    """Somebody else has replaced the forwards of the coder and of its convolutions."""
+
+
+class Context(StrEnum):
+    """Under which of torch's switches against gradients the host calls the hook."""
+
+    NO_GRAD = "no_grad"
+    """``torch.no_grad()``, as in diffusers' pipelines."""
+    INFERENCE_MODE = "inference_mode"
+    """``torch.inference_mode()``, as in ComfyUI: what is made there cannot be changed in place
+    outside of it."""
+
+
+CODERS_OF_HOST = {"comfyui": (Coder.OFFLOADED,)}
+"""What hooks meet in hosts (comfyanonymous/ComfyUI, comfy/ops.py)."""
+CONTEXT_OF_HOST = {"comfyui": Context.INFERENCE_MODE}
+"""How hosts call hooks (comfyanonymous/ComfyUI, execution.py); of the others nothing is known."""
 
 
 HOSTS = ("comfyui",)
@@ -70,6 +109,13 @@ class Claims:
     directions: tuple[Direction, ...] = ()
     modes: tuple[Mode, ...] = ()
     cache: Cache = Cache.NONE
+    parks: bool = False
+    """Whether caches that are split are offloaded between the chunks of a clip."""
+    when: When = When.ALWAYS
+    coders: tuple[Coder, ...] = ()
+    """On which it works, besides plain ones."""
+    context: Context | None = None
+    """``None``: either of them; most cases run under ``no_grad``."""
     grade: Mapping[Mode, Grade] = field(default_factory=dict)
     family_grade: Mapping[str, Mapping[Mode, Grade]] = field(default_factory=dict)
     """Of families for which a mode promises another grade than for the others."""
@@ -82,7 +128,15 @@ class Claims:
         grades = {**self.grade, **self.family_grade.get(case.family, {})}
         grade = grades.get(case.mode, default)
         cache = self.cache if case.facts.feature_cache else Cache.NONE
-        return Promise(claimed=is_claimed(self, case), grade=str(grade), cache=str(cache))
+        return Promise(
+            claimed=is_claimed(self, case),
+            grade=str(grade),
+            cache=str(cache),
+            parks=self.parks,
+            when=str(self.when),
+            coders=tuple(map(str, self.coders)),
+            context=str(self.context or ""),
+        )
 
 
 @dataclass(frozen=True)
@@ -205,8 +259,9 @@ def profile_from_flags(
     grade: Mapping[str, str] | None = None,
     comfyui: Path | None = None,
     folder: Path | None = None,
+    further: Mapping[str, Any] | None = None,
 ) -> Profile:
-    """A profile for a hook that is given by flags alone.
+    """A profile for a hook that is given by flags alone; ``further`` are more of its claims.
 
     What isn't given is assumed in the hook's favour: every family, both directions, and every mode
     for which the hook takes the keywords (to know them the hook is loaded). ``layout`` defaults to
@@ -217,12 +272,13 @@ def profile_from_flags(
     if layout is None:
         layout = Layout.LDM if kind == Kind.FORWARD else Layout.DIFFUSERS
     spec = {"name": name or name_of(hook), "entry": hook, "kind": kind, "layout": str(layout)}
-    claims = {
+    claims: dict[str, Any] = {
         "families": list(FAMILIES if families is None else families),
         "directions": [str(d) for d in (Direction if directions is None else directions)],
         "modes": [str(m) for m in (modes or ())],
         "cache": str(cache),
         "grade": {str(mode): str(value) for mode, value in (grade or {}).items()},
+        **(further or {}),
     }
     tables = {"hook": spec | ({} if host is None else {"host": host}), "claims": claims}
     folder = folder or Path.cwd()

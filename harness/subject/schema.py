@@ -15,13 +15,18 @@ from vae_compat.contracts.finding import Grade
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.subject.profile import (
+    CODERS_OF_HOST,
+    CONTEXT_OF_HOST,
     HOSTS,
     Cache,
     Claims,
+    Coder,
+    Context,
     HookSpec,
     Kind,
     KnownFailure,
     Profile,
+    When,
 )
 
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -50,6 +55,10 @@ class _Claims(_Table):
     directions: list[Literal["encode", "decode"]] = Field(default_factory=list)
     modes: list[_Mode] = Field(default_factory=list)
     cache: Literal["none", "fallback", "split"] = "none"
+    parks: bool = False
+    when: Literal["always", "memory"] = "always"
+    coders: list[Literal["offloaded", "static", "patched"]] | None = None
+    context: Literal["no_grad", "inference_mode"] | None = None
     grade: dict[_Mode, _Grade] = Field(default_factory=dict)
     family_grade: dict[str, dict[_Mode, _Grade]] = Field(default_factory=dict)
 
@@ -75,6 +84,7 @@ _TABLES: Mapping[str, type[_Table]] = {
 _TYPES = {
     "string_type": "text in quotes",
     "list_type": "a list",
+    "bool_type": "true or false",
     "dict_type": "a table",
     "model_type": "a table",
 }
@@ -106,6 +116,11 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
     for family in parsed.claims.families:
         _one_of(family, FAMILIES, "claims.families", source)
     _check_grades(parsed.claims, source)
+    if parsed.claims.parks and parsed.claims.cache != "split":
+        raise UsageError(
+            f"claims.parks in {source} is true, but only split caches can be parked; "
+            f"claim cache = 'split', or drop it."
+        )
     if parsed.hook.host is not None:
         _one_of(parsed.hook.host, HOSTS, "hook.host", source)
     return Profile(
@@ -121,6 +136,10 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
             directions=tuple(dict.fromkeys(Direction(d) for d in parsed.claims.directions)),
             modes=tuple(dict.fromkeys(Mode(m) for m in parsed.claims.modes)),
             cache=Cache(parsed.claims.cache),
+            parks=parsed.claims.parks,
+            when=When(parsed.claims.when),
+            coders=_coders(parsed),
+            context=_context(parsed),
             grade=_graded(parsed.claims.grade),
             family_grade={f: _graded(g) for f, g in parsed.claims.family_grade.items()},
         ),
@@ -150,6 +169,20 @@ def _check_grades(claims: _Claims, source: str) -> None:
                     f"{table} in {source} grades mode {mode!r}, which claims.modes does not "
                     f"list; claim the mode or drop its grade."
                 )
+
+
+def _coders(parsed: _Profile) -> tuple[Coder, ...]:
+    """What is claimed, or what hooks meet in the host."""
+    told = parsed.claims.coders
+    if told is None:
+        return CODERS_OF_HOST.get(parsed.hook.host or "", ())
+    return tuple(dict.fromkeys(map(Coder, told)))
+
+
+def _context(parsed: _Profile) -> Context | None:
+    """What is claimed, or how the host calls hooks."""
+    told = parsed.claims.context
+    return CONTEXT_OF_HOST.get(parsed.hook.host or "") if told is None else Context(told)
 
 
 def _graded(grades: Mapping[_Mode, _Grade]) -> dict[Mode, Grade]:

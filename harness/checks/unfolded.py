@@ -1,0 +1,53 @@
+"""Convolutions that a hook runs as products of their weights with unfolded pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from vae_compat.device.meter import Convolution, Product
+from vae_compat.measure.observation import Observation
+
+
+def areas(convolutions: Mapping[Convolution, int]) -> dict[tuple[int, ...], int]:
+    """Area written by the convolutions of each weight, ``out in kH kW``.
+
+    The temporal size of a kernel is left out, because for a single frame a hook may use the last
+    temporal slice as a 2-D kernel. Kernels of one pixel are left out, because they may run as
+    matrix products.
+    """
+    areas: dict[tuple[int, ...], int] = {}
+    for ran, count in convolutions.items():
+        weight = (*ran.weight[:2], *ran.weight[-2:])
+        if weight[2] * weight[3] > 1:
+            areas[weight] = areas.get(weight, 0) + ran.plane[0] * ran.plane[1] * count
+    return areas
+
+
+def with_unfolded(observation: Observation) -> Mapping[Convolution, int]:
+    """The convolutions of the hook, with products that stand for some that are missing.
+
+    A product has no plane with two sides, so it counts as a plane one pixel high.
+    """
+    ours, untiled = observation.reading.convolutions, observation.baseline.reading.convolutions
+    done = areas(ours)
+    missing = [weight for weight, area in areas(untiled).items() if done.get(weight, 0) < area]
+    found = dict(ours)
+    for weight in missing:
+        for product, count in observation.reading.products.items():
+            if _multiplies(product, weight):
+                pixels = product.batch * product.rows * product.columns // weight[0]
+                plane = (1, pixels // observation.case.batch)
+                ran = Convolution(weight, plane)
+                found[ran] = found.get(ran, 0) + count
+    return found
+
+
+def _multiplies(product: Product, weight: tuple[int, ...]) -> bool:
+    """Whether one side of a product may be this weight ``out in kH kW``, and not a part of it.
+
+    The other has as many numbers for each pixel as the weight takes, of one frame or of the three
+    of a causal kernel.
+    """
+    reads = math.prod(weight[1:])
+    return product.inner in (reads, 3 * reads) and weight[0] in (product.rows, product.columns)
