@@ -87,6 +87,9 @@ OVERSIZE_SIZE = Geometry(16, 72, 8)
 """So large that tiles take less memory than the plane, cut along one axis or with full halos."""
 SHIFT_SIZE = Geometry(10, 32, 8)
 USAGE_SIZE = Geometry(6, 32, 8)
+STRIPS = (Geometry(4, 60, 8), Geometry(60, 4, 8))
+"""Low and wide, narrow and high: what cuts along one axis alone cannot cut one of them. Longer than
+a tile with the widest halo, so that any tile is seen, and no default size of a published hook."""
 TINY_SIZE = Geometry(9, 13, 16)
 """One tile of sixteen, though not one step from tile to tile; slivers in tiles of eight."""
 
@@ -198,6 +201,7 @@ class _Span:
         ):  # its memory can be poisoned and limited, and it computes the same numbers
             yield from self.relations()
             yield from self.usages()
+            yield from self.strips()
 
     @cached_property
     def leading(self) -> frozenset[_Cell]:
@@ -358,6 +362,13 @@ class _Span:
                 for scenario, size, dtype in _USAGES:
                     if dtype in self.dtypes:
                         yield self.case(cell, size, scenario=scenario, dtype=dtype)
+
+    def strips(self) -> Iterator[Case]:
+        """What size of tile runs, in every family: some hooks know some classes of VAEs only."""
+        for cell in self.cells:
+            if cell in self.leading and cell[2] is not Mode.QUADTREE:  # tiles follow the picture
+                for size in STRIPS:
+                    yield self.case(cell, size, scenario=Scenario.STRIP)
 
     def probes(self) -> Iterator[Case]:
         """One mechanism each."""

@@ -127,7 +127,8 @@ def simulated(case: Case, _promise: Promise) -> bool:
 @condition
 def may_run_untiled(case: Case, promise: Promise) -> bool:
     """A hook may run the case in one piece: it is small, or has caches and a claimed fallback."""
-    return not case.must_tile or (case.facts.feature_cache and promise.cache == "fallback")
+    small = promise.longest(case) <= case.largest_untiled
+    return small or (case.facts.feature_cache and promise.cache == "fallback")
 
 
 @condition

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 from vae_compat.checks.comparing import comparable, promised
-from vae_compat.checks.conditions import claimed, plays
+from vae_compat.checks.conditions import claimed, may_run_untiled, plays
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
 from vae_compat.checks.parity import broken, described, grade_of
 from vae_compat.checks.wording import mebibytes, mebibytes_apart, raised
 from vae_compat.contracts.cases import Scenario
-from vae_compat.contracts.finding import Grade, Tier
+from vae_compat.contracts.finding import Grade, Status, Tier
 from vae_compat.measure.observation import Observed
 from vae_compat.scenarios.comparison import Comparison
 from vae_compat.scenarios.usage import Ran, UsageObserved
@@ -29,13 +29,25 @@ def check_settings(observed: Observed) -> Answer:
 
     The hook is built three times: first without any setting for which its signature has a default,
     then with tiles half as large as those of the case, then as at first. Settings without a default
-    are always given. The first two results must have the promised grade. The third must equal the
-    first to the bit and run the same convolutions.
+    are always given. The first two results must have the promised grade. The second must come of
+    other convolutions than the first, or the size had no effect. The third must equal the first to
+    the bit and run the same convolutions.
 
     This is checked on the simulated accelerator in float32, in each claimed direction of one family
     of each kind of coder (with ``--full``, of every family), and in the first mode that is claimed.
     """
-    return _judged(observed, "the result of a first use: settings do not outlive a hook")
+    answer = _judged(observed, "the result of a first use: settings do not outlive a hook")
+    if answer.status is not Status.PASSED or not isinstance(observed, UsageObserved):
+        return answer
+    usual, between = (ran.seen for ran in observed.ran)
+    same = usual.reading.convolutions == between.reading.convolutions
+    if same and not may_run_untiled(between.case, between.promise):
+        return failed(
+            f"the same convolutions for tiles of {between.case.tile} latent pixels as by default",
+            "other tiles: a size that is asked for takes effect, whatever was used before",
+            observed.ran[1].what,
+        )
+    return answer
 
 
 @check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.SWITCHES))

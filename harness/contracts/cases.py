@@ -99,6 +99,8 @@ class Scenario(StrEnum):
     """Tiles from one latent pixel up to the whole plane."""
     OUT_OF_MEMORY = "out_of_memory"
     """Memory that runs out once, in the middle of a call."""
+    STRIP = "strip"
+    """A plane that is long along one axis, in tiles of two sizes."""
     ON_HOST = "on_host"
     """A VAE on the CPU of a machine with a GPU."""
 
@@ -212,7 +214,12 @@ class Case:
         Published hooks add a halo on either side of a tile and rightly pass an image that fits
         into one such padded tile to the original forward.
         """
-        return max(self.height, self.width) > self.tile + 2 * self.facts.published_halo
+        return max(self.height, self.width) > self.largest_untiled
+
+    @property
+    def largest_untiled(self) -> int:
+        """The longest side, in latent pixels, that a sound hook may run in one piece."""
+        return self.tile + 2 * self.facts.published_halo
 
     @property
     def vram_tells(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vae_compat.contracts.cases import Direction
+from vae_compat.contracts.cases import Case, Direction
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,13 @@ class Promise:
     grade: str = "exact"
     cache: str = "none"
     kind: str = "forward"
+    axes: str = "both"
+    """Along which sides of a plane it cuts: ``both``, ``height`` or ``width``."""
+
+    def longest(self, case: Case) -> int:
+        """The longest side of a plane that the hook cuts along, in latent pixels."""
+        sides = {"height": case.height, "width": case.width}
+        return sides.get(self.axes, max(sides.values()))
 
     def by_noise(self, direction: Direction) -> bool:
         """Whether the error must stay within the VAE's own noise.

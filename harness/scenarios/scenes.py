@@ -14,6 +14,7 @@ from vae_compat.scenarios.out_of_memory import OUT_OF_MEMORY
 from vae_compat.scenarios.relation import Relation
 from vae_compat.scenarios.scene import Scene
 from vae_compat.scenarios.sequence import Sequence
+from vae_compat.scenarios.strip import Strip
 from vae_compat.scenarios.usage import Usage
 
 
@@ -73,5 +74,5 @@ USAGES: Mapping[Scenario, Usage] = MappingProxyType(
     }
 )
 SCENES: Mapping[Scenario, Scene] = MappingProxyType(
-    {Scenario.CLIP: ClipScene(), **SEQUENCES, **RELATIONS, **USAGES}
+    {Scenario.CLIP: ClipScene(), Scenario.STRIP: Strip(), **SEQUENCES, **RELATIONS, **USAGES}
 )

@@ -31,6 +31,14 @@ class Kind(StrEnum):
     FUNCTION = "function"
 
 
+class Axes(StrEnum):
+    """Along which sides of a plane a hook cuts."""
+
+    BOTH = "both"
+    HEIGHT = "height"
+    WIDTH = "width"
+
+
 class Cache(StrEnum):
     """What a hook says about the causal caches of a video VAE."""
 
@@ -70,6 +78,7 @@ class Claims:
     directions: tuple[Direction, ...] = ()
     modes: tuple[Mode, ...] = ()
     cache: Cache = Cache.NONE
+    axes: Axes = Axes.BOTH
     grade: Mapping[Mode, Grade] = field(default_factory=dict)
     family_grade: Mapping[str, Mapping[Mode, Grade]] = field(default_factory=dict)
     """Of families for which a mode promises another grade than for the others."""
@@ -82,7 +91,12 @@ class Claims:
         grades = {**self.grade, **self.family_grade.get(case.family, {})}
         grade = grades.get(case.mode, default)
         cache = self.cache if case.facts.feature_cache else Cache.NONE
-        return Promise(claimed=is_claimed(self, case), grade=str(grade), cache=str(cache))
+        return Promise(
+            claimed=is_claimed(self, case),
+            grade=str(grade),
+            cache=str(cache),
+            axes=str(self.axes),
+        )
 
 
 @dataclass(frozen=True)
@@ -203,6 +217,7 @@ def profile_from_flags(
     modes: Sequence[str] | None = None,
     cache: str = "none",
     grade: Mapping[str, str] | None = None,
+    further: Mapping[str, object] | None = None,
     comfyui: Path | None = None,
     folder: Path | None = None,
 ) -> Profile:
@@ -210,14 +225,16 @@ def profile_from_flags(
 
     What isn't given is assumed in the hook's favour: every family, both directions, and every mode
     for which the hook takes the keywords (to know them the hook is loaded). ``layout`` defaults to
-    ``ldm`` for kind ``forward`` and to ``diffusers`` for the others. Raises ``UsageError``.
+    ``ldm`` for kind ``forward`` and to ``diffusers`` for the others. ``further`` are other keys of
+    the table ``[claims]``. Raises ``UsageError``.
     """
     from vae_compat.subject.schema import build_profile  # imports pydantic
 
     if layout is None:
         layout = Layout.LDM if kind == Kind.FORWARD else Layout.DIFFUSERS
     spec = {"name": name or name_of(hook), "entry": hook, "kind": kind, "layout": str(layout)}
-    claims = {
+    claims: dict[str, object] = {
+        **(further or {}),
         "families": list(FAMILIES if families is None else families),
         "directions": [str(d) for d in (Direction if directions is None else directions)],
         "modes": [str(m) for m in (modes or ())],

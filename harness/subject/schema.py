@@ -16,6 +16,7 @@ from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.subject.profile import (
     HOSTS,
+    Axes,
     Cache,
     Claims,
     HookSpec,
@@ -50,6 +51,7 @@ class _Claims(_Table):
     directions: list[Literal["encode", "decode"]] = Field(default_factory=list)
     modes: list[_Mode] = Field(default_factory=list)
     cache: Literal["none", "fallback", "split"] = "none"
+    axes: Literal["both", "height", "width"] = "both"
     grade: dict[_Mode, _Grade] = Field(default_factory=dict)
     family_grade: dict[str, dict[_Mode, _Grade]] = Field(default_factory=dict)
 
@@ -121,6 +123,7 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
             directions=tuple(dict.fromkeys(Direction(d) for d in parsed.claims.directions)),
             modes=tuple(dict.fromkeys(Mode(m) for m in parsed.claims.modes)),
             cache=Cache(parsed.claims.cache),
+            axes=Axes(parsed.claims.axes),
             grade=_graded(parsed.claims.grade),
             family_grade={f: _graded(g) for f, g in parsed.claims.family_grade.items()},
         ),
