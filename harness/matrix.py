@@ -74,6 +74,10 @@ CLIPS = (
 )
 """Latent frames, and the plane: no cache, the sentinel, and then ever more chunks with all slots
 filled. The short ones are cut along both axes; what happens late in a clip shows on one as well."""
+COHERENCE_FRAMES = 17
+COHERENCE_SIZE = Geometry(4, 10, 8)
+"""A clip in two tiles, for the tier recommended. With 65 image frames it is longer than the pieces
+into which programs cut clips by default: 64 frames in ComfyUI, 16 in most classes of diffusers."""
 CLIPS_OF_KIN = (2, 9)
 """Default lengths for a family if another family with the same coders runs at every length."""
 
@@ -259,6 +263,8 @@ class _Span:
         """
         for cell in self.cells:
             family, direction, _ = cell
+            if FAMILIES[family].frame_axis and (self.full or cell in self.leading):
+                yield self.case(cell, COHERENCE_SIZE, frames=COHERENCE_FRAMES)
             if self.full:
                 yield from self._all(cell)
                 continue
@@ -377,11 +383,14 @@ class _Span:
             if family not in self.representatives:
                 continue
             for mechanism in Mechanism:
-                if applies(FAMILIES[family], mechanism, direction):
-                    frames = SEVERAL_FRAMES if mechanism is Mechanism.CAUSAL_CACHE else 1
-                    yield self.case(
-                        cell, PROBE_SIZE, scale=Scale.PROBE, mechanism=mechanism, frames=frames
-                    )
+                if not applies(FAMILIES[family], mechanism, direction):
+                    continue
+                probe = {"scale": Scale.PROBE, "mechanism": mechanism}
+                if mechanism is Mechanism.CAUSAL_CACHE:
+                    yield self.case(cell, PROBE_SIZE, frames=SEVERAL_FRAMES, **probe)
+                    yield self.case(cell, COHERENCE_SIZE, frames=COHERENCE_FRAMES, **probe)
+                else:
+                    yield self.case(cell, PROBE_SIZE, **probe)
 
 
 _SMALL = frozenset({"plus_one", "small"})

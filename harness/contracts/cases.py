@@ -237,6 +237,16 @@ class Case:
         return self.device == "cuda" and self.scale is Scale.REAL and self.scenario is None
 
     @property
+    def exactly_tileable(self) -> bool:
+        """Whether no pixel of the result depends on anything outside of its tile.
+
+        Any right placement of tiles then gives the VAE's own result, whatever a hook does to
+        statistics, attention and borders. The probe of the causal cache looks back in time, and
+        not to the sides.
+        """
+        return self.mechanism in (Mechanism.STUB, Mechanism.CHANNELS, Mechanism.CAUSAL_CACHE)
+
+    @property
     def fits_one_tile(self) -> bool:
         """Whether the whole plane is no larger than one tile."""
         return max(self.height, self.width) <= self.tile

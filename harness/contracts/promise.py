@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vae_compat.contracts.cases import Case, Direction
+from vae_compat.contracts.cases import Case, Direction, Mechanism
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,10 @@ class Promise:
     grade: str = "exact"
     cache: str = "none"
     kind: str = "forward"
+    temporal: bool = False
+    """Whether it cuts clips in time as well, so that frames at a cut lack some of their past."""
+    slices: bool = False
+    """Whether it runs a batch item by item, so that a batch takes no more memory than an item."""
     axes: str = "both"
     """Along which sides of a plane it cuts: ``both``, ``height`` or ``width``."""
 
@@ -23,11 +27,17 @@ class Promise:
         sides = {"height": case.height, "width": case.width}
         return sides.get(self.axes, max(sides.values()))
 
-    def by_noise(self, direction: Direction) -> bool:
+    def by_noise(self, case: Case) -> bool:
         """Whether the error must stay within the VAE's own noise.
 
         Grade ``exact`` demands this, and so does ``lossless`` for moments, because they have no
-        8-bit levels. Where nothing is claimed, only the untiled result is right.
+        8-bit levels. Where nothing is claimed, only the untiled result is right. Probes that any
+        right placement of tiles solves leave no other error to excuse.
         """
-        moments = self.grade == "lossless" and direction is Direction.ENCODE
-        return self.grade == "exact" or moments or not self.claimed
+        moments = self.grade == "lossless" and case.direction is Direction.ENCODE
+        return self.grade == "exact" or moments or not self.claimed or self.by_placement(case)
+
+    def by_placement(self, case: Case) -> bool:
+        """Whether the right placement of tiles alone makes the result that of the VAE."""
+        cut = self.temporal and case.mechanism is Mechanism.CAUSAL_CACHE
+        return case.exactly_tileable and not cut

@@ -79,6 +79,10 @@ class Claims:
     modes: tuple[Mode, ...] = ()
     cache: Cache = Cache.NONE
     axes: Axes = Axes.BOTH
+    temporal: bool = False
+    """Whether it cuts clips in time as well."""
+    slices: bool = False
+    """Whether it runs a batch item by item."""
     grade: Mapping[Mode, Grade] = field(default_factory=dict)
     family_grade: Mapping[str, Mapping[Mode, Grade]] = field(default_factory=dict)
     """Of families for which a mode promises another grade than for the others."""
@@ -96,6 +100,8 @@ class Claims:
             grade=str(grade),
             cache=str(cache),
             axes=str(self.axes),
+            temporal=self.temporal,
+            slices=self.slices,
         )
 
 

@@ -52,6 +52,8 @@ class _Claims(_Table):
     modes: list[_Mode] = Field(default_factory=list)
     cache: Literal["none", "fallback", "split"] = "none"
     axes: Literal["both", "height", "width"] = "both"
+    temporal: bool = False
+    slices: bool = False
     grade: dict[_Mode, _Grade] = Field(default_factory=dict)
     family_grade: dict[str, dict[_Mode, _Grade]] = Field(default_factory=dict)
 
@@ -124,6 +126,8 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
             modes=tuple(dict.fromkeys(Mode(m) for m in parsed.claims.modes)),
             cache=Cache(parsed.claims.cache),
             axes=Axes(parsed.claims.axes),
+            temporal=parsed.claims.temporal,
+            slices=parsed.claims.slices,
             grade=_graded(parsed.claims.grade),
             family_grade={f: _graded(g) for f, g in parsed.claims.family_grade.items()},
         ),
