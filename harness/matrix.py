@@ -74,6 +74,10 @@ CLIPS = (
 )
 """Latent frames, and the plane: no cache, the sentinel, and then ever more chunks with all slots
 filled. The short ones are cut along both axes; what happens late in a clip shows on one as well."""
+COHERENCE_FRAMES = 17
+COHERENCE_SIZE = Geometry(4, 10, 8)
+"""A clip in two tiles, for the tier recommended. With 65 image frames it is longer than the pieces
+into which programs cut clips by default: 64 frames in ComfyUI, 16 in most classes of diffusers."""
 CLIPS_OF_KIN = (2, 9)
 """Default lengths for a family if another family with the same coders runs at every length."""
 
@@ -87,6 +91,9 @@ OVERSIZE_SIZE = Geometry(16, 72, 8)
 """So large that tiles take less memory than the plane, cut along one axis or with full halos."""
 SHIFT_SIZE = Geometry(10, 32, 8)
 USAGE_SIZE = Geometry(6, 32, 8)
+STRIPS = (Geometry(4, 60, 8), Geometry(60, 4, 8))
+"""Low and wide, narrow and high: what cuts along one axis alone cannot cut one of them. Longer than
+a tile with the widest halo, so that any tile is seen, and no default size of a published hook."""
 TINY_SIZE = Geometry(9, 13, 16)
 """One tile of sixteen, though not one step from tile to tile; slivers in tiles of eight."""
 
@@ -198,6 +205,7 @@ class _Span:
         ):  # its memory can be poisoned and limited, and it computes the same numbers
             yield from self.relations()
             yield from self.usages()
+            yield from self.strips()
 
     @cached_property
     def leading(self) -> frozenset[_Cell]:
@@ -255,6 +263,8 @@ class _Span:
         """
         for cell in self.cells:
             family, direction, _ = cell
+            if FAMILIES[family].frame_axis and (self.full or cell in self.leading):
+                yield self.case(cell, COHERENCE_SIZE, frames=COHERENCE_FRAMES)
             if self.full:
                 yield from self._all(cell)
                 continue
@@ -359,6 +369,13 @@ class _Span:
                     if dtype in self.dtypes:
                         yield self.case(cell, size, scenario=scenario, dtype=dtype)
 
+    def strips(self) -> Iterator[Case]:
+        """What size of tile runs, in every family: some hooks know some classes of VAEs only."""
+        for cell in self.cells:
+            if cell in self.leading and cell[2] is not Mode.QUADTREE:  # tiles follow the picture
+                for size in STRIPS:
+                    yield self.case(cell, size, scenario=Scenario.STRIP)
+
     def probes(self) -> Iterator[Case]:
         """One mechanism each."""
         for cell in self.cells:
@@ -366,11 +383,14 @@ class _Span:
             if family not in self.representatives:
                 continue
             for mechanism in Mechanism:
-                if applies(FAMILIES[family], mechanism, direction):
-                    frames = SEVERAL_FRAMES if mechanism is Mechanism.CAUSAL_CACHE else 1
-                    yield self.case(
-                        cell, PROBE_SIZE, scale=Scale.PROBE, mechanism=mechanism, frames=frames
-                    )
+                if not applies(FAMILIES[family], mechanism, direction):
+                    continue
+                probe = {"scale": Scale.PROBE, "mechanism": mechanism}
+                if mechanism is Mechanism.CAUSAL_CACHE:
+                    yield self.case(cell, PROBE_SIZE, frames=SEVERAL_FRAMES, **probe)
+                    yield self.case(cell, COHERENCE_SIZE, frames=COHERENCE_FRAMES, **probe)
+                else:
+                    yield self.case(cell, PROBE_SIZE, **probe)
 
 
 _SMALL = frozenset({"plus_one", "small"})

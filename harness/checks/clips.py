@@ -1,4 +1,4 @@
-"""Advanced: a clip is right from its first frame to its last, and does not flicker."""
+"""A clip is right from its first frame to its last, and does not flicker; most of it advanced."""
 
 from __future__ import annotations
 
@@ -7,9 +7,18 @@ from dataclasses import replace
 
 from vae_compat.checks.caches import lone
 from vae_compat.checks.comparing import comparable, promised
-from vae_compat.checks.conditions import claimed, clip, decode, promises_exact, several_frames
+from vae_compat.checks.conditions import (
+    claimed,
+    clip,
+    decode,
+    long_clip,
+    promises_exact,
+    several_frames,
+    single_run,
+    whole_net,
+)
 from vae_compat.checks.declaring import Answer, check, failed, passed
-from vae_compat.checks.parity import LIKENESS, grade_of
+from vae_compat.checks.parity import LIKENESS, UNLIKE, grade_of
 from vae_compat.checks.wording import apart, number, raised, shape
 from vae_compat.contracts.cases import Direction
 from vae_compat.contracts.finding import Grade, Metrics, Tier
@@ -34,6 +43,49 @@ LEVEL = 2 / 255
 tells_a_jump = promises_exact | decode
 """Flicker is judged for pictures and for hooks that promise ``exact``. Encoders give each frame of
 moments in a chunk of its own, so there are no frames within a chunk to compare a jump with."""
+
+
+@check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net & long_clip & tells_a_jump)
+def check_coherence(observation: Observation) -> Answer:
+    """A clip in one call is as right in each frame as in the others, and does not flash.
+
+    Where ``exact`` is promised, each frame and each change from frame to frame must be as right as
+    untiled. Otherwise no chunk border may stand out (see ``flicker``), and no frame may be as right
+    as untiled beside others that are not: the clip would be cut in time. Hooks that claim to do
+    that need not meet this.
+    """
+    output = comparable(observation)
+    if isinstance(output, Answer):
+        return output
+    frames, promise = distance_of(observation).frames, observation.promise
+    least, most = (pick(frames, key=lambda part: part.ratio) for pick in (min, max))
+    numbers: Metrics = {"frame_ratio": most.ratio, "worst_frame": most.frame or 0}
+    exact = promised(observation) is Grade.EXACT
+    right = is_exact(least.error, least.floor)
+    if exact and (bad := [part for part in frames if not is_exact(part.error, part.floor)]):
+        ratio, _ = apart(bad[0].ratio, FLOOR_RATIO)
+        return failed(
+            f"frame {bad[0].frame} with rms error {number(bad[0].error.rms)}, {ratio} x its floor",
+            "as right as untiled, by itself",
+            metrics=numbers,
+        )
+    if right and most.ratio > UNLIKE and not promise.temporal:
+        return failed(
+            f"frame {most.frame} with {most.ratio:.3g} x its floor, and frame {least.frame} as "
+            "right as untiled",
+            "every frame alike: a clip is not cut in time",
+            metrics=numbers,
+        )
+    frame, jump, bound = _jump(observation, _starts(observation), exact=exact)
+    if frame is not None:
+        size, bar = apart(jump, bound)
+        return failed(
+            f"a difference from untiled that jumps by {size} between frames {frame - 1} and "
+            f"{frame}",
+            f"at most {bar}",
+            metrics=numbers | {"jump": jump},
+        )
+    return passed(numbers | {"jump": jump})
 
 
 @check(tier=Tier.ADVANCED, when=claimed & clip)
@@ -182,9 +234,14 @@ def _borders(observed: ClipObserved, name: str) -> tuple[int, ...]:
     way = _way(observed, name)
     if way is not None:
         return way.borders
-    ratio = observed.case.facts.temporal_ratio
-    step = ratio if observed.case.direction is Direction.DECODE else 1
-    return tuple(range(1, observed.whole.baseline.truth.shape[2], step))
+    return _starts(observed.whole)
+
+
+def _starts(run: Observation) -> tuple[int, ...]:
+    """The first frame of each chunk but the first: chunks are of one latent frame."""
+    ratio = run.case.facts.temporal_ratio
+    step = ratio if run.case.direction is Direction.DECODE else 1
+    return tuple(range(1, run.baseline.truth.shape[2], step))
 
 
 def _chunk(observed: ClipObserved, name: str, frame: int) -> int:

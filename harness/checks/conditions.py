@@ -130,8 +130,9 @@ def may_run_untiled(case: Case, promise: Promise) -> bool:
 
     Or the hook tiles only where memory is short: there a small device shows it, not the tiles.
     """
+    small = promise.longest(case) <= case.largest_untiled
     falls_back = case.facts.feature_cache and promise.cache == "fallback"
-    return not case.must_tile or falls_back or promise.tiles_when_short
+    return small or falls_back or promise.tiles_when_short
 
 
 @condition

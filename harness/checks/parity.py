@@ -11,7 +11,7 @@ from vae_compat.checks.comparing import comparable, promised, seams_of
 from vae_compat.checks.conditions import claimed, several_items, single_run, whole_net
 from vae_compat.checks.declaring import Answer, check, failed, passed
 from vae_compat.checks.wording import apart, number
-from vae_compat.contracts.cases import Direction
+from vae_compat.contracts.cases import Direction, Mode
 from vae_compat.contracts.finding import Grade, Metrics, Tier
 from vae_compat.measure.distance import (
     FLOOR_RATIO,
@@ -33,6 +33,8 @@ LIKENESS = 0.25
 """Correlation with the truth below which a picture counts as a different one. The lowest value of a
 sound hook is 0.51: blended tiles of nets with seeded weights, where attention and statistics differ
 most."""
+UNLIKE = 1000.0
+"""Errors in floors from which on an item shows that tiles ran: far above any noise."""
 _MISSING = 4
 """From this many pixels that are zero in every channel on, it is no coincidence."""
 
@@ -166,7 +168,9 @@ def _bound(bar: Grade, measured: Distance, observation: Observation) -> str:
 def check_batch_items(observation: Observation) -> Answer:
     """Each batch item is right by itself, and in its own place.
 
-    An average over the batch would hide one item that is wrong.
+    An average over the batch would hide one item that is wrong. Where tiles change the result,
+    they change that of each item: one that is as right as untiled, beside another that is not, was
+    not tiled. A quadtree may find nothing to cut in one of them.
     """
     output = comparable(observation)
     if isinstance(output, Answer):
@@ -191,6 +195,15 @@ def check_batch_items(observation: Observation) -> Answer:
                 f"{promised(observation)} by itself",
                 metrics=numbers,
             )
+    least, most = (pick(measured.items, key=lambda part: part.ratio) for pick in (min, max))
+    unlike = is_exact(least.error, least.floor) and most.ratio > UNLIKE
+    if unlike and observation.case.mode is not Mode.QUADTREE:
+        return failed(
+            f"batch item {most.batch} with {most.ratio:.3g} x its floor, and item {least.batch} "
+            f"with {least.ratio:.3g} x its own, which is untiled",
+            "tiles for every item",
+            metrics=numbers,
+        )
     return passed(numbers)
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from vae_compat.checks.conditions import claimed, may_run_untiled, plays, promises_exact
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
-from vae_compat.checks.wording import apart, raised
+from vae_compat.checks.wording import apart, mebibytes, mebibytes_apart, raised
 from vae_compat.contracts.cases import Scenario
-from vae_compat.contracts.finding import Metrics, Tier
+from vae_compat.contracts.finding import Metrics, Status, Tier
 from vae_compat.scenarios.relation import Related
 
 tiles_freely = promises_exact & ~may_run_untiled
 """Skipped for inexact hooks, whose results depend on tiles by design, and for fallback hooks, which
 have none."""
+
+
+BATCH_SLACK = 1.05
+"""Over the memory of as many items: what a batch needs beside them, such as a list of results."""
 
 
 @check(tier=Tier.ADVANCED, when=claimed & plays(Scenario.TILE_SIZE) & tiles_freely)
@@ -34,8 +38,29 @@ def check_partition(related: Related) -> Answer:
 
 @check(tier=Tier.ADVANCED, when=claimed & plays(Scenario.BATCH_SPLIT))
 def check_batch_split(related: Related) -> Answer:
-    """Each item of a batch has the result that it has in a call of its own."""
-    return _judged(related, "the result depends on other items of the batch")
+    """Each item of a batch has the result that it has in a call of its own, and takes no more.
+
+    A batch of two takes at most twice the memory of its larger item, where tiles run. A hook that
+    claims ``slices`` takes no more than that item, and the input and the results twice (in parts,
+    and put together).
+    """
+    answer = _judged(related, "the result depends on other items of the batch")
+    if answer.status is not Status.PASSED or may_run_untiled(related.case, related.promise):
+        return answer
+    if not related.taken:
+        return not_judged("memory was not measured")
+    whole, single = related.taken[0], max(related.taken[1:])
+    slices, count = related.promise.slices, related.case.batch
+    bound = single + 2 * related.given if slices else int(single * count * BATCH_SLACK)
+    numbers: Metrics = {**answer.metrics, "batch_peak": whole, "item_peak": single}
+    if whole > bound:
+        got, most = mebibytes_apart(whole, bound)
+        return failed(
+            f"a peak of {got} for a batch of {count}, and of {mebibytes(single)} for an item",
+            f"at most {most}" + (", as items run one by one" if slices else ""),
+            metrics=numbers,
+        )
+    return passed(numbers)
 
 
 @check(tier=Tier.ADVANCED, when=claimed & plays(Scenario.SHIFT) & tiles_freely)

@@ -10,15 +10,23 @@ from vae_compat.checks.conditions import (
     claimed,
     may_run_untiled,
     one_tile,
+    plays,
     single_run,
     whole_net,
 )
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
 from vae_compat.checks.unfolded import areas, with_unfolded
 from vae_compat.checks.wording import shape
+from vae_compat.checks.wording import ended_by, shape
+from vae_compat.contracts.cases import Scenario
 from vae_compat.contracts.finding import Metrics, Tier
 from vae_compat.device.meter import Convolution, largest_plane
 from vae_compat.measure.observation import Observation
+from vae_compat.scenarios.strip import StripObserved, both_sizes
+
+GROWTH = 1.5
+"""By how many latent pixels the tiles that run may grow for each one that is asked for. Evened-out
+tiles are up to an overlap smaller than was asked, for one size and not for the other."""
 
 
 @check(tier=Tier.MINIMUM, when=claimed & single_run)
@@ -51,11 +59,11 @@ def check_tiles_ran(observation: Observation) -> Answer:
         )
     if may_run_untiled(observation.case, observation.promise) or (smaller and calls > once):
         return passed(numbers)
-    got = (
-        f"the largest plane of a convolution is {area[0]}x{area[1]}, untiled {whole[0]}x{whole[1]}"
-        if not smaller
-        else f"{calls} convolutions ran, untiled {once}"
-    )
+    got = f"{calls} convolutions ran, untiled {once}"
+    if not smaller:
+        got = f"the largest plane of a convolution is {area[0]}x{area[1]}, as untiled"
+        if calls > once:
+            got += f", though {calls} convolutions ran and untiled {once}: tiles ran in part alone"
     return not_judged(
         f"tiles of {observation.case.tile} latent pixels did not run: {got}; "
         f"a hook that claims tiling must cut a plane of "
@@ -82,6 +90,46 @@ def check_single_tile(observation: Observation) -> Answer:
             metrics={"convolutions": ours},
         )
     return passed({"convolutions": ours})
+
+
+@check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.STRIP) & ~may_run_untiled)
+def check_requested_tile(observed: StripObserved) -> Answer:
+    """The tile size that is asked for is what runs, along each axis that the hook cuts.
+
+    A low wide plane and a narrow high one are run in tiles of two sizes. No convolution may write a
+    plane longer than a tile with the widest useful halo on either side, and tiles of twice the size
+    must be longer, by about as much. Metrics are in latent pixels.
+    """
+    case = observed.case
+    if observed.failure is not None:
+        return not_judged(ended_by(observed.failure))
+    first, second = observed.reached
+    if not first or not second:
+        return not_judged("no convolution was counted, so nothing shows what size of tile ran")
+    tiles = [each.tile for each in both_sizes(case)]
+    numbers: Metrics = {
+        f"reached_{tile}": n for tile, n in zip(tiles, observed.reached, strict=True)
+    }
+    bound = case.tile + 2 * case.facts.widest_halo
+    where = f"along the {observed.axis} of a plane of {case.height}x{case.width} latent pixels"
+    if first > bound:
+        return failed(
+            f"planes of {first:g} latent pixels for a tile of {case.tile}",
+            f"at most {bound}, a tile with a halo of {case.facts.widest_halo} on either side",
+            where,
+            metrics=numbers,
+        )
+    most = first + GROWTH * (tiles[1] - tiles[0])
+    if not first < second <= most:
+        return failed(
+            f"planes of {first:g} latent pixels for a tile of {tiles[0]}, and of {second:g} for "
+            f"one of {tiles[1]}",
+            f"planes that grow with the tile, to at most {most:g}: another tile size runs than the "
+            "one that is asked for",
+            where,
+            metrics=numbers,
+        )
+    return passed(numbers)
 
 
 def _least_done(

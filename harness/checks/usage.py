@@ -9,6 +9,7 @@ from vae_compat.checks.conditions import (
     any_context,
     claimed,
     claims_coder,
+    may_run_untiled,
     plays,
     tiles_when_short,
 )
@@ -35,13 +36,25 @@ def check_settings(observed: Observed) -> Answer:
 
     The hook is built three times: first without any setting for which its signature has a default,
     then with tiles half as large as those of the case, then as at first. Settings without a default
-    are always given. The first two results must have the promised grade. The third must equal the
-    first to the bit and run the same convolutions.
+    are always given. The first two results must have the promised grade. The second must come of
+    other convolutions than the first, or the size had no effect. The third must equal the first to
+    the bit and run the same convolutions.
 
     This is checked on the simulated accelerator in float32, in each claimed direction of one family
     of each kind of coder (with ``--full``, of every family), and in the first mode that is claimed.
     """
-    return _judged(observed, "the result of a first use: settings do not outlive a hook")
+    answer = _judged(observed, "the result of a first use: settings do not outlive a hook")
+    if answer.status is not Status.PASSED or not isinstance(observed, UsageObserved):
+        return answer
+    usual, between = (ran.seen for ran in observed.ran)
+    same = usual.reading.convolutions == between.reading.convolutions
+    if same and not may_run_untiled(between.case, between.promise):
+        return failed(
+            f"the same convolutions for tiles of {between.case.tile} latent pixels as by default",
+            "other tiles: a size that is asked for takes effect, whatever was used before",
+            observed.ran[1].what,
+        )
+    return answer
 
 
 @check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.SWITCHES))

@@ -99,6 +99,8 @@ class Scenario(StrEnum):
     """Tiles from one latent pixel up to the whole plane."""
     OUT_OF_MEMORY = "out_of_memory"
     """Memory that runs out once, in the middle of a call."""
+    STRIP = "strip"
+    """A plane that is long along one axis, in tiles of two sizes."""
     ON_HOST = "on_host"
     """A VAE on the CPU of a machine with a GPU."""
     INFERENCE_MODE = "inference_mode"
@@ -223,7 +225,12 @@ class Case:
         Published hooks add a halo on either side of a tile and rightly pass an image that fits
         into one such padded tile to the original forward.
         """
-        return max(self.height, self.width) > self.tile + 2 * self.facts.published_halo
+        return max(self.height, self.width) > self.largest_untiled
+
+    @property
+    def largest_untiled(self) -> int:
+        """The longest side, in latent pixels, that a sound hook may run in one piece."""
+        return self.tile + 2 * self.facts.published_halo
 
     @property
     def vram_tells(self) -> bool:
@@ -239,6 +246,16 @@ class Case:
     def is_timed(self) -> bool:
         """Whether time is measured: of a single call on a real GPU, with a net large enough."""
         return self.device == "cuda" and self.scale is Scale.REAL and self.scenario is None
+
+    @property
+    def exactly_tileable(self) -> bool:
+        """Whether no pixel of the result depends on anything outside of its tile.
+
+        Any right placement of tiles then gives the VAE's own result, whatever a hook does to
+        statistics, attention and borders. The probe of the causal cache looks back in time, and
+        not to the sides.
+        """
+        return self.mechanism in (Mechanism.STUB, Mechanism.CHANNELS, Mechanism.CAUSAL_CACHE)
 
     @property
     def fits_one_tile(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vae_compat.contracts.cases import Case, Direction
+from vae_compat.contracts.cases import Case, Direction, Mechanism
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,13 @@ class Promise:
     context: str = ""
     """How the host calls it: ``no_grad``, ``inference_mode``; empty where either must do."""
 
+    temporal: bool = False
+    """Whether it cuts clips in time as well, so that frames at a cut lack some of their past."""
+    slices: bool = False
+    """Whether it runs a batch item by item, so that a batch takes no more memory than an item."""
+    axes: str = "both"
+    """Along which sides of a plane it cuts: ``both``, ``height`` or ``width``."""
+
     @property
     def tiles_when_short(self) -> bool:
         """Whether the hook tiles only where untiled does not fit."""
@@ -37,11 +44,22 @@ class Promise:
         alone = case.scenario is None and case.device == "sim"
         return self.tiles_when_short and self.claimed and alone and case.must_tile
 
-    def by_noise(self, direction: Direction) -> bool:
+    def longest(self, case: Case) -> int:
+        """The longest side of a plane that the hook cuts along, in latent pixels."""
+        sides = {"height": case.height, "width": case.width}
+        return sides.get(self.axes, max(sides.values()))
+
+    def by_noise(self, case: Case) -> bool:
         """Whether the error must stay within the VAE's own noise.
 
         Grade ``exact`` demands this, and so does ``lossless`` for moments, because they have no
-        8-bit levels. Where nothing is claimed, only the untiled result is right.
+        8-bit levels. Where nothing is claimed, only the untiled result is right. Probes that any
+        right placement of tiles solves leave no other error to excuse.
         """
-        moments = self.grade == "lossless" and direction is Direction.ENCODE
-        return self.grade == "exact" or moments or not self.claimed
+        moments = self.grade == "lossless" and case.direction is Direction.ENCODE
+        return self.grade == "exact" or moments or not self.claimed or self.by_placement(case)
+
+    def by_placement(self, case: Case) -> bool:
+        """Whether the right placement of tiles alone makes the result that of the VAE."""
+        cut = self.temporal and case.mechanism is Mechanism.CAUSAL_CACHE
+        return case.exactly_tileable and not cut

@@ -81,7 +81,7 @@ def in_doubt(observation: Observation) -> bool:
         and observation.failure is None
         and (output.shape, output.dtype) == (base.output.shape, base.output.dtype)
     )
-    if output is None or not comparable or not observation.promise.by_noise(case.direction):
+    if output is None or not comparable or not observation.promise.by_noise(case):
         return False
     measured = distance_of(observation)
     pairs = [(measured.error, measured.floor)]

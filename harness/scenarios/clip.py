@@ -196,7 +196,7 @@ def _beside(case: Case, promise: Promise, performed: WayPerformed, followed: Fol
     if failure is None and len(sent) < len(followed.track.untiled):
         failure = untold("the runner told nothing of later chunks")
     way = _way(case, performed, sent, failure, followed.track)
-    if promise.by_noise(case.direction) and is_doubtful(_pairs(way)):
+    if promise.by_noise(case) and is_doubtful(_pairs(way)):
         return _way(case, performed, sent, failure, followed.raised())
     return way
 

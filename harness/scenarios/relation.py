@@ -7,7 +7,7 @@ agree to 1e-13, and a real difference stands out. Each run has a fresh device an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,11 @@ class Related(ScenarioObserved):
 
     dtype: str = ""
     """The narrowest in which the hook computed."""
+    taken: tuple[int, ...] = ()
+    """The peak of each run on the device over what was live before it, in bytes; empty where that
+    was not measured."""
+    given: int = 0
+    """Bytes of the input and the result of the first run."""
 
 
 @dataclass
@@ -156,8 +161,20 @@ class Relation(Scene):
             promise=promise,
             comparisons=tuple(comparisons),
             dtype=performed.calls[-1].dtype,
+            taken=_taken(performed.calls),
+            given=_given(results),
             empty=performed.empty or empty,
         )
+
+
+def _taken(calls: Sequence[Called]) -> tuple[int, ...]:
+    pairs = [(call.reading.peak_bytes, call.reading.live_before) for call in calls]
+    known = [peak - before for peak, before in pairs if peak is not None and before is not None]
+    return tuple(known) if len(known) == len(pairs) else ()
+
+
+def _given(results: Results) -> int:
+    return sum(each.numel() * each.element_size() for each in (results.x(), results.output(0)))
 
 
 def rounding(results: Results, number: int) -> float:

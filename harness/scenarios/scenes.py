@@ -15,6 +15,7 @@ from vae_compat.scenarios.relation import Relation
 from vae_compat.scenarios.scene import Scene
 from vae_compat.scenarios.sequence import Sequence
 from vae_compat.scenarios.shortage import PLENTY
+from vae_compat.scenarios.strip import Strip
 from vae_compat.scenarios.usage import Usage
 
 
@@ -79,5 +80,5 @@ USAGES: Mapping[Scenario, Usage] = MappingProxyType(
     }
 )
 SCENES: Mapping[Scenario, Scene] = MappingProxyType(
-    {Scenario.CLIP: ClipScene(), **SEQUENCES, **RELATIONS, **USAGES}
+    {Scenario.CLIP: ClipScene(), Scenario.STRIP: Strip(), **SEQUENCES, **RELATIONS, **USAGES}
 )

@@ -24,8 +24,10 @@ def _play_settings(player: Player) -> None:
     hook = player.stage.hook
     usual = hook.by_default() if isinstance(hook, Hook) else hook
     smaller = replace(player.case, tile=player.case.tile // 2)
+    if isinstance(hook, Hook) and hook.is_default_tile(smaller, player.view.ratio):
+        smaller = replace(smaller, tile=smaller.tile + 1)
     call(player, "the hook with its own defaults", hook=usual)
-    call(player, "tiles half as large", case=smaller)
+    call(player, "smaller tiles", case=smaller)
     call(player, "the defaults again", hook=usual)
 
 
@@ -34,7 +36,7 @@ def _compare_settings(results: Results) -> UsageObserved:
     if fresh.seen.output is None:
         return observed(results, ran=(fresh,))
     between, again = ran(results, 1), results.call(2)
-    what = "its own defaults, after tiles half as large"
+    what = "its own defaults, after smaller tiles"
     found = same(what, fresh.seen.output, again.output, again.failure)
     if found.holds and again.reading.convolutions != fresh.seen.reading.convolutions:
         found = Comparison(what, float("inf"), "the same result by other convolutions")

@@ -92,6 +92,13 @@ class Hook:
         left = self.accepted_settings - (TUNING & self.signature.own_defaults.keys())
         return replace(self, signature=replace(self.signature, accepted=left))
 
+    def is_default_tile(self, case: Case, ratio: int) -> bool:
+        """Whether the tile size of a case is the one that the hook takes by itself."""
+        if not self.offers(case.mode, case.direction):
+            return False
+        size = settings_for(self.spec, self.signature, case, ratio, None)["tile_size"]
+        return bool(self.signature.own_defaults.get("tile_size") == size)
+
     @contextmanager
     def kept(self) -> Iterator[Hook]:
         """The same hook, loaded once for the whole context, so that its module keeps its state."""

@@ -31,6 +31,14 @@ class Kind(StrEnum):
     FUNCTION = "function"
 
 
+class Axes(StrEnum):
+    """Along which sides of a plane a hook cuts."""
+
+    BOTH = "both"
+    HEIGHT = "height"
+    WIDTH = "width"
+
+
 class Cache(StrEnum):
     """What a hook says about the causal caches of a video VAE."""
 
@@ -116,6 +124,11 @@ class Claims:
     """On which it works, besides plain ones."""
     context: Context | None = None
     """``None``: either of them; most cases run under ``no_grad``."""
+    axes: Axes = Axes.BOTH
+    temporal: bool = False
+    """Whether it cuts clips in time as well."""
+    slices: bool = False
+    """Whether it runs a batch item by item."""
     grade: Mapping[Mode, Grade] = field(default_factory=dict)
     family_grade: Mapping[str, Mapping[Mode, Grade]] = field(default_factory=dict)
     """Of families for which a mode promises another grade than for the others."""
@@ -136,6 +149,9 @@ class Claims:
             when=str(self.when),
             coders=tuple(map(str, self.coders)),
             context=str(self.context or ""),
+            axes=str(self.axes),
+            temporal=self.temporal,
+            slices=self.slices,
         )
 
 
@@ -257,28 +273,29 @@ def profile_from_flags(
     modes: Sequence[str] | None = None,
     cache: str = "none",
     grade: Mapping[str, str] | None = None,
+    further: Mapping[str, object] | None = None,
     comfyui: Path | None = None,
     folder: Path | None = None,
-    further: Mapping[str, Any] | None = None,
 ) -> Profile:
-    """A profile for a hook that is given by flags alone; ``further`` are more of its claims.
+    """A profile for a hook that is given by flags alone.
 
     What isn't given is assumed in the hook's favour: every family, both directions, and every mode
     for which the hook takes the keywords (to know them the hook is loaded). ``layout`` defaults to
-    ``ldm`` for kind ``forward`` and to ``diffusers`` for the others. Raises ``UsageError``.
+    ``ldm`` for kind ``forward`` and to ``diffusers`` for the others. ``further`` are other keys of
+    the table ``[claims]``. Raises ``UsageError``.
     """
     from vae_compat.subject.schema import build_profile  # imports pydantic
 
     if layout is None:
         layout = Layout.LDM if kind == Kind.FORWARD else Layout.DIFFUSERS
     spec = {"name": name or name_of(hook), "entry": hook, "kind": kind, "layout": str(layout)}
-    claims: dict[str, Any] = {
+    claims: dict[str, object] = {
+        **(further or {}),
         "families": list(FAMILIES if families is None else families),
         "directions": [str(d) for d in (Direction if directions is None else directions)],
         "modes": [str(m) for m in (modes or ())],
         "cache": str(cache),
         "grade": {str(mode): str(value) for mode, value in (grade or {}).items()},
-        **(further or {}),
     }
     tables = {"hook": spec | ({} if host is None else {"host": host}), "claims": claims}
     folder = folder or Path.cwd()

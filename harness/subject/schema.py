@@ -18,6 +18,7 @@ from vae_compat.subject.profile import (
     CODERS_OF_HOST,
     CONTEXT_OF_HOST,
     HOSTS,
+    Axes,
     Cache,
     Claims,
     Coder,
@@ -59,6 +60,9 @@ class _Claims(_Table):
     when: Literal["always", "memory"] = "always"
     coders: list[Literal["offloaded", "static", "patched"]] | None = None
     context: Literal["no_grad", "inference_mode"] | None = None
+    axes: Literal["both", "height", "width"] = "both"
+    temporal: bool = False
+    slices: bool = False
     grade: dict[_Mode, _Grade] = Field(default_factory=dict)
     family_grade: dict[str, dict[_Mode, _Grade]] = Field(default_factory=dict)
 
@@ -140,6 +144,9 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
             when=When(parsed.claims.when),
             coders=_coders(parsed),
             context=_context(parsed),
+            axes=Axes(parsed.claims.axes),
+            temporal=parsed.claims.temporal,
+            slices=parsed.claims.slices,
             grade=_graded(parsed.claims.grade),
             family_grade={f: _graded(g) for f, g in parsed.claims.family_grade.items()},
         ),

@@ -45,7 +45,7 @@ def profile_of(specimen: Specimen) -> Profile:
         modes=specimen.modes,
         cache=specimen.cache,
         grade=specimen.grade,
-        further=specimen.further,
+        further=specimen.claims,
     )
 
 

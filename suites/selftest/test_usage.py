@@ -21,7 +21,7 @@ from vae_compat.checks.usage import (
 from vae_compat.contracts.cases import Case, Direction, Layout, Mode, Scale, Scenario
 from vae_compat.contracts.finding import Finding, Status
 from vae_compat.contracts.promise import Promise
-from vae_compat.device.meter import Reading
+from vae_compat.device.meter import Convolution, Reading
 from vae_compat.fixtures.specimens import SPECIMENS
 from vae_compat.measure.observation import Failure, Observation, Observed
 from vae_compat.scenarios.comparison import same
@@ -30,6 +30,7 @@ from vae_compat.scenarios.settings import SETTINGS, SWITCHES
 from vae_compat.scenarios.usage import Ran, UsageObserved
 from vae_compat.suites.mutation.trial import prepared, profile_of
 from vae_compat.suites.selftest.measure_fakes import (
+    CASE,
     a_baseline,
     a_case,
     an_observation,
@@ -86,6 +87,7 @@ def observed(scenario: Scenario, **more: object) -> UsageObserved:
     return UsageObserved(case=case, promise=Promise(), **more)  # type: ignore[arg-type]
 
 
+SMALLER = {Convolution((8, 8, 3, 3), (80, 80)): 72}
 PAIR = same("a call", torch.ones(2), torch.ones(2), None)
 
 
@@ -102,10 +104,23 @@ def test_same_result_by_other_work_is_no_same(count: int, status: Status) -> Non
     call = Called(output=base.output, reading=tiled_reading(), **devices)
     work = dict.fromkeys(call.reading.convolutions, count)
     again = replace(call, reading=tiled_reading(convolutions=work))
-    played = Played(calls=(call, call, again))
+    smaller = replace(call, reading=tiled_reading(convolutions=SMALLER))
+    played = Played(calls=(call, smaller, again))
     finding = check_settings(SETTINGS.examine(case, Promise(), played, bench))
     assert finding.status is status
     assert status is Status.PASSED or "by other convolutions" in finding.message
+
+
+def test_a_size_without_effect_is_told_where_tiles_must_run() -> None:
+    base = a_baseline()
+    for case, status in ((CASE, Status.FAILED), (a_case(height=30, width=30), Status.PASSED)):
+        usual = an_observation(case, baseline=base)
+        between = replace(usual, reading=tiled_reading(convolutions=SMALLER))
+        for second, wanted in ((usual, status), (between, Status.PASSED)):
+            calls = (Ran("by default", usual), Ran("smaller tiles", second))
+            finding = check_settings(observed(Scenario.SETTINGS, ran=calls, comparisons=(PAIR,)))
+            assert finding.status is wanted
+            assert wanted is Status.PASSED or "takes effect" in finding.message
 
 
 def test_calls_that_the_runner_did_not_tell_of_are_no_pass() -> None:
