@@ -86,7 +86,7 @@ def kills(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure the hook that ships here and the harness: counts keep bounds, time informs."""
-    install(session)
+    install(session, "pytest-benchmark>=5.1")
     environment = ALLOCATOR | {"OMP_NUM_THREADS": "1"}
     session.run("pytest", "-p", "no:xdist", "suites/bench", *session.posargs, env=environment)
 

@@ -1,7 +1,8 @@
 """vae-compat: does a tiled VAE still equal the VAE, and does it really save VRAM?
 
-``check_hook`` judges a hook; ``tiled`` and ``VAEHook`` are the reference hook. Each is imported
-when it is first asked for: importing this package imports nothing else.
+``check_hook`` judges a hook, ``parametrize_hook`` does so in tests; ``tiled`` and ``VAEHook`` are
+the reference hook. Each is imported when it is first asked for: importing this package imports
+nothing else.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vae_compat.errors import StoppedError, UsageError
     from vae_compat.front.api import HookFailureError, Report, ReportedFinding, check_hook
+    from vae_compat.front.parametrizing import parametrize_hook
     from vae_compat.tiled_vae import TilingError, VAEHook, tiled
 
 __all__ = [
@@ -23,11 +25,13 @@ __all__ = [
     "UsageError",
     "VAEHook",
     "check_hook",
+    "parametrize_hook",
     "tiled",
 ]
 _PLACES = {
     **dict.fromkeys(("StoppedError", "UsageError"), "errors"),
     **dict.fromkeys(("HookFailureError", "Report", "ReportedFinding", "check_hook"), "front.api"),
+    "parametrize_hook": "front.parametrizing",
     **dict.fromkeys(("TilingError", "VAEHook", "tiled"), "tiled_vae"),
 }
 

@@ -16,7 +16,6 @@ from vae_compat.checks.conditions import (
 )
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
 from vae_compat.checks.unfolded import areas, with_unfolded
-from vae_compat.checks.wording import shape
 from vae_compat.checks.wording import ended_by, shape
 from vae_compat.contracts.cases import Scenario
 from vae_compat.contracts.finding import Metrics, Tier

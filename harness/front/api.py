@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,8 @@ BAD = frozenset({"failed", "error", "xpassed"})
 """Statuses that break the gate."""
 TOLD = 10
 """Failures that an exception names."""
+UNJUDGED = "a known failure of this case leaves nothing to judge"
+"""Why a test is skipped."""
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from vae_compat.front.api import child; child()"
 
 
@@ -145,15 +147,9 @@ def check_hook(
         UsageError: where anything about the arguments or the hook is wrong; nothing was run.
         StoppedError: where the run was stopped, or failed, before there was anything to report.
     """
-    profile, entry = _told(hook)
-    described = {"kind": kind, "layout": layout, "host": host, "claims": claims}
-    given = [name for name, value in described.items() if value is not None]
-    if entry is None and given:
-        raise UsageError(f"{given[0]} describes a hook, and a profile was given: leave it out")
     with RunFolder(inherited=False) as scratch:  # children of other threads are none of ours
-        options = Options(
-            profile=profile,
-            hook=entry,
+        options = asked(
+            hook,
             kind=kind,
             layout=layout,
             host=host,
@@ -175,6 +171,19 @@ def check_hook(
             against=against,
         )
         return _report(options, *_run(options, scratch.environment))
+
+
+def asked(hook: str | Path | Callable[..., Any] | None, **told: Any) -> Options:
+    """Options for a hook that is given as `check_hook` takes it; ``told`` are others of them.
+
+    Raises ``UsageError``.
+    """
+    profile, entry = _told(hook)
+    describing = ("kind", "layout", "host", "claims")
+    given = [name for name in describing if told.get(name) is not None]
+    if entry is None and given:
+        raise UsageError(f"{given[0]} describes a hook, and a profile was given: leave it out")
+    return Options(profile=profile, hook=entry, **told)
 
 
 def _told(hook: str | Path | Callable[..., Any] | None) -> tuple[tuple[str, ...], str | None]:
@@ -241,18 +250,12 @@ def _report(options: Options, code: int, complaint: str) -> Report:
     if code not in list(ExitCode) or not (options.out / FILE_NAME).exists():
         raise StoppedError(sentence)
     results = read(options.out)
-    findings = tuple(
-        ReportedFinding(
-            case=record.case,
-            check=record.check,
-            status=record.status,
-            grade=record.grade,
-            metrics=record.metrics,
-            message=record.message,
-            hook=record.hook,
-            repeat=record.repeat,
-        )
-        for record in results.records
-    )
+    findings = tuple(reported(vars(record)) for record in results.records)
     reason = results.verdict.reason if code != ExitCode.HARNESS else sentence
     return Report(findings, ExitCode(code), reason, results)
+
+
+def reported(record: Mapping[str, Any]) -> ReportedFinding:
+    """A finding as this module reports it, from the fields of a record."""
+    names = (entry.name for entry in fields(ReportedFinding))
+    return ReportedFinding(**{name: record[name] for name in names})

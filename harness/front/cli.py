@@ -1,5 +1,5 @@
 """The ``vae-compat`` command: ``run``, ``nightly``, ``list``, ``report``, ``merge``, ``compare``,
-``history``, ``explain``.
+``history``, ``explain``, ``init``, ``doctor``, ``annotate``.
 
 Nothing heavy is imported before the command line is known to be right: ``--help`` answers at once.
 """
@@ -173,6 +173,16 @@ def parser() -> argparse.ArgumentParser:
         help="as a record has it; a check is shown with the known-bad hooks that it has to catch",
     )
     explain.set_defaults(command=_explain)
+    _add_init(commands.add_parser("init", allow_abbrev=False, help="write a profile and workflow"))
+    doctor = commands.add_parser(
+        "doctor", allow_abbrev=False, help="say what is installed here, and what it can judge"
+    )
+    doctor.set_defaults(command=_doctor)
+    annotate = commands.add_parser(
+        "annotate", allow_abbrev=False, help="print the failures of a run as GitHub shows them"
+    )
+    annotate.add_argument("folder", metavar="DIR", type=Path, help="--out of the run")
+    annotate.set_defaults(command=_annotate)
     return top
 
 
@@ -191,6 +201,40 @@ class _Version(argparse.Action):
             version = "(not installed)"
         sys.stdout.write(f"vae-compat {version}\n")
         parser.exit(ExitCode.HOLDS)
+
+
+def _add_init(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--hook", metavar="FILE_OR_MODULE:ATTRIBUTE", help="the hook (asked for on a terminal)")
+    add("--kind", choices=["forward", "vae", "function"], help="of the hook (default: what fits)")
+    add(
+        "--layout",
+        choices=tuple(map(str, Layout)),
+        help="of the hook (default: ldm for forward, else diffusers)",
+    )
+    add("--host", metavar="NAME", help="stand-ins for what its file imports (default: what fits)")
+    add("--families", type=_names, metavar="LIST", help="that it claims (default: all)")
+    add("--grade", metavar="GRADE", help="that plain tiles promise (default: exact)")
+    add(
+        "--profile",
+        metavar="FILE",
+        default="vae-compat.toml",
+        help="to write (default: vae-compat.toml)",
+    )
+    add(
+        "--workflow",
+        metavar="FILE",
+        default=".github/workflows/vae-compat.yml",
+        help="to write (default: .github/workflows/vae-compat.yml)",
+    )
+    add("--no-workflow", action="store_true", help="write the profile alone")
+    add(
+        "--source",
+        metavar="OWNER/NAME@REF",
+        help="the repository on GitHub with vae-compat's action (default: what pip installed)",
+    )
+    add("--force", action="store_true", help="replace files that are there")
+    parser.set_defaults(command=_init)
 
 
 def _add_subject(parser: argparse.ArgumentParser) -> None:
@@ -420,6 +464,32 @@ def _merge(given: argparse.Namespace) -> int:
     from vae_compat.front.merging import merge
 
     return merge(given.folders, given.out, **_rendered(given))
+
+
+def _init(given: argparse.Namespace) -> int:
+    from vae_compat.front.init import Wanted, init, terminal
+
+    told = vars(given)
+    same = ("hook", "kind", "layout", "host", "grade", "source", "force")
+    wanted = Wanted(
+        **{name: told[name] for name in same},
+        families=None if given.families is None else tuple(given.families),
+        profile=Path(given.profile),
+        workflow=None if given.no_workflow else Path(given.workflow),
+    )
+    return init(wanted, terminal())
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from vae_compat.front.doctor import doctor
+
+    return doctor()
+
+
+def _annotate(given: argparse.Namespace) -> int:
+    from vae_compat.front.annotating import annotate
+
+    return annotate(given.folder)
 
 
 def _explain(given: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from vae_compat.checks.registry import CHECKS
 from vae_compat.contracts.cases import Case
 from vae_compat.contracts.finding import Finding, Status, Tier
 from vae_compat.front import workers
+from vae_compat.front.api import UNJUDGED
 from vae_compat.front.session import Item, Run
 from vae_compat.judge import Outcome
 from vae_compat.measure.observation import Observed
@@ -107,7 +108,7 @@ def report(request: pytest.FixtureRequest, observation: Observed) -> Callable[[F
         request.node.user_properties.append(workers.told(record))
         message = printable(record.message, lines=True)
         if record.status == Outcome.SKIPPED:
-            pytest.skip(f"a known failure of this case leaves nothing to judge: {message}")
+            pytest.skip(f"{UNJUDGED}: {message}")
         if finding.status is not Status.PASSED:
             prefix = "" if finding.status is Status.FAILED else "ERROR: "
             pytest.fail(f"{prefix}{message}", pytrace=False)

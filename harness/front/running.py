@@ -63,11 +63,16 @@ def run(options: Options) -> int:
 
 def set_environment(device: str) -> None:
     """Set what the processes of a run inherit."""
-    for name, value in ALLOCATOR.items():
-        os.environ.setdefault(name, value)
+    os.environ.update(environment_of(device))
     os.environ.pop("PYTEST_ADDOPTS", None)  # an adopter's, for tests of their own
+
+
+def environment_of(device: str) -> dict[str, str]:
+    """What a process that judges needs in its environment, beside what is there already."""
+    found = {name: value for name, value in ALLOCATOR.items() if name not in os.environ}
     if device != Device.CUDA:  # the simulated accelerator must not hide a real one: there is none
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        found["CUDA_VISIBLE_DEVICES"] = ""
+    return found
 
 
 def judged(

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from vae_compat.checks.registry import BY_NAME
+from vae_compat.checks.registry import BY_NAME, CHECKS
 from vae_compat.contracts.cases import Case, Layout, Mode, Scale
 from vae_compat.contracts.finding import Finding, Status
 from vae_compat.device import described_gpu, open_device
@@ -131,6 +131,12 @@ class Run:
                 if not known and found.applies(case, subject.profile.promise(case)):
                     yield Item(name, case, check, _known(subject.profile, check, case))
 
+    def all_items(self) -> list[Item]:
+        """All tests of the selected tiers, in the order in which they are best run."""
+        tiers = self.options.tiers_to_run
+        found = [item for check in CHECKS if check.tier in tiers for item in self.items(check.name)]
+        return sorted(found, key=lambda item: self.place(item.subject, item.case))
+
     def group(self, case: str) -> str:
         """The group of a test: cases that share a truth run in one process."""
         return self._groups[case]
@@ -239,6 +245,16 @@ class Run:
             claimed=observation.promise.claimed,
             repeat=observation.repeat,
         )[0]
+
+    def judged(self, item: Item) -> Record:
+        """What a check says of its case, which is run unless it is the one that ran last."""
+        observation = self.observe(item)
+        return self.record(item, observation, BY_NAME[item.check](observation))
+
+    def rest(self) -> None:
+        """End the hooks until they are asked again."""
+        if isinstance(runners := vars(self).get("runners"), InRunners):
+            runners.close_runners()
 
     def close(self) -> None:
         """End the hooks, and remove the shared folder."""

@@ -84,7 +84,7 @@ def join(given: Given) -> Run:
     finished = frozenset((hook, case, check) for hook, case, check in given.finished)
     run = prepared(options, found, Path(given.folder), finished)
     run.key, run.began = bytes.fromhex(given.key), given.began
-    run.share_cores(processes=int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    run.share_cores(processes=int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
     return run
 
 

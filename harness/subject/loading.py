@@ -176,7 +176,12 @@ def load_hook(profile: Profile, *, comfyui: Path | None = None) -> Hook:
 def facts_of(hook: Hook) -> HookFacts:
     """What is told of a hook to those who never load it."""
     file = getattr(hook.source, "file", None)
-    return HookFacts(hook.offered_modes(), hook.apart, None if file is None else str(file))
+    return HookFacts(
+        modes=hook.offered_modes(),
+        apart=hook.apart,
+        file=None if file is None else str(file),
+        parameters=hook.signature.parameters,
+    )
 
 
 def _file_of(target: str, folder: Path) -> Path | None:

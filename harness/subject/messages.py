@@ -39,3 +39,5 @@ class HookFacts:
     """Whether it is put on for one direction alone."""
     file: str | None = None
     """Of the entry; ``None`` for a module."""
+    parameters: tuple[str, ...] = ()
+    """Names of all that the entry takes, in order."""

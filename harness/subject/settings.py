@@ -58,6 +58,8 @@ class Signature:
     """Keywords that can only be given by position, in order; the coder may go by any name."""
     renamed_net: bool
     """Whether the first parameter takes the coder under another name than ``net``."""
+    parameters: tuple[str, ...] = ()
+    """Names of all parameters, in order, those of the contract or not."""
 
     def call(self, entry: Callable[..., Any], *leading: Any, **settings: Any) -> Any:
         """Call the entry with those settings that it takes."""
@@ -87,6 +89,7 @@ def read_signature(spec: HookSpec, entry: Any) -> Signature:
         raise UsageError(
             f"the signature of {spec.entry} cannot be read; give a plain class or function."
         ) from None
+    names = tuple(parameter.name for parameter in parameters)
     leading = {Kind.FORWARD: (), Kind.VAE: ("vae",), Kind.FUNCTION: ("vae", "x", "direction")}
     parameters = _without_leading(spec, parameters, leading[spec.kind])
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -125,6 +128,7 @@ def read_signature(spec: HookSpec, entry: Any) -> Signature:
         },
         positional=tuple(p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_ONLY),
         renamed_net=renamed,
+        parameters=names,
     )
 
 

@@ -1,0 +1,319 @@
+"""The checks as tests of an adopter's own repository: `parametrize_hook`, and its pytest plugin.
+
+Installed, the plugin is loaded into every run of pytest. It imports next to nothing, and does
+nothing but for tests that are decorated.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from vae_compat.errors import StoppedError, UsageError
+
+if TYPE_CHECKING:
+    from vae_compat.front.api import ReportedFinding
+    from vae_compat.front.judge_process import JudgeProcess
+    from vae_compat.front.options import Options
+
+MARK = "vae_compat_hook"
+ARGUMENT = "check"
+"""Name of the argument that a decorated test takes."""
+_FOLDER, _KEY = "vae_compat_folder", "vae_compat_key"
+"""What processes of pytest-xdist tell each other."""
+
+
+def parametrize_hook(
+    hook: str | Path | Callable[..., Any] | None = None,
+    *,
+    profile: str | Path | None = None,
+    kind: str | None = None,
+    layout: str | None = None,
+    host: str | None = None,
+    claims: Mapping[str, Any] | None = None,
+    families: Sequence[str] = (),
+    directions: Sequence[str] = (),
+    modes: Sequence[str] = (),
+    scales: Sequence[str] = (),
+    tiers: Sequence[str] = (),
+    full: bool = False,
+    device: str = "sim",
+    seed: int = 0,
+    timeout: float | None = None,
+    comfyui: Path | str | None = None,
+) -> pytest.MarkDecorator:
+    """Parametrize a test over every check of every case of a hook, one test each.
+
+    ::
+
+        from vae_compat import parametrize_hook
+
+        @parametrize_hook("tiled_vae.py:VAEHook", host="comfyui", families=["sd", "qwen"])
+        def test_tiled_vae(check):
+            check()
+
+    The arguments are those of `vae_compat.check_hook`, or a ``profile`` in place of ``hook``; paths
+    are relative to the folder of the test's file. ``check()`` returns a
+    `vae_compat.ReportedFinding` and raises `vae_compat.HookFailureError` where it breaks the gate.
+    Known failures of a profile are strict xfails. Wrong use is an error of collection.
+    """
+    told = {name: value for name, value in locals().items() if value is not None}
+    mark: pytest.MarkDecorator = getattr(pytest.mark, MARK)
+    return mark(asked=told)
+
+
+def options_of(
+    hook: str | Path | Callable[..., Any] | None = None,
+    *,
+    profile: str | Path | None = None,
+    comfyui: str | Path | None = None,
+    **told: Any,
+) -> Options:
+    """What `parametrize_hook` was given, as options. Raises ``UsageError``."""
+    from vae_compat.front.api import asked
+
+    if hook is not None and profile is not None:
+        raise UsageError("hook and profile exclude each other: give one of them")
+    lists = ("families", "directions", "modes", "scales", "tiers")
+    told |= {name: tuple(told[name]) for name in lists}
+    if comfyui is not None:
+        told["comfyui"] = Path(comfyui)
+    return asked(hook if profile is None else str(profile), **told)
+
+
+class Test(NamedTuple):
+    """One check of one case, as the judge describes it."""
+
+    __test__ = False
+    hook: str
+    case: str
+    check: str
+    known: str | None
+    """The reason of the known failure that it is."""
+
+    @property
+    def id(self) -> str:
+        """``parity[sd-mock-ldm-decode-...]``."""
+        return f"{self.check}[{self.case}]"
+
+
+class Gate:
+    """All tests of one decorated function."""
+
+    def __init__(self, judge: JudgeProcess, options: Options) -> None:
+        """Have them listed. Raises ``UsageError``, ``StoppedError``."""
+        self._judge = judge
+        self._options = options.to_json()
+        described = judge.ask(options=self._options)
+        self.tests = [Test(*told) for told in described["items"]]
+        self.left_out: list[str] = described["left_out"]
+        """A sentence for each family that the installed diffusers lacks."""
+        self._records: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def finding(self, test: Test) -> ReportedFinding:
+        """What the check finds; the case runs once for all of its checks.
+
+        Raises ``StoppedError`` where the harness fails.
+        """
+        from vae_compat.front.api import reported
+        from vae_compat.reports.results import restored_record
+
+        place = test.hook, test.case
+        if place not in self._records:
+            answer = self._judge.ask(options=self._options, hook=test.hook, case=test.case)
+            self._records[place] = answer["records"]
+        found = self._records[place][test.check]
+        if "broken" in found:
+            raise StoppedError(f"the harness failed, not the hook: {found['broken']}")
+        return reported(restored_record(found["record"]))
+
+
+class Check:
+    """What a decorated test is given. Called, it judges: once more does no harm."""
+
+    def __init__(self, gate: Gate, test: Test) -> None:
+        self._gate = gate
+        self._test = test
+        self.called = False
+
+    def __repr__(self) -> str:
+        return f"<check {self._test.id}>"
+
+    def __call__(self) -> ReportedFinding:
+        """The finding, where it passed.
+
+        Raises `HookFailureError` where it did not, and skips the test where a known failure of the
+        same case leaves nothing to judge.
+        """
+        __tracebackhide__ = True
+        from vae_compat.front.api import UNJUDGED, HookFailureError
+        from vae_compat.text import printable
+
+        self.called = True
+        finding = self._gate.finding(self._test)
+        message = printable(finding.message, lines=True)
+        if finding.status == "skipped":
+            pytest.skip(f"{UNJUDGED}: {message}")
+        if finding.status not in ("passed", "xpassed"):  # the latter fails as a strict xfail
+            raise HookFailureError(message)
+        return finding
+
+
+class Judges:
+    """The judges that a process of pytest asks: processes of their own, one for a device."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        told = getattr(config, "workerinput", {}).get(_KEY)
+        base = getattr(config.option, "basetemp", None)
+        self.start = config.invocation_params.dir
+        self.shared = None if told is None or base is None else Path(base).parent / "vae-compat"
+        """Where the workers of pytest-xdist share what is found."""
+        self._key = secrets.token_bytes(32) if told is None else bytes.fromhex(told)
+        self._processes: dict[str, JudgeProcess] = {}
+        self._gates: dict[str, Gate] = {}
+
+    def gate(self, options: Options) -> Gate:
+        """The tests for some options. Raises ``UsageError``, ``StoppedError``."""
+        from vae_compat.front.judge_process import JudgeProcess
+
+        told = options.to_json()
+        if told not in self._gates:
+            judge = self._processes.setdefault(
+                options.device, JudgeProcess(options.device, self.start, self.shared, self._key)
+            )
+            self._gates[told] = Gate(judge, options)
+        return self._gates[told]
+
+    def close(self) -> None:
+        """End them."""
+        for process in self._processes.values():
+            process.close()
+
+
+_JUDGES = pytest.StashKey[Judges]()
+_SHARED = pytest.StashKey[set[str]]()
+_SESSION_KEY = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the mark, for repositories that are strict about marks."""
+    config.addinivalue_line("markers", f"{MARK}: made by vae_compat.parametrize_hook")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test for each check of each case of a decorated function."""
+    mark = metafunc.definition.get_closest_marker(MARK)
+    if mark is None:
+        return
+    name = metafunc.definition.name
+    if ARGUMENT not in metafunc.fixturenames:
+        raise pytest.Collector.CollectError(
+            f"{name} is decorated with parametrize_hook and takes no argument '{ARGUMENT}': write"
+            f" def {name}({ARGUMENT}): {ARGUMENT}()"
+        )
+    stash = metafunc.config.stash
+    if _JUDGES not in stash:
+        stash[_JUDGES] = Judges(metafunc.config)
+    judges = stash[_JUDGES]
+    folder = metafunc.definition.path.parent
+    try:
+        gate = judges.gate(placed(options_of(**mark.kwargs["asked"]), folder, judges.start))
+    except (UsageError, StoppedError) as error:
+        raise pytest.Collector.CollectError(f"{name}: {error}") from None
+    metafunc.parametrize(ARGUMENT, list(_parameters(gate)))
+
+
+def _parameters(gate: Gate) -> Iterator[Any]:
+    from vae_compat.front.api import HookFailureError
+    from vae_compat.text import printable
+
+    for test in gate.tests:
+        marks = [pytest.mark.xdist_group(f"{test.hook}:{test.case}")]
+        if test.known is not None:
+            reason = printable(test.known)
+            marks.append(pytest.mark.xfail(reason=reason, strict=True, raises=HookFailureError))
+        yield pytest.param(Check(gate, test), id=test.id, marks=marks)
+    for sentence in gate.left_out:
+        family = sentence.partition(" ")[0]
+        yield pytest.param(None, id=f"left_out[{family}]", marks=pytest.mark.skip(reason=sentence))
+
+
+def placed(options: Options, folder: Path, start: Path) -> Options:
+    """The options with paths that lead from ``start``, which in a test file lead from its folder.
+
+    The command that repeats a case then works where pytest was started.
+    """
+
+    def led(path: str | Path) -> str:
+        whole = os.path.normpath(folder / Path(path).expanduser())
+        below = os.path.relpath(whole, start)
+        return whole if below.startswith(os.pardir) else below
+
+    def is_path(name: str, ending: str) -> bool:
+        return name.endswith(ending) or os.sep in name or (folder / name).exists()
+
+    hook, profile = options.hook, options.profile
+    if hook is not None:
+        target, colon, attribute = hook.rpartition(":")
+        if colon and is_path(target, ".py"):
+            hook = f"{led(target)}:{attribute}"
+    return replace(
+        options,
+        hook=hook,
+        profile=tuple(led(name) if is_path(name, ".toml") else name for name in profile),
+        comfyui=None if options.comfyui is None else Path(led(options.comfyui)),
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, Any, Any]:
+    """Fail a test that ends without having judged anything."""
+    check = pyfuncitem.funcargs.get(ARGUMENT)
+    if not isinstance(check, Check):
+        return (yield)
+    check.called = False
+    result = yield
+    if not check.called:
+        pytest.fail(f"the test never called {ARGUMENT}(), so nothing was judged", pytrace=False)
+    return result
+
+
+# Processes of pytest-xdist
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give all workers one key."""
+    key = node.config.stash.setdefault(_SESSION_KEY, secrets.token_hex(32))
+    node.workerinput[_KEY] = key
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Remember what a worker leaves."""
+    folder = getattr(node, "workeroutput", {}).get(_FOLDER)
+    if folder is not None:
+        node.config.stash.setdefault(_SHARED, set()).add(folder)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End the judges."""
+    judges = session.config.stash.get(_JUDGES, None)
+    if judges is None:
+        return
+    judges.close()
+    if judges.shared is not None:
+        session.config.workeroutput[_FOLDER] = str(judges.shared)  # type: ignore[attr-defined]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove what the workers have shared."""
+    for folder in config.stash.get(_SHARED, ()):
+        shutil.rmtree(folder, ignore_errors=True)
