@@ -94,6 +94,8 @@ USAGE_SIZE = Geometry(6, 32, 8)
 STRIPS = (Geometry(4, 60, 8), Geometry(60, 4, 8))
 """Low and wide, narrow and high: what cuts along one axis alone cannot cut one of them. Longer than
 a tile with the widest halo, so that any tile is seen, and no default size of a published hook."""
+ESTIMATE_SIZE = Geometry(128, 128, 64)
+"""1024 pixels in tiles of 512, as in the measurements that the rates of GPUs are from."""
 TINY_SIZE = Geometry(9, 13, 16)
 """One tile of sixteen, though not one step from tile to tile; slivers in tiles of eight."""
 
@@ -173,12 +175,16 @@ def _claims(claims: Claims, family: str, direction: Direction, mode: Mode) -> bo
 
 def cost(case: Case) -> float:
     """Rough cost of a case, in arbitrary units: orders the work, decides nothing."""
+    if case.scenario is Scenario.ESTIMATE:
+        return WITHOUT_DATA
     weight = {Scale.MOCK: 1.0, Scale.PROBE: 1.0, Scale.REAL: 150.0}[case.scale]
     half = 30.0 if case.dtype == "float16" else 1.0
     area = case.height * case.width * case.facts.ratio**2 / 64
     return weight * half * area * case.batch * case.image_frames
 
 
+WITHOUT_DATA = 5000.0
+"""Cost of a case in which nothing is computed, however large its planes: some seconds."""
 _DTYPE_ORDER = ("float32", "bfloat16", "float16")
 _Cell = tuple[str, Direction, Mode]
 
@@ -206,6 +212,7 @@ class _Span:
             yield from self.relations()
             yield from self.usages()
             yield from self.strips()
+            yield from self.estimates()
 
     @cached_property
     def leading(self) -> frozenset[_Cell]:
@@ -375,6 +382,17 @@ class _Span:
             if cell in self.leading and cell[2] is not Mode.QUADTREE:  # tiles follow the picture
                 for size in STRIPS:
                     yield self.case(cell, size, scenario=Scenario.STRIP)
+
+    def estimates(self) -> Iterator[Case]:
+        """What a GPU would pay for a picture of the usual size, in the dtype of pipelines."""
+        dtype = "bfloat16" if "bfloat16" in self.dtypes else "float32"
+        for cell in self.cells:
+            family, direction, _ = cell
+            usual = direction is Direction.DECODE and cell in self.leading
+            if usual and (self.full or family in self.representatives):
+                yield self.case(
+                    cell, ESTIMATE_SIZE, scale=Scale.REAL, scenario=Scenario.ESTIMATE, dtype=dtype
+                )
 
     def probes(self) -> Iterator[Case]:
         """One mechanism each."""

@@ -52,6 +52,15 @@ class Dtype(StrEnum):
     FLOAT16 = "float16"
 
 
+class Gpu(StrEnum):
+    """GPUs whose rates are known (``device/gpus.toml``)."""
+
+    H200 = "h200"
+    H100 = "h100"
+    RTX4090 = "rtx4090"
+    RTX3060 = "rtx3060"
+
+
 class ExitCode(IntEnum):
     """What a run ends with."""
 

@@ -101,6 +101,8 @@ class Scenario(StrEnum):
     """Memory that runs out once, in the middle of a call."""
     STRIP = "strip"
     """A plane that is long along one axis, in tiles of two sizes."""
+    ESTIMATE = "estimate"
+    """The published net without data, at 1024 pixels: what a GPU would pay."""
     ON_HOST = "on_host"
     """A VAE on the CPU of a machine with a GPU."""
     INFERENCE_MODE = "inference_mode"

@@ -28,6 +28,10 @@ class Promise:
     """Whether it cuts clips in time as well, so that frames at a cut lack some of their past."""
     slices: bool = False
     """Whether it runs a batch item by item, so that a batch takes no more memory than an item."""
+    time_ratio: float | None = None
+    """How many times the estimated time of untiled it takes at most; ``None`` for any time."""
+    gpu: str = "h200"
+    """The GPU for which times are estimated."""
     axes: str = "both"
     """Along which sides of a plane it cuts: ``both``, ``height`` or ``width``."""
 

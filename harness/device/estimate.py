@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vae_compat.device.meter import Reading
+from vae_compat.device.meter import Estimate, Reading
 from vae_compat.device.trace import (
     CacheCleared,
     Collected,
@@ -99,23 +99,6 @@ class Gpu:
             case _:
                 taken = max(moving, part.flops / self.rate(part.dtype))
         return max(taken, self.smallest_kernel)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """The time of a run on a GPU."""
-
-    gpu: str
-    seconds: float
-    shares: Mapping[str, float]
-    """What the time went into, each from 0 to 1, largest first: ``convolution``, ``statistics``,
-    ``memory``, ``pageable copies``, ``pinned copies``, ``fresh host memory`` and so on. Work that
-    runs beside other work counts where it holds up the whole."""
-
-    @property
-    def first_cause(self) -> str:
-        """What took most of the time."""
-        return next(iter(self.shares), "nothing")
 
 
 @cache

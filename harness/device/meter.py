@@ -86,6 +86,23 @@ class HostMemory:
     """Bytes of these."""
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """The time of a run on a GPU."""
+
+    gpu: str
+    seconds: float
+    shares: Mapping[str, float]
+    """What the time went into, each from 0 to 1, largest first: ``convolution``, ``statistics``,
+    ``memory``, ``pageable copies``, ``pinned copies``, ``fresh host memory`` and so on. Work that
+    runs beside other work counts where it holds up the whole."""
+
+    @property
+    def first_cause(self) -> str:
+        """What took most of the time."""
+        return next(iter(self.shares), "nothing")
+
+
 @dataclass
 class Reading:
     """Counters of one metered stretch; ``None`` means the device cannot measure it."""

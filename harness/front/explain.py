@@ -66,6 +66,10 @@ def claim_docs() -> dict[str, str]:
         "parks": "`parks = true`: caches that are split are offloaded between the chunks of a clip"
         " (check `cache_parked`)."
     }
+    found["cost"] = (
+        "`[claims.cost]`, `time_ratio = 2.0`, `gpu = \"h200\"`: the estimated time on this GPU is"
+        " at most so many times that of untiled (check `estimated_time`)."
+    )
     claims = {"cache": Cache, "when": When, "context": Context, "coders": Coder}
     for key, words in claims.items():
         docs = member_docs(words)

@@ -45,6 +45,10 @@ class Supplies(Protocol):
         """What the direction of the case is given, in its dtype, on the plain CPU."""
         ...
 
+    def shapes(self, case: Case) -> nn.Module:
+        """The VAE of a case in its dtype, to be made under a ``FakeTensorMode``."""
+        ...
+
 
 def key_of(case: Case) -> str:
     """What the weights of a case depend on, beside the seed."""
@@ -66,6 +70,10 @@ class Models:
     def make_input(self, case: Case) -> Tensor:
         """What the direction of a case is given, on the plain CPU."""
         return self._supplies.make_input(case)
+
+    def shapes(self, case: Case) -> LayoutVAE:
+        """The VAE of a case without data, in its layout: under a ``FakeTensorMode``, not kept."""
+        return self._supplies.views(self._supplies.shapes(case), case.layout, case.facts)[0]
 
     def view(self, case: Case) -> LayoutVAE:
         """The VAE of a case in its layout, on the plain CPU."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vae_compat.contracts.coders import CoderCall
 from vae_compat.contracts.travelling import OnWire
-from vae_compat.device.meter import Reading
+from vae_compat.device.meter import Estimate, Reading
 from vae_compat.measure.caches import Access, Slot
 from vae_compat.measure.observation import Failure, Held, Origin, Times
 
@@ -159,4 +159,14 @@ class Played:
     """Why the scenario gives nothing to judge; empty where it does give something."""
 
 
-Performed = WholePerformed | ClipPerformed | Played
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """A run without data: counters alone."""
+
+    failure: Failure | None = None
+    estimate: Estimate | None = None
+    """The time on the GPU that the profile names; ``None`` where the hook failed."""
+    reading: Reading = field(default_factory=Reading)
+
+
+Performed = WholePerformed | ClipPerformed | Played | Counted

@@ -10,6 +10,7 @@ from vae_compat.contracts.cases import Case, Scenario
 from vae_compat.scenarios import calls, chunks, coders, repeats, settings, shift, tilings
 from vae_compat.scenarios.chunks import CLIP_A, CLIP_B
 from vae_compat.scenarios.clip import ClipScene
+from vae_compat.scenarios.estimate import EstimateScene
 from vae_compat.scenarios.out_of_memory import OUT_OF_MEMORY
 from vae_compat.scenarios.relation import Relation
 from vae_compat.scenarios.scene import Scene
@@ -80,5 +81,12 @@ USAGES: Mapping[Scenario, Usage] = MappingProxyType(
     }
 )
 SCENES: Mapping[Scenario, Scene] = MappingProxyType(
-    {Scenario.CLIP: ClipScene(), Scenario.STRIP: Strip(), **SEQUENCES, **RELATIONS, **USAGES}
+    {
+        Scenario.CLIP: ClipScene(),
+        Scenario.STRIP: Strip(),
+        Scenario.ESTIMATE: EstimateScene(),
+        **SEQUENCES,
+        **RELATIONS,
+        **USAGES,
+    }
 )

@@ -17,6 +17,7 @@ from vae_compat.contracts.cases import Case, Direction, Layout, Mode
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.matrix import is_claimed
+from vae_compat.vocabulary import Gpu
 
 if TYPE_CHECKING:
     from vae_compat.contracts.finding import Grade
@@ -110,6 +111,15 @@ class HookSpec:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a hook promises of its time on a GPU, as it is estimated on the CPU."""
+
+    time_ratio: float | None = None
+    """Times that of untiled, at most; ``None`` where nothing is promised."""
+    gpu: Gpu = Gpu.H200
+
+
+@dataclass(frozen=True)
 class Claims:
     """What a hook promises. By default it claims nothing."""
 
@@ -124,6 +134,7 @@ class Claims:
     """On which it works, besides plain ones."""
     context: Context | None = None
     """``None``: either of them; most cases run under ``no_grad``."""
+    cost: Cost = field(default_factory=Cost)
     axes: Axes = Axes.BOTH
     temporal: bool = False
     """Whether it cuts clips in time as well."""
@@ -149,6 +160,8 @@ class Claims:
             when=str(self.when),
             coders=tuple(map(str, self.coders)),
             context=str(self.context or ""),
+            time_ratio=self.cost.time_ratio,
+            gpu=str(self.cost.gpu),
             axes=str(self.axes),
             temporal=self.temporal,
             slices=self.slices,

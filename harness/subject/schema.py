@@ -23,12 +23,14 @@ from vae_compat.subject.profile import (
     Claims,
     Coder,
     Context,
+    Cost,
     HookSpec,
     Kind,
     KnownFailure,
     Profile,
     When,
 )
+from vae_compat.vocabulary import Gpu
 
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 _NAME_LENGTH = 80
@@ -51,6 +53,11 @@ class _Hook(_Table):
     host: _Text | None = None
 
 
+class _Cost(_Table):
+    time_ratio: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    gpu: Literal["h200", "h100", "rtx4090", "rtx3060"] = "h200"
+
+
 class _Claims(_Table):
     families: list[str] = Field(default_factory=list)
     directions: list[Literal["encode", "decode"]] = Field(default_factory=list)
@@ -60,6 +67,7 @@ class _Claims(_Table):
     when: Literal["always", "memory"] = "always"
     coders: list[Literal["offloaded", "static", "patched"]] | None = None
     context: Literal["no_grad", "inference_mode"] | None = None
+    cost: _Cost = Field(default_factory=_Cost)
     axes: Literal["both", "height", "width"] = "both"
     temporal: bool = False
     slices: bool = False
@@ -83,12 +91,16 @@ _TABLES: Mapping[str, type[_Table]] = {
     "": _Profile,
     "hook": _Hook,
     "claims": _Claims,
+    "claims.cost": _Cost,
     "known_failures": _KnownFailure,
 }
 _TYPES = {
     "string_type": "text in quotes",
     "list_type": "a list",
     "bool_type": "true or false",
+    "float_type": "a number",
+    "greater_than": "a number above 0",
+    "finite_number": "a finite number",
     "dict_type": "a table",
     "model_type": "a table",
 }
@@ -144,6 +156,7 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
             when=When(parsed.claims.when),
             coders=_coders(parsed),
             context=_context(parsed),
+            cost=Cost(parsed.claims.cost.time_ratio, Gpu(parsed.claims.cost.gpu)),
             axes=Axes(parsed.claims.axes),
             temporal=parsed.claims.temporal,
             slices=parsed.claims.slices,

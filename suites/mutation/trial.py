@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vae_compat.checks.registry import CHECKS
-from vae_compat.contracts.cases import Case, Scale
+from vae_compat.contracts.cases import Case, Scale, Scenario
 from vae_compat.families import FAMILIES
 from vae_compat.families.installed import installed_families
 from vae_compat.fixtures.specimens import Specimen
@@ -27,8 +27,6 @@ from vae_compat.subject.hook import Hook
 from vae_compat.subject.loading import facts_of, load_hook
 from vae_compat.subject.profile import Profile, profile_from_flags
 
-SCALES = ("mock", "probe")
-"""Real nets say the same of a hook, a hundred times as slowly."""
 WRONG = frozenset({Outcome.FAILED, Outcome.ERROR})
 """How the record of a defect stands in a run."""
 
@@ -62,16 +60,22 @@ def prepared(profiles: Iterable[Profile], folder: Path, *, timeout: float = 60.0
     """
     for name in installed_families():
         model_class(FAMILIES[name])
-    options = Options(scales=SCALES, timeout=timeout)
+    options = Options(timeout=timeout)
     named = {profile.hook.name: profile for profile in profiles}
     hooks: dict[str, Any] = {}
     for name, profile in named.items():
         hooks[name] = load_hook(profile)
         remember(profile, facts_of(hooks[name]))
     run = Run.prepare(options, list(named.items()), Fixtures(), folder)
+    run.cases = {name: tuple(filter(_is_quick, cases)) for name, cases in run.cases.items()}
     run.key = b""  # one for all runs over the folder: nobody else's hooks are near it
     run.runners = InProcess(hooks, run.supplies, folder)
     return run
+
+
+def _is_quick(case: Case) -> bool:
+    """Real nets say the same of a hook, a hundred times as slowly, unless they have no data."""
+    return case.scale is not Scale.REAL or case.scenario is Scenario.ESTIMATE
 
 
 def guarded(run: Run) -> Run:
