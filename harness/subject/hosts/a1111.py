@@ -23,6 +23,9 @@ ROOTS = ("modules", "ldm", "gradio", "k_diffusion")
 """Top-level modules that belong to the host."""
 _TITLE = "the web UI"
 _PROCESSING = ("StableDiffusionProcessing", "StableDiffusionProcessingImg2Img", "Processed")
+_DENOISERS = ("CFGDenoiser", "CFGDenoiserKDiffusion")
+_TIMESTEPS = ("CompVisSampler", "CFGDenoiserTimesteps", "CompVisTimestepsDenoiser")
+_TIMESTEPS += ("CompVisTimestepsVDenoiser",)
 
 
 class NansException(Exception):  # noqa: N818 (the host's name)
@@ -62,7 +65,9 @@ def build(device: torch.device, dtype: torch.dtype) -> dict[str, ModuleType]:
             **_types("MulticondLearnedConditioning", "ScheduledPromptConditioning"),
         ),
         _module("modules.extra_networks", **_types("ExtraNetworkParams")),
-        _module("modules.sd_samplers_kdiffusion", **_types("KDiffusionSampler", "CFGDenoiser")),
+        _module("modules.shared_state", **_types("State")),
+        _module("modules.sd_samplers_kdiffusion", **_types(*_DENOISERS, "KDiffusionSampler")),
+        _module("modules.sd_samplers_timesteps", **_types(*_TIMESTEPS)),
         _module("modules.sd_samplers_compvis", **_types("VanillaStableDiffusionSampler")),
         _module("ldm"),
         _module("ldm.modules"),
