@@ -255,7 +255,7 @@ def _add_subject(parser: argparse.ArgumentParser) -> None:
         choices=tuple(map(str, Layout)),
         help="of --hook (default: ldm for forward, else diffusers)",
     )
-    add("--host", metavar="NAME", help="stand-ins for what --hook's file imports: comfyui")
+    add("--host", metavar="NAME", help="stand-ins for what --hook's file imports: comfyui, a1111")
     add("--comfyui", metavar="PATH", help="use this ComfyUI checkout instead of stand-ins")
 
 

@@ -19,8 +19,8 @@ import torch
 from vae_compat.errors import UsageError
 from vae_compat.subject.guard import guarded, silenced
 from vae_compat.subject.hook import Hook
-from vae_compat.subject.hosts import Host
-from vae_compat.subject.hosts.comfyui import ROOTS, StandInError
+from vae_compat.subject.hosts import Host, host_of
+from vae_compat.subject.hosts.standing import StandInError
 from vae_compat.subject.messages import HookFacts
 from vae_compat.subject.profile import Profile
 
@@ -62,7 +62,7 @@ class Entry:
         """
         with guarded(), self.host.modules(device, dtype):
             before = set(sys.modules)
-            root = self.folder if self.file is None else self.file.parent
+            root = self.folder if self.file is None else self.host.root_of(self.file)
             added = str(root) not in sys.path
             if added:
                 sys.path.append(str(root))
@@ -84,8 +84,12 @@ class Entry:
             return True
         if self.file is None:  # a module without a host has nothing to be loaded anew for
             return self.host.name is not None and top == self.target.partition(".")[0]
-        place = getattr(sys.modules.get(top), "__file__", None)
-        return root is not None and place is not None and root in list(Path(place).parents)[:2]
+        module = sys.modules.get(top)
+        # A folder without __init__.py is a package that has a path alone.
+        places = [getattr(module, "__file__", None), *(getattr(module, "__path__", None) or ())]
+        return root is not None and any(
+            place is not None and root in list(Path(place).parents)[:2] for place in places
+        )
 
     def _module(self) -> ModuleType:
         try:
@@ -114,11 +118,12 @@ class Entry:
                 f"there is no module {self.target!r}; give a module that can be imported here, "
                 f"or a file with its .py ending."
             )
-        if top in ROOTS and self.host.name is None:
-            return f"{self} imports {name!r}, which is not installed; add --host comfyui."
-        if top in ROOTS and self.host.checkout is None:
+        program = host_of(top)
+        if program is not None and self.host.name is None:
+            return f"{self} imports {name!r}, which is not installed; add --host {program}."
+        if program is not None and self.host.checkout is None:
             message = str(error)
-            if "--comfyui" not in message:
+            if program == "comfyui" and "--comfyui" not in message:
                 message += "; the comfyui stand-ins lack it: use --comfyui PATH"
             return f"{self} cannot be loaded: {message}."
         if isinstance(error, ModuleNotFoundError) and name:

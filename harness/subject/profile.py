@@ -83,11 +83,12 @@ class Context(StrEnum):
 
 CODERS_OF_HOST = {"comfyui": (Coder.OFFLOADED,)}
 """What hooks meet in hosts (comfyanonymous/ComfyUI, comfy/ops.py)."""
-CONTEXT_OF_HOST = {"comfyui": Context.INFERENCE_MODE}
-"""How hosts call hooks (comfyanonymous/ComfyUI, execution.py); of the others nothing is known."""
+CONTEXT_OF_HOST = {"comfyui": Context.INFERENCE_MODE, "a1111": Context.NO_GRAD}
+"""How hosts call hooks (comfyanonymous/ComfyUI, execution.py;
+AUTOMATIC1111/stable-diffusion-webui, modules/processing.py)."""
 
 
-HOSTS = ("comfyui",)
+HOSTS = ("comfyui", "a1111")
 """Host programs whose modules have stand-ins."""
 
 ESTIMATING = frozenset({Mode.FAST, Mode.COLOR_FIX})

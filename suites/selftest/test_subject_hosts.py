@@ -12,6 +12,8 @@ import torch
 
 from vae_compat.errors import UsageError
 from vae_compat.subject.hosts import Host, host_modules
+from vae_compat.subject.loading import load_hook
+from vae_compat.subject.profile import profile_from_flags
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda", 0)
@@ -64,8 +66,8 @@ def test_the_nodes_call_the_vae() -> None:
 
 def test_what_a_stand_in_lacks_is_an_error_that_says_so() -> None:
     with host_modules("comfyui", CPU) as modules:
-        with pytest.raises(AttributeError, match=r"comfy\.utils.*'tiled_scale'.*--comfyui PATH"):
-            _ = modules["comfy.utils"].tiled_scale
+        with pytest.raises(AttributeError, match=r"comfy\.utils.*'lanczos'.*--comfyui PATH"):
+            _ = modules["comfy.utils"].lanczos
         with pytest.raises(ModuleNotFoundError, match=r"comfy\.samplers.*--comfyui PATH"):
             importlib.import_module("comfy.samplers")
         assert not hasattr(modules["nodes"], "KSampler")
@@ -117,8 +119,87 @@ def test_a_checkout_takes_the_place_of_the_stand_ins(checkout: Path) -> None:
 
 
 def test_wrong_hosts_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"'a1111'.*comfyui"):
-        Host("a1111")
+    with pytest.raises(UsageError, match=r"'forge'.*comfyui"):
+        Host("forge")
     for path in (tmp_path, tmp_path / "missing"):
         with pytest.raises(UsageError, match="no ComfyUI checkout"):
             Host("comfyui", path)
+
+
+def test_tiles_of_a_local_function_are_blended_without_a_trace() -> None:
+    with host_modules("comfyui", CPU) as modules:
+        utils = modules["comfy.utils"]
+        x = torch.rand(2, 3, 21, 33, generator=torch.Generator().manual_seed(0))
+        bar = utils.ProgressBar(2 * utils.get_tiled_scale_steps(33, 21, 16, 12, 4))
+        twice = utils.tiled_scale(
+            x, lambda tile: tile.repeat_interleave(2, -1).repeat_interleave(2, -2),
+            tile_x=16, tile_y=12, overlap=4, upscale_amount=2, pbar=bar,
+        )  # fmt: skip
+    expected = x.repeat_interleave(2, -1).repeat_interleave(2, -2)
+    torch.testing.assert_close(twice, expected)
+    assert bar.current == bar.total
+
+
+def test_tiles_have_a_weight_that_falls_towards_their_ends() -> None:
+    numbers = iter([0.0, 1.0])
+    with host_modules("comfyui", CPU) as modules:
+        out = modules["comfy.utils"].tiled_scale_multidim(
+            torch.zeros(1, 1, 12), lambda tile: torch.full_like(tile, next(numbers)),
+            tile=(8,), overlap=4, upscale_amount=1, out_channels=1,
+        )  # fmt: skip
+    assert torch.equal(out[0, 0], torch.tensor([0, 0, 0, 0, 0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1]))
+
+
+def test_time_is_scaled_by_functions_and_downscaling_divides() -> None:
+    with host_modules("comfyui", CPU) as modules:
+        multidim = modules["comfy.utils"].tiled_scale_multidim
+        clip = torch.rand(1, 2, 5, 8, 8)
+        out = multidim(
+            clip, lambda tile: tile[:, :, :1].expand(-1, -1, tile.shape[2] * 4 - 3, -1, -1),
+            tile=(9, 4, 8), overlap=(0, 2, 2), upscale_amount=(lambda t: max(0, t * 4 - 3), 1, 1),
+            out_channels=2,
+        )  # fmt: skip
+        assert torch.allclose(out, clip[:, :, :1].expand(-1, -1, 17, -1, -1))
+        half = multidim(clip[:, :, 0], lambda tile: tile[..., ::2, ::2], (4, 4), 2, 2, 2,
+                        downscale=True)  # fmt: skip
+        assert torch.allclose(half, clip[:, :, 0, ::2, ::2])
+
+
+EXTENSION = """
+import gradio as gr
+import modules.scripts as scripts
+import modules.devices as devices
+from modules.shared import state, opts
+from ldm.modules.diffusionmodules.model import AttnBlock
+from tile_utils.attn import attention
+
+if hasattr(opts, "not_there"):
+    from modules.ui_components import nothing
+
+class Hook:
+    def __init__(self, net, tile_size):
+        self.net, self.place = net, devices.get_optimal_device()
+    def __call__(self, x):
+        return self.net.original_forward(x)
+
+class Panel(scripts.Script):
+    def ui(self, tab):
+        return gr.Row()
+"""
+
+
+def test_an_extension_of_the_web_ui_loads_with_its_own_folder(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "tile_utils").mkdir()
+    (tmp_path / "scripts" / "tiles.py").write_text(EXTENSION)
+    (tmp_path / "tile_utils" / "attn.py").write_text("from modules import shared\nattention = 1\n")
+    entry = f"{tmp_path / 'scripts' / 'tiles.py'}:Hook"
+    with pytest.raises(UsageError, match=r"'gradio'.*--host a1111"):
+        load_hook(profile_from_flags(entry, modes=["exact"]))
+    profile = profile_from_flags(entry, host="a1111", modes=["exact"])
+    assert profile.claims.context == "no_grad"
+    hook = load_hook(profile)
+    with hook.source.loaded(GPU) as kind:
+        assert kind(None, 1).place == GPU
+    assert "modules" not in sys.modules
+    assert "tile_utils" not in sys.modules

@@ -9,12 +9,21 @@ from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
 from vae_compat.errors import UsageError
+from vae_compat.subject.hosts import a1111
 from vae_compat.subject.hosts import comfyui as comfyui_stand_ins
 from vae_compat.subject.profile import HOSTS
+
+_STAND_INS: Mapping[str, Any] = {"comfyui": comfyui_stand_ins, "a1111": a1111}
+
+
+def host_of(module: str) -> str | None:
+    """The host whose program has a top-level module of this name."""
+    return next((name for name, host in _STAND_INS.items() if module in host.ROOTS), None)
 
 
 class Host:
@@ -35,6 +44,14 @@ class Host:
         self.checkout = None if comfyui is None else _checked(comfyui)
         self._kept: dict[str, dict[str, ModuleType]] = {}
 
+    def root_of(self, file: Path) -> Path:
+        """The folder on the search path from which the host loads a file.
+
+        The web UI loads ``scripts`` of an extension with the extension's own folder.
+        """
+        scripts = self.name == "a1111" and file.parent.name == "scripts"
+        return file.parent.parent if scripts else file.parent
+
     @contextmanager
     def modules(
         self, device: torch.device, dtype: torch.dtype = torch.float32
@@ -43,7 +60,7 @@ class Host:
         if self.name is None:
             yield {}
         elif self.checkout is None:
-            with _stand_ins(comfyui_stand_ins.build(device, dtype)) as modules:
+            with _stand_ins(self.name, device, dtype) as modules:
                 yield modules
         else:
             with self._real(self.checkout, device) as modules:
@@ -84,30 +101,37 @@ def host_modules(
 class _Refuser:
     """Answers imports below a stand-in that it does not have."""
 
+    def __init__(self, host: str) -> None:
+        self._host = host
+
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         del path, target
-        if name.partition(".")[0] in comfyui_stand_ins.ROOTS:
+        if name.partition(".")[0] in _STAND_INS[self._host].ROOTS:
+            hint = "; use --comfyui PATH to import it from a ComfyUI checkout"
             raise ModuleNotFoundError(
-                f"the comfyui stand-ins have no module {name!r}; "
-                f"use --comfyui PATH to import it from a ComfyUI checkout",
+                f"the {self._host} stand-ins have no module {name!r}"
+                f"{hint if self._host == 'comfyui' else ''}",
                 name=name,
             )
         return None
 
 
 @contextmanager
-def _stand_ins(modules: Mapping[str, ModuleType]) -> Iterator[Mapping[str, ModuleType]]:
-    hidden = _take_out(comfyui_stand_ins.ROOTS)
-    refuser = _Refuser()
+def _stand_ins(
+    host: str, device: torch.device, dtype: torch.dtype
+) -> Iterator[Mapping[str, ModuleType]]:
+    modules, roots = _STAND_INS[host].build(device, dtype), _STAND_INS[host].ROOTS
+    hidden = _take_out(roots)
+    refuser = _Refuser(host)
     sys.modules.update(modules)
     sys.meta_path.insert(0, refuser)
     try:
         yield modules
     finally:
         sys.meta_path.remove(refuser)
-        _take_out(comfyui_stand_ins.ROOTS)
+        _take_out(roots)
         sys.modules.update(hidden)
 
 

@@ -18,29 +18,22 @@ import psutil
 import torch
 from torch import Tensor
 
+from vae_compat.subject.hosts import comfyui_tiling as tiling
+from vae_compat.subject.hosts.standing import packaged, stand_in
+
 ROOTS = ("comfy", "nodes", "folder_paths")
 """Top-level modules that belong to the host."""
 
 
-class StandInError(AttributeError):
-    """A stand-in was asked for something that it does not have."""
-
-
 def build(device: torch.device, dtype: torch.dtype) -> dict[str, ModuleType]:
     """Fresh stand-ins for a case that runs on ``device`` in ``dtype``."""
-    comfy = _module("comfy", "")
-    comfy.__path__ = []
-    management = _module("comfy.model_management", "comfy", **_management(device, dtype))
-    utils = _module("comfy.utils", "comfy", **_utils())
-    modules = [
-        comfy,
-        management,
-        utils,
-        _module("nodes", "", **_nodes()),
-        _module("folder_paths", "", **_folder_paths()),
-    ]
-    vars(comfy).update(model_management=management, utils=utils)
-    return {module.__name__: module for module in modules}
+    return packaged(
+        _module("comfy"),
+        _module("comfy.model_management", **_management(device, dtype)),
+        _module("comfy.utils", **_utils()),
+        _module("nodes", **_nodes()),
+        _module("folder_paths", **_folder_paths()),
+    )
 
 
 class ProgressBar:
@@ -107,17 +100,8 @@ class VAEDecode:
         return (vae.decode(samples["samples"]),)
 
 
-def _module(name: str, package: str, **names: Any) -> ModuleType:
-    module = ModuleType(name, f"Stand-in for ComfyUI's {name}.")
-
-    def missing(attribute: str) -> Any:
-        raise StandInError(
-            f"the stand-in for ComfyUI's {name!r} has no {attribute!r}; "
-            f"use --comfyui PATH to import the real one"
-        )
-
-    vars(module).update(names, __package__=package or name, __getattr__=missing)
-    return module
+def _module(name: str, **names: Any) -> ModuleType:
+    return stand_in(name, "ComfyUI", "; use --comfyui PATH to import the real one", **names)
 
 
 def _management(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
@@ -243,6 +227,9 @@ def _utils() -> dict[str, Any]:
         "ProgressBar": ProgressBar,
         "PROGRESS_BAR_ENABLED": True,
         "PROGRESS_BAR_HOOK": None,
+        "get_tiled_scale_steps": tiling.get_tiled_scale_steps,
+        "tiled_scale": tiling.tiled_scale,
+        "tiled_scale_multidim": tiling.tiled_scale_multidim,
         "set_progress_bar_enabled": lambda _enabled: None,
         "set_progress_bar_global_hook": lambda _function: None,
     }
