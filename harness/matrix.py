@@ -403,12 +403,11 @@ class _Span:
             for mechanism in Mechanism:
                 if not applies(FAMILIES[family], mechanism, direction):
                     continue
-                probe = {"scale": Scale.PROBE, "mechanism": mechanism}
-                if mechanism is Mechanism.CAUSAL_CACHE:
-                    yield self.case(cell, PROBE_SIZE, frames=SEVERAL_FRAMES, **probe)
+                probe: dict[str, Any] = {"scale": Scale.PROBE, "mechanism": mechanism}
+                frames = SEVERAL_FRAMES if mechanism is Mechanism.CAUSAL_CACHE else 1
+                yield self.case(cell, PROBE_SIZE, frames=frames, **probe)
+                if mechanism is Mechanism.CAUSAL_CACHE and (self.full or cell in self.leading):
                     yield self.case(cell, COHERENCE_SIZE, frames=COHERENCE_FRAMES, **probe)
-                else:
-                    yield self.case(cell, PROBE_SIZE, **probe)
 
 
 _SMALL = frozenset({"plus_one", "small"})

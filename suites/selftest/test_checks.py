@@ -41,6 +41,7 @@ from vae_compat.suites.selftest.measure_fakes import (
 
 LEVEL = 2 / 255
 PROBE = a_case(scale=Scale.PROBE, mechanism=Mechanism.HALO, height=40, width=40)
+STUB = replace(PROBE, mechanism=Mechanism.STUB)
 TWO = a_case(batch=2)
 SMALL = a_case(height=16, width=16)
 QWEN = a_case(family="qwen", frames=1)
@@ -96,6 +97,11 @@ def one_item(output: Tensor) -> Tensor:
     return output
 
 
+def one_item_visibly(output: Tensor) -> Tensor:
+    output[1] += 0.01
+    return output
+
+
 def plus(value: float) -> Callable[[Tensor], Tensor]:
     return lambda output: output + value
 
@@ -129,6 +135,13 @@ PASSES: list[tuple[str, Callable[[], Observation]]] = [
     ("colour_shift", lambda: an_observation(change=plus(0.1), grade="degraded")),
     ("batch_items", lambda: an_observation(TWO)),
     ("batch_items", lambda: an_observation(TWO, change=one_item, grade="close")),
+    ("batch_items", lambda: an_observation(TWO, change=plus(0.01), grade="degraded")),
+    (
+        "batch_items",
+        lambda: an_observation(
+            replace(TWO, mode=Mode.QUADTREE), change=one_item_visibly, grade="degraded"
+        ),
+    ),
     ("peak_vram", an_observation),
     ("peak_vram", lambda: an_observation(SMALL, reading=tiled_reading(peak_bytes=5000))),
     (
@@ -147,6 +160,8 @@ PASSES: list[tuple[str, Callable[[], Observation]]] = [
     ("refusal", lambda: an_observation(claimed=False)),
     ("refusal", lambda: raised("only 4-D latents", deliberate=True, claimed=False)),
     ("mechanism", lambda: an_observation(PROBE)),
+    ("mechanism", lambda: an_observation(PROBE, change=plus(0.01), grade="degraded")),
+    ("mechanism", lambda: an_observation(STUB, grade="degraded")),
 ]
 
 FAILS: list[tuple[str, Callable[[], Observation], str]] = [
@@ -185,6 +200,11 @@ FAILS: list[tuple[str, Callable[[], Observation], str]] = [
     ("colour_shift", lambda: an_observation(change=plus(0.02)), "+2.55 8-bit levels"),
     ("batch_items", lambda: an_observation(TWO, change=flip, grade="degraded"), "mixed up"),
     ("batch_items", lambda: an_observation(TWO, change=one_item), "batch item 1"),
+    (
+        "batch_items",
+        lambda: an_observation(TWO, change=one_item_visibly, grade="degraded"),
+        "tiles for every item",
+    ),
     ("peak_vram", lambda: an_observation(reading=tiled_reading(peak_bytes=1100)), "1.00 x"),
     ("work", lambda: an_observation(reading=tiled_reading(flops=7200)), "7.20 x the FLOPs"),
     ("live_bytes", lambda: an_observation(reading=tiled_reading(live_after=111)), "1 bytes"),
@@ -202,6 +222,11 @@ FAILS: list[tuple[str, Callable[[], Observation], str]] = [
         "not claimed",
     ),
     ("mechanism", lambda: an_observation(PROBE, change=plus(0.1)), "neighbourhood"),
+    (
+        "mechanism",
+        lambda: an_observation(STUB, change=plus(1e-6), grade="degraded"),
+        "should be exact",
+    ),
 ]
 
 UNKNOWN: list[tuple[str, Callable[[], Observation]]] = [
@@ -620,6 +645,48 @@ def test_a_real_device_may_keep_the_workspace_of_its_libraries():
     on_cuda = an_observation(a_case(device="cuda"), reading=grown)
     assert check("live_bytes", on_cuda).status is Status.PASSED
     assert check("live_bytes", an_observation(reading=grown)).status is Status.FAILED
+
+
+CLIP = a_case(family="qwen", height=4, width=10, tile=8, frames=9)
+
+
+def from_frame(first: int, value: float) -> Callable[[Tensor], Tensor]:
+    """Frames from one on are brighter."""
+
+    def change(output: Tensor) -> Tensor:
+        output[:, :, first:] += value
+        return output
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "promised", "told"),
+    [
+        (None, "exact", ""),
+        (from_frame(9, 1e-6), "exact", "frame 9"),
+        (plus(0.01), "degraded", ""),
+        (from_frame(9, 0.004), "degraded", "not cut in time"),
+        (lambda y: from_frame(9, 0.1)(y + 0.01), "degraded", "between frames 8 and 9"),
+    ],
+)
+def test_a_clip_is_alike_in_all_its_frames(
+    change: Callable[[Tensor], Tensor] | None, promised: str, told: str
+) -> None:
+    finding = check("coherence", an_observation(CLIP, change=change, grade=promised))
+    assert finding.status is (Status.FAILED if told else Status.PASSED)
+    assert told in finding.message
+
+
+def test_a_hook_that_claims_to_cut_in_time_may_have_frames_that_differ() -> None:
+    seen = an_observation(CLIP, change=from_frame(9, 0.004), grade="degraded")
+    allowed = replace(seen, promise=replace(seen.promise, temporal=True))
+    assert check("coherence", allowed).status is Status.PASSED
+    case = replace(CLIP, scale=Scale.PROBE, mechanism=Mechanism.CAUSAL_CACHE)
+    for temporal, status in ((False, Status.FAILED), (True, Status.PASSED)):
+        seen = an_observation(case, change=plus(0.004), grade="degraded")
+        seen = replace(seen, promise=replace(seen.promise, temporal=temporal))
+        assert check("mechanism", seen).status is status
 
 
 @pytest.mark.parametrize("mechanism", Mechanism)

@@ -15,6 +15,7 @@ from vae_compat.families import FAMILIES
 from vae_compat.front.explain import parse_case
 from vae_compat.front.subjects import load_subject, subject_folders
 from vae_compat.matrix import (
+    COHERENCE_FRAMES,
     REAL_CUDA_SIZE,
     SIZES,
     Selection,
@@ -53,11 +54,13 @@ def cases(
 
 
 def mocks(found: Iterable[Case], family: str, direction: Direction, mode: Mode) -> list[Case]:
+    """Those of the sizes and their variations, without the clip that is judged for coherence."""
     return [
         case
         for case in found
         if (case.scale, case.family, case.direction, case.mode, case.scenario)
         == (Scale.MOCK, family, direction, mode, None)
+        and case.frames < COHERENCE_FRAMES
     ]
 
 
@@ -205,9 +208,21 @@ def test_probes_are_of_every_build_and_of_mechanisms_that_it_has() -> None:
     for case in found:
         assert case.mechanism is not None
         assert applies(case.facts, case.mechanism, case.direction)
-        assert case.must_tile
+        assert case.must_tile or case.frames == COHERENCE_FRAMES
         assert (case.frames > 1) is (case.mechanism is Mechanism.CAUSAL_CACHE)
     assert {case.mechanism for case in found} == set(Mechanism)
+
+
+def test_a_long_clip_in_two_tiles_is_run_in_every_family_that_has_frames() -> None:
+    found = [case for case in cases() if case.scenario is None and case.frames == COHERENCE_FRAMES]
+    videos = [name for name, family in FAMILIES.items() if family.frame_axis]
+    whole = [(c.family, c.direction, c.mode) for c in found if c.scale is Scale.MOCK]
+    assert Counter(whole) == Counter(product(videos, Direction, [Mode.EXACT]))
+    probes = {(c.facts.build, c.direction) for c in found if c.scale is Scale.PROBE}
+    assert probes == {(FAMILIES[name].build, d) for name in videos for d in Direction}
+    for case in found:
+        assert case.image_frames > 64
+        assert min(case.height, case.width) <= case.tile < max(case.height, case.width)
 
 
 @pytest.mark.parametrize(

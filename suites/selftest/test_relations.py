@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_compat.checks.registry import CHECKS
+from vae_compat.checks.relations import check_batch_split
 from vae_compat.contracts.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
 from vae_compat.contracts.finding import Finding, Status, Tier
 from vae_compat.contracts.promise import Promise
@@ -21,7 +22,7 @@ from vae_compat.fixtures import probes
 from vae_compat.fixtures.inputs import make_input
 from vae_compat.fixtures.vaes import truth
 from vae_compat.matrix import generate
-from vae_compat.scenarios.comparison import compared
+from vae_compat.scenarios.comparison import Comparison, compared
 from vae_compat.scenarios.relation import SHARP, Related
 from vae_compat.scenarios.repeats import uninitialised
 from vae_compat.scenarios.scenes import RELATIONS
@@ -361,3 +362,26 @@ def test_partitions_are_compared_where_both_are_claimed() -> None:
 
 def test_relations_need_the_simulated_accelerator() -> None:
     assert not [*relations("cuda"), *relations("cpu")]
+
+
+@pytest.mark.parametrize(
+    ("taken", "slices", "told"),
+    [
+        ((200, 100, 100), False, ""),
+        ((211, 100, 100), False, "for a batch of 2"),
+        ((120, 100, 90), True, ""),
+        ((121, 100, 90), True, "one by one"),
+        ((), False, "memory was not measured"),
+    ],
+)
+def test_memory_of_a_batch_is_that_of_its_items(
+    taken: tuple[int, ...], slices: bool, told: str
+) -> None:
+    case = a_case(batch=2, scenario=Scenario.BATCH_SPLIT)
+    same = Comparison("item 0 in a batch and by itself", 0.0)
+    related = Related(
+        case=case, promise=Promise(slices=slices), comparisons=(same,), taken=taken, given=10
+    )
+    finding = check_batch_split(related)
+    assert (finding.status is Status.PASSED) is (not told)
+    assert told in finding.message
