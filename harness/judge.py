@@ -24,7 +24,9 @@ class Outcome(StrEnum):
     """How a record stands in the run."""
 
     PASSED = "passed"
+    """The hook keeps what the profile promises."""
     FAILED = "failed"
+    """The hook does not keep what the profile promises."""
     ERROR = "error"
     """Could not be judged, so nothing is proved: as bad as failed."""
     XFAILED = "xfailed"

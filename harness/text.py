@@ -1,4 +1,4 @@
-"""Makes text from anywhere safe to show.
+"""Makes text from anywhere safe to show, and numbers that differ look different.
 
 Exception messages, file names and profiles are written by others. Control sequences could move a
 terminal's cursor, direction marks could reverse a line, and lone surrogates cannot be encoded.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+MOST_DIGITS = 17
+"""Enough to tell any two float64 numbers apart."""
 LIMIT = 10_000
 """Characters of one text that are stored and shown."""
 _KEPT = "\n\t"
@@ -42,3 +44,16 @@ def _visible(character: str) -> str:
     if code <= 0xFF:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def told_apart(value: float, other: float, form: str = ".3g") -> tuple[str, str]:
+    """Two numbers, with as many digits more as it takes to tell them apart.
+
+    ``form`` is how they are written where that is enough.
+    """
+    digits, kind = int(form[1:-1]), form[-1]
+    ours, theirs = f"{value:{form}}", f"{other:{form}}"
+    while ours == theirs and value != other and digits < MOST_DIGITS:
+        digits += 1
+        ours, theirs = f"{value:.{digits}{kind}}", f"{other:.{digits}{kind}}"
+    return ours, theirs

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from vae_compat.contracts.finding import Grade
 from vae_compat.judge import Record, Verdict
+from vae_compat.text import told_apart
 from vae_compat.vocabulary import ExitCode
 
 from . import digest
@@ -36,6 +37,10 @@ COUNTERS = frozenset(
     }
 )
 """Metrics of which less is better and which are the same in two runs of the same code."""
+
+_TWINS = (("peak_bytes", "vram_ratio"), ("flops", "flops_ratio"))
+"""Counters with one cause: a number, and what it is as a fraction of untiled. Where both became
+worse, or both better, the first stands for both."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,17 @@ class Comparison:
     regressions: tuple[Change, ...]
     mended: tuple[Change, ...]
     notes: tuple[str, ...]
+    """In what the runs differ, and what was not compared for it."""
     compared: int
     """Records present in both runs."""
+    disjoint: str = ""
+    """Why nothing could be compared; a regression as well."""
+
+    @property
+    def worse(self) -> tuple[str, ...]:
+        """A sentence for everything that must not pass."""
+        told = tuple(change.message for change in self.regressions)
+        return (self.disjoint, *told) if self.disjoint else told
 
 
 class Difference(NamedTuple):
@@ -107,25 +121,28 @@ def compare(
     A counter regresses where it grew by more than ``allowed_percent``, or is no longer measured.
     A record that vanished is a regression if both runs made the same selection on the same device;
     otherwise it is only counted in a note. Two runs without a common record have nothing to
-    compare, and that is a regression as well: it must not pass as "nothing became worse".
+    compare, which must not pass as "nothing became worse".
     """
     counted = not apart(before.header, after.header)
     across = before.header.device != after.header.device
     old = {_key(record, across): record for record in before.records}
     new = {_key(record, across): record for record in after.records}
     common = [key for key in old if key in new]
+    notes = list(_differing(before.header, after.header))
+    if not common:
+        return Comparison((), (), tuple(notes), 0, _disjoint(before, after))
+    behind = {_key(record, across) for record in digest.dependents(after.records)}
     found = [
         each
         for key in common
+        if key not in behind  # the check that says why is told, and stands for them
         for each in _changes(old[key], new[key], allowed_percent, counted=counted)
     ]
     regressions = [change for change, is_worse in found if is_worse]
     gone = [old[key] for key in old if key not in new]
-    notes = list(_notes(before, after))
     if not counted:
         notes += _left_out(before.header, after.header, [(old[key], new[key]) for key in common])
-    same = before.header.selection == after.header.selection and not across
-    if same or not common:
+    if _selected(before.header) == _selected(after.header) and not across:
         regressions += [Change(each.hook, each.id, "record", "there", "gone") for each in gone]
     elif gone:
         notes.append(f"{len(gone)} earlier records were not compared: {_narrowed(before, after)}")
@@ -133,10 +150,34 @@ def compare(
     return Comparison(tuple(regressions), mended, tuple(notes), len(common))
 
 
+def _selected(header: Header) -> str:
+    """What was to be run: the selection, and the part of it where it was split."""
+    return header.selection + (f", shard {header.shard}" if header.shard else "")
+
+
+def _disjoint(before: Results, after: Results) -> str:
+    """Why two runs share no record, in one sentence."""
+    if not before.records or not after.records:
+        return f"nothing to compare: the {'later' if before.records else 'earlier'} run is empty"
+    was, now = before.header, after.header
+    hooks = [", ".join(hook.name for hook in header.hooks) for header in (was, now)]
+    reasons = [
+        f"the {what} was '{one}', is '{other}'"
+        for what, one, other in (
+            ("hook", *hooks),
+            ("selection", _selected(was), _selected(now)),
+            ("device", was.device, now.device),
+        )
+        if one != other
+    ]
+    told = f" ({'; '.join(reasons)})" if reasons else ""
+    return f"nothing to compare: the runs have no record in common{told}"
+
+
 def _narrowed(before: Results, after: Results) -> str:
     was, now = before.header, after.header
-    if was.selection != now.selection:
-        return f"the selection was '{was.selection}', is '{now.selection}'"
+    if _selected(was) != _selected(now):
+        return f"the selection was '{_selected(was)}', is '{_selected(now)}'"
     return f"the device was {was.device}, is {now.device}"
 
 
@@ -152,14 +193,16 @@ def hold_against(results: Results, before: Results) -> Results:
     """The same results with what became worse; where anything did, the gate does not hold."""
     found = compare(before, results)
     verdict = results.verdict
-    if found.regressions and verdict.code in {ExitCode.HOLDS, ExitCode.FAILS}:
-        worse = f"{len(found.regressions)} regressions against the earlier run"
+    if found.worse and verdict.code in {ExitCode.HOLDS, ExitCode.FAILS}:
+        count = len(found.regressions)
+        many = "regression" if count == 1 else "regressions"
+        worse = found.disjoint or f"{count} {many} against the earlier run"
         reason = f"{verdict.reason}, {worse}" if verdict.reason else worse
         verdict = Verdict(ExitCode.FAILS, reason)
     return replace(
         results,
         verdict=verdict,
-        regressions=tuple(regression.message for regression in found.regressions),
+        regressions=found.worse,
         notes=(*results.notes, *found.notes),
     )
 
@@ -188,15 +231,16 @@ def _changes(
         return Change(new.hook, new.id, what, str(before), str(after))
 
     was, now = digest.severity(old.status), digest.severity(new.status)
-    if now < was and new.status != "passed":
-        yield change("status", old.status, new.status), True
-    elif was < now and old.status != "passed":
-        yield change("status", old.status, new.status), False
     grades = change("grade", old.grade or "not reached", new.grade or "not reached")
+    # A grade that is worse is why a check fails: one cause has one name.
     if old.grade and not _meets(new, old):
         yield grades, True
+    elif now < was and new.status != "passed":
+        yield change("status", old.status, new.status), True
     elif new.grade and not _meets(old, new):
         yield grades, False
+    elif was < now and old.status != "passed":
+        yield change("status", old.status, new.status), False
     if counted:
         yield from _counted(old, new, allowed_percent)
 
@@ -207,36 +251,50 @@ def _meets(record: Record, other: Record) -> bool:
 
 
 def _counted(old: Record, new: Record, allowed_percent: float) -> Iterator[tuple[Change, bool]]:
-    allowed = 1 + allowed_percent / 100
+    found: dict[str, tuple[Change, bool]] = {}
     for name in sorted(COUNTERS & (old.metrics.keys() | new.metrics.keys())):
-        was, now = old.metrics.get(name), new.metrics.get(name)
+        told = _growth(old.metrics.get(name), new.metrics.get(name), 1 + allowed_percent / 100)
+        if told is not None:
+            before, after, is_worse = told
+            found[name] = Change(new.hook, new.id, name, before, after), is_worse
+    for first, twin in _TWINS:
+        if first in found and twin in found and found[first][1] == found[twin][1]:
+            del found[twin]
+    yield from found.values()
 
-        def change(before: str, after: str, name: str = name) -> Change:
-            return Change(new.hook, new.id, name, before, after)
 
-        if not isinstance(was, int | float):
-            continue
-        if not isinstance(now, int | float):
-            yield change(number(was), "not measured"), True
-        elif now > was * allowed:
-            yield change(number(was), grown(was, now)), True
-        elif was > now * allowed:
-            yield change(number(was), grown(was, now)), False
+def _growth(was: object, now: object, allowed: float) -> tuple[str, str, bool] | None:
+    """A counter before and after in words, and whether it is worse; ``None`` where it is alike."""
+    if not isinstance(was, int | float):
+        return None
+    if not isinstance(now, int | float):
+        return number(was), "not measured", True
+    if now > was * allowed or was > now * allowed:
+        return number(was, now), grown(was, now), now > was
+    return None
 
 
 def grown(was: float, now: float) -> str:
     """A number, and by how much it is more than it was: ``1,021 (+2.1 %)``."""
-    return number(now) + (f" ({100 * (now / was - 1):+.1f} %)" if was else "")
+    if not was:
+        return number(now)
+    percent = 100 * (now / was - 1)
+    size, _ = told_apart(abs(percent), 0.0, ".1f")
+    return f"{number(now, was)} ({'-' if percent < 0 else '+'}{size} %)"
 
 
-def number(value: float) -> str:
-    """A counter for readers: ``1,021`` or ``0.4713``."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+def number(value: float, other: float | None = None) -> str:
+    """A counter for readers, ``1,021`` or ``0.4713``, with digits that tell it from another."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if other is None else told_apart(value, other, ".4g")[0]
 
 
-def _notes(before: Results, after: Results) -> Iterator[str]:
-    for name in ("diffusers", "seed"):
-        was, now = getattr(before.header, name), getattr(after.header, name)
+def _differing(before: Header, after: Header) -> Iterator[str]:
+    """What decides on numbers and is not the hook: told before anything else."""
+    for what in ("version", "commit", "diffusers", "seed"):
+        was, now = getattr(before, what), getattr(after, what)
         if was != now:
-            yield f"{name} was {was}, is {now}"
-    yield from map(str, apart(before.header, after.header))
+            name = {"version": "vae-compat", "commit": "vae-compat's commit"}.get(what, what)
+            yield str(Difference(name, str(was or "not told"), str(now or "not told")))
+    yield from map(str, apart(before, after))

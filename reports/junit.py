@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,12 @@ from vae_compat.judge import Record
 
 from .digest import hook_names, statement
 from .escaping import shown, xml
-from .results import Results, write_text
+from .results import Results, jsonable, write_text
 
+PROPERTIES = ("status", "grade", "claimed", "metrics", "repeat")
+"""Fields of a record that a test case has as properties, each as JSON."""
+_LONGEST = 100_000
+"""Characters of a property: cut JSON is none."""
 _ELEMENTS = {
     "failed": "failure",
     "xpassed": "failure",
@@ -58,13 +63,18 @@ def _case(record: Record) -> Iterator[str]:
     where = f"{record.hook}.{record.tier}.{record.check}"
     opening = f'<testcase classname="{xml(where)}" name="{xml(record.id)}"'
     element = _element(record)
+    yield f"{opening}>"
+    yield "<properties>"
+    for field in PROPERTIES:
+        told = json.dumps(jsonable(getattr(record, field)), allow_nan=False)
+        yield f'<property name="{field}" value="{xml(told, _LONGEST)}"/>'
+    yield "</properties>"
     if element is None:
-        yield f"{opening}/>"
+        yield "</testcase>"
         return
     message = statement(record)
     if record.reason:
         message = f"{record.reason}: {message}"
     body = f"{record.message}\n{record.repeat or ''}".strip()
-    yield f"{opening}>"
     yield f'<{element} message="{xml(message, 500)}">{xml(body)}</{element}>'
     yield "</testcase>"

@@ -47,7 +47,7 @@ class Drift:
         """``hook peak_vram[sd-...]: peak_bytes was 100, 100, is 101 (+1.0 %)``."""
         *earlier, now = self.values
         was = [value for at, value in enumerate(earlier) if at == 0 or value != earlier[at - 1]]
-        told = ", ".join("not measured" if each is None else number(each) for each in was)
+        told = ", ".join("not measured" if each is None else number(each, now) for each in was)
         first = self.values[0]
         if now is None:
             last = "not measured"
@@ -141,7 +141,7 @@ def _told(folder: Path, night: Night, last: int, shown: int | None) -> Iterator[
 
 
 def _new(found: Comparison, results: Results, known: Results) -> list[str]:
-    return [*(each.message for each in found.regressions), *unheard_of(results, known)]
+    return [*found.worse, *unheard_of(results, known)]
 
 
 def _before(folder: Path, night: Night) -> Night | None:

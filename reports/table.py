@@ -87,6 +87,8 @@ def renderables(results: Results, width: int) -> Iterable[RenderableType]:
             yield Text(line, style="dim")
         yield Text()
     yield from _failures(results, width)
+    for line in results.notes:  # what else differs comes before what became worse
+        yield Text(f"note: {printable(line)}")
     for line in results.regressions[:SHOWN_FAILURES]:
         yield Text(f"regression: {printable(line)}", style=_STYLES["failed"])
     hidden = len(results.regressions) - SHOWN_FAILURES
@@ -94,8 +96,6 @@ def renderables(results: Results, width: int) -> Iterable[RenderableType]:
         yield Text(f"and {hidden} more regressions: see summary.md")
     for line in results.header.left_out:
         yield Text(f"not run: {printable(line)}", style=_STYLES["xfailed"])
-    for line in results.notes:
-        yield Text(f"note: {printable(line)}")
     for line in results.diagnosis:
         yield Text(f"diagnosis: {printable(line)}")
     for tier, counted in digest.counts(results.records).items():

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from vae_compat.measure.observation import Failure, Observed, Origin
+from vae_compat.text import told_apart as apart
 
-_MOST_DIGITS = 17
-"""Enough to tell any two float64 numbers apart."""
+__all__ = [
+    "apart",
+    "deviation",
+    "ended_by",
+    "mebibytes",
+    "mebibytes_apart",
+    "nothing_to_judge",
+    "number",
+    "raised",
+    "shape",
+]
 
 
 def deviation(observation: Observed, got: str, should: str, where: str = "") -> str:
@@ -46,19 +56,6 @@ def shape(size: tuple[int, ...] | None) -> str:
 def number(value: float | None) -> str:
     """Three significant digits, or ``not measured``."""
     return "not measured" if value is None else f"{value:.3g}"
-
-
-def apart(value: float, bound: float, form: str = ".3g") -> tuple[str, str]:
-    """A number and its bound, with as many digits more as it takes to tell them apart.
-
-    ``form`` is how they are written where that is enough.
-    """
-    digits, kind = int(form[1:-1]), form[-1]
-    ours, theirs = f"{value:{form}}", f"{bound:{form}}"
-    while ours == theirs and value != bound and digits < _MOST_DIGITS:
-        digits += 1
-        ours, theirs = f"{value:.{digits}{kind}}", f"{bound:.{digits}{kind}}"
-    return ours, theirs
 
 
 def mebibytes(count: int | None) -> str:

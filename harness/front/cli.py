@@ -120,7 +120,7 @@ def parser() -> argparse.ArgumentParser:
         "what",
         nargs="?",
         default="cases",
-        choices=["cases", "families", "checks", "hooks"],
+        choices=["cases", "families", "checks", "metrics", "hooks"],
         help="what to list (default: cases)",
     )
     listing.add_argument("--ids", action="store_true", help="plain case ids, one a line")
@@ -169,8 +169,9 @@ def parser() -> argparse.ArgumentParser:
     )
     explain.add_argument(
         "word",
-        metavar="CHECK|GRADE|PHASE|MECHANISM|SCENARIO|FAMILY|CASE_ID",
-        help="as a record has it; a check is shown with the known-bad hooks that it has to catch",
+        metavar="WORD",
+        help="a check, metric, grade, status, column, mode, phase, mechanism, scenario, family or"
+        " case id; a check is shown with the known-bad hooks that it has to catch",
     )
     explain.set_defaults(command=_explain)
     _add_init(commands.add_parser("init", allow_abbrev=False, help="write a profile and workflow"))

@@ -10,6 +10,7 @@ from enum import StrEnum
 from importlib import resources
 from itertools import pairwise
 
+from vae_compat.checks.metrics import METRICS, line_of, metric_of
 from vae_compat.contracts.caseid import parse_case_id
 from vae_compat.contracts.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
 from vae_compat.contracts.finding import Grade, Phase
@@ -19,6 +20,8 @@ from vae_compat.families import FAMILIES, Family
 from vae_compat.families.installed import left_out
 from vae_compat.fixtures.specimens import known_bad
 from vae_compat.subject.profile import Cache, Coder, Context, When
+from vae_compat.judge import Outcome
+from vae_compat.reports.digest import MARKS
 from vae_compat.vocabulary import Device, Dtype
 
 GRADES: Mapping[Grade, str] = {
@@ -58,6 +61,19 @@ MODES: Mapping[Mode, str] = {
     Mode.COLOR_FIX: "`fast_encoder` with `color_fix`: estimated up to the first downsampling.",
     Mode.QUADTREE: "`use_quadtree`: tiles as large as the content allows.",
 }
+COLUMNS: Mapping[str, str] = {
+    "family": "A published VAE architecture; vae-compat list families names them all.",
+    "encode": "From image to moments (mean and log-variance), in a mode; a cell says the outcome,"
+    " the worst grade of its cases, and the highest VRAM as a fraction of untiled.",
+    "decode": "From latent to image, in a mode; a cell reads as that of encode.",
+    "n/m": "Not measured: the device could not tell how much VRAM was taken.",
+    "-": "Not claimed, and refused or untiled, as it should be. An empty cell was not run.",
+    "cache": "What clips show of a hook with causal caches: the worst phase of all, and the highest"
+    " VRAM of a clip as a fraction of untiled.",
+    "x time": "Median time of the hook, divided by that of untiled in the same process, and the"
+    " least and most of single runs; for information, on cuda alone.",
+}
+"""Words at the head of tables, and in their cells, that are no words of a record."""
 
 
 def claim_docs() -> dict[str, str]:
@@ -79,9 +95,10 @@ def claim_docs() -> dict[str, str]:
 
 
 def explain(word: str) -> str:
-    """Explain a check, grade, mode, phase, mechanism, scenario, claim, family, term or case id.
+    """Explain a word of a report, or a case id.
 
-    Some words are both a scenario and the check that is for it.
+    Words are checks, metrics, grades, statuses, columns, modes, phases, mechanisms, scenarios,
+    families and terms. Some are both a scenario and the check that is for it.
 
     Raises ``UsageError`` with the closest known words where the word is none of these.
     """
@@ -91,6 +108,8 @@ def explain(word: str) -> str:
     texts: dict[str, dict[str, str]] = {
         "check": checks,
         "grade": {str(grade): text for grade, text in GRADES.items()},
+        "status": _statuses(),
+        "column": dict(COLUMNS),
         "mode": {str(mode): text for mode, text in MODES.items()},
         "term": dict(TERMS),
         "phase": phases,
@@ -100,6 +119,8 @@ def explain(word: str) -> str:
     found = [f"{kind} {name}\n\n{docs[name]}" for kind, docs in texts.items() if name in docs]
     if name in checks:
         found.insert(1, _known_bad(name))
+    if (metric := metric_of(name)) is not None:
+        found.append(f"metric {line_of(metric[0])}")
     if name in list(Mechanism):
         found.append(_mechanism(Mechanism(name)))
     if name in FAMILIES:
@@ -108,12 +129,18 @@ def explain(word: str) -> str:
         found.append(_case(word))
     if found:
         return "\n\n".join(filter(None, found))
-    known = [*checks, *Grade, *MODES, *TERMS, *phases, *Mechanism, *scenarios, *claims, *FAMILIES]
-    raise UsageError(
-        f"'{word}' is no check, grade, mode, phase, mechanism, scenario, claim, family, term or"
-        " case id"
-        f"{closest(word, known)}"
-    )
+    known = [*(name for docs in texts.values() for name in docs), *METRICS, *Mechanism, *FAMILIES]
+    raise UsageError(f"'{word}' is no word of a report, and no case id{closest(word, known)}")
+
+
+def _statuses() -> dict[str, str]:
+    """Each status, and its mark in the table."""
+    docs = member_docs(Outcome)
+    return docs | {
+        mark: f"{docs[status]} (status {status})"
+        for status, mark in MARKS.items()
+        if mark not in docs
+    }
 
 
 def closest(word: str, known: Iterable[str]) -> str:

@@ -97,10 +97,10 @@ def compared(before: Path, after: Path) -> int:
 
     earlier, later = _read(before), _read(after)
     found = compare(earlier, later)
-    lines = [f"worse: {each.message}" for each in found.regressions]
+    lines = [f"note: {note}" for note in found.notes]
+    lines += [f"worse: {each}" for each in found.worse]
     lines += [f"better: {each.message}" for each in found.mended]
-    lines += [f"note: {note}" for note in found.notes]
-    code = ExitCode.FAILS if found.regressions else ExitCode.HOLDS
+    code = ExitCode.FAILS if found.worse else ExitCode.HOLDS
     ended = f"{found.compared} records compared: {len(found.regressions)} changes for the worse"
     if later.verdict.code is ExitCode.HARNESS:
         code = ExitCode.HARNESS

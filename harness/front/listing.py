@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from vae_compat.checks.metrics import METRICS, line_of
 from vae_compat.contracts.cases import Case, Layout
 from vae_compat.families import FAMILIES
 from vae_compat.families.installed import left_out
@@ -31,6 +32,8 @@ def render(options: Options, what: str = "cases", *, ids: bool = False) -> str:
             lines += left_out().values()
         case "checks":
             lines = _checks(options)
+        case "metrics":
+            lines = [line_of(name) for name in METRICS]
         case "hooks":
             lines = _hooks()
         case _:

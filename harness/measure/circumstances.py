@@ -44,7 +44,7 @@ def circumstances(inputs: str, gpu: CudaDescription | None = None) -> str:
         "kernels": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "switches": [
-            torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled,
+            torch.backends.mkldnn.enabled,
             torch.are_deterministic_algorithms_enabled(),
             torch.get_float32_matmul_precision(),
             torch.get_default_dtype(),

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 
 from vae_compat.isolation.limiting import Hang
+from vae_compat.measure.misfit import misfit
 from vae_compat.measure.observation import Failure, Origin
 from vae_compat.subject.settings import ModeNotOffered
 
@@ -37,6 +38,8 @@ def failure_of(
         frames = list(traceback.extract_tb(error.__traceback__))
         text = "".join(traceback.TracebackException.from_exception(error, limit=-40).format())
         by_raise = _raised(error.__traceback__)
+        if (missing := misfit(error)) is not None:
+            message = f"{message} ({missing.words})"
     except BaseException:  # out of memory or of stack, or the hook's own code, while describing
         frames, text, by_raise = [], f"{kind}: {message}", False
     where, in_hook = _place(frames, hook_file)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from filelock import FileLock, Timeout
 from torch import Tensor
@@ -154,5 +154,5 @@ def _without_truth(baseline: Baseline) -> _Untiled:
     return _Untiled(**{each.name: given[each.name] for each in fields(_Untiled)})
 
 
-def _fields(value: _Untiled | Baseline) -> dict[str, object]:
+def _fields(value: _Untiled | Baseline) -> dict[str, Any]:
     return {each.name: getattr(value, each.name) for each in fields(value)}

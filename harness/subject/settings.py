@@ -107,9 +107,14 @@ def read_signature(spec: HookSpec, entry: Any) -> Signature:
     offered = KEYWORDS if spec.kind is Kind.FORWARD else KEYWORDS[1:]
     for name, parameter in named.items():
         if name not in offered and parameter.default is inspect.Parameter.empty:
+            told = f"{spec.entry} requires {name!r}, which a hook of kind {str(spec.kind)!r} is not"
+            if spec.kind is not Kind.FUNCTION and name in ("x", "direction"):
+                raise UsageError(
+                    f"{told} given: what takes (vae, x, direction) is of kind 'function'"
+                )
             raise UsageError(
-                f"{spec.entry} requires {name!r}, which a hook of kind {str(spec.kind)!r} is not "
-                f"given; give it a default or wrap the hook (given are: {', '.join(offered)})."
+                f"{told} given; give it a default or wrap the hook (given are: "
+                f"{', '.join(offered)})."
             )
     accepted = frozenset(offered if open_ended else named.keys() & set(offered))
     if renamed:
@@ -150,8 +155,17 @@ def _without_leading(
                 f"{spec.entry} has no place for {name!r}; a hook of kind {str(spec.kind)!r} is "
                 f"called as entry({', '.join(leading)}, **settings)."
             )
+        if parameters[0].name in KEYWORDS[1:]:
+            raise UsageError(
+                f"{spec.entry} takes {parameters[0].name!r} where a hook of kind "
+                f"{str(spec.kind)!r} is given {name!r}: is it of kind {_others(spec.kind)}?"
+            )
         parameters = parameters[1:]
     return parameters
+
+
+def _others(kind: Kind) -> str:
+    return " or ".join(repr(str(other)) for other in Kind if other is not kind)
 
 
 def needed_keywords(mode: Mode, direction: Direction) -> tuple[str, ...]:

@@ -470,8 +470,73 @@ def test_vanished_records_count_where_the_selection_is_the_same() -> None:
 def test_runs_that_share_nothing_do_not_pass_as_no_worse() -> None:
     elsewhere = dataclasses.replace(HEADER, selection="-k flux")
     found = compare.compare(run(record()), run(record(case_id("flux")), header=elsewhere))
-    assert found.compared == 0
-    assert found.regressions
+    assert (found.compared, found.regressions) == (0, ())
+    (told,) = found.worse
+    assert told == (
+        "nothing to compare: the runs have no record in common (the selection was 'default', is"
+        " '-k flux')"
+    )
+    held = compare.hold_against(run(record(case_id("flux"))), run(record()))
+    assert (held.verdict.code, len(held.regressions)) == (ExitCode.FAILS, 1)
+    assert "the earlier run is empty" in compare.compare(run(), run(record())).disjoint
+
+
+def test_a_part_is_held_against_what_it_ran_of_the_whole() -> None:
+    whole = run(record(), record(case_id("flux")))
+    part = run(record(), header=dataclasses.replace(HEADER, shard="1/2"))
+    found = compare.compare(whole, part)
+    assert found.worse == ()
+    assert "the selection was 'default', is 'default, shard 1/2'" in found.notes[0]
+
+
+def test_one_cause_is_one_regression() -> None:
+    before = record(grade="exact", metrics={"peak_bytes": 100, "vram_ratio": 0.5, "flops": 7})
+    after = {"peak_bytes": 200, "vram_ratio": 0.9, "flops": 7}
+    assert worse(before, dataclasses.replace(before, metrics=after)) == [
+        ("peak_bytes", "100", "200 (+100.0 %)")
+    ]
+    dearer = dataclasses.replace(before, metrics={**before.metrics, "vram_ratio": 0.9})
+    assert [what for what, *_ in worse(before, dearer)] == ["vram_ratio"]
+    failed = dataclasses.replace(before, grade="close", status="failed")
+    assert worse(before, failed) == [("grade", "exact", "close")]
+
+
+def test_what_only_hangs_on_a_failure_is_no_regression_of_its_own() -> None:
+    good = [record(check=name, grade="exact") for name in ("completes", "parity", "seams")]
+    bad = [dataclasses.replace(good[0], status="failed", grade=None)]
+    bad += [
+        dataclasses.replace(each, status="error", grade=None, judged=False, blocked_by="completes")
+        for each in good[1:]
+    ]
+    found = compare.compare(run(*good), run(*bad))
+    assert [change.id.partition("[")[0] for change in found.regressions] == ["completes"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"version": "0.2.0"}, "vae-compat was 0.1.0, is 0.2.0"),
+        ({"commit": None}, "vae-compat's commit was 0123456789ab, is not told"),
+        ({"torch": "2.12.0"}, "torch was 2.13.0, is 2.12.0"),
+        ({"diffusers": "0.41"}, "diffusers was 0.42.1, is 0.41"),
+        ({"device": "cpu"}, "device was sim, is cpu"),
+    ],
+)
+def test_another_machine_or_version_is_told_before_what_became_worse(
+    changed: dict[str, Any], told: str
+) -> None:
+    header = dataclasses.replace(HEADER, **changed)
+    after = run(record(grade="close", metrics={"flops": 3}), header=header)
+    held = compare.hold_against(after, run(record(grade="exact", metrics={"flops": 3})))
+    assert held.notes[0] == told
+    for text in (table.to_text(held, width=200), summary.to_markdown(held)):
+        assert text.index("note: ") < text.index("regression: ")
+
+
+def test_numbers_that_differ_look_different() -> None:
+    assert compare.grown(1_000_000_000, 1_000_000_001) == "1,000,000,001 (+0.0000001 %)"
+    assert compare.grown(0.47130001, 0.47130002).startswith("0.47130002 (+0.000")
+    assert compare.grown(100, 50) == "50 (-50.0 %)"
 
 
 def test_a_regression_turns_the_gate() -> None:
@@ -479,7 +544,7 @@ def test_a_regression_turns_the_gate() -> None:
     after = run(record(grade="exact", metrics={"peak_bytes": 200}))
     held = compare.hold_against(after, before)
     assert held.verdict.code is ExitCode.FAILS
-    assert "1 regressions" in held.verdict.reason
+    assert "1 regression against" in held.verdict.reason
     line = f"hook parity[{case_id()}]: peak_bytes was 100, is 200 (+100.0 %)"
     assert held.regressions == (line,)
     assert "regression: hook parity" in table.to_text(held)

@@ -1,0 +1,134 @@
+"""What the numbers of records mean, and their units. It imports nothing heavy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Metric(NamedTuple):
+    """A number, or a word, that checks put into records."""
+
+    unit: str
+    text: str
+
+
+_RATIO = "x floor"
+_VALUE = "values of the result"
+_UNTILED = "x untiled"
+_COUNT = "count"
+_BYTES = "bytes"
+
+METRICS: Mapping[str, Metric] = {
+    # How far from the truth
+    "error_rms": Metric(_VALUE, "Root mean square of the hook's difference from the truth."),
+    "error_worst": Metric(_VALUE, "The hook's largest difference from the truth."),
+    "floor_rms": Metric(_VALUE, "Root mean square of the untiled VAE's difference from the truth."),
+    "floor_worst": Metric(_VALUE, "The untiled VAE's largest difference from the truth."),
+    "ratio": Metric(_RATIO, "error_rms over floor_rms: about 1 where tiling adds no error."),
+    "ratio_N": Metric(_RATIO, "The same for item N of a batch."),
+    "frame_ratio": Metric(_RATIO, "The same for the worst frame of a clip."),
+    "worst_ratio": Metric(_RATIO, "The same for the worst call of a sequence."),
+    "psnr": Metric("dB", "Peak signal-to-noise ratio against the truth, infinite where equal."),
+    "correlation": Metric("-1 to 1", "Pearson's correlation of result and truth."),
+    "level_change": Metric(
+        "8-bit levels", "The most that a pixel of the picture moves from untiled."
+    ),
+    "differing": Metric(
+        "share of pixels",
+        "Pixels of which a channel is farther from the truth than 8 x floor_worst.",
+    ),
+    "worst_at": Metric("place", "Where the worst element is, in pixels of the result."),
+    "worst_frame": Metric("frame", "Number of the frame that is worst, from 0."),
+    "run": Metric("name", "Through which calls the worst frame came: the whole VAE, or a way."),
+    "jump": Metric(
+        _VALUE, "How far the difference from untiled jumps from one frame to the next, at most."
+    ),
+    "non_finite": Metric(_COUNT, "Elements of the result that are NaN or infinite."),
+    "shift": Metric(
+        "8-bit levels", "The largest mean difference from untiled of a channel of an item."
+    ),
+    # Seams
+    "seam": Metric("0 or 1", "Whether a seam was found."),
+    "lines": Metric(_COUNT, "Rows and columns along which the error stands out."),
+    "band_rms": Metric(_VALUE, "rms error beside the nominal borders of tiles."),
+    "interior_rms": Metric(_VALUE, "rms error away from them; a seam is where band_rms is larger."),
+    "band_worst": Metric(_VALUE, "Largest error beside the nominal borders of tiles."),
+    "interior_worst": Metric(_VALUE, "Largest error away from them."),
+    "band_differing": Metric("share of pixels", "`differing`, beside the borders alone."),
+    "interior_differing": Metric("share of pixels", "`differing`, away from the borders."),
+    # Range of a picture
+    "lowest": Metric(_VALUE, "Smallest value of the hook's picture."),
+    "highest": Metric(_VALUE, "Largest value of the hook's picture."),
+    "untiled_lowest": Metric(_VALUE, "Smallest value of the untiled picture."),
+    "untiled_highest": Metric(_VALUE, "Largest value of the untiled picture."),
+    # Memory
+    "vram_ratio": Metric(
+        _UNTILED, "(peak_bytes - weight_bytes) / (untiled_peak_bytes - weight_bytes)."
+    ),
+    "clip_vram_ratio": Metric(_UNTILED, "The same for the peak of a whole clip."),
+    "peak_bytes": Metric(
+        _BYTES, "Most that was live on the device; in memory_growth one number a chunk."
+    ),
+    "untiled_peak_bytes": Metric(_BYTES, "The same without the hook."),
+    "weight_bytes": Metric(_BYTES, "Parameters and buffers of the VAE."),
+    "live_bytes": Metric(_BYTES, "Live on the device after each chunk of a clip."),
+    "untiled_live_bytes": Metric(_BYTES, "The same without the hook."),
+    "live_bytes_left": Metric(_BYTES, "Live after the call beyond what was live before it."),
+    "live_first": Metric(_BYTES, "Live at the first convolution of an undisturbed call."),
+    "live_failed": Metric(_BYTES, "Live when memory ran out."),
+    "live_after": Metric(_BYTES, "Least that was live at a convolution after memory had run out."),
+    "peak_allocated": Metric(_BYTES, "Most that PyTorch's allocator had handed out."),
+    "peak_reserved": Metric(_BYTES, "Most that PyTorch's allocator had taken from the GPU."),
+    "untiled_peak_allocated": Metric(_BYTES, "peak_allocated without the hook."),
+    "untiled_peak_reserved": Metric(_BYTES, "peak_reserved without the hook."),
+    # Work
+    "flops": Metric("FLOPs", "Floating point operations; a multiply-add is two."),
+    "flops_ratio": Metric(_UNTILED, "flops over those of the untiled VAE."),
+    "flops_bound": Metric(_UNTILED, "What flops_ratio may be: full halos around every tile."),
+    "host_to_device": Metric(_BYTES, "Copied from the host to the device."),
+    "device_to_host": Metric(_BYTES, "Copied from the device to the host."),
+    "allocations": Metric(_COUNT, "Tensors for which memory of the device was asked."),
+    "kernels": Metric(_COUNT, "Kernel launches."),
+    "waits": Metric(_COUNT, "Times that the host waited for the device."),
+    "convolutions": Metric(_COUNT, "Convolutions that ran on the device."),
+    "untiled_convolutions": Metric(_COUNT, "The same without the hook."),
+    "largest_plane": Metric("HxW", "Largest plane that a convolution of the hook wrote."),
+    "untiled_plane": Metric("HxW", "The same without the hook."),
+    "area_share": Metric(
+        _UNTILED,
+        "Area that the convolutions of the least used weight wrote on the device, of the area that"
+        " they must: below 1 part of the work was done elsewhere.",
+    ),
+    "seconds": Metric("s", "Median time of the hook by CUDA events."),
+    "untiled_seconds": Metric("s", "The same without the hook, in the same process."),
+    "time_ratio": Metric(_UNTILED, "seconds over untiled_seconds; informs, and never fails."),
+    "time_ratio_least": Metric(_UNTILED, "The least that single runs of both make of it."),
+    "time_ratio_most": Metric(_UNTILED, "The most that single runs of both make of it."),
+    # Calls, caches, relations
+    "conventions": Metric(_COUNT, "Ways of calling the coder that were tried."),
+    "refused": Metric(_COUNT, "Ways of calling that did not give the untiled shape."),
+    "refused_ways": Metric("names", "Which ways these are."),
+    "phase": Metric("word", "How far the hook has come with causal caches."),
+    "slots_compared": Metric(_COUNT, "Slots of feature caches that were compared with untiled."),
+    "answer": Metric("words", "What the hook did where it had to refuse."),
+    "residue": Metric(_COUNT, "Changes that the hook left behind in the VAE or the process."),
+    "steps": Metric(_COUNT, "Calls of a sequence."),
+    "sizes": Metric(_COUNT, "Tile sizes that were tried."),
+    "pairs": Metric(_COUNT, "Pairs of results that were compared to the bit."),
+    "apart": Metric("x rms", "Largest difference of two results that should be one."),
+    "bound": Metric("x rms", "What `apart` may be: rounding, or 0."),
+    "dtype": Metric("name", "In which dtype the two results were computed."),
+}
+
+
+def metric_of(name: str) -> tuple[str, Metric] | None:
+    """A metric, and the name that it is listed by: ``ratio_3`` is a ``ratio_N``."""
+    listed = name if name in METRICS else re.sub(r"_\d+$", "_N", name)
+    return (listed, METRICS[listed]) if listed in METRICS else None
+
+
+def line_of(name: str) -> str:
+    """``flops [FLOPs]: Floating point operations; ...``."""
+    return f"{name} [{METRICS[name].unit}]: {METRICS[name].text}"
