@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections import Counter
 from contextlib import suppress
 from typing import Any
 
@@ -47,6 +48,8 @@ class Gathering:
         """Why not everything runs."""
         self.refused: str | None = None
         """Why nothing runs: wrong use that is only noticed late."""
+        self.unpictured: Counter[str] = Counter()
+        """Why pictures are missing, and how many."""
         self.writer: Writer | None = None
         self._run = run
         self._given = given
@@ -119,6 +122,8 @@ class Gathering:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Write down the record of a test, or that the harness failed in it."""
         record = workers.record_in(report.user_properties) if report.when == "call" else None
+        if report.when == "call" and (why := workers.unpictured_in(report.user_properties)):
+            self.unpictured[why] += 1
         found = told_by(report.nodeid)
         if record is not None:
             self._take(Entry(record))

@@ -82,6 +82,7 @@ def judged(
     from vae_compat.front.gathering import Gathering
     from vae_compat.front.resuming import finished, resumed
     from vae_compat.reports.compare import hold_against
+    from vae_compat.reports.pictures.exhibit import clear
     from vae_compat.reports.results import read
 
     before = None if options.against is None else read(options.against)
@@ -91,11 +92,16 @@ def judged(
     prepared = workers.prepared(options, found, folder, known)
     given = workers.given_to_all(folder, prepared.key, options, found, known)
     gathering = Gathering(prepared, given, header, interrupts, earlier)
+    if earlier is None:
+        with suppress(OSError):  # then new ones cannot be written either, which is told
+            clear(options.out)
     try:
         code = int(pytest.main(_arguments(options, prepared.size, folder), plugins=[gathering]))
     finally:
         prepared.close()
     results = _concluded(gathering, code, options, earlier)
+    for why, count in gathering.unpictured.items():
+        _complain(f"pictures of {count} records are missing: {why}")
     return results if before is None else hold_against(results, before)
 
 

@@ -27,6 +27,7 @@ from vae_compat.measure.bench import Bench
 from vae_compat.measure.models import Supplies
 from vae_compat.measure.observation import Observed
 from vae_compat.measure.sealing import Seal
+from vae_compat.reports.pictures.album import Album
 from vae_compat.scenarios.case_runner import CaseRunner, Subject
 from vae_compat.scenarios.runners import InRunners, Runners
 from vae_compat.subject.describing import described, loading_of
@@ -217,6 +218,11 @@ class Run:
             claimed=observation.promise.claimed,
             repeat=observation.repeat,
         )[0]
+
+    @cached_property
+    def album(self) -> Album:
+        """The pictures that this process keeps."""
+        return Album(self.options.out)
 
     def close(self) -> None:
         """End the hooks, and remove the shared folder."""
