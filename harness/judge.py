@@ -225,7 +225,7 @@ class Diagnosis:
 
         def strength(mechanism: Mechanism) -> tuple[float, int]:
             own, cause = away.get(mechanism, 0.0), _CONSEQUENCES.get(mechanism)
-            least = away.get(cause, own) if cause in all_of else own
+            least = own if cause is None else away.get(cause, own)
             return max(own, least), CAUSES.index(mechanism)
 
         return tuple((each, away.get(each, 0.0)) for each in sorted(all_of, key=strength))

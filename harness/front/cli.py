@@ -269,6 +269,9 @@ def _add_last(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None
 def _add_rendered(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--junitxml", metavar="FILE", help="write JUnit XML as well")
     parser.add_argument(
+        "--open", action="store_true", help="open index.html, the report, in a browser"
+    )
+    parser.add_argument(
         "--against", metavar="FILE", help="results.json of an earlier run: fail where it was better"
     )
 
@@ -373,7 +376,7 @@ def _report(given: argparse.Namespace) -> int:
         name: None if (told := getattr(given, name)) is None else Path(told)
         for name in ("junitxml", "against")
     }
-    return report(given.folder, **paths)
+    return report(given.folder, opened=given.open, **paths)
 
 
 def _explain(given: argparse.Namespace) -> int:

@@ -181,6 +181,7 @@ def _gpu(device: str) -> CudaDescription | None:
 
 def _tell(results: Results, options: Options) -> int:
     """Print what was found, then write it; returns the exit code."""
+    from vae_compat.reports.html.rendering import FILE_NAME
     from vae_compat.reports.rendering import print_table, write_all
 
     code = int(results.verdict.code)
@@ -193,12 +194,28 @@ def _tell(results: Results, options: Options) -> int:
     except UsageError as error:
         _complain(f"{error}; what was found is printed above and in {options.out}")
         return ExitCode.HARNESS
+    if options.open:
+        _open(options.out / FILE_NAME)
     if code == ExitCode.HARNESS:
         _complain(results.verdict.reason)
     return ExitCode.HARNESS if broken and code == ExitCode.HOLDS else code
 
 
-def report(folder: Path, *, junitxml: Path | None = None, against: Path | None = None) -> int:
+def _open(page: Path) -> None:
+    """Show a page in the browser of this machine, where there is one."""
+    import webbrowser
+
+    if not webbrowser.open(page.resolve().as_uri()):
+        _complain(f"found no browser: open {page}")
+
+
+def report(
+    folder: Path,
+    *,
+    junitxml: Path | None = None,
+    against: Path | None = None,
+    opened: bool = False,
+) -> int:
     """Render everything again from the log of a run, and return its exit code."""
     from vae_compat.reports.compare import hold_against
     from vae_compat.reports.log import concluded, read_log
@@ -208,7 +225,7 @@ def report(folder: Path, *, junitxml: Path | None = None, against: Path | None =
     results = concluded(read_log(folder), folder)
     if before is not None:
         results = hold_against(results, before)
-    return _tell(results, Options(out=folder, junitxml=junitxml))
+    return _tell(results, Options(out=folder, junitxml=junitxml, open=opened))
 
 
 def _complain(sentence: str) -> None:
