@@ -103,7 +103,7 @@ class GroupView:
     @property
     def order(self) -> float:
         """For sorting: what is farthest off first."""
-        return self.group.psnr if math.isfinite(self.group.psnr) else 1e6
+        return min(max(self.group.psnr, -1e6), 1e6)
 
 
 @dataclass(frozen=True)

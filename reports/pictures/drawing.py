@@ -78,7 +78,8 @@ def pooled(moved: Floats, most: int) -> Floats:
         return moved
     padded = np.pad(moved, ((0, -height % step), (0, -width % step)), mode="edge")
     blocks = padded.reshape(padded.shape[0] // step, step, padded.shape[1] // step, step)
-    return blocks.max(axis=(1, 3))  # NaN stays NaN
+    largest: Floats = blocks.max(axis=(1, 3))  # NaN stays NaN
+    return largest
 
 
 def row(frames: Sequence[Bytes], gap: int = 2) -> Bytes:
