@@ -325,10 +325,11 @@ def groups(records: Iterable[Record], statuses: Iterable[str] = BAD) -> list[Gro
     return sorted(made, key=_group_place)
 
 
-def _group_place(group: Group) -> tuple[bool, int, bool, float, int]:
+def _group_place(group: Group) -> tuple[bool, int, bool, float, bool, int]:
     unrooted = group.check not in ROOTS  # without a result there is nothing that could be less off
     rank = _rank(group.tier, Tier)
-    return (not group.claimed, severity(group.status), unrooted, group.psnr, rank)
+    least = group.check != "parity"  # which tells most of one and the same picture
+    return (not group.claimed, severity(group.status), unrooted, group.psnr, least, rank)
 
 
 def psnrs(records: Iterable[Record]) -> dict[tuple[str, str], float]:

@@ -71,7 +71,7 @@ class Figure:
     worst: tuple[int, int] | None
     full_scale: str
     amplified: str
-    """By how much: ``64``."""
+    """Times the difference, so that full scale is 255 levels: ``64``."""
     profile: Lines | None
     frames: tuple[Bar, ...]
     slots: Heat | None

@@ -115,7 +115,7 @@ def test_what_failed_and_what_passed_have_pictures(document: Document) -> None:
     alts = [image["alt"] for image in document.all_of("img")]
     assert alts.count("what the hook gives") == 2
     assert alts.count("their difference in false colours") == 2
-    assert "amplified 12.8 x" in document.said  # 20 of 255 levels
+    assert "times 12.8" in document.said  # 20 of 255 levels
 
 
 def test_nothing_is_loaded_from_anywhere(page: str, document: Document) -> None:
