@@ -196,6 +196,10 @@ TRACE = 80.0
 that are to be blind to them let up to a ten-thousandth of the picture through."""
 EXACT = math.inf
 """PSNR of a probe whose result is as accurate as the VAE."""
+_CONSEQUENCES = MappingProxyType(
+    {Mechanism.UPSAMPLE: Mechanism.HALO, Mechanism.DOWNSAMPLE: Mechanism.HALO}
+)
+"""Mechanisms whose probes also differ where another one is broken."""
 
 
 @dataclass(frozen=True)
@@ -213,6 +217,25 @@ class Diagnosis:
     """Others that differ as well."""
     cases: int
     """How many cases it explains."""
+    away: tuple[float, ...] = ()
+    """PSNR in dB of the probes of all these mechanisms, the first one's first."""
+
+    @property
+    def strongest_first(self) -> tuple[tuple[Mechanism, float], ...]:
+        """All mechanisms that differ with the PSNR of their probes, what is farthest off first.
+
+        None comes before one that it is a consequence of: a hook without a halo also fails the
+        probes of the resampling convolutions.
+        """
+        all_of = () if self.mechanism is None else (self.mechanism, *self.further)
+        away = dict(zip(all_of, self.away, strict=False))
+
+        def strength(mechanism: Mechanism) -> tuple[float, int]:
+            own, cause = away.get(mechanism, 0.0), _CONSEQUENCES.get(mechanism)
+            least = own if cause is None else away.get(cause, own)
+            return max(own, least), CAUSES.index(mechanism)
+
+        return tuple((each, away.get(each, 0.0)) for each in sorted(all_of, key=strength))
 
     @property
     def reason(self) -> str:
@@ -223,16 +246,54 @@ class Diagnosis:
         return EXPLANATION[self.mechanism] + (f" (also differ: {also})" if also else "")
 
 
-def tell(diagnoses: Iterable[Diagnosis]) -> tuple[str, ...]:
-    """A sentence a hook, direction, mode and reason: ``diffusers: sd, sdxl decode exact: ...``."""
-    alike: dict[tuple[str, str, str, str], list[str]] = {}
+class Cause(NamedTuple):
+    """What a hook breaks, in every place where it does."""
+
+    hook: str
+    reason: str
+    """In words."""
+    psnr: float
+    """dB of the probe that is farthest off; infinite where no probe differs."""
+    places: tuple[str, ...]
+    """``sd, sdxl decode exact (ldm)``."""
+
+    @property
+    def sentence(self) -> str:
+        """``diffusers: attention is computed per tile (its probe: 12.3 dB): sd decode exact``."""
+        far = f" (its probe: {self.psnr:.1f} dB)" if 0 < self.psnr < EXACT else ""
+        return f"{self.hook}: {self.reason}{far}: {'; '.join(self.places)}"
+
+
+def causes(diagnoses: Iterable[Diagnosis]) -> tuple[Cause, ...]:
+    """A cause a hook and mechanism, for each hook what is farthest off first."""
+    where: dict[tuple[str, str], dict[str, list[str]]] = {}
+    worst: dict[tuple[str, str], float] = {}
+    order: dict[tuple[str, str], tuple[float, int]] = {}
     for found in diagnoses:
-        key = (found.hook, f"{found.direction} {found.mode}", found.layout, found.reason)
-        alike.setdefault(key, []).append(found.family)
+        reasons = [(EXPLANATION[each], psnr) for each, psnr in found.strongest_first]
+        strength = 0.0
+        for rank, (reason, psnr) in enumerate(reasons or [(found.reason, EXACT)]):
+            key = (found.hook, reason)
+            place = f"{found.direction} {found.mode} ({found.layout})"
+            where.setdefault(key, {}).setdefault(place, []).append(found.family)
+            strength = max(strength, psnr)  # so that a consequence stays behind its cause
+            order[key] = min(order.get(key, (EXACT, rank)), (strength, rank))
+            worst[key] = min(worst.get(key, EXACT), psnr)
+    hooks = list(dict.fromkeys(hook for hook, _ in where))
     return tuple(
-        f"{hook}: {', '.join(families)} {place} ({layout}): {reason}"
-        for (hook, place, layout, reason), families in alike.items()
+        Cause(
+            hook,
+            reason,
+            worst[hook, reason],
+            tuple(f"{', '.join(names)} {place}" for place, names in where[hook, reason].items()),
+        )
+        for hook, reason in sorted(where, key=lambda key: (hooks.index(key[0]), order[key]))
     )
+
+
+def tell(diagnoses: Iterable[Diagnosis]) -> tuple[str, ...]:
+    """A sentence a hook and mechanism, for each hook what is farthest off first."""
+    return tuple(cause.sentence for cause in causes(diagnoses))
 
 
 class _Place(NamedTuple):
@@ -268,10 +329,16 @@ def diagnose(records: Iterable[Record]) -> list[Diagnosis]:
         elif differs and record.check == "parity":
             failing.setdefault(place, set()).add(record.case)
     return [
-        Diagnosis(*place, *_explained(known), cases=len(cases))
+        _diagnosed(place, known, len(cases))
         for place, cases in failing.items()
         if (known := _probes_of(place, probes))
     ]
+
+
+def _diagnosed(place: _Place, known: Mapping[Mechanism, float], cases: int) -> Diagnosis:
+    first, further = _explained(known)
+    away = () if first is None else tuple(known[each] for each in (first, *further))
+    return Diagnosis(*place, first, further, cases, away)
 
 
 def _placed(record: Record) -> tuple[_Place, Mechanism | None] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -270,8 +271,25 @@ class Group:
     status: str
     family: str
     direction: str
-    first: Record
-    count: int
+    records: tuple[Record, ...]
+    """What is farthest off first."""
+    psnr: float = math.inf
+    """dB against the truth of the case that is farthest off; infinite where nothing tells."""
+
+    @property
+    def first(self) -> Record:
+        """The record that stands for the group: of the case that is farthest off."""
+        return self.records[0]
+
+    @property
+    def count(self) -> int:
+        """How many records there are."""
+        return len(self.records)
+
+    @property
+    def claimed(self) -> bool:
+        """Whether any of its cases is claimed."""
+        return any(record.claimed for record in self.records)
 
     @property
     def title(self) -> str:
@@ -283,21 +301,47 @@ class Group:
 
 
 def groups(records: Iterable[Record], statuses: Iterable[str] = BAD) -> list[Group]:
-    """Failures grouped by hook, check, family and direction; worst first, then by tier."""
+    """Failures grouped by hook, check, family and direction.
+
+    What is claimed comes first, then the worst status, then what is farthest off, then the tier.
+    """
     wanted = frozenset(statuses)
+    some = list(records)
+    off = psnrs(some)
     found: dict[tuple[str, str, str, str, str], list[Record]] = {}
-    for record in independent(records):
+    for record in independent(some):
         known = record.status in MARKS
         if record.status in wanted or (not known and wanted == BAD):
             case = parse_case_id(record.case)
             family, direction = (case.family, case.direction) if case else ("", "")
             key = (record.hook, record.check, record.status, family, direction)
             found.setdefault(key, []).append(record)
-    made = [
-        Group(hook, check, str(some[0].tier), status, family, direction, some[0], len(some))
-        for (hook, check, status, family, direction), some in found.items()
-    ]
-    return sorted(made, key=lambda group: (severity(group.status), _rank(group.tier, Tier)))
+    made = []
+    for (hook, check, status, family, direction), alike in found.items():
+        alike.sort(key=lambda record: off.get((record.hook, record.case), math.inf))
+        psnr = off.get((hook, alike[0].case), math.inf)
+        tier = str(alike[0].tier)
+        made.append(Group(hook, check, tier, status, family, direction, tuple(alike), psnr))
+    return sorted(made, key=_group_place)
+
+
+def _group_place(group: Group) -> tuple[bool, int, bool, float, bool, int]:
+    unrooted = group.check not in ROOTS  # without a result there is nothing that could be less off
+    rank = _rank(group.tier, Tier)
+    least = group.check != "parity"  # which tells most of one and the same picture
+    return (not group.claimed, severity(group.status), unrooted, group.psnr, least, rank)
+
+
+def psnrs(records: Iterable[Record]) -> dict[tuple[str, str], float]:
+    """For each hook and case its PSNR against the truth in dB; what is not finite is -infinite."""
+    found: dict[tuple[str, str], float] = {}
+    for record in records:
+        told = record.metrics.get("psnr")
+        if isinstance(told, int | float):
+            psnr = -math.inf if math.isnan(told) else float(told)
+            key = (record.hook, record.case)
+            found[key] = min(psnr, found.get(key, math.inf))
+    return found
 
 
 def counts(records: Iterable[Record]) -> dict[str, Counter[str]]:

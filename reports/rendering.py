@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TextIO
 
+from .html.rendering import write_page
 from .junit import write_junit
 from .results import Results, write
 from .summary import write_summary
@@ -26,12 +27,13 @@ def print_table(results: Results, stream: TextIO) -> bool:
 
 
 def write_all(results: Results, folder: Path, junitxml: Path | None = None) -> None:
-    """Write results.json, summary.md, memory.svg and, where wanted, JUnit XML.
+    """Write results.json, summary.md, memory.svg, index.html and, where wanted, JUnit XML.
 
     Raises ``UsageError`` where that cannot be.
     """
     write(results, folder)
     write_summary(results, folder)
+    write_page(results, folder)
     if junitxml is not None:
         write_junit(results, junitxml)
 

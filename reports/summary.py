@@ -17,8 +17,11 @@ from .markdown import Markdown, block, cell, code, line, table
 from .plot import write_plot
 from .results import DEFAULT_FOLDER, Results, write_text
 from .table import LEGEND, vram_notes
+from .why import whys
 
 FILE_NAME = "summary.md"
+MOST_FAILURES = 40
+"""Groups that are shown: a job summary takes no more than a MiB."""
 
 
 def write_summary(results: Results, folder: Path = DEFAULT_FOLDER) -> Path:
@@ -28,7 +31,7 @@ def write_summary(results: Results, folder: Path = DEFAULT_FOLDER) -> Path:
 
 
 def to_markdown(results: Results, plot: str | None = None) -> str:
-    """Header, table, diagnosis, failures, known failures, worst parity, what was not measured.
+    """Why the gate does not hold, diagnosis, table, failures, the rest, and what was run.
 
     ``plot`` is the file name of the plot of memory over time, where there is one.
     """
@@ -54,6 +57,8 @@ def to_markdown(results: Results, plot: str | None = None) -> str:
     return environment.get_template("summary.md.j2").render(
         header=results.header,
         verdict=results.verdict,
+        whys=whys(results.records),
+        most=MOST_FAILURES,
         tables=[_table(name, results) for name in hooks],
         legend=LEGEND,
         vram_notes=vram_notes(results),

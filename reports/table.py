@@ -86,6 +86,10 @@ def renderables(results: Results, width: int) -> Iterable[RenderableType]:
         for line in vram_notes(results):
             yield Text(line, style="dim")
         yield Text()
+    for line in results.diagnosis:
+        yield Text(f"diagnosis: {printable(line)}")
+    if results.diagnosis:
+        yield Text()
     yield from _failures(results, width)
     for line in results.notes:  # what else differs comes before what became worse
         yield Text(f"note: {printable(line)}")
@@ -93,11 +97,9 @@ def renderables(results: Results, width: int) -> Iterable[RenderableType]:
         yield Text(f"regression: {printable(line)}", style=_STYLES["failed"])
     hidden = len(results.regressions) - SHOWN_FAILURES
     if hidden > 0:
-        yield Text(f"and {hidden} more regressions: see summary.md")
+        yield Text(f"and {hidden} more regressions: see index.html")
     for line in results.header.left_out:
         yield Text(f"not run: {printable(line)}", style=_STYLES["xfailed"])
-    for line in results.diagnosis:
-        yield Text(f"diagnosis: {printable(line)}")
     for tier, counted in digest.counts(results.records).items():
         yield Text(f"{tier}: {digest.count_line(counted)}")
     missing = digest.not_measured(results.records)
@@ -222,7 +224,7 @@ def _failures(results: Results, width: int) -> Iterable[RenderableType]:
             yield Text(f"  {group.first.repeat}", style="dim", no_wrap=True)
     left = len(found) - SHOWN_FAILURES
     if left > 0:
-        yield Text(f"and {left} more groups of failures: see summary.md")
+        yield Text(f"and {left} more groups of failures: see index.html")
     behind = len(digest.dependents(results.records))
     if behind:
         yield Text(f"{behind} further checks were not judged behind these failures")

@@ -135,6 +135,7 @@ def check_transfers(observation: Observation) -> Answer:
         "device_to_host": down,
         "allocations": observation.reading.allocations,
         "kernels": observation.reading.kernels,
+        "untiled_kernels": observation.baseline.reading.kernels,
         "waits": None if (waits := observation.reading.waits) is None else waits.total,
     }
     if up is None or down is None:

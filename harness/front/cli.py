@@ -339,6 +339,9 @@ def _add_last(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None
 def _add_rendered(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--junitxml", metavar="FILE", help="write JUnit XML as well")
     parser.add_argument(
+        "--open", action="store_true", help="open index.html, the report, in a browser"
+    )
+    parser.add_argument(
         "--against", metavar="FILE", help="results.json of an earlier run: fail where it was better"
     )
 
@@ -451,7 +454,7 @@ def _list(given: argparse.Namespace) -> int:
 def _report(given: argparse.Namespace) -> int:
     from vae_compat.front.running import report
 
-    return report(given.folder, **_rendered(given))
+    return report(given.folder, opened=given.open, **_rendered(given))
 
 
 def _rendered(given: argparse.Namespace) -> dict[str, Path | None]:
@@ -464,7 +467,7 @@ def _rendered(given: argparse.Namespace) -> dict[str, Path | None]:
 def _merge(given: argparse.Namespace) -> int:
     from vae_compat.front.merging import merge
 
-    return merge(given.folders, given.out, **_rendered(given))
+    return merge(given.folders, given.out, opened=given.open, **_rendered(given))
 
 
 def _init(given: argparse.Namespace) -> int:

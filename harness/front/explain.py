@@ -19,9 +19,9 @@ from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES, Family
 from vae_compat.families.installed import left_out
 from vae_compat.fixtures.specimens import known_bad
-from vae_compat.subject.profile import Cache, Coder, Context, When
 from vae_compat.judge import Outcome
 from vae_compat.reports.digest import MARKS
+from vae_compat.subject.profile import Cache, Coder, Context, When
 from vae_compat.vocabulary import Device, Dtype
 
 GRADES: Mapping[Grade, str] = {
@@ -83,7 +83,7 @@ def claim_docs() -> dict[str, str]:
         " (check `cache_parked`)."
     }
     found["cost"] = (
-        "`[claims.cost]`, `time_ratio = 2.0`, `gpu = \"h200\"`: the estimated time on this GPU is"
+        '`[claims.cost]`, `time_ratio = 2.0`, `gpu = "h200"`: the estimated time on this GPU is'
         " at most so many times that of untiled (check `estimated_time`)."
     )
     claims = {"cache": Cache, "when": When, "context": Context, "coders": Coder}

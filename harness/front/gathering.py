@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
+from collections import Counter
+from collections.abc import Generator
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +18,7 @@ from vae_compat.checks.registry import BY_NAME
 from vae_compat.front import workers
 from vae_compat.front.interrupts import Interrupts
 from vae_compat.front.plugin import RUN, told_by
+from vae_compat.front.progress import Progress
 from vae_compat.front.scheduling import BaselineScheduling
 from vae_compat.front.session import Run
 from vae_compat.isolation.client import close_shared_nursery
@@ -47,6 +51,8 @@ class Gathering:
         """Why not everything runs."""
         self.refused: str | None = None
         """Why nothing runs: wrong use that is only noticed late."""
+        self.unpictured: Counter[str] = Counter()
+        """Why pictures are missing, and how many."""
         self.writer: Writer | None = None
         self._run = run
         self._given = given
@@ -54,6 +60,7 @@ class Gathering:
         self._resumed = resumed
         self._nodes: set[Any] = set()
         self._terminal: Any = None
+        self._progress: Progress | None = None
 
     @property
     def interrupted(self) -> str | None:
@@ -106,6 +113,10 @@ class Gathering:
     def _begin(self, ids: list[str]) -> None:
         keys = {(found.hook, found.case, found.check) for found in map(told_by, ids) if found}
         self.selected = len(keys | self.entries.keys())
+        bad = sum(entry.record.status in digest.BAD for entry in self.entries.values())
+        self._progress = Progress(
+            self.selected, len(self.entries), bad, terminal=sys.stdout.isatty()
+        )
         with self._interrupts.held():
             try:
                 options = self._run.options
@@ -119,6 +130,8 @@ class Gathering:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Write down the record of a test, or that the harness failed in it."""
         record = workers.record_in(report.user_properties) if report.when == "call" else None
+        if report.when == "call" and (why := workers.unpictured_in(report.user_properties)):
+            self.unpictured[why] += 1
         found = told_by(report.nodeid)
         if record is not None:
             self._take(Entry(record))
@@ -153,8 +166,36 @@ class Gathering:
             except LogError as error:
                 self.stopped = str(error)
                 pytest.exit(str(error))
-        if entry.record.status in digest.BAD and not entry.record.blocked_by:
+        bad = entry.record.status in digest.BAD
+        if bad and not entry.record.blocked_by:
             self._show(entry.record)
+        line = None if self._progress is None else self._progress.took(bad=bad)
+        if line is not None and self._terminal is not None and not self._verbose:
+            self._renew(line)
+
+    def _renew(self, line: str) -> None:
+        """Show how far the run has come; on a terminal in place of the line before."""
+        writer = self._terminal._tw
+        if self._progress is not None and self._progress.terminal:
+            writer.write(f"\r\x1b[K{line}", flush=True)
+        else:
+            self._terminal.write_line(line)
+
+    def _wipe(self) -> None:
+        """Take the line off a terminal that told how far the run has come."""
+        renewed = self._progress is not None and self._progress.terminal
+        if renewed and self._terminal is not None and not self._verbose:
+            self._terminal._tw.write("\r\x1b[K", flush=True)
+
+    @property
+    def _verbose(self) -> bool:
+        return self._run.options.verbose
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_report_teststatus(self) -> Generator[None, Any, Any]:
+        """Leave out the dots: a line that tells how far the run has come takes their place."""
+        told = yield
+        return told if self._verbose or told is None else (told[0], "", "")
 
     def _show(self, record: Record) -> None:
         """Print a failure as it occurs, on one line."""
@@ -166,6 +207,7 @@ class Gathering:
         line = Text(f"{mark} {hook}{record.id}: {printable(digest.statement(record), 500)}")
         width = shutil.get_terminal_size((self._terminal._tw.fullwidth, 24)).columns
         line.truncate(max(width - 1, 20), overflow="ellipsis")
+        self._wipe()
         self._terminal.ensure_newline()
         self._terminal.write_line(line.plain)
 
@@ -174,6 +216,7 @@ class Gathering:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         """Do not wait for workers where the run was told to stop."""
+        self._wipe()
         self._interrupts.close()
         if exitstatus != pytest.ExitCode.INTERRUPTED:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ def merge(
     *,
     junitxml: Path | None = None,
     against: Path | None = None,
+    opened: bool = False,
 ) -> int:
     """Write and print the whole that the shards make, and return the exit code of the gate.
 
@@ -38,6 +40,7 @@ def merge(
     """
     from vae_compat.front.running import report
     from vae_compat.front.validation import check_against, check_output
+    from vae_compat.reports.pictures.exhibit import gather
 
     check_output(out, junitxml)
     for folder in folders:
@@ -45,7 +48,10 @@ def merge(
             raise UsageError(f"--out {out} is a shard itself: give another folder")
     check_against(against, out)
     write(whole(folders), out)
-    return report(out, junitxml=junitxml, against=against)
+    with suppress(OSError):  # pictures decide nothing
+        for folder in folders:
+            gather(folder, out)
+    return report(out, junitxml=junitxml, against=against, opened=opened)
 
 
 def whole(folders: Sequence[Path]) -> Log:

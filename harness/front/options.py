@@ -67,6 +67,8 @@ class Options:
     last: int = 7
     """Runs of the history over which drift is looked for."""
     fail_fast: bool = False
+    open: bool = False
+    """Whether to show the report in a browser."""
     verbose: bool = False
 
     @classmethod

@@ -106,6 +106,10 @@ def report(request: pytest.FixtureRequest, observation: Observed) -> Callable[[F
     def take(finding: Finding) -> None:
         record = run.record(item, observation, finding)
         request.node.user_properties.append(workers.told(record))
+        try:
+            run.album.consider(record, observation)
+        except Exception as error:  # a picture decides nothing
+            request.node.user_properties.append(workers.unpictured(error))
         message = printable(record.message, lines=True)
         if record.status == Outcome.SKIPPED:
             pytest.skip(f"{UNJUDGED}: {message}")

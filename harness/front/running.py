@@ -94,6 +94,7 @@ def judged(
     from vae_compat.front.resuming import finished, resumed
     from vae_compat.measure.shelf import lasting
     from vae_compat.reports.compare import hold_against
+    from vae_compat.reports.pictures.exhibit import clear
     from vae_compat.reports.results import read
 
     before = None if options.against is None else read(options.against)
@@ -104,6 +105,9 @@ def judged(
     prepared.began = began
     given = workers.given_to_all(folder, prepared, found, known)
     gathering = Gathering(prepared, given, header, interrupts, earlier)
+    if earlier is None:
+        with suppress(OSError):  # then new ones cannot be written either, which is told
+            clear(options.out)
     try:
         code = int(pytest.main(_arguments(options, prepared.size, folder), plugins=[gathering]))
     finally:
@@ -111,6 +115,8 @@ def judged(
         if options.cache is not None:
             lasting(options.cache).prune()
     results = _concluded(gathering, code, options, earlier)
+    for why, count in gathering.unpictured.items():
+        _complain(f"pictures of {count} records are missing: {why}")
     return results if before is None else hold_against(results, before)
 
 
@@ -186,6 +192,7 @@ def _header(options: Options, found: tuple[HookUnderTest, ...]) -> Header:
 
 def _tell(results: Results, options: Options) -> int:
     """Print what was found, then write it; returns the exit code."""
+    from vae_compat.reports.html.rendering import FILE_NAME
     from vae_compat.reports.rendering import print_table, write_all
 
     code = int(results.verdict.code)
@@ -198,12 +205,28 @@ def _tell(results: Results, options: Options) -> int:
     except UsageError as error:
         _complain(f"{error}; what was found is printed above and in {options.out}")
         return ExitCode.HARNESS
+    if options.open:
+        _open(options.out / FILE_NAME)
     if code == ExitCode.HARNESS:
         _complain(results.verdict.reason)
     return ExitCode.HARNESS if broken and code == ExitCode.HOLDS else code
 
 
-def report(folder: Path, *, junitxml: Path | None = None, against: Path | None = None) -> int:
+def _open(page: Path) -> None:
+    """Show a page in the browser of this machine, where there is one."""
+    import webbrowser
+
+    if not webbrowser.open(page.resolve().as_uri()):
+        _complain(f"found no browser: open {page}")
+
+
+def report(
+    folder: Path,
+    *,
+    junitxml: Path | None = None,
+    against: Path | None = None,
+    opened: bool = False,
+) -> int:
     """Render everything again from the log of a run, and return its exit code."""
     from vae_compat.front.validation import check_against
     from vae_compat.reports.compare import hold_against
@@ -215,7 +238,7 @@ def report(folder: Path, *, junitxml: Path | None = None, against: Path | None =
     results = concluded(read_log(folder), folder)
     if before is not None:
         results = hold_against(results, before)
-    return _tell(results, Options(out=folder, junitxml=junitxml))
+    return _tell(results, Options(out=folder, junitxml=junitxml, open=opened))
 
 
 def _complain(sentence: str) -> None:

@@ -31,6 +31,7 @@ from vae_compat.measure.models import Supplies
 from vae_compat.measure.observation import Observed
 from vae_compat.measure.sealing import Seal
 from vae_compat.measure.shelf import lasting
+from vae_compat.reports.pictures.album import Album
 from vae_compat.scenarios.case_runner import CaseRunner, Subject
 from vae_compat.scenarios.runners import InRunners, Runners
 from vae_compat.subject.describing import described, loading_of
@@ -255,6 +256,11 @@ class Run:
         """End the hooks until they are asked again."""
         if isinstance(runners := vars(self).get("runners"), InRunners):
             runners.close_runners()
+
+    @cached_property
+    def album(self) -> Album:
+        """The pictures that this process keeps."""
+        return Album(self.options.out)
 
     def close(self) -> None:
         """End the hooks, and remove the shared folder."""

@@ -19,7 +19,7 @@ from vae_compat.front.subjects import HookUnderTest, resolve
 from vae_compat.subject.profile import Profile
 from vae_compat.vocabulary import Device, Tier
 
-WRITTEN = ("records.jsonl", "results.json", "summary.md", "memory.svg")
+WRITTEN = ("records.jsonl", "results.json", "summary.md", "memory.svg", "index.html")
 """What a run leaves in its folder."""
 
 

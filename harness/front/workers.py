@@ -24,6 +24,7 @@ from vae_compat.text import LIMIT, printable
 
 RECORD = "vae_compat_record"
 CRASH = "vae_compat_crash"
+UNPICTURED = "vae_compat_unpictured"
 _INPUT = "vae_compat"
 
 
@@ -132,6 +133,18 @@ def record_in(properties: list[tuple[str, object]]) -> Record | None:
     """The record among the properties of a test, if it has one."""
     text = dict(properties).get(RECORD)
     return Record(**restored_record(json.loads(text))) if isinstance(text, str) else None
+
+
+def unpictured(error: Exception) -> tuple[str, str]:
+    """Why there is no picture, as a test's property."""
+    told = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+    return UNPICTURED, json.dumps(printable(told, 200))
+
+
+def unpictured_in(properties: list[tuple[str, object]]) -> str | None:
+    """Why there is no picture, among the properties of a test."""
+    text = dict(properties).get(UNPICTURED)
+    return str(json.loads(text)) if isinstance(text, str) else None
 
 
 def crash_in(properties: list[tuple[str, object]]) -> str | None:

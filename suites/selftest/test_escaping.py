@@ -12,6 +12,8 @@ import pytest
 
 from vae_compat.reports import junit, rendering, summary, table
 from vae_compat.reports.escaping import html, markdown, shown, xml
+from vae_compat.reports.html.page import page_of
+from vae_compat.reports.html.rendering import to_html
 from vae_compat.reports.log import Writer, concluded, read_log
 from vae_compat.suites.selftest.running import Ran, here, once, profile, shared
 from vae_compat.suites.selftest.test_reports import HEADER, record, run
@@ -77,18 +79,26 @@ def nasty(field: str, where: str) -> str:
     results = run(*records, diagnosis=(text,), regressions=(text,), notes=(text,))
     hooks = tuple(replace(hook, name=text, entry=text, profile=text) for hook in HEADER.hooks)
     results = replace(results, header=replace(HEADER, command=text, selection=text, hooks=hooks))
-    render = {"text": table.to_text, "markdown": summary.to_markdown, "xml": junit.to_xml}
+    render = {
+        "text": table.to_text,
+        "markdown": summary.to_markdown,
+        "xml": junit.to_xml,
+        "html": lambda found: to_html(page_of(found, Path("nowhere"))),
+    }
     return render[where](results)
 
 
 @pytest.mark.parametrize("field", ["message", "repeat", "hook", "reason", "link", "check", "case"])
-@pytest.mark.parametrize("where", ["text", "markdown", "xml"])
+@pytest.mark.parametrize("where", ["text", "markdown", "xml", "html"])
 def test_no_report_passes_anything_on(field: str, where: str) -> None:
     text = nasty(field, where)
     assert not DANGEROUS.search(text)
     text.encode("utf-8")
     if where == "xml":
         ET.fromstring(text)
+    if where == "html":
+        assert "<b>" not in text
+        assert "&lt;b&gt;" in text
     if where == "markdown":
         outside = "\n".join(line for line in text.splitlines() if not line.startswith("    "))
         assert "<b>" not in re.sub(r"(`+)[^`].*?[^`]\1(?!`)", "", outside)
@@ -146,6 +156,7 @@ def test_nothing_of_it_reaches_the_terminal_or_a_report_raw(hostile: Ran) -> Non
     assert not DANGEROUS.search(shown)
     assert "\\x1b[2Jgate holds" in shown
     folder = Path(hostile.folder)
-    for file in (folder / "summary.md", folder.parent / "junit.xml"):
+    reports = (folder / "summary.md", folder / "index.html", folder.parent / "junit.xml")
+    for file in reports:
         assert not DANGEROUS.search(file.read_text(encoding="utf-8"))
     ET.parse(folder.parent / "junit.xml")

@@ -10,7 +10,7 @@ import pytest
 
 from vae_compat.contracts.cases import Mechanism, Scale
 from vae_compat.contracts.finding import Finding, Grade, Status, Tier
-from vae_compat.judge import Outcome, Record, diagnose, gate, judge, tell
+from vae_compat.judge import Outcome, Record, causes, diagnose, gate, judge, tell
 from vae_compat.subject.profile import KnownFailure
 from vae_compat.suites.selftest.measure_fakes import a_case
 from vae_compat.vocabulary import ExitCode
@@ -188,9 +188,31 @@ def test_probes_of_mode_exact_stand_in_for_other_modes():
     assert found.mechanism is Mechanism.HALO
     flux = replace(found, family="flux")
     assert tell([found, flux]) == (
-        "mine: sd, flux decode fast (ldm): tiles are cut without the neighbourhood their"
-        " convolutions read",
+        "mine: tiles are cut without the neighbourhood their convolutions read: sd, flux decode"
+        " fast (ldm)",
     )
+
+
+def far_off(mechanism: Mechanism, psnr: float) -> Record:
+    return replace(probe(mechanism, "failed"), metrics={"psnr": psnr})
+
+
+def test_each_mechanism_is_told_by_itself_and_the_farthest_off_first():
+    found = diagnose(
+        [degraded(), far_off(Mechanism.HALO, 40.0), far_off(Mechanism.GROUP_NORM, 12.34)]
+    )
+    told = causes(found)
+    assert [cause.psnr for cause in told] == [12.34, 40.0]
+    assert told[0].sentence == (
+        "mine: GroupNorm statistics are not those of the whole plane (its probe: 12.3 dB): sd"
+        " decode exact (ldm)"
+    )
+    assert tell(found) == tuple(cause.sentence for cause in told)
+
+
+def test_a_consequence_is_told_after_its_cause():
+    found = diagnose([degraded(), far_off(Mechanism.HALO, 40.0), far_off(Mechanism.UPSAMPLE, 20.0)])
+    assert [cause.psnr for cause in causes(found)] == [40.0, 20.0]
 
 
 def test_records_that_are_about_no_case_are_passed_over():

@@ -118,6 +118,7 @@ def test_the_header_says_what_was_run_and_with_what(sound: Ran) -> None:
 def test_a_summary_and_junit_are_written_as_well(sound: Ran) -> None:
     folder = Path(sound.folder)
     assert "mine" in (folder / "summary.md").read_text()
+    assert SD in (folder / "index.html").read_text()
     assert SD in (folder.parent / "junit.xml").read_text()
     assert sound.err == ""
 
