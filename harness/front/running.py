@@ -259,7 +259,10 @@ def _arguments(options: Options, size: int, folder: Path) -> list[str]:
     arguments += [f"--basetemp={folder / 'pytest'}"]
     arguments += ["-p", "vae_compat.front.plugin", "--import-mode=importlib", "--no-header", "-rN"]
     arguments += ["-v", "--tb=short"] if options.verbose else ["-q", "--tb=no"]
-    arguments += ["-p", "no:benchmark", "-p", "no:junitxml", "-p", "no:faulthandler"]
+    # What is installed for an adopter's own tests stays out.
+    arguments += ["--disable-plugin-autoload", "-p", "xdist"]
+    arguments += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # no test here asserts
+    arguments += ["-p", "no:junitxml", "-p", "no:faulthandler"]
     # It collects garbage at the end, half a second each time, to warn of what nobody reads here.
     arguments += ["-p", "no:unraisableexception"]
     # This package has no plain asserts whose values pytest could show.

@@ -122,13 +122,13 @@ def here(folder: Path, *arguments: object) -> Ran:
         patch.setattr(front, "set_environment", lambda _: None)
         share_process_for_hooks(patch)
         patch.delenv("PYTEST_ADDOPTS", raising=False)
-        with _one_thread(), redirect_stdout(out), redirect_stderr(err):
+        with one_thread(), redirect_stdout(out), redirect_stderr(err):
             code = cli.main(["run", *map(str, arguments), *_out(folder, arguments)])
     return Ran(code, out.getvalue(), err.getvalue(), str(folder))
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """As in the processes of a run, so that all round alike."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

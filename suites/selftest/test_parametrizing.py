@@ -1,0 +1,345 @@
+"""`parametrize_hook` makes tests of an adopter's repository, and is nothing to all others."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vae_compat.errors import StoppedError, UsageError
+from vae_compat.front import judge_process, parametrizing
+from vae_compat.front.judging import Judge
+from vae_compat.front.options import Options
+from vae_compat.reports.results import jsonable
+from vae_compat.suites.selftest.running import here, one_thread, profile, share_process_for_hooks
+from vae_compat.suites.selftest.test_reports import record
+
+pytest_plugins = ("pytester",)
+WRONG = "vae_compat.fixtures.specimens.forward:PerTileStatistics"
+CASE = "sd-mock-ldm-decode-exact-17x17t16-b1-f1-float32-sim"
+QUIET = ("-p", "no:cacheprovider", "-p", "no:benchmark", "-p", "no:randomly")
+TEST = """
+from vae_compat import parametrize_hook
+
+@parametrize_hook({arguments})
+def test_gate(check):
+    check()
+"""
+
+# In other repositories
+
+
+def test_a_repository_that_does_not_ask_gets_nothing_imported_and_nothing_written(
+    tmp_path: Path,
+) -> None:
+    heavy = {"torch", "numpy", "pydantic", "diffusers", "rich", "filelock", "psutil"}
+    (tmp_path / "test_theirs.py").write_text(
+        "import sys\n"
+        "def test_theirs(request):\n"
+        "    assert request.config.pluginmanager.has_plugin('vae-compat')\n"
+        f"    assert not {heavy!r} & set(sys.modules)\n"
+        "    ours = {name for name in sys.modules if name.startswith('vae_compat')}\n"
+        "    assert ours == {'vae_compat', 'vae_compat.front', 'vae_compat.errors',\n"
+        "                    'vae_compat.front.parametrizing'}, ours\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", *QUIET, "--strict-markers"]
+    alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [*command, "-p", "vae-compat"],
+        cwd=tmp_path,
+        env=os.environ | alone,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert [file.name for file in tmp_path.iterdir()] == ["test_theirs.py"]
+
+
+# With a judge that answers from a table
+
+
+class Table:
+    """Stands in for the judge's process."""
+
+    tests: list[list[Any]]
+    records: dict[str, dict[str, Any]]
+    left_out: list[str]
+    asked: list[dict[str, str]]
+
+    def __init__(self, *_: object) -> None: ...
+
+    def ask(self, **request: str) -> dict[str, Any]:
+        type(self).asked.append(request)
+        if json.loads(request["options"])["families"] == ["sdx"]:
+            raise UsageError("--families: 'sdx' is unknown")
+        if "case" in request:
+            return {"records": type(self).records}
+        return {"items": type(self).tests, "left_out": type(self).left_out}
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> type[Table]:
+    """One case, by whose checks every outcome occurs."""
+    outcomes = {
+        "completes": ("passed", None),
+        "parity": ("failed", None),
+        "finite": ("error", None),
+        "seams": ("xfailed", "halo too short"),
+        "work": ("xpassed", "slow here"),
+        "peak_vram": ("skipped", None),
+    }
+    Table.tests = [["hook", CASE, name, known] for name, (_, known) in outcomes.items()]
+    Table.records = {
+        name: {"record": jsonable(asdict(record(CASE, status, check=name, message=f"of {name}")))}
+        for name, (status, _) in outcomes.items()
+    }
+    Table.records["broken"] = {"broken": "a traceback"}
+    Table.left_out = []
+    Table.asked = []
+    monkeypatch.setattr(judge_process, "JudgeProcess", Table)
+    return Table
+
+
+def outcomes(
+    pytester: pytest.Pytester, arguments: str = "'t.py:Hook'", *options: str
+) -> pytest.RunResult:
+    pytester.makepyfile(TEST.format(arguments=arguments))
+    return pytester.runpytest_inprocess(*QUIET, *options)
+
+
+def test_each_check_of_each_case_is_a_test_with_its_outcome(
+    pytester: pytest.Pytester, table: type[Table]
+) -> None:
+    result = outcomes(pytester, "'t.py:Hook'", "-v", "-rA")
+    # A known failure that passed fails, and so does what could not be judged.
+    result.assert_outcomes(passed=1, failed=3, skipped=1, xfailed=1)
+    result.stdout.fnmatch_lines_random(
+        [
+            f"*::test_gate[[]completes[[]{CASE}[]][]] PASSED*",
+            f"XFAIL *::test_gate[[]seams[[]{CASE}[]][]] - halo too short",
+            "*XPASS(strict)*slow here*",
+            "SKIPPED*a known failure of this case leaves nothing to judge: of peak_vram*",
+            "E *HookFailureError: of parity",
+        ]
+    )
+    assert sum("case" in request for request in table.asked) == 1  # for all of its checks
+    assert "parametrizing.py" not in result.stdout.str()  # no traceback but that of the test
+
+
+def test_tests_are_chosen_as_any_are(pytester: pytest.Pytester, table: type[Table]) -> None:
+    outcomes(pytester, "'t.py:Hook'", "-k", "parity and 17x17").assert_outcomes(
+        failed=1, deselected=5
+    )
+    file = next(pytester.path.glob("test_*.py")).name
+    chosen = pytester.runpytest_inprocess(*QUIET, f"{file}::test_gate[completes[{CASE}]]")
+    chosen.assert_outcomes(passed=1)
+
+
+def test_a_harness_that_fails_is_no_known_failure(
+    pytester: pytest.Pytester, table: type[Table]
+) -> None:
+    table.tests = [["hook", CASE, "broken", "known"]]
+    result = outcomes(pytester)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*the harness failed, not the hook: a traceback*"])
+
+
+def test_families_that_are_not_installed_are_skipped_in_sight(
+    pytester: pytest.Pytester, table: type[Table]
+) -> None:
+    table.left_out = ["flux2 is left out: it needs diffusers 0.36 or later"]
+    result = outcomes(pytester, "'t.py:Hook'", "-rs", "-k", "left_out")
+    result.assert_outcomes(skipped=1, deselected=6)
+    result.stdout.fnmatch_lines(["SKIPPED*flux2 is left out: it needs diffusers 0.36 or later"])
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        (TEST.format(arguments="'a:b', families=['sdx']"), "test_gate: --families: 'sdx' is*"),
+        (TEST.format(arguments="'a:b', profile='c.toml'"), "test_gate: hook and profile exclude*"),
+        (TEST.format(arguments="profile='c.toml', kind='vae'"), "test_gate: kind describes a*"),
+        (
+            TEST.format(arguments="'a:b'").replace("(check)", "()").replace("check()", "pass"),
+            "test_gate is decorated with parametrize_hook and takes no argument 'check'*",
+        ),
+    ],
+)
+def test_wrong_use_is_one_sentence(
+    pytester: pytest.Pytester, table: type[Table], source: str, told: str
+) -> None:
+    pytester.makepyfile(source)
+    result = pytester.runpytest_inprocess(*QUIET)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines([told])
+    assert "Traceback" not in result.stdout.str()
+    assert "File " not in result.stdout.str()
+
+
+def test_a_test_that_judges_nothing_fails(pytester: pytest.Pytester, table: type[Table]) -> None:
+    pytester.makepyfile(TEST.format(arguments="'a:b'").replace("    check()", "    assert check"))
+    result = pytester.runpytest_inprocess(*QUIET)
+    result.assert_outcomes(failed=6)  # the known failures as well
+    result.stdout.fnmatch_lines(["*the test never called check(), so nothing was judged*"])
+
+
+def test_methods_of_a_class_and_other_fixtures_are_welcome(
+    pytester: pytest.Pytester, table: type[Table]
+) -> None:
+    pytester.makepyfile(
+        "from vae_compat import parametrize_hook\n"
+        "@parametrize_hook('t.py:Hook')\n"
+        "class TestGate:\n"
+        "    def test_it(self, tmp_path, check):\n"
+        "        assert check().status == 'passed'\n"
+        "def test_theirs(tmp_path): pass\n"
+    )
+    result = pytester.runpytest_inprocess(*QUIET, "-k", "completes or theirs")
+    result.assert_outcomes(passed=2, deselected=5)
+
+
+# Paths
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"hook": "tiled.py:Hook"}, {"hook": "tests/tiled.py:Hook"}),
+        ({"hook": "../tiled.py:Hook"}, {"hook": "tiled.py:Hook"}),
+        ({"hook": "../../tiled.py:Hook"}, {"hook": "{above}/tiled.py:Hook"}),
+        ({"hook": "nodes.tiled:Hook"}, {"hook": "nodes.tiled:Hook"}),
+        ({"profile": ("p.toml",)}, {"profile": ("tests/p.toml",)}),
+        ({"profile": ("reference",)}, {"profile": ("reference",)}),
+        ({"comfyui": Path("../ComfyUI")}, {"comfyui": Path("ComfyUI")}),
+    ],
+)
+def test_paths_lead_from_the_test_file_and_are_told_from_the_start(
+    tmp_path: Path, given: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    placed = parametrizing.placed(Options(**given), tmp_path / "tests", tmp_path)
+    wanted = {
+        name: value.format(above=tmp_path.parent) if isinstance(value, str) else value
+        for name, value in expected.items()
+    }
+    assert placed == Options(**wanted)
+
+
+# With the judge
+
+
+@pytest.mark.slow
+def test_the_judge_says_what_a_run_says_and_runs_a_case_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = profile(tmp_path, "mine", WRONG, known=["parity[*"])
+    ran = here(tmp_path / "out", "--profile", mine, "--case", CASE)
+    share_process_for_hooks(monkeypatch)
+    options = Options(profile=(str(mine),), case=CASE).to_json()
+    key = b"0" * 32
+    one, two = (Judge(tmp_path / "judge", key, os.getpid(), tmp_path / "scratch") for _ in "12")
+    described = one.answer({"options": options})
+    assert two.answer({"options": options}) == described
+    known = {check: known for _, _, check, known in described["items"]}
+    with one_thread():
+        answer = one.answer({"options": options, "hook": "mine", "case": CASE})
+    found = {check: each["record"] for check, each in answer["records"].items()}
+    expected = {each["check"]: each for each in ran.records()}
+    assert found.keys() == expected.keys() == known.keys()
+    assert {check for check, reason in known.items() if reason == "known here"} == {"parity"}
+    for check, each in found.items():
+        assert (each["status"], each["message"]) == (
+            expected[check]["status"],
+            expected[check]["message"],
+        )
+    assert found["parity"]["status"] == "xfailed"
+    two_runs = next(iter(two._runs.values())).run
+    monkeypatch.setattr(two_runs, "judged", lambda _: pytest.fail("it ran twice"))
+    assert two.answer({"options": options, "hook": "mine", "case": CASE}) == answer
+
+
+def test_the_judge_tells_wrong_use_and_its_own_failures_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = Judge(tmp_path, b"", os.getpid(), tmp_path / "out")
+    wrong = Options(families=("sdx",)).to_json()
+    assert "did you mean" in judge.answer({"options": wrong})["refused"]
+    assert "KeyError" in judge.answer({})["broken"]
+
+
+def test_a_judge_that_dies_is_told_with_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = "import sys; print('last words', file=sys.stderr); sys.stdin.readline(); sys.exit(7)"
+    monkeypatch.setattr(judge_process, "_PROGRAM", program)
+    process = judge_process.JudgeProcess("sim", tmp_path, None, b"")
+    for _ in range(2):  # it is started again
+        with pytest.raises(StoppedError, match="status 7: last words"):
+            process.ask(options="{}")
+    process.close()
+
+
+FAKE = """
+from pathlib import Path
+
+from vae_compat.front import judge_process
+
+
+class Fake:
+    def __init__(self, device, start, folder, key):
+        self.folder, self.key = folder, key.hex()
+
+    def ask(self, **request):
+        if "case" not in request:
+            return {"items": [["hook", str(n), "parity", None] for n in range(8)], "left_out": []}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / self.key).touch()
+        Path("keys").open("a").write(f"{self.folder} {self.key}\\n")
+        return {"records": {"parity": {"record": dict.fromkeys(
+            ["case", "check", "grade", "hook", "repeat"], "") | {
+            "status": "passed", "message": "", "metrics": {}}}}}
+
+    def close(self): ...
+
+
+judge_process.JudgeProcess = Fake
+"""
+
+
+def test_judges_of_xdist_workers_share_a_folder_and_a_key(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(FAKE)
+    (tmp_path / "test_gate.py").write_text(TEST.format(arguments="'a:b'"))
+    done = _pytest(tmp_path, "-n", "2")
+    assert done.returncode == 0, done.stdout
+    (shared,) = set((tmp_path / "keys").read_text().splitlines())
+    folder, key = shared.split()
+    assert len(bytes.fromhex(key)) == 32
+    assert not Path(folder).exists()  # it goes with the session
+
+
+@pytest.mark.slow
+def test_a_hook_is_judged_in_tests_of_its_own_repository(tmp_path: Path) -> None:
+    profile(tmp_path, "mine", WRONG, known=["parity[*-17x17t*"])
+    (tmp_path / "test_gate.py").write_text(TEST.format(arguments="profile='mine.toml'"))
+    done = _pytest(tmp_path, "-k", "17x17 and (parity or completes)")
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout.splitlines()[-1]
+    assert "1 xfailed" in done.stdout.splitlines()[-1]
+    assert {file.name for file in tmp_path.iterdir()} == {"mine.toml", "test_gate.py"}
+
+
+def _pytest(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *QUIET, *options],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+    )
