@@ -69,6 +69,7 @@ class Judge:
                 folder=str(folder),
                 controller=self.controller,
                 key=self.key.hex(),
+                began=0.0,  # such a run has no cache from before
                 options=options.to_json(),
                 facts=facts,
                 finished=[],

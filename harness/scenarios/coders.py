@@ -48,18 +48,19 @@ def offloaded(view: LayoutVAE) -> Iterator[None]:
 @contextmanager
 def _bringing_in(module: nn.Module, *, on_meta: bool) -> Iterator[None]:
     kind = type(module)
-    kept: tuple[Tensors, Tensors] = (dict(module._parameters), dict(module._buffers))
+    stores: tuple[Any, Any] = (module._parameters, module._buffers)
+    kept: tuple[Tensors, Tensors] = (dict(stores[0]), dict(stores[1]))
     names = {"forward": _forward(kind, *kept), "__module__": kind.__module__}
     module.__class__ = type(kind.__name__, (kind,), names)
     if on_meta:
-        for held in (module._parameters, module._buffers):
-            held.update({name: _on_meta(tensor) for name, tensor in held.items()})  # type: ignore[arg-type]
+        for held in stores:
+            held.update({name: _on_meta(tensor) for name, tensor in held.items()})
     try:
         yield
     finally:
         module.__class__ = kind
-        for held, before in zip((module._parameters, module._buffers), kept, strict=True):
-            held.update(before)  # type: ignore[arg-type]
+        for held, before in zip(stores, kept, strict=True):
+            held.update(before)
 
 
 def _forward(kind: type[nn.Module], parameters: Tensors, buffers: Tensors) -> Callable[..., Any]:

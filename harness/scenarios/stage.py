@@ -43,6 +43,10 @@ class Models(Protocol):
         """What the direction of the case is given, in its dtype, on the plain CPU."""
         ...
 
+    def shapes(self, case: Case) -> LayoutVAE:
+        """The VAE without data, in its layout: under a ``FakeTensorMode``."""
+        ...
+
 
 @dataclass(frozen=True)
 class Stage:
