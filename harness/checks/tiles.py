@@ -14,7 +14,7 @@ from vae_compat.checks.conditions import (
     whole_net,
 )
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
-from vae_compat.checks.wording import shape
+from vae_compat.checks.wording import apart, shape
 from vae_compat.contracts.finding import Metrics, Tier
 from vae_compat.device.meter import Convolution, largest_plane
 from vae_compat.measure.observation import Observation
@@ -42,9 +42,10 @@ def check_tiles_ran(observation: Observation) -> Answer:
     weight, share = _least_done(ours, untiled, observation.case.frames)
     numbers = {**numbers, "area_share": share}
     if share < 1:
+        written, _ = apart(100 * share, 100.0, ".2f")
         return not_judged(
             f"the work was not done on the device: convolutions there with a weight of "
-            f"{shape(weight)} wrote {share:.2%} of the area that they must, so memory and time "
+            f"{shape(weight)} wrote {written} % of the area that they must, so memory and time "
             f"of the result were not seen",
             metrics=numbers,
         )

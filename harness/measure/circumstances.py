@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 
-import vae_compat
 from vae_compat import fixtures
 from vae_compat.machine import CudaDescription
 
@@ -83,7 +82,8 @@ def code_files() -> list[Path]:
 
 
 def _roots() -> Iterable[Path]:
-    return map(Path, (*vae_compat.__path__, *fixtures.__path__))
+    """The folder of the engine, and that of the fixtures, which may lie elsewhere."""
+    return Path(__file__).parents[1], *map(Path, fixtures.__path__)
 
 
 def _python_of(root: Path) -> Iterable[Path]:
