@@ -10,7 +10,7 @@ from torch import Tensor
 from vae_compat.checks.comparing import comparable, promised, seams_of
 from vae_compat.checks.conditions import claimed, several_items, single_run, whole_net
 from vae_compat.checks.declaring import Answer, check, failed, passed
-from vae_compat.checks.wording import apart, number
+from vae_compat.checks.wording import apart, number, over
 from vae_compat.contracts.cases import Direction, Mode
 from vae_compat.contracts.finding import Grade, Metrics, Tier
 from vae_compat.measure.distance import (
@@ -134,10 +134,11 @@ def described(observation: Observation, grade: Grade) -> str:
         likeness, _ = apart(_likeness(observation), LIKENESS, ".2f")
         return broken(observation) or f"a correlation of {likeness} with the untiled result"
     ratio, _ = apart(measured.ratio, FLOOR_RATIO)
+    worst = over(measured.error.worst, measured.floor.worst, WORST_RATIO)
     psnr, _ = apart(measured.psnr, CLOSE_PSNR, ".1f")
     said = [
         f"rms error {number(measured.error.rms)}, {ratio} x floor",
-        f"worst {number(measured.error.worst)}",
+        f"worst {number(measured.error.worst)}{worst}",
         f"PSNR {psnr} dB",
     ]
     if measured.level_change is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vae_compat.checks.conditions import claimed, may_run_untiled, plays_sequence
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
 from vae_compat.checks.parity import LIKENESS
-from vae_compat.checks.wording import apart, number, raised
+from vae_compat.checks.wording import apart, number, over, raised
 from vae_compat.contracts.finding import Metrics, Tier
 from vae_compat.measure.distance import FLOOR_RATIO, WORST_RATIO, is_exact
 from vae_compat.measure.observation import Observed
@@ -56,9 +56,11 @@ def _wrong(step: Step) -> tuple[str, str] | None:
     if step.strict:
         if is_exact(step.error, step.floor):
             return None
+        rms = over(step.error.rms, step.floor.rms, FLOOR_RATIO)
+        worst = over(step.error.worst, step.floor.worst, WORST_RATIO)
         return (
-            f"a result with rms error {number(step.error.rms)} and worst "
-            f"{number(step.error.worst)}",
+            f"a result with rms error {number(step.error.rms)}{rms} and worst "
+            f"{number(step.error.worst)}{worst}",
             f"{step.against}, within {FLOOR_RATIO:g} x the floor {number(step.floor.rms)} and "
             f"worst within {WORST_RATIO:g} x {number(step.floor.worst)}",
         )

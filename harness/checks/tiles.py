@@ -16,7 +16,7 @@ from vae_compat.checks.conditions import (
 )
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
 from vae_compat.checks.unfolded import areas, with_unfolded
-from vae_compat.checks.wording import ended_by, shape
+from vae_compat.checks.wording import apart, ended_by, shape
 from vae_compat.contracts.cases import Scenario
 from vae_compat.contracts.finding import Metrics, Tier
 from vae_compat.device.meter import Convolution, largest_plane
@@ -50,9 +50,10 @@ def check_tiles_ran(observation: Observation) -> Answer:
     weight, share = _least_done(ours, untiled, observation.case.frames)
     numbers = {**numbers, "area_share": share}
     if share < 1:
+        written, _ = apart(100 * share, 100.0, ".2f")
         return not_judged(
             f"the work was not done on the device: convolutions there with a weight of "
-            f"{shape(weight)} wrote {share:.2%} of the area that they must, so memory and time "
+            f"{shape(weight)} wrote {written} % of the area that they must, so memory and time "
             f"of the result were not seen",
             metrics=numbers,
         )

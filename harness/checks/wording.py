@@ -13,6 +13,7 @@ __all__ = [
     "mebibytes_apart",
     "nothing_to_judge",
     "number",
+    "over",
     "raised",
     "shape",
 ]
@@ -56,6 +57,11 @@ def shape(size: tuple[int, ...] | None) -> str:
 def number(value: float | None) -> str:
     """Three significant digits, or ``not measured``."""
     return "not measured" if value is None else f"{value:.3g}"
+
+
+def over(value: float, floor: float, bound: float) -> str:
+    """``, 8.0003 x floor``: told apart from the bound; nothing where there is no floor."""
+    return f", {apart(value / floor, bound)[0]} x floor" if floor else ""
 
 
 def mebibytes(count: int | None) -> str:

@@ -133,6 +133,7 @@ def check_hook(
     comfyui: Path | None = None,
     out: Path | None = None,
     against: Path | None = None,
+    cache: Path | None = None,
 ) -> Report:
     """Judge a hook; the same as ``vae-compat run``, in processes of its own.
 
@@ -141,7 +142,8 @@ def check_hook(
     ``kind`` (default ``forward``), ``layout`` and ``host`` describe it where it is no profile.
     ``claims`` are what ``[claims]`` of a profile may hold; without them everything is claimed that
     the hook can be asked for. ``families`` to ``tiers`` narrow the selection, empty means the
-    default. ``timeout`` is in seconds for one case. ``out`` is a folder for the reports.
+    default. ``timeout`` is in seconds for one case. ``out`` is a folder for the reports,
+    ``cache`` one in which truths and baselines last from run to run.
 
     Raises:
         UsageError: where anything about the arguments or the hook is wrong; nothing was run.
@@ -169,6 +171,7 @@ def check_hook(
             comfyui=comfyui,
             out=scratch.path / "out" if out is None else out,
             against=against,
+            cache=cache,
         )
         return _report(options, *_run(options, scratch.environment))
 

@@ -82,7 +82,8 @@ def code_files() -> list[Path]:
 
 
 def _roots() -> Iterable[Path]:
-    return (Path(__file__).parents[1], *map(Path, fixtures.__path__))
+    """The folder of the engine, and that of the fixtures, which may lie elsewhere."""
+    return Path(__file__).parents[1], *map(Path, fixtures.__path__)
 
 
 def _python_of(root: Path) -> Iterable[Path]:

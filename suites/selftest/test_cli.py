@@ -19,7 +19,9 @@ from vae_compat.families import FAMILIES
 from vae_compat.fixtures.specimens import SPECIMENS
 from vae_compat.front import cli, explain, running
 from vae_compat.front.options import Options
+from vae_compat.reports.results import write
 from vae_compat.suites.selftest.running import share_process_for_hooks
+from vae_compat.suites.selftest.test_reports import record, run
 
 pytestmark = pytest.mark.slow
 
@@ -188,10 +190,19 @@ def _refused(result: tuple[int, str, str]) -> str:
         ("run --weights sd=nothere.safetensors", "neither a file"),
         ("run --image nothere.png", "no file 'nothere.png'"),
         ("run --against nothere.json", "nothere.json"),
+        ("run --cache=", "--cache is empty"),
+        ("run --cache pyproject.toml", "'pyproject.toml' is a file, no folder"),
+        ("run --weights sd=an/id --full --cache somewhere", "give a file or a folder"),
+        ("run --shard 3/2", "'3/2' is no shard: give K/N"),
+        (f"run --shard 1/2 --case {CASE}", "a single case has no parts"),
+        ("nightly --shard 1/2", "--history and --shard exclude each other"),
+        ("run --profile diffusers --scale real --families sd --shard 1/9", "split it into 2 or"),
+        ("merge nothere --out whole", "cannot read 'nothere'"),
+        ("merge nothere", "--out"),
         ("list --families sdx", "did you mean 'sdxl'"),
         ("list --profile diffuser", "did you mean 'diffusers'"),
         ("list fammilies", "invalid choice: 'fammilies'"),
-        ("explain", "CHECK|GRADE"),
+        ("explain", "WORD"),
         ("explain exakt", "did you mean 'exact'"),
         ("explain zzz", "give one of"),
         ("explain sd-mock", "no case id"),
@@ -218,6 +229,22 @@ def test_files_of_the_wrong_kind_are_wrong_use(
     assert "no JSON" in _refused(command("run", "--against", file))
     assert "is a file" in _refused(command("run", "--out", file))
     assert given == []
+
+
+@pytest.mark.parametrize("how", ["folder", "file", "link"])
+def test_a_run_is_not_held_against_what_it_overwrites(
+    command: Command, given: list[Options], tmp_path: Path, how: str
+) -> None:
+    """Repeated, it would be held against its own regression, and pass."""
+    earlier = write(run(record()), tmp_path / "out")
+    link = tmp_path / "link.json"
+    link.hardlink_to(earlier)
+    told = {"folder": earlier.parent, "file": earlier, "link": link}[how]
+    before = earlier.read_bytes()
+    for asked in (("run", "--out", str(tmp_path / "out")), ("report", str(tmp_path / "out"))):
+        assert "is where this run writes" in _refused(command(*asked, "--against", str(told)))
+    assert given == []
+    assert earlier.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -32,10 +32,16 @@ def test_only_who_has_the_key_can_seal() -> None:
 def test_a_baseline_that_a_hook_has_written_is_computed_anew(tmp_path: Path) -> None:
     case, honest = a_case(), a_baseline()
     forged = replace(honest, output=torch.zeros_like(honest.output))
-    BaselineStore(tmp_path, "run", seal=Seal(b"guessed")).get(case, lambda: forged)
-    found = BaselineStore(tmp_path, "run", seal=Seal(b"key")).get(case, lambda: honest)
+    BaselineStore(tmp_path, "run", seal=Seal(b"guessed")).get(
+        case, lambda: forged.truth, lambda _: forged
+    )
+    found = BaselineStore(tmp_path, "run", seal=Seal(b"key")).get(
+        case, lambda: honest.truth, lambda _: honest
+    )
     assert torch.equal(found.output, honest.output)
-    again = BaselineStore(tmp_path, "run", seal=Seal(b"key")).get(case, lambda: forged)
+    again = BaselineStore(tmp_path, "run", seal=Seal(b"key")).get(
+        case, lambda: forged.truth, lambda _: forged
+    )
     assert torch.equal(again.output, honest.output)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from vae_compat.checks.wording import over
 from vae_compat.contracts.caseid import parse_case_id
 from vae_compat.contracts.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
 from vae_compat.errors import UsageError
@@ -537,6 +538,8 @@ def test_numbers_that_differ_look_different() -> None:
     assert compare.grown(1_000_000_000, 1_000_000_001) == "1,000,000,001 (+0.0000001 %)"
     assert compare.grown(0.47130001, 0.47130002).startswith("0.47130002 (+0.000")
     assert compare.grown(100, 50) == "50 (-50.0 %)"
+    assert over(8.0000001e-6, 1e-6, 8.0) == ", 8.0000001 x floor"
+    assert over(1.0, 0.0, 8.0) == ""
 
 
 def test_a_regression_turns_the_gate() -> None:

@@ -79,6 +79,7 @@ def test_shards_in_any_order_make_the_whole(keep: Keep, tmp_path: Path) -> None:
     log = read_log(tmp_path / "whole")
     assert (log.header.shard, log.selected, len(log.entries), log.end) == (None, 3, 3, DONE)
     assert {path.name for path in (tmp_path / "whole").iterdir()} == {
+        "index.html",
         "records.jsonl",
         "results.json",
         "summary.md",
