@@ -51,15 +51,16 @@ def _bringing_in(module: nn.Module, *, on_meta: bool) -> Iterator[None]:
     kept: tuple[Tensors, Tensors] = (dict(module._parameters), dict(module._buffers))
     names = {"forward": _forward(kind, *kept), "__module__": kind.__module__}
     module.__class__ = type(kind.__name__, (kind,), names)
+    held: tuple[Any, ...] = (module._parameters, module._buffers)
     if on_meta:
-        for held in (module._parameters, module._buffers):
-            held.update({name: _on_meta(tensor) for name, tensor in held.items()})  # type: ignore[arg-type]
+        for tensors in held:
+            tensors.update({name: _on_meta(tensor) for name, tensor in tensors.items()})
     try:
         yield
     finally:
         module.__class__ = kind
-        for held, before in zip((module._parameters, module._buffers), kept, strict=True):
-            held.update(before)  # type: ignore[arg-type]
+        for tensors, before in zip(held, kept, strict=True):
+            tensors.update(before)
 
 
 def _forward(kind: type[nn.Module], parameters: Tensors, buffers: Tensors) -> Callable[..., Any]:

@@ -76,7 +76,7 @@ def tiled_scale_multidim(
         places = [_scale(formula, downscale) for formula in _each(index_formulas, axes)]
     shape = [round(scale(n)) for scale, n in zip(sizes, samples.shape[2:], strict=True)]
     out = torch.empty((samples.shape[0], out_channels, *shape), device=output_device)
-    for item, target in zip(samples.split(1), out.split(1), strict=True):
+    for item, target in zip(torch.split(samples, 1), torch.split(out, 1), strict=True):
         lengths = item.shape[2:]
         if all(length <= side for length, side in zip(lengths, tile, strict=True)):
             target.copy_(function(item).to(output_device))
