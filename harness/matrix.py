@@ -31,6 +31,21 @@ class Claims(Protocol):
         """As in `Mode`."""
         ...
 
+    @property
+    def when(self) -> str:
+        """``always``, or ``memory`` where the hook tiles only if that is short."""
+        ...
+
+    @property
+    def context(self) -> str | None:
+        """Under which of torch's switches the hook is called; ``None`` where any must do."""
+        ...
+
+    @property
+    def coders(self) -> Sequence[str]:
+        """Coders on which it works, besides plain ones, by the name of their scenario."""
+        ...
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -159,7 +174,7 @@ def generate(
     asked = {Mode(mode) for mode in claims.modes} | set(unclaimed_modes) or {Mode.EXACT}
     refusals = [cell for cell in cells if cell not in claimed and cell[2] in asked]
     ordered = tuple(sorted(dtypes, key=_DTYPE_ORDER.index))
-    span = _Span(layout, device, ordered, tuple(claimed), full)
+    span = _Span(layout, device, ordered, tuple(claimed), full, _usages(claims))
     refused = (span.case(cell, SIZES["ragged"]) for cell in refusals)
     return tuple(dict.fromkeys(chain(span.all(), refused)))
 
@@ -199,6 +214,7 @@ class _Span:
     cells: tuple[_Cell, ...]
     """Families, directions and modes that are claimed."""
     full: bool
+    usages_claimed: tuple[tuple[Scenario, Geometry, str], ...]
 
     def all(self) -> Iterator[Case]:
         """All cases to run, some of them more than once."""
@@ -372,7 +388,7 @@ class _Span:
         """How programs use a hook."""
         for cell in self.cells:
             if cell in self.leading and cell[0] in self.representatives:
-                for scenario, size, dtype in _USAGES:
+                for scenario, size, dtype in self.usages_claimed:
                     if dtype in self.dtypes:
                         yield self.case(cell, size, scenario=scenario, dtype=dtype)
 
@@ -433,6 +449,16 @@ _USAGES = (
     (Scenario.STATIC, USAGE_SIZE, "float32"),
     (Scenario.PATCHED, USAGE_SIZE, "float32"),
 )
+
+
+def _usages(claims: Claims) -> tuple[tuple[Scenario, Geometry, str], ...]:
+    """The scenarios of use, without those for what is not claimed."""
+    left = {Scenario.OFFLOADED, Scenario.STATIC, Scenario.PATCHED} - set(claims.coders)
+    if claims.when != "memory":
+        left.add(Scenario.PLENTY)
+    if claims.context is not None:
+        left.add(Scenario.INFERENCE_MODE)
+    return tuple(usage for usage in _USAGES if usage[0] not in left)
 
 
 def _sequences(family: Family, direction: Direction, both: bool) -> Iterator[Scenario]:

@@ -48,19 +48,19 @@ def offloaded(view: LayoutVAE) -> Iterator[None]:
 @contextmanager
 def _bringing_in(module: nn.Module, *, on_meta: bool) -> Iterator[None]:
     kind = type(module)
-    stores: tuple[Any, Any] = (module._parameters, module._buffers)
-    kept: tuple[Tensors, Tensors] = (dict(stores[0]), dict(stores[1]))
+    kept: tuple[Tensors, Tensors] = (dict(module._parameters), dict(module._buffers))
     names = {"forward": _forward(kind, *kept), "__module__": kind.__module__}
     module.__class__ = type(kind.__name__, (kind,), names)
+    held: tuple[Any, ...] = (module._parameters, module._buffers)
     if on_meta:
-        for held in stores:
-            held.update({name: _on_meta(tensor) for name, tensor in held.items()})
+        for tensors in held:
+            tensors.update({name: _on_meta(tensor) for name, tensor in tensors.items()})
     try:
         yield
     finally:
         module.__class__ = kind
-        for held, before in zip(stores, kept, strict=True):
-            held.update(before)
+        for tensors, before in zip(held, kept, strict=True):
+            tensors.update(before)
 
 
 def _forward(kind: type[nn.Module], parameters: Tensors, buffers: Tensors) -> Callable[..., Any]:

@@ -59,7 +59,7 @@ class Usage(Scene):
     compare: Callable[[Results], UsageObserved]
     on_host: bool = False
     """Whether the VAE is left on the host."""
-    prepared: Callable[[LayoutVAE], AbstractContextManager[Any]] = nullcontext
+    prepared: Callable[[LayoutVAE], AbstractContextManager[None]] = lambda _: nullcontext()
     """What is done to the view meanwhile."""
     context: str | None = None
     """In which the hook is called, where not as its profile claims."""

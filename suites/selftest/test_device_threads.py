@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vae_compat.device import Device, open_device
-from vae_compat.device.meter import Waits
+from vae_compat.device.meter import Product, Waits
 
 
 @pytest.fixture
@@ -52,6 +52,25 @@ def test_a_thread_creates_moves_and_computes(device: Device, kind: str) -> None:
     assert reading.live_after == 0
     assert (reading.kernels, reading.device_to_host) == (2, 32)
     assert reading.races == ()
+
+
+@pytest.mark.parametrize("name", ["sim", "cpu"])
+def test_work_given_to_a_pool_that_runs_already_is_counted(name: str) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()
+        for _ in range(2):  # another device for each call
+            with open_device(name) as device, device.metered() as reading:
+                x = device.put(torch.ones(2, 1, 4, 4))
+                pool.submit(torch.conv2d, x, x[:1]).result()
+            assert reading.flops == 64
+
+
+def test_products_are_counted_as_they_reach_the_device(device: Device) -> None:
+    with device.metered() as reading:
+        a, b = torch.ones(2, 3, device="cuda"), torch.ones(3, 4, device="cuda")
+        torch.addmm(torch.ones(4, device="cuda"), a, b)
+        torch.bmm(a[None], b[None])
+    assert reading.products == {Product(1, 2, 3, 4): 2}
 
 
 def test_counters_of_many_threads_add_up(device: Device) -> None:

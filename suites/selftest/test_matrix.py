@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,9 @@ class Claimed:
     families: tuple[str, ...] = tuple(FAMILIES)
     directions: tuple[str, ...] = ("encode", "decode")
     modes: tuple[str, ...] = ("exact",)
+    when: str = "always"
+    context: str | None = None
+    coders: tuple[str, ...] = ()
 
 
 EVERYTHING = Claimed(modes=tuple(Mode))
@@ -337,3 +341,13 @@ def test_larger_nets_planes_and_clips_cost_more() -> None:
     real = [case for case in cases() if case.scale is Scale.REAL]
     computed = [case for case in real if case.scenario is not Scenario.ESTIMATE]
     assert min(map(cost, computed)) > cost(found[40, 2, 3])
+
+
+def test_what_is_claimed_of_hosts_has_cases_and_nothing_else_has() -> None:
+    def scenarios(**claimed: Any) -> set[str]:
+        return {str(case.scenario) for case in cases(Claimed(**claimed)) if case.scenario}
+
+    special = {"offloaded", "static", "patched", "plenty", "inference_mode"}
+    assert scenarios() & special == {"inference_mode"}
+    every = scenarios(when="memory", context="no_grad", coders=("offloaded", "static", "patched"))
+    assert every & special == special - {"inference_mode"}

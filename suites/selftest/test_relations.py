@@ -324,6 +324,9 @@ class Claimed:
     families: tuple[str, ...] = tuple(FAMILIES)
     directions: tuple[str, ...] = ("encode", "decode")
     modes: tuple[str, ...] = ("exact", "fast", "quadtree")
+    when: str = "always"
+    context: str | None = None
+    coders: tuple[str, ...] = ()
 
 
 def relations(device: str = "sim", **claims: Any) -> Iterator[Case]:

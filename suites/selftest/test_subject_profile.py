@@ -109,12 +109,26 @@ def test_a_promise_carries_grade_cache_and_kind(tmp_path: Path) -> None:
     assert profile.promise(case("sd")).kind == "vae"
 
 
+def test_the_host_says_how_hooks_are_called_where_the_profile_does_not(tmp_path: Path) -> None:
+    promised = load_profile(write(tmp_path, FULL)).promise(case("sd"))
+    assert (promised.context, promised.coders) == ("inference_mode", ("offloaded",))
+    told = FULL.replace('cache = "split"', 'context = "no_grad"\ncoders = []')
+    promised = load_profile(write(tmp_path, told)).promise(case("sd"))
+    assert (promised.context, promised.coders) == ("no_grad", ())
+    alone = load_profile(write(tmp_path, FULL.replace('host = "comfyui"', "")))
+    assert (alone.promise(case("sd")).context, alone.claims.coders) == ("", ())
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
         ('name = "quadtree"', 'nmae = "x"', ["hook.nmae", "did you mean 'name'"]),
         ('host = "comfyui"', 'hots = "comfyui"', ["hook.hots", "did you mean 'host'", "entry"]),
         ("[claims]", "[claim]", ["[claim]", "did you mean [claims]", "known_failures"]),
+        ('cache = "split"', "parks = true", ["claims.parks", "cache = 'split'"]),
+        ('cache = "split"', 'when = "short"', ["claims.when", "'short'", "always or memory"]),
+        ('cache = "split"', 'coders = ["own"]', ["claims.coders", "'own'", "patched"]),
+        ('cache = "split"', 'parks = "yes"', ["claims.parks", "true or false"]),
         ('cache = "split"', "cached = true", ["claims.cached", "families, directions"]),
         ("reason =", "reasons =", ["known_failures.reason"]),
         ('"forward"', '"foward"', ["hook.kind", "'foward'", "forward, vae or function"]),

@@ -25,9 +25,24 @@ _TITLE = "the web UI"
 _PROCESSING = ("StableDiffusionProcessing", "StableDiffusionProcessingImg2Img", "Processed")
 _DENOISERS = ("CFGDenoiser", "CFGDenoiserKDiffusion")
 _TIMESTEPS = (
-    *("CompVisSampler", "CFGDenoiserTimesteps"),
-    *("CompVisTimestepsDenoiser", "CompVisTimestepsVDenoiser"),
+    "CompVisSampler",
+    "CFGDenoiserTimesteps",
+    "CompVisTimestepsDenoiser",
+    "CompVisTimestepsVDenoiser",
 )
+_ATTENTION = (
+    "xformers",
+    "force_enable_xformers",
+    "xformers_flash_attention",
+    "opt_sdp_no_mem_attention",
+    "opt_sdp_attention",
+    "opt_sub_quad_attention",
+    "opt_split_attention",
+    "opt_split_attention_v1",
+    "opt_split_attention_invokeai",
+    "disable_opt_split_attention",
+)
+"""Switches of the command line, all off."""
 
 
 class NansException(Exception):  # noqa: N818 (the host's name)
@@ -130,14 +145,10 @@ def _devices(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
 
 def _shared(device: torch.device) -> dict[str, Any]:
     """Names of ``modules.shared``: default settings, and nothing that was interrupted."""
-    attention = (
-        *("xformers", "force_enable_xformers", "xformers_flash_attention"),
-        *("opt_sdp_no_mem_attention", "opt_sdp_attention", "opt_sub_quad_attention"),
-        *("opt_split_attention", "opt_split_attention_v1", "opt_split_attention_invokeai"),
-        "disable_opt_split_attention",
-    )
     chunks = dict.fromkeys(("sub_quad_kv_chunk_size", "sub_quad_chunk_threshold"))
-    command = dict.fromkeys(attention, False) | {"sub_quad_q_chunk_size": 1024} | chunks
+    command: dict[str, object] = (
+        dict.fromkeys(_ATTENTION, False) | {"sub_quad_q_chunk_size": 1024} | chunks
+    )
     return {
         "state": SimpleNamespace(interrupted=False, skipped=False, job="", job_count=0),
         "opts": SimpleNamespace(upcast_attn=False),
