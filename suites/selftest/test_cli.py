@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from enum import StrEnum
+from itertools import chain, combinations
 from pathlib import Path
 
 import pytest
@@ -487,6 +488,23 @@ def test_list_shows_the_cases_and_checks_of_a_tier(command: Command, tmp_path: P
     checks = [line.split()[0] for line in listed("checks", "--tier", "advanced")]
     assert "clip_completes" in checks
     assert "parity" not in checks
+
+
+def test_the_shards_of_a_listing_are_what_a_run_would_run(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(PROFILE)
+    hook = ("list", "--ids", "--profile", str(file))
+    _, whole, _ = command(*hook, "--tier", "minimum,recommended")
+    parts = [command(*hook, "--shard", f"{number}/3")[1].split() for number in (1, 2, 3)]
+    assert all(parts)
+    assert sorted(chain.from_iterable(parts)) == sorted(whole.split())
+    shards = {case: number for number, part in enumerate(parts) for case in part}
+    truths = {case: explain.parse_case(case).truth_id for case in shards}
+    assert all(
+        shards[one] == shards[other]
+        for one, other in combinations(shards, 2)
+        if truths[one] == truths[other]
+    )
 
 
 def test_explain_gives_the_docstring_of_a_check(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from vae_compat.measure.store import BaselineStore
 from vae_compat.suites.selftest.measure_fakes import a_baseline, a_case
 from vae_compat.suites.selftest.running import here, profile
 from vae_compat.suites.selftest.test_measure_store import got, never, same
+from vae_compat.suites.selftest.test_schema import validator
 
 SMALL = a_case(height=8, width=8)
 MADE = a_baseline(SMALL)
@@ -217,3 +219,6 @@ def test_a_warm_run_finds_to_the_byte_what_a_cold_one_did(tmp_path: Path) -> Non
     )
     assert plain.code == cold.code == warm.code == 0, plain.out
     assert plain.results["records"] == cold.results["records"] == warm.results["records"]
+    validator("results").validate(warm.results)
+    for line in (Path(warm.folder) / "records.jsonl").read_text().splitlines():
+        validator("records").validate(json.loads(line))
