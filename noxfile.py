@@ -34,14 +34,14 @@ def nightly(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Test the harness itself."""
-    install(session)
+    install(session, "pyyaml>=6")
     session.run("pytest", "-n", "auto", *(session.posargs or [SUITE]), env=ALLOCATOR)
 
 
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Measure how much of harness and reports the tests run; what follows ``--`` chooses tests."""
-    install(session, "pytest-cov>=7", "coverage>=7.10")
+    install(session, "pyyaml>=6", "pytest-cov>=7", "coverage>=7.10")
     measured = ("--cov", "--cov-report=term:skip-covered")
     session.run("pytest", "-n", "auto", *measured, *(session.posargs or [SUITE]), env=ALLOCATOR)
 
