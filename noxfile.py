@@ -10,7 +10,7 @@ nox.options.default_venv_backend = "venv"
 nox.options.reuse_venv = "yes"
 
 SUITE = "suites/selftest"
-SCHEMAS = "jsonschema>=4.20"  # validates results; only tests need it
+FOR_TESTS = ("jsonschema>=4.20", "pyyaml>=6")  # read schemas and workflows; only tests do
 # Has glibc keep some freed memory, see ALLOCATOR in harness/front/running.py.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(128 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
@@ -37,7 +37,7 @@ def nightly(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Test the harness itself."""
-    install(session, SCHEMAS)
+    install(session, *FOR_TESTS)
     # One worker more than cores: some tests wait for time limits.
     workers = str(len(os.sched_getaffinity(0)) + 1)
     session.run("pytest", "-n", workers, *(session.posargs or [SUITE]), env=ALLOCATOR)
@@ -46,7 +46,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Measure how much of harness and reports the tests run; what follows ``--`` chooses tests."""
-    install(session, SCHEMAS, "pytest-cov>=7", "coverage>=7.10")
+    install(session, *FOR_TESTS, "pytest-cov>=7", "coverage>=7.10")
     measured = ("--cov", "--cov-report=term:skip-covered")
     session.run("pytest", "-n", "auto", *measured, *(session.posargs or [SUITE]), env=ALLOCATOR)
 
