@@ -268,6 +268,13 @@ def test_a_description_that_is_none_is_passed_over(
     assert read("mine", stored.case, tmp_path) is None
 
 
+def test_a_description_with_far_too_much_in_it_is_passed_over(
+    stored: Exhibit, tmp_path: Path
+) -> None:
+    exhibit.write(Shown(replace(stored, frames=(1.0,) * 100_000), {}), tmp_path)
+    assert read("mine", stored.case, tmp_path) is None
+
+
 @pytest.mark.parametrize("data", [b"", b"<svg onload='x'/>", b"RIFF\0\0\0\0WEBPVP8 ", None])
 def test_a_file_that_is_no_picture_is_passed_over(
     stored: Exhibit, tmp_path: Path, data: bytes | None
