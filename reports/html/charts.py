@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from vae_compat.reports.pictures.exhibit import Profile, Slots
 from vae_compat.reports.plot import SERIES, Course
+from vae_compat.text import printable
 
 WIDTH, HEIGHT = 320.0, 120.0
 """Of the area that lines are drawn in, in units of the drawing."""
@@ -139,7 +140,7 @@ def heat(slots: Slots) -> Heat:
             else _heated(ratio)
             for chunk, ratio in enumerate(ratios)
         )
-        rows.append((f"{number} {name}", cells))
+        rows.append((f"{number} {printable(name, 200)}", cells))
     count = max((len(cells) for _, cells in rows), default=0)
     return Heat("error of every slot of the cache after every chunk", count, tuple(rows))
 

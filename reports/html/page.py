@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from vae_compat.contracts.caseid import parse_case_id
@@ -15,66 +14,22 @@ from vae_compat.judge import Record
 from vae_compat.reports import digest
 from vae_compat.reports.digest import BAD, Group, Key
 from vae_compat.reports.escaping import shown
-from vae_compat.reports.pictures.exhibit import Exhibit, read, with_images, worst_of
+from vae_compat.reports.pictures.exhibit import Exhibit, read, worst_of
 from vae_compat.reports.plot import courses
 from vae_compat.reports.results import Results
 from vae_compat.reports.table import LEGEND, vram_notes
 from vae_compat.reports.why import Why, whys
 from vae_compat.text import printable
 
-from .charts import Bar, Heat, Lines, bars, frame_bars, heat, memory_lines, profile_lines
+from .charts import Bar, Lines, bars, memory_lines
+from .figures import Figure, Pictures
 
-MOST_PICTURES = 3_300_000
-"""Characters of all embedded pictures: with the text below, the page stays under 5 MiB."""
 MOST_LINES, MOST_ROWS, MOST_GROUPS = 1500, 2000, 150
 """Cases listed in all groups together, rows of the table of cases, and groups."""
 MOST_MESSAGE, MOST_LINE = 2000, 160
 """Characters of the message of a group, and of one of its further cases."""
 COSTS = {"vram": "VRAM", "flops": "FLOPs", "launches": "launches", "time": "time"}
 """What a hook costs, each as a multiple of untiled."""
-ALTS = {
-    "untiled": "what the VAE gives untiled",
-    "hook": "what the hook gives",
-    "difference": "their difference in false colours",
-}
-
-
-@dataclass(frozen=True)
-class Image:
-    """A picture of a figure."""
-
-    kind: str
-    alt: str
-    data: str
-    """A data URI."""
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
-class Figure:
-    """The pictures of a case."""
-
-    case: str
-    shows: str
-    psnr: float | None
-    pictures: tuple[Image, ...]
-    crops: tuple[Image, ...]
-    films: tuple[Image, ...]
-    film: tuple[int, ...]
-    height: int
-    width: int
-    columns: tuple[int, ...]
-    """Borders of the nominal tiles, in pixels of the result."""
-    rows: tuple[int, ...]
-    crop: tuple[int, int, int, int] | None
-    worst: tuple[int, int] | None
-    full_scale: str
-    amplified: str
-    """Times the difference, so that full scale is 255 levels: ``64``."""
-    profile: Lines | None
-    frames: tuple[Bar, ...]
-    slots: Heat | None
 
 
 @dataclass(frozen=True)
@@ -180,35 +135,9 @@ class Page:
     facts: tuple[tuple[str, str], ...]
 
 
-@dataclass
-class _Pictures:
-    """Embeds figures while there is room."""
-
-    folder: Path
-    left: int = MOST_PICTURES
-    left_out: int = 0
-    shown: dict[tuple[str, str], str] = field(default_factory=dict)
-    """The group that shows a case already."""
-
-    def worst(self, group: Group) -> Exhibit | None:
-        """The exhibit of a group."""
-        keys = dict.fromkeys((record.hook, record.case) for record in group.records)
-        return worst_of(found for key in keys if (found := read(*key, self.folder)) is not None)
-
-    def figure(self, exhibit: Exhibit) -> Figure | None:
-        """Its figure; ``None`` where the page has no more room."""
-        images = with_images(exhibit, self.folder)
-        size = 4 * images.size // 3 + 1000
-        if size > self.left:
-            self.left_out += 1
-            return None
-        self.left -= size
-        return _figure(images.exhibit, images.images)
-
-
 def page_of(results: Results, folder: Path) -> Page:
     """The page of a run in this folder, where its pictures are."""
-    pictures = _Pictures(folder)
+    pictures = Pictures(folder)
     raw = results.records  # hooks and cases as the pictures know them
     results = shown(results)
     groups = digest.groups(raw)
@@ -245,14 +174,14 @@ def page_of(results: Results, folder: Path) -> Page:
 # Groups -----------------------------------------------------------------------------------------
 
 
-def _views(groups: Sequence[Group], pictures: _Pictures, kind: str) -> tuple[GroupView, ...]:
+def _views(groups: Sequence[Group], pictures: Pictures, kind: str) -> tuple[GroupView, ...]:
     share = max(MOST_LINES // max(len(groups), 1), 5)
     return tuple(
         _view(group, pictures, f"{kind}-{number}", share) for number, group in enumerate(groups, 1)
     )
 
 
-def _view(group: Group, pictures: _Pictures, name: str, most: int) -> GroupView:
+def _view(group: Group, pictures: Pictures, name: str, most: int) -> GroupView:
     figure, elsewhere = None, None
     exhibit = pictures.worst(group)
     if exhibit is not None:
@@ -283,7 +212,7 @@ def _view(group: Group, pictures: _Pictures, name: str, most: int) -> GroupView:
     )
 
 
-def _examples(records: Iterable[Record], pictures: _Pictures) -> Iterator[tuple[str, Figure]]:
+def _examples(records: Iterable[Record], pictures: Pictures) -> Iterator[tuple[str, Figure]]:
     """For each hook and family what passed with the least to spare, where it is not shown yet."""
     found: dict[tuple[str, str], list[Exhibit]] = {}
     for record in records:
@@ -300,47 +229,6 @@ def _examples(records: Iterable[Record], pictures: _Pictures) -> Iterator[tuple[
         figure = None if worst is None else pictures.figure(worst)
         if figure is not None:
             yield printable(f"{hook}: {family}", 200), figure
-
-
-def _figure(exhibit: Exhibit, data: Mapping[str, bytes]) -> Figure:
-    sizes = {picture.kind: picture for picture in exhibit.pictures}
-
-    def images(ending: str, alt: str) -> tuple[Image, ...]:
-        return tuple(
-            Image(
-                kind=kind,
-                alt=f"{words}{alt}",
-                data="data:image/webp;base64," + base64.b64encode(found).decode("ascii"),
-                width=sizes[kind + ending].width,
-                height=sizes[kind + ending].height,
-            )
-            for kind, words in ALTS.items()
-            if (found := data.get(kind + ending)) is not None
-        )
-
-    tile = max(exhibit.tile, 1)
-    scale = exhibit.full_scale
-    at = "" if exhibit.worst is None else " around y {}, x {}".format(*exhibit.worst)
-    return Figure(
-        case=printable(exhibit.case, 300),
-        shows=printable(exhibit.shows, 300),
-        psnr=exhibit.psnr,
-        pictures=images("", ""),
-        crops=images("_crop", f", crop{at}"),
-        films=images("_film", ", frame by frame"),
-        film=exhibit.film,
-        height=exhibit.height,
-        width=exhibit.width,
-        columns=tuple(range(tile, exhibit.width, tile))[:200],
-        rows=tuple(range(tile, exhibit.height, tile))[:200],
-        crop=exhibit.crop,
-        worst=exhibit.worst,
-        full_scale=f"{scale:g}",
-        amplified=f"{255 / scale:.3g}" if scale > 0 else "1",
-        profile=None if exhibit.profile is None else profile_lines(exhibit.profile),
-        frames=frame_bars(exhibit.frames),
-        slots=None if exhibit.slots is None else heat(exhibit.slots),
-    )
 
 
 # Hooks ------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ STOPS = ("000004", "3b0f70", "8c2981", "de4968", "fe9f6d", "fcfdbf")
 which grows evenly in brightness, also for readers who see no colours."""
 NOT_FINITE = (0, 229, 255)
 """Colour of NaN and infinity, which no other number has."""
-QUALITY = 80
+QUALITY = 75
 """Of WebP, for pictures that are looked at; differences are kept without loss."""
 
 
@@ -92,5 +92,5 @@ def row(frames: Sequence[Bytes], gap: int = 2) -> Bytes:
 def encoded(picture: Bytes, *, lossless: bool = False) -> bytes:
     """The picture as WebP."""
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "WEBP", quality=QUALITY, lossless=lossless, method=4)
+    Image.fromarray(picture).save(file, "WEBP", quality=QUALITY, lossless=lossless, method=2)
     return file.getvalue()

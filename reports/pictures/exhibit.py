@@ -19,6 +19,12 @@ FOLDER = "pictures"
 """In the folder of the run."""
 MOST_BYTES = 2 * 2**20
 """Of one file; a larger one is none of ours."""
+MOST_VALUES = 1000
+"""Of one list in a description."""
+MOST_CELLS = 4096
+"""Slots by chunks."""
+MOST_PIXELS = 2048
+"""Side of a picture; a browser that is given a larger one needs much memory for it."""
 KINDS = (
     "untiled",
     "hook",
@@ -192,8 +198,17 @@ def read(hook: str, case: str, folder: Path) -> Exhibit | None:
         found = validated(Exhibit, told, file)
     except (OSError, ValueError, RecursionError, UsageError):
         return None
-    sound = (found.hook, found.case) == (hook, case)
-    return found if sound and all(picture.kind in KINDS for picture in found.pictures) else None
+    return found if (found.hook, found.case) == (hook, case) and _is_small(found) else None
+
+
+def _is_small(exhibit: Exhibit) -> bool:
+    """Whether it has no more of anything than those that are made here."""
+    slots, profile = exhibit.slots or Slots((), ()), exhibit.profile
+    lists = [exhibit.frames, exhibit.film, slots.names, slots.ratios, *slots.ratios]
+    lists += [] if profile is None else [profile.untiled, profile.ours]
+    named = all(picture.kind in KINDS for picture in exhibit.pictures)
+    small = all(len(each) <= MOST_VALUES for each in lists)
+    return named and small and sum(map(len, slots.ratios)) <= MOST_CELLS
 
 
 def with_images(exhibit: Exhibit, folder: Path) -> Shown:
@@ -214,7 +229,8 @@ def _image(file: Path, told: Picture) -> bytes | None:
             return None
         data = file.read_bytes()
         with Image.open(io.BytesIO(data), formats=["WEBP"]) as image:
-            return data if image.size == (told.width, told.height) else None
+            small = max(image.size) <= MOST_PIXELS
+            return data if small and image.size == (told.width, told.height) else None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
 

@@ -31,7 +31,7 @@ REACH = 32
 """Pixels on either side of a seam that a profile shows."""
 FILM_FRAMES, FILM_PIXELS = 8, 96
 """Frames of a film, and the side of one."""
-MOST_SLOTS, MOST_CHUNKS = 64, 32
+MOST_SLOTS, MOST_CHUNKS, MOST_FRAMES = 64, 32, 500
 
 
 def differs(observed: Observed) -> bool:
@@ -144,7 +144,7 @@ def _compared(plain: Exhibit, whole: Observation) -> Shown:
             worst=(place.y, place.x),
             crop=crop,
             profile=_profile(whole, measured),
-            frames=tuple(_finite(part.ratio) for part in frames) if film else (),
+            frames=tuple(_finite(part.ratio) for part in frames[:MOST_FRAMES]) if film else (),
             film=film,
             slots=plain.slots,
         ),

@@ -25,6 +25,7 @@ from vae_compat.reports.pictures.exhibit import Exhibit, Shown, clear, read, wit
 from vae_compat.scenarios.clip import ClipObserved, Way
 from vae_compat.scenarios.tracks import ChunkSeen, SlotSeen
 from vae_compat.suites.selftest.measure_fakes import a_baseline, a_case, an_observation
+from vae_compat.suites.selftest.running import here, profile
 
 EDGE = 8 * 8
 """The first border of the nominal tiles, in pixels."""
@@ -268,6 +269,13 @@ def test_a_description_that_is_none_is_passed_over(
     assert read("mine", stored.case, tmp_path) is None
 
 
+def test_a_description_with_far_too_much_in_it_is_passed_over(
+    stored: Exhibit, tmp_path: Path
+) -> None:
+    exhibit.write(Shown(replace(stored, frames=(1.0,) * 100_000), {}), tmp_path)
+    assert read("mine", stored.case, tmp_path) is None
+
+
 @pytest.mark.parametrize("data", [b"", b"<svg onload='x'/>", b"RIFF\0\0\0\0WEBPVP8 ", None])
 def test_a_file_that_is_no_picture_is_passed_over(
     stored: Exhibit, tmp_path: Path, data: bytes | None
@@ -287,3 +295,19 @@ def test_a_fresh_run_clears_exhibits_and_nothing_else(stored: Exhibit, tmp_path:
     clear(tmp_path)
     assert {path.name for path in room.iterdir()} == {"mine.webp", "notes.json"}
     assert read("mine", stored.case, tmp_path) is None
+
+
+@pytest.mark.slow
+def test_a_picture_that_cannot_be_written_is_a_sentence_and_changes_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Album, "consider", full)
+    case = replace(CASE, height=17, width=17, tile=16).id
+    narrow = ("--profile", profile(tmp_path, "mine"), "--case", case, "-k", "parity or finite")
+    ran = here(tmp_path / "out", *narrow)
+    assert ran.code == 0, ran.out + ran.err
+    assert [found["status"] for found in ran.records()] == ["passed", "passed"]
+    assert ran.err == "vae-compat: pictures of 2 records are missing: No space left on device\n"
