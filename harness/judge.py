@@ -9,6 +9,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
+from vae_compat.contracts.caseid import parse_case_id
 from vae_compat.contracts.cases import Mechanism, Scale
 from vae_compat.contracts.finding import Finding, Grade, Status
 from vae_compat.contracts.mechanisms import CAUSES, EXPLANATION
@@ -184,6 +185,7 @@ def _never_ran(records: Iterable[Record]) -> list[str]:
     return [hook for hook, any_passed in completed.items() if not any_passed]
 
 
+_NEEDING_A_HALO = (Mechanism.HALO, Mechanism.UPSAMPLE, Mechanism.DOWNSAMPLE)
 TRACE = 80.0
 """PSNR in dB above which a probe's difference may be a trace of wrong GroupNorm statistics: nets
 that are to be blind to them let up to a ten-thousandth of the picture through."""
@@ -201,15 +203,19 @@ class Diagnosis:
     direction: str
     mode: str
     mechanism: Mechanism | None
-    """The first that explains the difference; ``None`` where no probe differs."""
+    """The one that explains most of the difference; ``None`` where no probe differs."""
     further: tuple[Mechanism, ...]
     """Others that differ as well."""
     cases: int
     """How many cases it explains."""
+    told: str = ""
+    """What the check said, where every probe differs and tiles are not the cause."""
 
     @property
     def reason(self) -> str:
         """What the hook breaks, in words."""
+        if self.told:
+            return f"every net differs, and tiles are not the cause: {self.told}"
         if self.mechanism is None:
             return "no probe differs, so the mechanism is unknown"
         also = ", ".join(self.further)
@@ -237,13 +243,16 @@ class _Place(NamedTuple):
 
 
 def diagnose(records: Iterable[Record]) -> list[Diagnosis]:
-    """Name the first mechanism that explains inexact values, for every place with probes.
+    """Name the mechanism that explains most of the inexact values, for every place with probes.
+
+    Where all probes differ, and so do planes that one tile holds, or the results are of no use at
+    all (of another dtype, say), it is none of them, and what the check said is told.
 
     This includes differences that the profile allows: adopters who promise ``degraded`` want to
     know why, too. Probes of mode exact stand in where a mode has none, and those of a family of the
     same build where a family has none.
     """
-    failing: dict[_Place, set[str]] = {}
+    failing: dict[_Place, dict[str, Record]] = {}
     probes: dict[_Place, dict[Mechanism, float]] = {}
     for record in records:
         placed = _placed(record)
@@ -259,12 +268,25 @@ def diagnose(records: Iterable[Record]) -> list[Diagnosis]:
                 psnr = float(told) if isinstance(told, int | float) else 0.0
                 found[mechanism] = min(found.get(mechanism, EXACT), psnr)
         elif differs and record.check == "parity":
-            failing.setdefault(place, set()).add(record.case)
+            failing.setdefault(place, {})[record.case] = record
     return [
-        Diagnosis(*place, *_explained(known), cases=len(cases))
+        Diagnosis(*place, *_explained(known), cases=len(cases), told=_told(known, cases.values()))
         for place, cases in failing.items()
         if (known := _probes_of(place, probes))
     ]
+
+
+def _told(probes: Mapping[Mechanism, float], failing: Iterable[Record]) -> str:
+    """What the check said where tiles are not the cause; empty where they are, or may be."""
+    if Mechanism.STUB not in probes or EXACT in probes.values():
+        return ""
+    for record in failing:
+        case = parse_case_id(record.case)
+        whole = case is not None and max(case.height, case.width) <= case.tile
+        if whole or record.grade == Grade.BROKEN:
+            said, _, _ = record.message.partition("; should be ")
+            return said.partition(" got ")[2] or said
+    return ""
 
 
 def _placed(record: Record) -> tuple[_Place, Mechanism | None] | None:
@@ -299,12 +321,25 @@ def _probes_of(
 def _explained(
     probes: Mapping[Mechanism, float],
 ) -> tuple[Mechanism | None, tuple[Mechanism, ...]]:
-    """The first mechanism that differs, and the others unless the first implies them all."""
+    """The mechanism that explains most, and the others unless it implies them all.
+
+    Probes show how much each mechanism alone spoils a picture, by their PSNR. What places tiles
+    wrongly comes before all others, and the missing halo before the resampling that it spoils too.
+    """
     differing = [mechanism for mechanism in CAUSES if probes.get(mechanism, EXACT) < EXACT]
     if Mechanism.GROUP_NORM in differing:
         leaks = {mechanism for mechanism in differing if probes[mechanism] > TRACE}
         differing = [m for m in differing if m is Mechanism.GROUP_NORM or m not in leaks]
     if not differing:
         return None, ()
-    first, *others = differing
+    spoilt = [mechanism for mechanism in differing if mechanism in _NEEDING_A_HALO]
+    halo = min(probes[mechanism] for mechanism in spoilt) if Mechanism.HALO in spoilt else None
+    first, *others = sorted(
+        differing,
+        key=lambda mechanism: (
+            mechanism is not Mechanism.STUB,
+            halo if halo is not None and mechanism in spoilt else probes[mechanism],
+            CAUSES.index(mechanism),
+        ),
+    )
     return first, () if first is Mechanism.STUB else tuple(others)

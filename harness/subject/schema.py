@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from vae_compat.contracts.cases import Direction, Layout, Mode
 from vae_compat.contracts.finding import Grade
+from vae_compat.contracts.promise import Bounds
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.subject.profile import (
@@ -46,6 +47,12 @@ class _Hook(_Table):
     host: _Text | None = None
 
 
+class _Bounds(_Table):
+    psnr: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    levels: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    seams: bool = False
+
+
 class _Claims(_Table):
     families: list[str] = Field(default_factory=list)
     directions: list[Literal["encode", "decode"]] = Field(default_factory=list)
@@ -54,6 +61,7 @@ class _Claims(_Table):
     axes: Literal["both", "height", "width"] = "both"
     temporal: bool = False
     slices: bool = False
+    bounds: _Bounds | None = None
     grade: dict[_Mode, _Grade] = Field(default_factory=dict)
     family_grade: dict[str, dict[_Mode, _Grade]] = Field(default_factory=dict)
 
@@ -74,6 +82,7 @@ _TABLES: Mapping[str, type[_Table]] = {
     "": _Profile,
     "hook": _Hook,
     "claims": _Claims,
+    "claims.bounds": _Bounds,
     "known_failures": _KnownFailure,
 }
 _TYPES = {
@@ -81,6 +90,10 @@ _TYPES = {
     "list_type": "a list",
     "dict_type": "a table",
     "model_type": "a table",
+    "bool_type": "true or false",
+    "float_type": "a number",
+    "greater_than": "a number above 0",
+    "finite_number": "a number above 0",
 }
 
 
@@ -112,6 +125,7 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
     _check_grades(parsed.claims, source)
     if parsed.hook.host is not None:
         _one_of(parsed.hook.host, HOSTS, "hook.host", source)
+    bounds = parsed.claims.bounds
     return Profile(
         hook=HookSpec(
             name=parsed.hook.name,
@@ -128,6 +142,7 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
             axes=Axes(parsed.claims.axes),
             temporal=parsed.claims.temporal,
             slices=parsed.claims.slices,
+            bounds=bounds and Bounds(bounds.psnr, bounds.levels, bounds.seams),
             grade=_graded(parsed.claims.grade),
             family_grade={f: _graded(g) for f, g in parsed.claims.family_grade.items()},
         ),
