@@ -9,6 +9,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
+from vae_compat.contracts.caseid import parse_case_id
 from vae_compat.contracts.cases import Mechanism, Scale
 from vae_compat.contracts.finding import Finding, Grade, Status
 from vae_compat.contracts.mechanisms import CAUSES, EXPLANATION
@@ -191,15 +192,12 @@ def _never_ran(records: Iterable[Record]) -> list[str]:
     return [hook for hook, any_passed in completed.items() if not any_passed]
 
 
+_NEEDING_A_HALO = (Mechanism.HALO, Mechanism.UPSAMPLE, Mechanism.DOWNSAMPLE)
 TRACE = 80.0
 """PSNR in dB above which a probe's difference may be a trace of wrong GroupNorm statistics: nets
 that are to be blind to them let up to a ten-thousandth of the picture through."""
 EXACT = math.inf
 """PSNR of a probe whose result is as accurate as the VAE."""
-_CONSEQUENCES = MappingProxyType(
-    {Mechanism.UPSAMPLE: Mechanism.HALO, Mechanism.DOWNSAMPLE: Mechanism.HALO}
-)
-"""Mechanisms whose probes also differ where another one is broken."""
 
 
 @dataclass(frozen=True)
@@ -212,34 +210,33 @@ class Diagnosis:
     direction: str
     mode: str
     mechanism: Mechanism | None
-    """The first that explains the difference; ``None`` where no probe differs."""
+    """The one that explains most of the difference; ``None`` where no probe differs."""
     further: tuple[Mechanism, ...]
     """Others that differ as well."""
     cases: int
     """How many cases it explains."""
     away: tuple[float, ...] = ()
     """PSNR in dB of the probes of all these mechanisms, the first one's first."""
+    told: str = ""
+    """What the check said, where every probe differs and tiles are not the cause."""
 
     @property
     def strongest_first(self) -> tuple[tuple[Mechanism, float], ...]:
-        """All mechanisms that differ with the PSNR of their probes, what is farthest off first.
+        """All mechanisms that differ with the PSNR of their probes; none where tiles are no cause.
 
         None comes before one that it is a consequence of: a hook without a halo also fails the
         probes of the resampling convolutions.
         """
-        all_of = () if self.mechanism is None else (self.mechanism, *self.further)
-        away = dict(zip(all_of, self.away, strict=False))
-
-        def strength(mechanism: Mechanism) -> tuple[float, int]:
-            own, cause = away.get(mechanism, 0.0), _CONSEQUENCES.get(mechanism)
-            least = own if cause is None else away.get(cause, own)
-            return max(own, least), CAUSES.index(mechanism)
-
-        return tuple((each, away.get(each, 0.0)) for each in sorted(all_of, key=strength))
+        if self.told or self.mechanism is None:
+            return ()
+        named = (self.mechanism, *self.further)
+        return tuple(zip(named, self.away, strict=True))
 
     @property
     def reason(self) -> str:
         """What the hook breaks, in words."""
+        if self.told:
+            return f"every net differs, and tiles are not the cause: {self.told}"
         if self.mechanism is None:
             return "no probe differs, so the mechanism is unknown"
         also = ", ".join(self.further)
@@ -305,13 +302,16 @@ class _Place(NamedTuple):
 
 
 def diagnose(records: Iterable[Record]) -> list[Diagnosis]:
-    """Name the first mechanism that explains inexact values, for every place with probes.
+    """Name the mechanism that explains most of the inexact values, for every place with probes.
+
+    Where all probes differ, and so do planes that one tile holds, or the results are of no use at
+    all (of another dtype, say), it is none of them, and what the check said is told.
 
     This includes differences that the profile allows: adopters who promise ``degraded`` want to
     know why, too. Probes of mode exact stand in where a mode has none, and those of a family of the
     same build where a family has none.
     """
-    failing: dict[_Place, set[str]] = {}
+    failing: dict[_Place, dict[str, Record]] = {}
     probes: dict[_Place, dict[Mechanism, float]] = {}
     for record in records:
         placed = _placed(record)
@@ -327,18 +327,33 @@ def diagnose(records: Iterable[Record]) -> list[Diagnosis]:
                 psnr = float(told) if isinstance(told, int | float) else 0.0
                 found[mechanism] = min(found.get(mechanism, EXACT), psnr)
         elif differs and record.check == "parity":
-            failing.setdefault(place, set()).add(record.case)
+            failing.setdefault(place, {})[record.case] = record
     return [
-        _diagnosed(place, known, len(cases))
+        _diagnosed(place, known, tuple(cases.values()))
         for place, cases in failing.items()
         if (known := _probes_of(place, probes))
     ]
 
 
-def _diagnosed(place: _Place, known: Mapping[Mechanism, float], cases: int) -> Diagnosis:
-    first, further = _explained(known)
-    away = () if first is None else tuple(known[each] for each in (first, *further))
-    return Diagnosis(*place, first, further, cases, away)
+def _diagnosed(
+    place: _Place, probes: Mapping[Mechanism, float], failing: tuple[Record, ...]
+) -> Diagnosis:
+    first, further = _explained(probes)
+    away = () if first is None else tuple(probes[each] for each in (first, *further))
+    return Diagnosis(*place, first, further, len(failing), away, _told(probes, failing))
+
+
+def _told(probes: Mapping[Mechanism, float], failing: Iterable[Record]) -> str:
+    """What the check said where tiles are not the cause; empty where they are, or may be."""
+    if Mechanism.STUB not in probes or EXACT in probes.values():
+        return ""
+    for record in failing:
+        case = parse_case_id(record.case)
+        whole = case is not None and max(case.height, case.width) <= case.tile
+        if whole or record.grade == Grade.BROKEN:
+            said, _, _ = record.message.partition("; should be ")
+            return said.partition(" got ")[2] or said
+    return ""
 
 
 def _placed(record: Record) -> tuple[_Place, Mechanism | None] | None:
@@ -373,12 +388,25 @@ def _probes_of(
 def _explained(
     probes: Mapping[Mechanism, float],
 ) -> tuple[Mechanism | None, tuple[Mechanism, ...]]:
-    """The first mechanism that differs, and the others unless the first implies them all."""
+    """The mechanism that explains most, and the others unless it implies them all.
+
+    Probes show how much each mechanism alone spoils a picture, by their PSNR. What places tiles
+    wrongly comes before all others, and the missing halo before the resampling that it spoils too.
+    """
     differing = [mechanism for mechanism in CAUSES if probes.get(mechanism, EXACT) < EXACT]
     if Mechanism.GROUP_NORM in differing:
         leaks = {mechanism for mechanism in differing if probes[mechanism] > TRACE}
         differing = [m for m in differing if m is Mechanism.GROUP_NORM or m not in leaks]
     if not differing:
         return None, ()
-    first, *others = differing
+    spoilt = [mechanism for mechanism in differing if mechanism in _NEEDING_A_HALO]
+    halo = min(probes[mechanism] for mechanism in spoilt) if Mechanism.HALO in spoilt else None
+    first, *others = sorted(
+        differing,
+        key=lambda mechanism: (
+            mechanism is not Mechanism.STUB,
+            halo if halo is not None and mechanism in spoilt else probes[mechanism],
+            CAUSES.index(mechanism),
+        ),
+    )
     return first, () if first is Mechanism.STUB else tuple(others)

@@ -160,6 +160,12 @@ def promises_exact(_case: Case, promise: Promise) -> bool:
 
 
 @condition
+def promises_bounds(_case: Case, promise: Promise) -> bool:
+    """The profile promises more than a grade."""
+    return promise.bounds is not None
+
+
+@condition
 def replaces_forward(_case: Case, promise: Promise) -> bool:
     """The hook takes the place of a coder's forward, so that the cache list passes through it."""
     return promise.kind == "forward"

@@ -5,12 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from vae_compat.checks.comparing import comparable, promised, seams_of
-from vae_compat.checks.conditions import claimed, decode, single_run, whole_net
+from vae_compat.checks.conditions import claimed, decode, promises_bounds, single_run, whole_net
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
 from vae_compat.checks.wording import apart
 from vae_compat.contracts.finding import Grade, Metrics, Tier
+from vae_compat.contracts.promise import Bounds
 from vae_compat.measure.distance import distance_of
 from vae_compat.measure.observation import Observation
+from vae_compat.measure.regions import most_shifted
 
 COLOUR_LEVELS = 1.0
 """8-bit levels by which the mean of a channel may move where the result is promised to be close."""
@@ -50,6 +52,39 @@ def check_seams(observation: Observation) -> Answer:
             str(found),
             metrics=numbers,
         )
+    return passed(numbers)
+
+
+@check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net & promises_bounds)
+def check_bounds(observation: Observation) -> Answer:
+    """The output keeps what ``[claims.bounds]`` promises beyond its grade.
+
+    ``psnr`` is in dB against the truth. ``levels`` is by how many 8-bit levels the mean of any
+    region, a square of half a tile, may be shifted in any channel. With ``seams = true`` no border
+    of a tile shows.
+    """
+    output = _finite(observation)
+    if isinstance(output, Answer):
+        return output
+    bounds = observation.promise.bounds or Bounds()
+    measured = distance_of(observation)
+    region = most_shifted(output, observation.baseline, observation.case)
+    seams = seams_of(observation)
+    numbers: Metrics = {"psnr": measured.psnr, "shift": region.levels, "seam": int(seams.seam)}
+    if bounds.psnr is not None and measured.psnr < bounds.psnr:
+        got, least = apart(measured.psnr, bounds.psnr, ".1f")
+        return failed(f"a PSNR of {got} dB", f"at least {least} dB", metrics=numbers)
+    if bounds.levels is not None and abs(region.levels) > bounds.levels:
+        got, most = apart(abs(region.levels), bounds.levels, ".2f")
+        sign = "-" if region.levels < 0 else "+"
+        return failed(
+            f"a region whose mean is shifted by {sign}{got} 8-bit levels",
+            f"within {most}",
+            str(region),
+            metrics=numbers,
+        )
+    if bounds.seams and seams.seam:
+        return failed("a seam", "none", str(seams), metrics=numbers)
     return passed(numbers)
 
 

@@ -8,6 +8,18 @@ from vae_compat.contracts.cases import Case, Direction, Mechanism
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """What a hook promises beyond the grade of a case."""
+
+    psnr: float | None = None
+    """dB against the truth, at least."""
+    levels: float | None = None
+    """8-bit levels by which the mean of any region may be shifted, at most."""
+    seams: bool = False
+    """Whether no border of a tile shows."""
+
+
+@dataclass(frozen=True)
 class Promise:
     """What the profile says of a case."""
 
@@ -26,6 +38,7 @@ class Promise:
 
     temporal: bool = False
     """Whether it cuts clips in time as well, so that frames at a cut lack some of their past."""
+    bounds: Bounds | None = None
     slices: bool = False
     """Whether it runs a batch item by item, so that a batch takes no more memory than an item."""
     time_ratio: float | None = None

@@ -21,7 +21,7 @@ from vae_compat.vocabulary import Gpu
 
 if TYPE_CHECKING:
     from vae_compat.contracts.finding import Grade
-    from vae_compat.contracts.promise import Promise
+    from vae_compat.contracts.promise import Bounds, Promise
 
 
 class Kind(StrEnum):
@@ -141,6 +141,8 @@ class Claims:
     """Whether it cuts clips in time as well."""
     slices: bool = False
     """Whether it runs a batch item by item."""
+    bounds: Bounds | None = None
+    """What holds beyond the grades; ``None`` for nothing."""
     grade: Mapping[Mode, Grade] = field(default_factory=dict)
     family_grade: Mapping[str, Mapping[Mode, Grade]] = field(default_factory=dict)
     """Of families for which a mode promises another grade than for the others."""
@@ -166,6 +168,7 @@ class Claims:
             axes=str(self.axes),
             temporal=self.temporal,
             slices=self.slices,
+            bounds=self.bounds,
         )
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from vae_compat.contracts.cases import Direction, Layout, Mode
 from vae_compat.contracts.finding import Grade
+from vae_compat.contracts.promise import Bounds
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.subject.profile import (
@@ -54,8 +55,14 @@ class _Hook(_Table):
 
 
 class _Cost(_Table):
-    time_ratio: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    time_ratio: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     gpu: Literal["h200", "h100", "rtx4090", "rtx3060"] = "h200"
+
+
+class _Bounds(_Table):
+    psnr: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    levels: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    seams: bool = False
 
 
 class _Claims(_Table):
@@ -71,6 +78,7 @@ class _Claims(_Table):
     axes: Literal["both", "height", "width"] = "both"
     temporal: bool = False
     slices: bool = False
+    bounds: _Bounds | None = None
     grade: dict[_Mode, _Grade] = Field(default_factory=dict)
     family_grade: dict[str, dict[_Mode, _Grade]] = Field(default_factory=dict)
 
@@ -92,6 +100,7 @@ _TABLES: Mapping[str, type[_Table]] = {
     "hook": _Hook,
     "claims": _Claims,
     "claims.cost": _Cost,
+    "claims.bounds": _Bounds,
     "known_failures": _KnownFailure,
 }
 _TYPES = {
@@ -139,6 +148,7 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
         )
     if parsed.hook.host is not None:
         _one_of(parsed.hook.host, HOSTS, "hook.host", source)
+    bounds = parsed.claims.bounds
     return Profile(
         hook=HookSpec(
             name=parsed.hook.name,
@@ -160,6 +170,7 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
             axes=Axes(parsed.claims.axes),
             temporal=parsed.claims.temporal,
             slices=parsed.claims.slices,
+            bounds=bounds and Bounds(bounds.psnr, bounds.levels, bounds.seams),
             grade=_graded(parsed.claims.grade),
             family_grade={f: _graded(g) for f, g in parsed.claims.family_grade.items()},
         ),

@@ -20,7 +20,7 @@ from vae_compat.checks.wording import apart, mebibytes_apart
 from vae_compat.contracts.cases import Direction, Mechanism, Mode, Scale
 from vae_compat.contracts.finding import Finding, Grade, Status, Tier
 from vae_compat.contracts.mechanisms import EXPLANATION
-from vae_compat.contracts.promise import Promise
+from vae_compat.contracts.promise import Bounds, Promise
 from vae_compat.device.meter import Convolution, Reading
 from vae_compat.measure.observation import (
     ConventionResult,
@@ -106,6 +106,17 @@ def plus(value: float) -> Callable[[Tensor], Tensor]:
     return lambda output: output + value
 
 
+def corner(output: Tensor) -> Tensor:
+    """One half of a tile is brighter by three levels."""
+    output[..., 320:, :64] += 3 * LEVEL
+    return output
+
+
+def bounded(change: Callable[[Tensor], Tensor] | None, **bounds: Any) -> Observation:
+    seen = an_observation(change=change, grade="degraded")
+    return replace(seen, promise=replace(seen.promise, bounds=Bounds(**bounds)))
+
+
 FULL = {Convolution((8, 8, 3, 3), (384, 384)): 2}
 OFTEN = {Convolution((8, 8, 3, 3), (384, 384)): 18}
 CROP = {Convolution((8, 8, 3, 3), (150, 150)): 2}
@@ -130,6 +141,9 @@ PASSES: list[tuple[str, Callable[[], Observation]]] = [
     ("seams", an_observation),
     ("seams", lambda: an_observation(change=seamed, grade="degraded")),
     ("seams", lambda: an_observation(change=plus(0.1))),
+    ("bounds", lambda: bounded(None, psnr=40.0, levels=2.0, seams=True)),
+    ("bounds", lambda: bounded(corner, psnr=30.0, levels=4.0)),
+    ("bounds", lambda: bounded(seamed, psnr=30.0, levels=5.0)),
     ("value_range", an_observation),
     ("colour_shift", an_observation),
     ("colour_shift", lambda: an_observation(change=plus(0.1), grade="degraded")),
@@ -196,6 +210,9 @@ FAILS: list[tuple[str, Callable[[], Observation], str]] = [
         "device cpu",
     ),
     ("seams", lambda: an_observation(change=seamed, grade="close"), "a tile border"),
+    ("bounds", lambda: bounded(plus(0.1), psnr=30.0), "at least 30.0 dB"),
+    ("bounds", lambda: bounded(corner, levels=2.0), "y 320 to 384, x 0 to 64"),
+    ("bounds", lambda: bounded(seamed, seams=True), "a tile border"),
     ("value_range", lambda: an_observation(change=lambda y: y * 1.5), "clamp"),
     ("colour_shift", lambda: an_observation(change=plus(0.02)), "+2.55 8-bit levels"),
     ("batch_items", lambda: an_observation(TWO, change=flip, grade="degraded"), "mixed up"),

@@ -159,9 +159,59 @@ def test_the_first_mechanism_that_explains_is_named(broken: list[Mechanism], nam
 def test_what_wrong_statistics_leak_into_other_probes_explains_nothing(
     psnr: float, statistics: str, named: Mechanism
 ):
-    attention = replace(probe(Mechanism.ATTENTION, "failed"), metrics={"psnr": psnr})
-    (found,) = diagnose([degraded(), attention, probe(Mechanism.GROUP_NORM, statistics)])
+    attention = with_psnr(Mechanism.ATTENTION, psnr)
+    norm = replace(probe(Mechanism.GROUP_NORM, statistics), metrics={"psnr": 42.0})
+    (found,) = diagnose([degraded(), attention, norm])
     assert found.mechanism is named
+
+
+def with_psnr(mechanism: Mechanism, psnr: float) -> Record:
+    return replace(probe(mechanism, "failed"), metrics={"psnr": psnr})
+
+
+@pytest.mark.parametrize(
+    ("halo", "upsample", "attention", "named"),
+    [
+        (74.0, 75.0, 33.0, Mechanism.ATTENTION),
+        (30.0, 28.0, 33.0, Mechanism.HALO),  # without a halo upsampling is wrong as well
+        (50.0, 20.0, 33.0, Mechanism.HALO),
+    ],
+)
+def test_what_explains_most_is_named_first(
+    halo: float, upsample: float, attention: float, named: Mechanism
+):
+    records = [
+        degraded(),
+        with_psnr(Mechanism.HALO, halo),
+        with_psnr(Mechanism.UPSAMPLE, upsample),
+        with_psnr(Mechanism.ATTENTION, attention),
+    ]
+    (found,) = diagnose(records)
+    assert found.mechanism is named
+    assert len(found.further) == 2
+
+
+@pytest.mark.parametrize(
+    ("size", "grade", "told"),
+    [(10, "degraded", True), (40, "broken", True), (40, "degraded", False)],
+)
+def test_what_is_wrong_without_tiles_is_told_in_the_words_of_the_check(
+    size: int, grade: str, told: bool
+):
+    whole = replace(
+        degraded(height=size, width=size),
+        grade=grade,
+        message="decode got dtype float16 instead of float32; should be exact; at y 3",
+    )
+    probes = [probe(one, "failed") for one in Mechanism]
+    (found,) = diagnose([whole, *probes])
+    assert ("dtype float16 instead of float32" in found.reason) is told
+    assert ("placed or blended wrongly" in found.reason) is not told
+    (found,) = diagnose([whole, *(p for p in probes if "stub" not in p.case)])
+    assert "tiles are not the cause" not in found.reason
+    sound = probe(Mechanism.STUB, "passed")
+    (found,) = diagnose([whole, sound, probe(Mechanism.HALO, "failed")])
+    assert "tiles are not the cause" not in found.reason
 
 
 def test_what_is_exact_needs_no_diagnosis():

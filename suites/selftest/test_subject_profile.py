@@ -10,6 +10,7 @@ import pytest
 
 from vae_compat.contracts.cases import Case, Direction, Layout, Mode, Scale
 from vae_compat.contracts.finding import Grade
+from vae_compat.contracts.promise import Bounds
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.subject.profile import (
@@ -119,9 +120,26 @@ def test_the_host_says_how_hooks_are_called_where_the_profile_does_not(tmp_path:
     assert (alone.promise(case("sd")).context, alone.claims.coders) == ("", ())
 
 
+def test_a_promise_carries_what_else_is_claimed(tmp_path: Path) -> None:
+    cuts = 'axes = "height"\ntemporal = true\nslices = true\ncache'
+    bounds = "\n[claims.bounds]\npsnr = 30\nseams = true\n[[known"
+    text = FULL.replace("cache", cuts, 1).replace("[[known", bounds, 1)
+    promise = load_profile(write(tmp_path, text)).promise(case())
+    assert (promise.axes, promise.temporal, promise.slices) == ("height", True, True)
+    assert promise.bounds == Bounds(psnr=30.0, levels=None, seams=True)
+    plain = load_profile(write(tmp_path, FULL)).promise(case())
+    assert (plain.axes, plain.temporal, plain.slices) == ("both", False, False)
+    assert plain.bounds is None
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
+        ('cache = "split"', 'axes = "rows"', ["claims.axes", "'rows'", "both, height or width"]),
+        ('cache = "split"', "slices = 1", ["claims.slices", "1", "true or false"]),
+        ('cache = "split"', "bounds = {psnr = 0}", ["claims.bounds.psnr", "above 0"]),
+        ('cache = "split"', 'bounds = {levels = "2"}', ["claims.bounds.levels", "a number"]),
+        ('cache = "split"', "bounds = {level = 2}", ["claims.bounds.level", "'levels'"]),
         ('name = "quadtree"', 'nmae = "x"', ["hook.nmae", "did you mean 'name'"]),
         ('host = "comfyui"', 'hots = "comfyui"', ["hook.hots", "did you mean 'host'", "entry"]),
         ("[claims]", "[claim]", ["[claim]", "did you mean [claims]", "known_failures"]),
