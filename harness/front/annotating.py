@@ -39,13 +39,13 @@ def annotate(folder: Path, start: Path | None = None) -> int:
     from vae_compat.reports.results import read
 
     root = Path.cwd() if start is None else start
-    for line in workflow_commands(read(folder), root):
+    for line in commands(read(folder), root):
         sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
     return ExitCode.HOLDS
 
 
-def workflow_commands(results: Results, start: Path) -> Iterator[str]:
+def commands(results: Results, start: Path) -> Iterator[str]:
     """One line for each group of failures and each regression, `MOST` at most."""
     from vae_compat.reports.digest import groups, statement
 

@@ -88,7 +88,7 @@ def options_of(
     return asked(hook if profile is None else str(profile), **told)
 
 
-class Judged(NamedTuple):
+class Listed(NamedTuple):
     """One check of one case, as the judge describes it."""
 
     hook: str
@@ -111,12 +111,12 @@ class Gate:
         self._judge = judge
         self._options = options.to_json()
         described = judge.ask(options=self._options)
-        self.tests = [Judged(*told) for told in described["items"]]
+        self.tests = [Listed(*told) for told in described["items"]]
         self.left_out: list[str] = described["left_out"]
         """A sentence for each family that the installed diffusers lacks."""
         self._records: dict[tuple[str, str], dict[str, Any]] = {}
 
-    def finding(self, test: Judged) -> ReportedFinding:
+    def finding(self, test: Listed) -> ReportedFinding:
         """What the check finds; the case runs once for all of its checks.
 
         Raises ``StoppedError`` where the harness fails.
@@ -137,7 +137,7 @@ class Gate:
 class Check:
     """What a decorated test is given. Called, it judges: once more does no harm."""
 
-    def __init__(self, gate: Gate, test: Judged) -> None:
+    def __init__(self, gate: Gate, test: Listed) -> None:
         self._gate = gate
         self._test = test
         self.called = False

@@ -266,7 +266,7 @@ def judged(tmp_path: Path) -> Callable[..., list[str]]:
     def annotations(*found: Any, entry: str = "Hook", **changes: Any) -> list[str]:
         entry = results.HookEntry("hook", f"{file}:{entry}", "forward", "ldm")
         told = run(*found, header=dataclasses.replace(HEADER, hooks=(entry,)), **changes)
-        return list(annotating.annotations(told, tmp_path))
+        return list(annotating.commands(told, tmp_path))
 
     return annotations
 
@@ -292,7 +292,7 @@ def test_a_hook_outside_of_the_repository_has_no_place(
     judged: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     found = run(record(status="failed", message="no"))
-    (line,) = annotating.annotations(found, tmp_path / "nodes")
+    (line,) = annotating.commands(found, tmp_path / "nodes")
     assert "file=" not in line
     (line,) = judged(record(status="failed"), verdict=Verdict(ExitCode.FAILS, "1 failed"))
     assert line.startswith("::error file=")
