@@ -11,6 +11,10 @@ EVERY = 30.0
 RENEWED = 0.5
 """Seconds between two lines on a terminal."""
 
+FORESEEN = 0.02
+"""Share of the records from which the time left is told. The first ones wait for imports, and for
+the baselines of all."""
+
 
 @dataclass
 class Progress:
@@ -47,8 +51,9 @@ class Progress:
         told += f", {self.failed} failed" if self.failed else ""
         since, before = self._begun
         made = self.done - before
-        left = (now - since) / made * (total - self.done) if made else 0.0
-        return f"{told}, about {_duration(left)} left" if self.done < total else told
+        if made < FORESEEN * (total - before) or self.done == total:
+            return told
+        return f"{told}, about {_duration((now - since) / made * (total - self.done))} left"
 
 
 def _duration(seconds: float) -> str:

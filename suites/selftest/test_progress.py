@@ -37,3 +37,12 @@ def test_a_run_at_its_end_has_nothing_left() -> None:
     progress = Progress(1, clock=clock)
     clock.now = EVERY
     assert progress.took(bad=False) == "1 of 1 records (100 %)"
+
+
+def test_the_time_left_is_not_told_from_the_first_records() -> None:
+    clock = Clock()
+    progress = Progress(1000, clock=clock)
+    clock.now = EVERY
+    assert progress.took(bad=False) == "1 of 1,000 records (0 %)"
+    progress.done, clock.now = 19, 2 * EVERY
+    assert progress.took(bad=False) == "20 of 1,000 records (2 %), about 49 min left"
