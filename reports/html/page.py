@@ -68,12 +68,13 @@ class CellView:
     status: str
     """A class of the style sheet: ``good``, ``bad``, ``known`` or ``idle``."""
     mark: str
-    detail: str
+    grade: str
+    ratio: str
 
 
 @dataclass(frozen=True)
 class CostRow:
-    """What a family and direction cost."""
+    """What a family, direction and mode cost, or all families in a direction and mode."""
 
     place: str
     bars: tuple[Bar | None, ...]
@@ -89,6 +90,8 @@ class HookView:
     rows: tuple[tuple[str, tuple[CellView | None, ...]], ...]
     phases: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
     costs: tuple[CostRow, ...]
+    """The highest of all families, for every direction and mode."""
+    family_costs: tuple[CostRow, ...]
     cost_heads: tuple[str, ...]
 
 
@@ -242,9 +245,9 @@ def _hook(why: Why, records: Sequence[Record]) -> HookView:
         (family, tuple(_cell(made.get(Key(family, *column))) for column in columns))
         for family in dict.fromkeys(key.family for key in made)
     )
-    heads, costs = _costs(own)
+    heads, costs, family_costs = _costs(own)
     phases = tuple((family, tuple(row.items())) for family, row in digest.phases(own).items())
-    return HookView(why.hook, why, tuple(columns), rows, phases, costs, heads)
+    return HookView(why.hook, why, tuple(columns), rows, phases, costs, family_costs, heads)
 
 
 def _cell(cell: digest.Cell | None) -> CellView | None:
@@ -254,11 +257,16 @@ def _cell(cell: digest.Cell | None) -> CellView | None:
     if cell.mark == "-":
         status = "idle"
     ratio = f"{cell.ratio_text} x VRAM" if cell.vram_ratio is not None else cell.ratio_text
-    return CellView(status, cell.mark, " ".join(filter(None, (cell.grade_text, ratio))))
+    return CellView(status, cell.mark, cell.grade_text, ratio)
 
 
-def _costs(records: Iterable[Record]) -> tuple[tuple[str, ...], tuple[CostRow, ...]]:
-    """The highest of each cost for every family, direction and mode that has to tile."""
+def _costs(
+    records: Iterable[Record],
+) -> tuple[tuple[str, ...], tuple[CostRow, ...], tuple[CostRow, ...]]:
+    """What is told of costs, and the highest of each in cases that have to tile.
+
+    For every direction and mode, and for every family in them.
+    """
     found: dict[Key, dict[str, float]] = {}
     for record in records:
         case, key = parse_case_id(record.case), digest.key_of(record)
@@ -267,19 +275,25 @@ def _costs(records: Iterable[Record]) -> tuple[tuple[str, ...], tuple[CostRow, .
         if max(case.height, case.width) <= case.tile + 22:
             continue
         for name, value in _cost_of(record).items():
-            told = found.setdefault(key, {})
-            told[name] = max(value, told.get(name, 0.0))
+            for place in (key, key._replace(family="")):
+                told = found.setdefault(place, {})
+                told[name] = max(value, told.get(name, 0.0))
     keys = sorted(found, key=_place)
     heads = tuple(name for name in COSTS if any(name in told for told in found.values()))
     made: dict[str, dict[Key, Bar]] = {}
     for name in heads:
         some = [(key, found[key][name]) for key in keys if name in found[key]]
-        drawn = bars([(" ".join(key), value) for key, value in some])
+        drawn = bars([(" ".join(key).strip(), value) for key, value in some])
         made[name] = {key: bar for (key, _), bar in zip(some, drawn, strict=True)}
-    rows = tuple(
-        CostRow(" ".join(key), tuple(made[name].get(key) for name in heads)) for key in keys
+    rows = {
+        key: CostRow(" ".join(key).strip(), tuple(made[name].get(key) for name in heads))
+        for key in keys
+    }
+    return (
+        tuple(COSTS[name] for name in heads),
+        tuple(row for key, row in rows.items() if not key.family),
+        tuple(row for key, row in rows.items() if key.family),
     )
-    return tuple(COSTS[name] for name in heads), rows
 
 
 def _cost_of(record: Record) -> dict[str, float]:

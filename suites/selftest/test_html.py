@@ -14,15 +14,17 @@ from pathlib import Path
 import pytest
 
 from vae_compat.contracts.cases import Scenario
+from vae_compat.front import cli
 from vae_compat.judge import Record
 from vae_compat.reports.html.page import page_of
 from vae_compat.reports.html.rendering import to_html, write_page
+from vae_compat.reports.log import End, Entry, Writer
 from vae_compat.reports.pictures.album import Album
 from vae_compat.reports.results import Results
 from vae_compat.reports.why import whys
 from vae_compat.suites.selftest.measure_fakes import an_observation
 from vae_compat.suites.selftest.test_pictures import CASE, found, stepped
-from vae_compat.suites.selftest.test_reports import case_id, record, run
+from vae_compat.suites.selftest.test_reports import HEADER, case_id, record, run
 from vae_compat.suites.selftest.test_reports_clips import memory
 
 VOID = frozenset({"meta", "link", "img", "input", "br"})
@@ -232,3 +234,26 @@ def test_a_hook_that_holds_and_one_that_crashes_are_told_in_a_sentence() -> None
     assert told[0].sentence == "keeps everything that it claims, at worst grade exact"
     assert told[1].sentence == "sd decode: raised TypeError; 1 more group of failures"
     assert len(told[2].sentence) < 400
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_the_page_is_opened_where_that_is_asked_for(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    found: bool,
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda page: asked.append(page) or found)
+    writer = Writer(tmp_path, HEADER, 1, None)
+    writer.append(Entry(record()))
+    writer.finish(End("2026-01-01T00:01:00+00:00"))
+    writer.close()
+    assert cli.main(["report", str(tmp_path)]) == 0
+    assert asked == []
+    assert cli.main(["report", str(tmp_path), "--open"]) == 0
+    page = tmp_path / "index.html"
+    assert asked == [page.as_uri()]
+    assert capsys.readouterr().err == (
+        "" if found else f"vae-compat: found no browser: open {page}\n"
+    )
