@@ -226,15 +226,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         gate = judges.gate(placed(options_of(**mark.kwargs["asked"]), folder, judges.start))
     except (UsageError, StoppedError) as error:
         raise pytest.Collector.CollectError(f"{name}: {error}") from None
-    metafunc.parametrize(ARGUMENT, list(_parameters(gate)))
+    grouped = getattr(metafunc.config.option, "loadgroup", False)
+    metafunc.parametrize(ARGUMENT, list(_parameters(gate, grouped=grouped)))
 
 
-def _parameters(gate: Gate) -> Iterator[Any]:
+def _parameters(gate: Gate, *, grouped: bool) -> Iterator[Any]:
+    """The tests; ``grouped`` where pytest-xdist hands out groups (``--dist loadgroup``)."""
     from vae_compat.front.api import HookFailureError
     from vae_compat.text import printable
 
     for test in gate.tests:
-        marks = [pytest.mark.xdist_group(f"{test.hook}:{test.case}")]
+        marks = [pytest.mark.xdist_group(test.case)] if grouped else []
         if test.known is not None:
             reason = printable(test.known)
             marks.append(pytest.mark.xfail(reason=reason, strict=True, raises=HookFailureError))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import asdict
@@ -286,6 +287,33 @@ def test_a_judge_that_dies_is_told_with_its_last_words(
     process.close()
 
 
+def test_an_interrupted_question_leaves_no_answer_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = (
+        "import sys, time\n"
+        "sys.stdin.readline()\n"
+        "if 'wait' in sys.stdin.readline(): time.sleep(60)\n"
+        "print('{{}}')\n"
+    )
+    monkeypatch.setattr(judge_process, "_PROGRAM", program)
+    process = judge_process.JudgeProcess("sim", tmp_path, None, b"")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            process.ask(options="wait")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert process.ask(options="") == {}
+    process.close()
+
+
 FAKE = """
 from pathlib import Path
 
@@ -313,10 +341,12 @@ judge_process.JudgeProcess = Fake
 """
 
 
-def test_judges_of_xdist_workers_share_a_folder_and_a_key(tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["load", "loadgroup"])
+def test_judges_of_xdist_workers_share_a_folder_and_a_key(tmp_path: Path, way: str) -> None:
     (tmp_path / "conftest.py").write_text(FAKE)
     (tmp_path / "test_gate.py").write_text(TEST.format(arguments="'a:b'"))
-    done = _pytest(tmp_path, "-n", "2")
+    done = _pytest(tmp_path, "-n", "2", "--dist", way)
     assert done.returncode == 0, done.stdout
     (shared,) = set((tmp_path / "keys").read_text().splitlines())
     folder, key = shared.split()
