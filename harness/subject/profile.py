@@ -100,6 +100,8 @@ class HookSpec:
     kind: Kind
     layout: Layout
     host: str | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """What this hook calls keywords of the contract, where that is another name."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,8 @@ class Claims:
     directions: tuple[Direction, ...] = ()
     modes: tuple[Mode, ...] = ()
     cache: Cache = Cache.NONE
+    overlap: bool = False
+    """Whether the hook takes ``tile_overlap``, and works with none and with half a tile."""
     parks: bool = False
     """Whether caches that are split are offloaded between the chunks of a clip."""
     when: When = When.ALWAYS
@@ -133,6 +137,7 @@ class Claims:
             claimed=is_claimed(self, case),
             grade=str(grade),
             cache=str(cache),
+            overlap=self.overlap,
             parks=self.parks,
             when=str(self.when),
             coders=tuple(map(str, self.coders)),
@@ -261,6 +266,7 @@ def profile_from_flags(
     comfyui: Path | None = None,
     folder: Path | None = None,
     further: Mapping[str, Any] | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> Profile:
     """A profile for a hook that is given by flags alone; ``further`` are more of its claims.
 
@@ -281,7 +287,9 @@ def profile_from_flags(
         "grade": {str(mode): str(value) for mode, value in (grade or {}).items()},
         **(further or {}),
     }
-    tables = {"hook": spec | ({} if host is None else {"host": host}), "claims": claims}
+    more: dict[str, Any] = {"host": host, "settings": dict(settings or {})}
+    hook_table = spec | {name: value for name, value in more.items() if value}
+    tables = {"hook": hook_table, "claims": claims}
     folder = folder or Path.cwd()
     if modes is None:
         grades = claims.pop("grade")

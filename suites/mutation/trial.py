@@ -46,6 +46,7 @@ def profile_of(specimen: Specimen) -> Profile:
         cache=specimen.cache,
         grade=specimen.grade,
         further=specimen.further,
+        settings=specimen.settings,
     )
 
 
