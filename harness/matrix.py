@@ -32,6 +32,11 @@ class Claims(Protocol):
         ...
 
     @property
+    def overlap(self) -> bool:
+        """Whether the overlap of tiles can be set."""
+        ...
+
+    @property
     def when(self) -> str:
         """``always``, or ``memory`` where the hook tiles only if that is short."""
         ...
@@ -443,6 +448,7 @@ _USAGES = (
     (Scenario.TINY_TILES, TINY_SIZE, "bfloat16"),
     (Scenario.OUT_OF_MEMORY, PROBE_SIZE, "float32"),
     (Scenario.ON_HOST, USAGE_SIZE, "float32"),
+    (Scenario.OVERLAPS, USAGE_SIZE, "float32"),
     (Scenario.INFERENCE_MODE, USAGE_SIZE, "float32"),
     (Scenario.PLENTY, USAGE_SIZE, "float32"),
     (Scenario.OFFLOADED, USAGE_SIZE, "float32"),
@@ -454,6 +460,8 @@ _USAGES = (
 def _usages(claims: Claims) -> tuple[tuple[Scenario, Geometry, str], ...]:
     """The scenarios of use, without those for what is not claimed."""
     left = {Scenario.OFFLOADED, Scenario.STATIC, Scenario.PATCHED} - set(claims.coders)
+    if not claims.overlap:
+        left.add(Scenario.OVERLAPS)
     if claims.when != "memory":
         left.add(Scenario.PLENTY)
     if claims.context is not None:

@@ -142,6 +142,12 @@ def tiles_when_short(_case: Case, promise: Promise) -> bool:
 
 
 @condition
+def sets_overlap(_case: Case, promise: Promise) -> bool:
+    """The hook claims that the overlap of its tiles can be set."""
+    return promise.overlap
+
+
+@condition
 def claims_coder(case: Case, promise: Promise) -> bool:
     """The hook claims to work on such coders as the scenario has."""
     return case.scenario in promise.coders

@@ -11,6 +11,7 @@ from vae_compat.checks.conditions import (
     claims_coder,
     may_run_untiled,
     plays,
+    sets_overlap,
     tiles_when_short,
 )
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
@@ -131,6 +132,25 @@ def check_out_of_memory(observed: Observed) -> Answer:
 def check_on_host(observed: Observed) -> Answer:
     """A VAE on the CPU of a machine with a GPU runs on the CPU, where its input is."""
     return _each(observed)
+
+
+@check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.OVERLAPS) & sets_overlap)
+def check_overlaps(observed: Observed) -> Answer:
+    """Tiles that do not overlap, and tiles that overlap by half, give a result, and not by one way.
+
+    No overlap may be refused with a clear error. Both overlaps must differ in what is computed, or
+    the setting is not read.
+    """
+    if not isinstance(observed, UsageObserved) or len(observed.ran) < 2:
+        return _nothing(observed)
+    none, half = observed.ran
+    refused = none.seen.failure is not None and none.seen.failure.deliberate
+    for ran in (half,) if refused else (none, half):
+        if (wrong := _wrong(ran, refusing=ran is none)) is not None:
+            return failed(*wrong)
+    if none.seen.reading.convolutions == half.seen.reading.convolutions:
+        return failed("the same convolutions for both overlaps", "more work for the larger one")
+    return passed({"convolutions_none": none.convolutions, "convolutions_half": half.convolutions})
 
 
 @check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.INFERENCE_MODE) & any_context)

@@ -105,6 +105,8 @@ class Scenario(StrEnum):
     """The published net without data, at 1024 pixels: what a GPU would pay."""
     ON_HOST = "on_host"
     """A VAE on the CPU of a machine with a GPU."""
+    OVERLAPS = "overlaps"
+    """Tiles that do not overlap, and tiles that overlap by half."""
     INFERENCE_MODE = "inference_mode"
     """A call under ``torch.inference_mode()``, which other cases do not use unless it is claimed.
     """

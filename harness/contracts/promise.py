@@ -27,6 +27,8 @@ class Promise:
     grade: str = "exact"
     cache: str = "none"
     kind: str = "forward"
+    overlap: bool = False
+    """Whether the overlap of tiles can be set."""
     parks: bool = False
     """Whether split caches are offloaded between chunks."""
     when: str = "always"

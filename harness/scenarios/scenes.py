@@ -73,6 +73,7 @@ USAGES: Mapping[Scenario, Usage] = MappingProxyType(
         Scenario.TINY_TILES: settings.TINY_TILES,
         Scenario.ON_HOST: settings.ON_HOST,
         Scenario.OUT_OF_MEMORY: OUT_OF_MEMORY,
+        Scenario.OVERLAPS: settings.OVERLAPS,
         Scenario.INFERENCE_MODE: settings.INFERENCE_MODE,
         Scenario.PLENTY: PLENTY,
         Scenario.OFFLOADED: coders.OFFLOADED,

@@ -101,6 +101,20 @@ def _play_on_host(player: Player) -> None:
     call(player, "the VAE on the CPU beside a GPU", x=x, hook=there)
 
 
+def _play_overlaps(player: Player) -> None:
+    """No overlap, and half a tile; in the unit in which the hook is given the size of tiles."""
+    hook, case = player.stage.hook, player.case
+    decoding = case.direction is Direction.DECODE
+    unit = 1 if decoding and player.stage.promise.kind == "forward" else player.view.ratio
+    for overlap in (0, case.tile // 2):
+        fixed = {"tile_overlap": overlap * unit}
+        there = replace(hook, fixed=fixed) if isinstance(hook, Hook) else hook
+        call(player, f"tiles that overlap by {overlap} latent pixels", hook=there)
+
+
+OVERLAPS = Usage(_play_overlaps, each_ran)
+
+
 def _play_inference_mode(player: Player) -> None:
     call(player, "under torch.inference_mode()")
 

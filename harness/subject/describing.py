@@ -30,6 +30,7 @@ def loading_of(profile: Profile, comfyui: Path | None = None) -> Loading:
         layout=str(spec.layout),
         host=spec.host,
         folder=str(profile.folder),
+        settings=spec.settings,
         comfyui=None if comfyui is None else str(comfyui),
     )
 
@@ -72,5 +73,6 @@ def remember(profile: Profile, facts: HookFacts) -> None:
 
 def _key(profile: Profile, comfyui: Path | None) -> str:
     spec = profile.hook
-    parts = (spec.entry, spec.kind, spec.host, profile.folder, comfyui)
+    settings = sorted(spec.settings.items())
+    parts = (spec.entry, spec.kind, spec.host, settings, profile.folder, comfyui)
     return json.dumps([str(part) for part in parts])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from vae_compat.contracts.cases import Mode
 
@@ -19,6 +20,8 @@ class Loading:
     host: str | None
     folder: str
     """What a file in ``entry`` is relative to."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """What the hook calls keywords of the contract."""
     comfyui: str | None = None
     """A checkout of the real host."""
     image: str | None = None

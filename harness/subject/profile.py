@@ -109,6 +109,8 @@ class HookSpec:
     kind: Kind
     layout: Layout
     host: str | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """What this hook calls keywords of the contract, where that is another name."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,8 @@ class Claims:
     directions: tuple[Direction, ...] = ()
     modes: tuple[Mode, ...] = ()
     cache: Cache = Cache.NONE
+    overlap: bool = False
+    """Whether the hook takes ``tile_overlap``, and works with none and with half a tile."""
     parks: bool = False
     """Whether caches that are split are offloaded between the chunks of a clip."""
     when: When = When.ALWAYS
@@ -159,6 +163,7 @@ class Claims:
             claimed=is_claimed(self, case),
             grade=str(grade),
             cache=str(cache),
+            overlap=self.overlap,
             parks=self.parks,
             when=str(self.when),
             coders=tuple(map(str, self.coders)),
@@ -293,6 +298,7 @@ def profile_from_flags(
     further: Mapping[str, object] | None = None,
     comfyui: Path | None = None,
     folder: Path | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> Profile:
     """A profile for a hook that is given by flags alone.
 
@@ -314,7 +320,9 @@ def profile_from_flags(
         "cache": str(cache),
         "grade": {str(mode): str(value) for mode, value in (grade or {}).items()},
     }
-    tables = {"hook": spec | ({} if host is None else {"host": host}), "claims": claims}
+    more: dict[str, object] = {"host": host, "settings": dict(settings or {})}
+    hook_table = spec | {name: value for name, value in more.items() if value}
+    tables = {"hook": hook_table, "claims": claims}
     folder = folder or Path.cwd()
     if modes is None:
         grades = claims.pop("grade")

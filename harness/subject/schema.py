@@ -40,6 +40,20 @@ _Name = Annotated[_Text, StringConstraints(pattern=r"^[A-Za-z0-9._+-]+$", max_le
 _Mode = Literal["exact", "fast", "color_fix", "quadtree"]
 _Grade = Literal["exact", "lossless", "close", "degraded"]
 """Grades that can be promised; ``broken`` cannot."""
+_Setting = Literal[
+    "tile_size",
+    "tile_overlap",
+    "is_decoder",
+    "fast_decoder",
+    "fast_encoder",
+    "color_fix",
+    "to_gpu",
+    "use_quadtree",
+    "content_threshold",
+    "max_depth",
+    "min_tile_size",
+]
+"""``vae_compat.subject.settings.KEYWORDS``, but for the coder."""
 
 
 class _Table(BaseModel):
@@ -52,6 +66,7 @@ class _Hook(_Table):
     kind: Literal["forward", "vae", "function"]
     layout: Literal["diffusers", "ldm", "wan"]
     host: _Text | None = None
+    settings: dict[_Setting, _Text] = Field(default_factory=dict)
 
 
 class _Cost(_Table):
@@ -70,6 +85,7 @@ class _Claims(_Table):
     directions: list[Literal["encode", "decode"]] = Field(default_factory=list)
     modes: list[_Mode] = Field(default_factory=list)
     cache: Literal["none", "fallback", "split"] = "none"
+    overlap: bool = False
     parks: bool = False
     when: Literal["always", "memory"] = "always"
     coders: list[Literal["offloaded", "static", "patched"]] | None = None
@@ -156,12 +172,14 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
             kind=Kind(parsed.hook.kind),
             layout=Layout(parsed.hook.layout),
             host=parsed.hook.host,
+            settings=dict(parsed.hook.settings),
         ),
         claims=Claims(
             families=tuple(dict.fromkeys(parsed.claims.families)),
             directions=tuple(dict.fromkeys(Direction(d) for d in parsed.claims.directions)),
             modes=tuple(dict.fromkeys(Mode(m) for m in parsed.claims.modes)),
             cache=Cache(parsed.claims.cache),
+            overlap=parsed.claims.overlap,
             parks=parsed.claims.parks,
             when=When(parsed.claims.when),
             coders=_coders(parsed),

@@ -39,7 +39,12 @@ def loaded(channel: Channel) -> tuple[Hook, Loading] | None:
         torch.set_num_threads(loading.threads)
     BEAT.set(channel.beat)
     spec = HookSpec(
-        loading.name, loading.entry, Kind(loading.kind), Layout(loading.layout), loading.host
+        loading.name,
+        loading.entry,
+        Kind(loading.kind),
+        Layout(loading.layout),
+        loading.host,
+        loading.settings,
     )
     comfyui = None if loading.comfyui is None else Path(loading.comfyui)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -16,6 +16,7 @@ from vae_compat.subject.profile import HookSpec, Kind
 KEYWORDS = (
     "net",
     "tile_size",
+    "tile_overlap",
     "is_decoder",
     "fast_decoder",
     "fast_encoder",
@@ -26,9 +27,9 @@ KEYWORDS = (
     "max_depth",
     "min_tile_size",
 )
-"""Every keyword of the contract, as the published constructor has them."""
+"""Every keyword of the contract: those of the published constructor, and the overlap of tiles."""
 
-TUNING = frozenset({"tile_size", "content_threshold", "max_depth", "min_tile_size"})
+TUNING = frozenset({"tile_size", "tile_overlap", "content_threshold", "max_depth", "min_tile_size"})
 """Keywords that a user may leave to the hook. The others say what is to be done, and where."""
 
 CONTENT_THRESHOLD = 0.03
@@ -60,6 +61,8 @@ class Signature:
     """Whether the first parameter takes the coder under another name than ``net``."""
     parameters: tuple[str, ...] = ()
     """Names of all parameters, in order, those of the contract or not."""
+    own_names: Mapping[str, str] = field(default_factory=dict)
+    """What the entry calls keywords of the contract, where that is another name."""
 
     def call(self, entry: Callable[..., Any], *leading: Any, **settings: Any) -> Any:
         """Call the entry with those settings that it takes."""
@@ -67,7 +70,8 @@ class Signature:
         head = [kept.pop(name) for name in self.positional if name in kept]
         if self.renamed_net:
             head.insert(0, settings["net"])
-        return entry(*leading, *head, **kept)
+        named = {self.own_names.get(name, name): value for name, value in kept.items()}
+        return entry(*leading, *head, **named)
 
 
 def read_signature(spec: HookSpec, entry: Any) -> Signature:
@@ -92,6 +96,7 @@ def read_signature(spec: HookSpec, entry: Any) -> Signature:
     names = tuple(parameter.name for parameter in parameters)
     leading = {Kind.FORWARD: (), Kind.VAE: ("vae",), Kind.FUNCTION: ("vae", "x", "direction")}
     parameters = _without_leading(spec, parameters, leading[spec.kind])
+    parameters = _renamed(spec, parameters)
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     renamed = (
         spec.kind is Kind.FORWARD
@@ -134,10 +139,28 @@ def read_signature(spec: HookSpec, entry: Any) -> Signature:
         positional=tuple(p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_ONLY),
         renamed_net=renamed,
         parameters=names,
+        own_names=spec.settings,
     )
 
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _renamed(spec: HookSpec, parameters: list[inspect.Parameter]) -> list[inspect.Parameter]:
+    """The parameters under the names of the contract.
+
+    Raises ``UsageError`` where the profile names a parameter that the entry does not have.
+    """
+    names = {own: name for name, own in spec.settings.items()}
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    unknown = names.keys() - {p.name for p in parameters}
+    if unknown and not open_ended:
+        own = min(unknown)
+        raise UsageError(
+            f"hook.settings says that {spec.entry} calls {names[own]!r} {own!r}, which it does not "
+            f"take; it takes {', '.join(p.name for p in parameters)}."
+        )
+    return [p.replace(name=names.get(p.name, p.name)) for p in parameters]
 
 
 def _without_leading(
@@ -196,7 +219,9 @@ def settings_for(
     unit = 1 if decoding and spec.kind is Kind.FORWARD else ratio
     fast = case.mode in (Mode.FAST, Mode.COLOR_FIX)
     own = signature.own_defaults
-    return {
+    # Its own overlap fits its own tiles; only where it has none a quarter of a tile is given.
+    overlap = {} if "tile_overlap" in own else {"tile_overlap": case.tile // 4 * unit}
+    return overlap | {
         "net": net,
         "tile_size": case.tile * unit,
         "is_decoder": decoding,

@@ -44,6 +44,7 @@ def profile_of(specimen: Specimen) -> Profile:
         cache=specimen.cache,
         grade=specimen.grade,
         further=specimen.claims,
+        settings=specimen.settings,
     )
 
 

@@ -37,6 +37,7 @@ class Claimed:
     families: tuple[str, ...] = tuple(FAMILIES)
     directions: tuple[str, ...] = ("encode", "decode")
     modes: tuple[str, ...] = ("exact",)
+    overlap: bool = False
     when: str = "always"
     context: str | None = None
     coders: tuple[str, ...] = ()
@@ -347,7 +348,8 @@ def test_what_is_claimed_of_hosts_has_cases_and_nothing_else_has() -> None:
     def scenarios(**claimed: Any) -> set[str]:
         return {str(case.scenario) for case in cases(Claimed(**claimed)) if case.scenario}
 
-    special = {"offloaded", "static", "patched", "plenty", "inference_mode"}
+    special = {"overlaps", "offloaded", "static", "patched", "plenty", "inference_mode"}
     assert scenarios() & special == {"inference_mode"}
-    every = scenarios(when="memory", context="no_grad", coders=("offloaded", "static", "patched"))
+    coders = ("offloaded", "static", "patched")
+    every = scenarios(overlap=True, when="memory", context="no_grad", coders=coders)
     assert every & special == special - {"inference_mode"}

@@ -324,6 +324,7 @@ class Claimed:
     families: tuple[str, ...] = tuple(FAMILIES)
     directions: tuple[str, ...] = ("encode", "decode")
     modes: tuple[str, ...] = ("exact", "fast", "quadtree")
+    overlap: bool = False
     when: str = "always"
     context: str | None = None
     coders: tuple[str, ...] = ()

@@ -53,6 +53,7 @@ CASES = {
     "scripted": ("decode-exact-44x20t16",),
     "keeps-input": ("decode-exact-44x20t16",),
     "blends-any": ("mock.static-diffusers-decode", "mock.patched-diffusers-decode"),
+    "named-otherwise": ("decode-exact-44x20t16", "mock.overlaps-diffusers-decode"),
     "calls-modules": ("decode-exact-44x20t16", "mock.offloaded-ldm"),
 }
 
