@@ -19,6 +19,8 @@ VRAM_RATIO = "vram_ratio"
 """Metric: peak over weights of the hook, divided by that of the untiled VAE."""
 TIME_RATIO = "time_ratio"
 """Metric: median time of the hook, divided by that of the untiled VAE in the same process."""
+ESTIMATE = "estimated_time"
+"""Check: what a run would take on a GPU, divided by what untiled would."""
 PHASE = "phase"
 """Metric: how far the hook came with causal caches, a value of `Phase`."""
 CLIP_RATIO = "clip_vram_ratio"
@@ -148,6 +150,23 @@ def times(records: Iterable[Record]) -> dict[Key, Timed]:
         )
         for key in sorted(found, key=_place)
     }
+
+
+def estimates(records: Iterable[Record]) -> list[str]:
+    """``hook: estimated on an NVIDIA H200, sd decode exact: 32.5 x the time of untiled, ...``."""
+    lines = []
+    for record in records:
+        place, metrics = key_of(record), record.metrics
+        ratio, share = metrics.get("estimated_time_ratio"), metrics.get("first_cause_share")
+        if record.check != ESTIMATE or place is None:
+            continue
+        if isinstance(ratio, int | float) and isinstance(share, int | float):
+            lines.append(
+                f"{record.hook}: estimated on an {metrics.get('gpu')}, {' '.join(place)}: "
+                f"{ratio:.2f} x the time of untiled, {share:.0%} of it for "
+                f"{metrics.get('first_cause')}"
+            )
+    return lines
 
 
 def without_vram(records: Iterable[Record]) -> list[str]:

@@ -16,7 +16,7 @@ from .escaping import shown
 from .markdown import Markdown, block, cell, code, line, table
 from .plot import write_plot
 from .results import DEFAULT_FOLDER, Results, write_text
-from .table import LEGEND, vram_notes
+from .table import LEGEND, cost_notes
 from .why import whys
 
 FILE_NAME = "summary.md"
@@ -61,7 +61,7 @@ def to_markdown(results: Results, plot: str | None = None) -> str:
         most=MOST_FAILURES,
         tables=[_table(name, results) for name in hooks],
         legend=LEGEND,
-        vram_notes=vram_notes(results),
+        cost_notes=cost_notes(results),
         counts={
             tier: digest.count_line(counted)
             for tier, counted in digest.counts(results.records).items()

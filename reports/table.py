@@ -83,7 +83,7 @@ def renderables(results: Results, width: int) -> Iterable[RenderableType]:
         yield from time_table(own)
     if names:
         yield Text(LEGEND, style="dim")
-        for line in vram_notes(results):
+        for line in cost_notes(results):
             yield Text(line, style="dim")
         yield Text()
     for line in results.diagnosis:
@@ -160,10 +160,10 @@ def time_table(records: Sequence[Record]) -> Sequence[RenderableType]:
     return [table, Text()]
 
 
-def vram_notes(results: Results) -> Sequence[str]:
-    """On a real GPU: which cases VRAM was judged by, and for which families it was not judged."""
+def cost_notes(results: Results) -> Sequence[str]:
+    """Estimated times; or, on a real GPU, by which cases and for which families VRAM was judged."""
     if results.header.device != "cuda":
-        return []
+        return digest.estimates(results.records)
     missing = digest.without_vram(results.records)
     lines = [VRAM_LEGEND]
     if missing and results.header.shard is None:

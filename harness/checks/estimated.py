@@ -20,7 +20,7 @@ def check_estimated_time(observed: EstimateObserved) -> Answer:
     meant for the ratio. The run has shapes and no numbers: of a hook that reads numbers no time is
     known, which is an error where a time is claimed.
 
-    Metrics: ``estimated_time_ratio`` to untiled; ``estimated_seconds`` and
+    Metrics: the ``gpu``; ``estimated_time_ratio`` to untiled; ``estimated_seconds`` and
     ``untiled_estimated_seconds``; ``first_cause``, into which most of the time goes, and its share
     ``first_cause_share``, from 0 to 1; ``launches_ratio`` and ``kernel_bytes_ratio``, kernel
     launches and bytes that kernels read and write, both to untiled; ``host_waits``, how often the
@@ -37,6 +37,7 @@ def check_estimated_time(observed: EstimateObserved) -> Answer:
     ratio = ours.seconds / untiled.seconds
     cause, share = ours.first_cause, ours.shares[ours.first_cause]
     metrics: Metrics = {
+        "gpu": untiled.gpu,
         "estimated_time_ratio": ratio,
         "estimated_seconds": ours.seconds,
         "untiled_estimated_seconds": untiled.seconds,

@@ -94,6 +94,8 @@ METRICS: Mapping[str, Metric] = {
     "untiled_kernels": Metric(_COUNT, "The same without the hook."),
     "waits": Metric(_COUNT, "Times that the host waited for the device."),
     "convolutions": Metric(_COUNT, "Convolutions that ran on the device."),
+    "convolutions_none": Metric(_COUNT, "The same with no overlap of tiles."),
+    "convolutions_half": Metric(_COUNT, "The same with tiles that overlap by half."),
     "untiled_convolutions": Metric(_COUNT, "The same without the hook."),
     "largest_plane": Metric("HxW", "Largest plane that a convolution of the hook wrote."),
     "untiled_plane": Metric("HxW", "The same without the hook."),
@@ -108,6 +110,7 @@ METRICS: Mapping[str, Metric] = {
     "time_ratio_least": Metric(_UNTILED, "The least that single runs of both make of it."),
     "time_ratio_most": Metric(_UNTILED, "The most that single runs of both make of it."),
     # A GPU's time, estimated without data
+    "gpu": Metric("name", "The GPU for which times are estimated."),
     "estimated_time_ratio": Metric(_UNTILED, "estimated_seconds over those of untiled."),
     "estimated_seconds": Metric("s", "What the run would take on the GPU of the profile."),
     "untiled_estimated_seconds": Metric("s", "The same without the hook."),

@@ -17,7 +17,7 @@ from vae_compat.reports.escaping import shown
 from vae_compat.reports.pictures.exhibit import Exhibit, read, worst_of
 from vae_compat.reports.plot import courses
 from vae_compat.reports.results import Results
-from vae_compat.reports.table import LEGEND, vram_notes
+from vae_compat.reports.table import LEGEND, cost_notes
 from vae_compat.reports.why import Why, whys
 from vae_compat.text import printable
 
@@ -28,7 +28,13 @@ MOST_LINES, MOST_ROWS, MOST_GROUPS = 1500, 2000, 150
 """Cases listed in all groups together, rows of the table of cases, and groups."""
 MOST_MESSAGE, MOST_LINE = 2000, 160
 """Characters of the message of a group, and of one of its further cases."""
-COSTS = {"vram": "VRAM", "flops": "FLOPs", "launches": "launches", "time": "time"}
+COSTS = {
+    "vram": "VRAM",
+    "flops": "FLOPs",
+    "launches": "launches",
+    "estimated": "estimated time",
+    "time": "time",
+}
 """What a hook costs, each as a multiple of untiled."""
 
 
@@ -165,7 +171,7 @@ def page_of(results: Results, folder: Path) -> Page:
             for tier, counted in digest.counts(results.records).items()
         ),
         legend=LEGEND,
-        notes=tuple(vram_notes(results)),
+        notes=tuple(cost_notes(results)),
         missing=tuple(digest.not_measured(results.records).items()),
         behind=len(digest.dependents(results.records)),
         families=tuple(dict.fromkeys(row.family for row in rows)),
@@ -270,7 +276,9 @@ def _costs(
     found: dict[Key, dict[str, float]] = {}
     for record in records:
         case, key = parse_case_id(record.case), digest.key_of(record)
-        if case is None or key is None or case.scale == "probe" or case.part:
+        if case is None or key is None or case.scale == "probe":
+            continue
+        if case.part and record.check != digest.ESTIMATE:
             continue
         if max(case.height, case.width) <= case.tile + 22:
             continue
@@ -308,6 +316,7 @@ def _cost_of(record: Record) -> dict[str, float]:
         "vram": number(digest.VRAM_RATIO),
         "flops": number("flops_ratio"),
         "launches": ours / untiled if ours is not None and untiled else None,
+        "estimated": number("estimated_time_ratio"),
         "time": number(digest.TIME_RATIO),
     }
     return {name: value for name, value in told.items() if value is not None}

@@ -17,8 +17,10 @@ from vae_compat.device.meter import Copies, Estimate, Reading, Waits
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures.specimens import SPECIMENS
+from vae_compat.judge import Record
 from vae_compat.matrix import generate
 from vae_compat.measure.observation import Failure, Origin
+from vae_compat.reports import digest
 from vae_compat.scenarios.estimate import EstimateObserved
 from vae_compat.subject.profile import Profile
 from vae_compat.subject.schema import parse_profile
@@ -62,6 +64,7 @@ def test_a_time_that_is_not_claimed_is_recorded_alone() -> None:
     found = check_estimated_time(observed(3.5))
     assert found.status == Status.PASSED
     assert found.metrics == {
+        "gpu": "NVIDIA H200",
         "estimated_time_ratio": pytest.approx(35),
         "estimated_seconds": 3.5,
         "untiled_estimated_seconds": 0.1,
@@ -154,3 +157,16 @@ def test_what_a_hook_pays_for_is_named(tmp_path: Path, name: str, cause: str) ->
     assert record.metrics["first_cause"] == cause
     ratio = record.metrics["estimated_time_ratio"]
     assert 1.5 < ratio < 3 if specimen.sound else ratio > 3
+
+
+def test_reports_tell_the_estimate_and_its_first_cause() -> None:
+    found = check_estimated_time(observed(3.5))
+    record = Record(
+        CASE.id, found.check, "recommended", "passed", metrics=found.metrics, hook="hook"
+    )
+    assert digest.estimates([record]) == [
+        "hook: estimated on an NVIDIA H200, sd decode exact: 35.00 x the time of untiled, 71% of "
+        "it for pageable copies"
+    ]
+    unknown = check_estimated_time(observed(None))
+    assert digest.estimates([replace(record, metrics=unknown.metrics)]) == []
