@@ -318,8 +318,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add(
         "--cache",
         metavar="DIR",
-        help="keep truths and baselines here for later runs; of a folder that only hooks can write"
-        " to which you trust",
+        help="keep truths and baselines here for later runs; share it among hooks that you trust",
     )
     add("-x", "--fail-fast", action="store_true", help="stop at the first failure")
     _add_rendered(parser)

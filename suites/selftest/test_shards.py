@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from vae_compat.checks.registry import BY_NAME
 from vae_compat.errors import UsageError
-from vae_compat.front import cli, merging
+from vae_compat.front import cli, merging, subjects, workers
+from vae_compat.front.options import Options
+from vae_compat.front.session import Run
 from vae_compat.front.sharding import Shard, costs, shared_out
 from vae_compat.judge import gate
 from vae_compat.reports.log import End, Entry, Log, concluded, read_log
@@ -18,7 +21,7 @@ from vae_compat.reports.results import HookEntry
 from vae_compat.suites.selftest.measure_fakes import a_case
 from vae_compat.suites.selftest.running import here, profile
 from vae_compat.suites.selftest.test_reports import HEADER, case_id, record
-from vae_compat.vocabulary import ExitCode
+from vae_compat.vocabulary import DEFAULT_TIERS, ExitCode
 
 DONE = End(finished="2026-01-01T00:01:00+00:00")
 
@@ -46,6 +49,30 @@ def test_the_split_does_not_depend_on_the_order_of_cases() -> None:
     total = costs([a_case(height=size) for size in (16, 24, 32, 48, 64)])
     turned = costs([a_case(height=size) for size in (64, 48, 32, 24, 16)])
     assert shared_out(total, 3) == shared_out(turned, 3)
+
+
+def prepared(folder: Path, **more: Any) -> Run:
+    options = Options(profile=("reference",), families=("sd", "qwen"), **more)
+    (told,) = subjects.profiles(options)
+    found = (subjects.HookUnderTest(*told, subjects.Looked(("exact",), None, None)),)
+    return workers.prepared(options, found, folder, frozenset())
+
+
+def test_shards_have_all_tests_of_the_whole_once_and_judge_them_alike(tmp_path: Path) -> None:
+    whole = prepared(tmp_path)
+    parts = [prepared(tmp_path, shard=f"{number}/3") for number in (1, 2, 3)]
+    for check in (name for name in BY_NAME if BY_NAME[name].tier in DEFAULT_TIERS):
+        items = [item for part in parts for item in part.items(check)]
+        assert sorted(item.id for item in items) == sorted(item.id for item in whole.items(check))
+    for part in parts:
+        assert part.called_in_every_way == whole.called_in_every_way
+
+
+def test_what_an_earlier_run_has_done_does_not_change_the_split(tmp_path: Path) -> None:
+    part = prepared(tmp_path, shard="1/2")
+    first, *left = part.items("parity")
+    part.finished = frozenset({(first.subject, first.case.id, "parity")})
+    assert list(part.items("parity")) == left
 
 
 # Merging ----------------------------------------------------------------------------------------
@@ -156,7 +183,7 @@ def test_a_shard_is_not_written_over(keep: Keep, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.slow
 def test_sharded_and_merged_equals_unsharded_record_by_record(tmp_path: Path) -> None:
-    chosen = ("--scale=mock", "-k", "(10x10 and (finite or parity)) or out_of_memory")
+    chosen = ("--scale=mock", "-k", "(10x10 and (finite or parity)) or (tiny_tiles and float32)")
     hook = (f"--profile={profile(tmp_path, 'sound')}", *chosen)
     whole = here(tmp_path / "whole", *hook)
     shards = [here(tmp_path / f"{n}", *hook, "--shard", f"{n}/2") for n in (1, 2)]
