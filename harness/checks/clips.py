@@ -83,9 +83,9 @@ def check_coherence(observation: Observation) -> Answer:
             f"a difference from untiled that jumps by {size} between frames {frame - 1} and "
             f"{frame}",
             f"at most {bar}",
-            metrics=numbers | {"jump": jump},
+            metrics={**numbers, "jump": jump},
         )
-    return passed(numbers | {"jump": jump})
+    return passed({**numbers, "jump": jump})
 
 
 @check(tier=Tier.ADVANCED, when=claimed & clip)
