@@ -188,7 +188,7 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
             axes=Axes(parsed.claims.axes),
             temporal=parsed.claims.temporal,
             slices=parsed.claims.slices,
-            bounds=bounds and Bounds(bounds.psnr, bounds.levels, bounds.seams),
+            bounds=None if bounds is None else Bounds(bounds.psnr, bounds.levels, bounds.seams),
             grade=_graded(parsed.claims.grade),
             family_grade={f: _graded(g) for f, g in parsed.claims.family_grade.items()},
         ),

@@ -221,6 +221,23 @@ def test_probe_keeps_its_result_in_the_original_layout(family: str, mechanism: M
         assert rms(seen.run(Direction.DECODE, done.x) - done.truth) < 2 * done.floor
 
 
+@pytest.mark.parametrize("axis", [-1, -2], ids=["wide", "high"])
+@pytest.mark.parametrize(("direction", "reach"), [("decode", 14), ("encode", 11)])
+def test_farthest_pixel_of_a_halo_shows_on_either_side(
+    direction: str, reach: int, axis: int
+) -> None:
+    way, size = Direction(direction), (4, 36) if axis == -1 else (36, 4)
+    done, middle = untiled("sd", Mechanism.HALO, way, size), 18
+    given, made = (8, 1) if way is Direction.ENCODE else (1, 8)
+    x = done.x.clone()
+    x.narrow(axis, middle * given, given).zero_()
+    moved = run(done.probe, way, x) - done.output
+    for place in (middle - reach, middle + reach):
+        assert rms(moved.narrow(axis, place * made, made)) > 100 * done.floor
+    beyond = moved.narrow(axis, 0, (middle - reach - 2) * made)
+    assert rms(beyond) < 2 * done.floor
+
+
 # Untiled results, and faults ---------------------------------------------------------------------
 
 
