@@ -64,7 +64,8 @@ def claim_docs() -> dict[str, str]:
     """The words of ``[claims]`` with what they say."""
     found = {
         "parks": "`parks = true`: caches that are split are offloaded between the chunks of a clip"
-        " (check `cache_parked`)."
+        " (check `cache_parked`).",
+        "overlap": "`overlap = true`: the hook takes `tile_overlap` (check `overlaps`).",
     }
     claims = {"cache": Cache, "when": When, "context": Context, "coders": Coder}
     for key, words in claims.items():

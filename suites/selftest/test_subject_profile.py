@@ -125,6 +125,7 @@ def test_the_host_says_how_hooks_are_called_where_the_profile_does_not(tmp_path:
         ('name = "quadtree"', 'nmae = "x"', ["hook.nmae", "did you mean 'name'"]),
         ('host = "comfyui"', 'hots = "comfyui"', ["hook.hots", "did you mean 'host'", "entry"]),
         ("[claims]", "[claim]", ["[claim]", "did you mean [claims]", "known_failures"]),
+        ("[claims]", '[hook.settings]\nside = "x"\n[claims]', ["hook.settings", "'side'", "tile"]),
         ('cache = "split"', "parks = true", ["claims.parks", "cache = 'split'"]),
         ('cache = "split"', 'when = "short"', ["claims.when", "'short'", "always or memory"]),
         ('cache = "split"', 'coders = ["own"]', ["claims.coders", "'own'", "patched"]),
