@@ -497,16 +497,6 @@ def closing_all(pools: list[ThreadPoolExecutor]) -> Iterator[None]:
             pool.shutdown()
 
 
-@pytest.mark.slow  # it imports the compiler
-def test_what_the_compiler_does_to_the_process_is_not_the_hooks_doing(watch: Any) -> None:
-    def compiled(original: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return by_tiles(torch.compile(original, backend="aot_eager"), x, *args, **kwargs)
-
-    seen = watch(compiled, device="cpu")
-    assert (seen.failure, seen.residue) == (None, ())
-    assert seen.output is not None
-
-
 def test_what_a_hook_still_holds_is_told_and_its_last_input_is_allowed(watch: Any) -> None:
     class Keeper:
         last: torch.Tensor
