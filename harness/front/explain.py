@@ -80,7 +80,8 @@ def claim_docs() -> dict[str, str]:
     """The words of ``[claims]`` with what they say."""
     found = {
         "parks": "`parks = true`: caches that are split are offloaded between the chunks of a clip"
-        " (check `cache_parked`)."
+        " (check `cache_parked`).",
+        "overlap": "`overlap = true`: the hook takes `tile_overlap` (check `overlaps`).",
     }
     found["cost"] = (
         '`[claims.cost]`, `time_ratio = 2.0`, `gpu = "h200"`: the estimated time on this GPU is'

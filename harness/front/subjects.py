@@ -112,7 +112,7 @@ def _from_flags(options: Options, modes: Sequence[str]) -> Profile:
         return plain
     from vae_compat.subject.schema import build_profile  # imports pydantic
 
-    spec = {name: str(told) for name, told in asdict(plain.hook).items() if told is not None}
+    spec = {name: str(told) for name, told in asdict(plain.hook).items() if told}
     tables = {"hook": spec, "claims": dict(options.claims)}
     return build_profile(tables, source=plain.source, folder=plain.folder)
 

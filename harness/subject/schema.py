@@ -172,7 +172,7 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
             kind=Kind(parsed.hook.kind),
             layout=Layout(parsed.hook.layout),
             host=parsed.hook.host,
-            settings=dict(parsed.hook.settings),
+            settings={str(name): own for name, own in parsed.hook.settings.items()},
         ),
         claims=Claims(
             families=tuple(dict.fromkeys(parsed.claims.families)),

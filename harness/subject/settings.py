@@ -121,7 +121,9 @@ def read_signature(spec: HookSpec, entry: Any) -> Signature:
                 f"{told} given; give it a default or wrap the hook (given are: "
                 f"{', '.join(offered)})."
             )
-    accepted = frozenset(offered if open_ended else named.keys() & set(offered))
+    accepted = frozenset(named.keys() & set(offered))
+    if open_ended:  # it may pass all on to what has never heard of an overlap
+        accepted |= set(offered) - ({"tile_overlap"} - spec.settings.keys())
     if renamed:
         accepted -= {"net"}
     elif spec.kind is Kind.FORWARD and "net" not in accepted:

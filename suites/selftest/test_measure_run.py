@@ -9,6 +9,9 @@ import signal
 import threading
 import time
 import weakref
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -471,3 +474,41 @@ def test_a_convention_of_which_nothing_is_told_is_a_failure(x: torch.Tensor):
     found = beside_untiled((), untiled)
     assert len(found) == 2
     assert all(result.failure is not None for result in found)
+
+
+def test_a_pool_that_waits_for_work_is_no_thread_left_running(watch: Any) -> None:
+    pools = []
+
+    def pooled(original: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        pools.append(ThreadPoolExecutor(1))
+        return pools[0].submit(by_tiles, original, x, *args, **kwargs).result()
+
+    with closing_all(pools):
+        seen = watch(pooled)
+    assert (seen.failure, seen.residue) == (None, ())
+
+
+@contextmanager
+def closing_all(pools: list[ThreadPoolExecutor]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for pool in pools:
+            pool.shutdown()
+
+
+def test_what_a_hook_still_holds_is_told_and_its_last_input_is_allowed(watch: Any) -> None:
+    class Keeper:
+        last: torch.Tensor
+
+    keeper = Keeper()
+
+    def keeps(original: Any, x: torch.Tensor) -> torch.Tensor:
+        result = by_tiles(original, x)
+        keeper.last = result + 1
+        return result
+
+    seen = watch(keeps)
+    assert [(held.shape, held.name) for held in seen.held] == [
+        ((1, 3, 320, 64), "Keeper.last"),
+    ]

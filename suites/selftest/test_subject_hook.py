@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_compat.contracts.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures.layouts import view as view_of
 from vae_compat.fixtures.vaes import build
@@ -303,7 +304,7 @@ def test_a_function_hook_is_given_vae_input_and_direction(view: View) -> None:
 def test_forward_hooks_get_sizes_in_units_of_the_direction() -> None:
     decode = settings_seen(taking_all, CASE)
     encode = settings_seen(taking_all, replace(CASE, direction=ENCODE))
-    assert decode.keys() == set(KEYWORDS)
+    assert decode.keys() == set(KEYWORDS) - {"tile_overlap"}  # for those who name it
     assert (decode["tile_size"], encode["tile_size"]) == (16, 128)
     assert (decode["min_tile_size"], encode["min_tile_size"]) == (8, 64)
     assert (decode["is_decoder"], encode["is_decoder"]) == (True, False)
@@ -318,6 +319,20 @@ def test_the_other_kinds_get_sizes_in_image_pixels(kind: str) -> None:
         seen = settings_seen(taking_all, replace(CASE, direction=direction), kind)
         assert seen["tile_size"] == 128
         assert "net" not in seen
+
+
+def test_a_hook_is_given_keywords_by_the_names_that_its_profile_tells() -> None:
+    def entry(vae: Any, x: Tensor, direction: Any, side: int, shared: int) -> Tensor:
+        del vae, direction
+        return x * 0 + side + shared
+
+    names = {"tile_size": "side", "tile_overlap": "shared"}
+    spec = HookSpec("mine", "mine.py:entry", Kind.FUNCTION, Layout.LDM, settings=names)
+    with Hook.of(spec, Source(entry), entry).put_on(View(VAE()), CASE) as run:
+        assert run(DECODE, torch.ones(1)).item() == 128 + 32
+    spec = replace(spec, settings={"max_depth": "levels"})
+    with pytest.raises(UsageError, match=r"'max_depth' 'levels'.*it takes side, shared"):
+        Hook.of(spec, Source(entry), entry)
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,7 @@ def test_a_promise_carries_what_else_is_claimed(tmp_path: Path) -> None:
         ('name = "quadtree"', 'nmae = "x"', ["hook.nmae", "did you mean 'name'"]),
         ('host = "comfyui"', 'hots = "comfyui"', ["hook.hots", "did you mean 'host'", "entry"]),
         ("[claims]", "[claim]", ["[claim]", "did you mean [claims]", "known_failures"]),
+        ("[claims]", '[hook.settings]\nside = "x"\n[claims]', ["hook.settings", "'side'", "tile"]),
         ('cache = "split"', "parks = true", ["claims.parks", "cache = 'split'"]),
         ('cache = "split"', 'when = "short"', ["claims.when", "'short'", "always or memory"]),
         ('cache = "split"', 'coders = ["own"]', ["claims.coders", "'own'", "patched"]),
