@@ -49,7 +49,7 @@ NAMES = [
     one.name
     for one in CHECKS
     if any(
-        one.applies(case, Promise(claimed=claimed))
+        one.applies(case, Promise(claimed=claimed, bounds=Bounds()))
         for case in (CASE, PROBE, TWO, SMALL)
         for claimed in (True, False)
     )
@@ -296,7 +296,7 @@ HALF = {Convolution((8, 8, 3, 3), (128, 128)): 9}
 
 @pytest.mark.parametrize(
     ("case", "ran", "share"),
-    [(CASE, ELSEWHERE, "0.00%"), (CASE, HALF, "50.00%"), (SMALL, ELSEWHERE, "0.00%")],
+    [(CASE, ELSEWHERE, "0.00 %"), (CASE, HALF, "50.00 %"), (SMALL, ELSEWHERE, "0.00 %")],
 )
 def test_work_that_no_meter_saw_is_not_judged(case: Any, ran: Any, share: str):
     found = check("tiles_ran", an_observation(case, reading=tiled_reading(convolutions=ran)))
