@@ -607,7 +607,7 @@ def test_checks_apply_where_they_mean_something():
     assert applying(PROBE, claimed) == minimum | {"mechanism"}
     assert applying(PROBE, unclaimed) == set()
     plain = applying(CASE, claimed)
-    assert plain == set(NAMES) - {"refusal", "mechanism", "batch_items", "single_tile"}
+    assert plain == set(NAMES) - {"refusal", "mechanism", "batch_items", "single_tile", "bounds"}
     assert applying(TWO, claimed) - plain == {"batch_items"}
     assert applying(SMALL, claimed) - plain == {"single_tile"}
     assert plain - applying(a_case(direction=Direction.ENCODE), claimed) == {"value_range"}
