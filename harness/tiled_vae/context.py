@@ -10,7 +10,12 @@ from torch import nn
 
 from .errors import TilingError, UnknownCoderError
 from .hook import VAEHook
+from .settings import check_sizes
 from .translate import translate
+
+_HELD = ("vae", "first_stage_model", "model", "module", "_orig_mod")
+"""Under which names pipelines, user interfaces, ``DataParallel`` and ``torch.compile`` hold a VAE.
+"""
 
 
 @contextmanager
@@ -26,14 +31,19 @@ def tiled(
 ) -> Iterator[tuple[VAEHook, ...]]:
     """Inside, ``vae.encode`` and ``vae.decode`` run tile by tile, with the same result.
 
-    ``tile_size`` is in image pixels, for both directions: 512 unless ``max_vram`` chooses it.
-    ``settings`` are those of `VAEHook` (``min_tile_size`` in image pixels as well). The VAE is as
-    before when the context ends, however it ends. Raises `TilingError` for what is no VAE, or is
-    tiled already.
+    ``vae`` is a VAE, or something that holds one: a pipeline, a user interface's wrapper,
+    ``DataParallel``. ``tile_size`` is in image pixels, for both directions: 512 unless ``max_vram``
+    chooses it. ``settings`` are those of `VAEHook` (``min_tile_size`` in image pixels as well). A
+    VAE's own tiling, which blends, is off inside. The VAE is as before when the context ends,
+    however it ends. Raises `TilingError` for what is no VAE or is tiled already, and for settings
+    that cannot work.
     """
+    check_sizes(tile_size, settings.get("min_tile_size"))
     if tile_size is None and settings.get("max_vram") is None:
         tile_size = 512
-    coders = coders_of(vae)
+    holder = holder_of(vae)
+    coders = coders_of(holder)
+    blends = getattr(holder, "use_tiling", None) is True
     wanted = [(net, dec) for net, dec in coders if (decode if dec else encode)]
     hooks: list[VAEHook] = []
     undo: list[tuple[nn.Module, dict[str, Any]]] = []
@@ -60,8 +70,12 @@ def tiled(
             net.__dict__["original_forward"] = net.forward
             net.__dict__["forward"] = hook
             hooks.append(hook)
+        if blends:
+            holder.use_tiling = False
         yield tuple(hooks)
     finally:
+        if blends:
+            holder.use_tiling = True
         for net, before in undo:
             for name, value in before.items():
                 if value is None:
@@ -70,17 +84,31 @@ def tiled(
                     net.__dict__[name] = value
 
 
-def coders_of(vae: Any) -> list[tuple[nn.Module, bool]]:
-    """Encoder and decoder of a VAE, or of the wrapper that a user interface puts around one."""
-    for holder in (vae, getattr(vae, "first_stage_model", None), getattr(vae, "model", None)):
-        found = [
-            (net, name == "decoder")
-            for name in ("encoder", "decoder")
-            if isinstance(net := getattr(holder, name, None), nn.Module)
-        ]
-        if found:
-            return found
+def holder_of(vae: Any) -> Any:
+    """What has the coders: the VAE itself, whatever it may be wrapped in."""
+    waiting, seen = [vae], set[int]()
+    while waiting and len(seen) < 20:
+        holder = waiting.pop(0)
+        if holder is None or id(holder) in seen:
+            continue
+        seen.add(id(holder))
+        wrapped = getattr(holder, "_modules", {}).get("_orig_mod")
+        if wrapped is not None:
+            waiting.insert(0, wrapped)
+        elif coders_of(holder):
+            return holder
+        else:
+            waiting += [getattr(holder, name, None) for name in _HELD]
     raise TilingError(f"{type(vae).__name__} has neither an encoder nor a decoder to tile")
+
+
+def coders_of(holder: Any) -> list[tuple[nn.Module, bool]]:
+    """Encoder and decoder of a VAE, and which of them decodes."""
+    return [
+        (net, name == "decoder")
+        for name in ("encoder", "decoder")
+        if isinstance(net := getattr(holder, name, None), nn.Module)
+    ]
 
 
 def ratio_of(decoder: nn.Module) -> int:

@@ -22,6 +22,7 @@ from .plan import Partition
 from .planes import Plane
 from .run import execute
 from .segments import CARRY, REST, segments
+from .settings import bytes_of, check_choices, check_sizes
 from .steps import Program, Shape
 from .tiles import quadtree
 from .translate import translate
@@ -62,7 +63,8 @@ class VAEHook:
             tiles in line buffers where statistics allow it; ``auto`` chooses.
         skip_zeros: leave out taps of causal convolutions that would meet only padding in time: a
             third of the work for a still image, and equal but for rounding.
-        max_vram: bytes that a call may take on the device beyond the weights.
+        max_vram: bytes that a call may take on the device beyond the weights, or words such as
+            ``4GiB``.
         progress: called with the number of tiles done; an exception from it stops the call and
             leaves everything as it was.
 
@@ -86,10 +88,14 @@ class VAEHook:
         residency: str = "host",
         method: str = "auto",
         skip_zeros: bool = False,
-        max_vram: int | None = None,
+        max_vram: int | str | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        check_settings(tile_size, min_tile_size, max_depth, residency, method, max_vram)
+        check_sizes(tile_size, min_tile_size)
+        check_choices(max_depth, residency, method)
+        budget = bytes_of(max_vram)
+        if tile_size is None and budget is None:
+            raise TilingError("neither tile_size nor max_vram is given: give one of them")
         self.net = net
         self.tile_size = tile_size
         self.is_decoder = is_decoder
@@ -103,7 +109,7 @@ class VAEHook:
         self.residency = residency
         self.method = method
         self.skip_zeros = skip_zeros
-        self.max_vram = max_vram
+        self.max_vram = budget
         self.progress = progress
         self.reasons: set[str] = set()
 
@@ -111,7 +117,7 @@ class VAEHook:
         """What the coder's own forward would return for the same arguments."""
         try:
             call = bound(self.net, args, kwargs)
-            check_input(call.x)
+            check_input(self.net, call.x)
             program = translate(self.net, self.is_decoder, call.first_chunk)
             if not self.one_tile_is_enough(program, call.x):
                 with torch.no_grad(), lent(self.net, self.to_gpu):
@@ -286,37 +292,15 @@ def bound(net: nn.Module, args: Any, kwargs: Any) -> Call:
     return Call(x, cache, index, first_chunk, final)
 
 
-def check_settings(
-    tile_size: int | None,
-    min_tile_size: int | None,
-    max_depth: int,
-    residency: str,
-    method: str,
-    max_vram: int | None,
-) -> None:
-    """Raise `TilingError` for settings that cannot work."""
-    if tile_size is None and max_vram is None:
-        raise TilingError("neither tile_size nor max_vram is given: give one of them")
-    for name, value in (("tile_size", tile_size), ("min_tile_size", min_tile_size)):
-        if value is not None and value < 1:
-            raise TilingError(f"{name} is {value}: give at least one pixel")
-    if max_depth < 0:
-        raise TilingError(f"max_depth is {max_depth}: give 0 or more")
-    if max_vram is not None and max_vram < 1:
-        raise TilingError(f"max_vram is {max_vram}: give the number of bytes to spend")
-    if residency not in ("host", "device"):
-        raise TilingError(f"residency is {residency!r}: choose host or device")
-    if method not in ("auto", CARRY, REST):
-        raise TilingError(f"method is {method!r}: choose auto, {CARRY} or {REST}")
-
-
-def check_input(x: Tensor) -> None:
-    """Refuse inputs that are not planes, and inputs that require a gradient."""
+def check_input(net: nn.Module, x: Tensor) -> None:
+    """Raise `UnknownCoderError` for inputs that are not planes, and where a gradient is wanted."""
     if x.dim() not in (4, 5) or 0 in x.shape:
         raise UnknownCoderError(f"the input has shape {tuple(x.shape)}")
-    if x.requires_grad and torch.is_grad_enabled():
-        raise TilingError(
-            "the input requires a gradient, which tiling cannot give: call under torch.no_grad()"
+    wanted = (x, *net.parameters()) if torch.is_grad_enabled() else ()
+    if any(tensor.requires_grad for tensor in wanted):
+        raise UnknownCoderError(
+            "the input or a weight requires a gradient, which tiles cannot give; call under "
+            "torch.no_grad() to tile"
         )
 
 

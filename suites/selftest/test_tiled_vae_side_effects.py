@@ -1,9 +1,11 @@
 """Side effects of the reference hook: memory, errors, fallbacks and hooks by others."""
 
 import gc
+import re
 import weakref
 from contextlib import contextmanager
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -113,11 +115,58 @@ def test_settings_that_cannot_work_are_refused_at_once(settings, words):
         )
 
 
-def test_gradients_are_refused_in_words():
-    z = latent("sd").requires_grad_()
-    with tiling(vae_of("sd").decoder) as hook, pytest.raises(TilingError, match="no_grad"):
-        vae_of("sd").decoder(z)
-    assert not hook.reasons
+@pytest.mark.parametrize("wanting", ["input", "weight", "nothing"])
+def test_where_a_gradient_is_wanted_the_result_has_it_and_is_untiled(wanting):
+    decoder, z = build("sd", "mock").decoder, latent("sd")
+    weight = decoder.conv_in.weight
+    (z if wanting == "input" else weight).requires_grad_(wanting != "nothing")
+    with tiling(decoder) as hook:
+        result = decoder(z)
+    assert result.requires_grad == bool(hook.reasons) == (wanting != "nothing")
+    if wanting != "nothing":
+        assert "under torch.no_grad() to tile" in next(iter(hook.reasons))
+        result.sum().backward()
+        assert (z if wanting == "input" else weight).grad is not None
+
+
+@pytest.mark.parametrize("size", [0, -5, True, 64.5, "256"])
+def test_sizes_that_are_no_pixels_are_refused_in_the_same_words(size):
+    words = f"tile_size is {size!r}: give a whole number of pixels, at least one"
+    with pytest.raises(TilingError, match=re.escape(words)), tiled(vae_of("sd"), size):
+        pass
+    with pytest.raises(TilingError, match=re.escape(words)):
+        VAEHook(vae_of("sd").decoder, size, is_decoder=True)
+
+
+@pytest.mark.parametrize(
+    ("told", "nbytes"), [("4GiB", 2**32), ("800 MB", 800 * 10**6), (1000, 1000), ("1.5kib", 1536)]
+)
+def test_a_budget_is_a_number_of_bytes_or_words(told, nbytes):
+    assert VAEHook(vae_of("sd").decoder, 4, is_decoder=True, max_vram=told).max_vram == nbytes
+
+
+@pytest.mark.parametrize("told", ["much", "", "-1GiB", "4 GiB of it", 0, True, float("nan"), []])
+def test_a_budget_that_means_nothing_is_refused(told):
+    with pytest.raises(TilingError, match="words such as '4GiB'"):
+        VAEHook(vae_of("sd").decoder, 4, is_decoder=True, max_vram=told)
+
+
+def test_a_vae_is_found_in_what_holds_it_and_its_own_tiling_is_off_meanwhile():
+    vae, x = build("sd", "mock"), torch.zeros(1, 4, 12, 12)
+    vae.enable_tiling()
+    wrappers = [SimpleNamespace(vae=vae), SimpleNamespace(first_stage_model=vae)]
+    wrappers += [SimpleNamespace(vae=SimpleNamespace(module=vae)), nn.DataParallel(vae)]
+    with torch.no_grad():
+        vae.use_tiling = False
+        plain = vae.decode(x).sample
+        vae.use_tiling = True
+        for wrapper in wrappers:
+            with tiled(wrapper, 32):
+                assert not vae.use_tiling
+                assert torch.allclose(vae.decode(x).sample, plain, atol=1e-4)
+            assert vae.use_tiling
+    with pytest.raises(TilingError, match="neither an encoder nor a decoder"), tiled(object()):
+        pass
 
 
 @pytest.mark.parametrize("family", ["sd", "qwen"])

@@ -1,0 +1,58 @@
+"""What a hook may be told, and what is said about values that cannot work."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from .errors import TilingError
+from .segments import CARRY, REST
+
+UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+}
+
+
+def check_sizes(tile_size: Any, min_tile_size: Any) -> None:
+    """Raise `TilingError` unless the sizes are whole numbers of pixels, or ``None``."""
+    for name, value in (("tile_size", tile_size), ("min_tile_size", min_tile_size)):
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise TilingError(f"{name} is {value!r}: give a whole number of pixels, at least one")
+
+
+def check_choices(max_depth: Any, residency: Any, method: Any) -> None:
+    """Raise `TilingError` for other settings that cannot work."""
+    if isinstance(max_depth, bool) or not isinstance(max_depth, int) or max_depth < 0:
+        raise TilingError(f"max_depth is {max_depth!r}: give 0 or more")
+    if residency not in ("host", "device"):
+        raise TilingError(f"residency is {residency!r}: choose host or device")
+    if method not in ("auto", CARRY, REST):
+        raise TilingError(f"method is {method!r}: choose auto, {CARRY} or {REST}")
+
+
+def bytes_of(max_vram: Any) -> int | None:
+    """A budget in bytes, from a number or from words such as ``4GiB`` or ``800 MB``.
+
+    Raises `TilingError` for anything else.
+    """
+    if max_vram is None:
+        return None
+    given = max_vram
+    if isinstance(given, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?i?b?)\s*", given.lower())
+        if match is not None and match[2] in UNITS:
+            given = int(float(match[1]) * UNITS[match[2]])
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 1 <= given < 2**62:
+        raise TilingError(
+            f"max_vram is {max_vram!r}: give a number of bytes to spend, or words such as '4GiB'"
+        )
+    return int(given)
