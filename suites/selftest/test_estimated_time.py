@@ -145,18 +145,14 @@ def test_a_claim_that_means_nothing_is_one_sentence(line: str, told: str) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "cause"), [("collects-per-piece", "gc.collect"), ("crossfading", "statistics")]
-)
-def test_what_a_hook_pays_for_is_named(tmp_path: Path, name: str, cause: str) -> None:
-    """Measured on an H200: diffusers' tiling takes 2.1 x the time of untiled."""
-    specimen = replace(SPECIMENS[name], families=("sd",), directions=("decode",))
+def test_a_plain_tiler_takes_about_what_was_measured(tmp_path: Path) -> None:
+    """On an H200 diffusers' tiling of SDXL took 2.1 x the time of untiled."""
+    specimen = replace(SPECIMENS["crossfading"], families=("sd",), directions=("decode",))
     run = prepared([profile_of(specimen)], tmp_path)
-    (case,) = (each for each in run.cases[name] if each.scenario is Scenario.ESTIMATE)
-    ((record,), _) = judged(run, name, case)
-    assert record.metrics["first_cause"] == cause
-    ratio = record.metrics["estimated_time_ratio"]
-    assert 1.5 < ratio < 3 if specimen.sound else ratio > 3
+    (case,) = (each for each in run.cases["crossfading"] if each.scenario is Scenario.ESTIMATE)
+    ((record,), _) = judged(run, "crossfading", case)
+    assert record.metrics["first_cause"] == "statistics"
+    assert record.metrics["estimated_time_ratio"] == pytest.approx(2.1, rel=0.2)
 
 
 def test_reports_tell_the_estimate_and_its_first_cause() -> None:

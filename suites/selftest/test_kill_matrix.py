@@ -17,6 +17,7 @@ from vae_compat.checks.registry import CHECKS
 from vae_compat.contracts.cases import Case, Direction, Mechanism, Scale
 from vae_compat.contracts.mechanisms import EXPLANATION
 from vae_compat.fixtures.specimens import SOUND, SPECIMENS, Specimen
+from vae_compat.fixtures.specimens.in_hosts import IN_HOSTS
 from vae_compat.front.explain import parse_case
 from vae_compat.front.session import Run
 from vae_compat.matrix import cost
@@ -41,6 +42,8 @@ DEADLY = ("hangs", "crashes-process")
 """Killed in runs of their own, see ``test_run_hostile``."""
 OF_CACHES = {name for name, specimen in SPECIMENS.items() if ".caches:" in specimen.entry}
 """Killed where their messages are read, see ``test_specimens_caching``."""
+OF_HOSTS = {specimen.name for specimen in IN_HOSTS}
+"""Judged in the cases that are for them, see ``test_specimens_hosted``."""
 
 
 def chosen() -> list[str]:
@@ -50,7 +53,7 @@ def chosen() -> list[str]:
     """
     found: dict[tuple[str, Mechanism | None], str] = {}
     for name, specimen in sorted(SPECIMENS.items(), key=lambda it: (expense(it[1]), it[0])):
-        if not specimen.sound and name not in {*DEADLY, *OF_CACHES}:
+        if not specimen.sound and name not in {*DEADLY, *OF_CACHES, *OF_HOSTS}:
             of = specimen.mechanism if specimen.killed_by == "mechanism" else None
             found.setdefault((specimen.killed_by, of), name)
     return sorted(found.values(), key=lambda name: SPECIMENS[name].shows_on)
@@ -103,7 +106,7 @@ def test_broken_specimen_is_killed_by_the_check_named_for_it(name: str, bench: P
         assert EXPLANATION[specimen.mechanism] in record.message
 
 
-@pytest.mark.parametrize("name", [*SOUND, REFERENCE])
+@pytest.mark.parametrize("name", [name for name in (*SOUND, REFERENCE) if name not in OF_HOSTS])
 def test_sound_hook_is_not_accused(name: str, bench: Path) -> None:
     run = run_of_all(bench)
     accused = [record for record in records_of(run, name, sample(run, name)) if is_wrong(record)]
