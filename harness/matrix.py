@@ -203,7 +203,7 @@ def cost(case: Case) -> float:
     return weight * half * area * case.batch * case.image_frames
 
 
-WITHOUT_DATA = 5000.0
+WITHOUT_DATA = 4000.0
 """Cost of a case in which nothing is computed, however large its planes: some seconds."""
 _DTYPE_ORDER = ("float32", "bfloat16", "float16")
 _Cell = tuple[str, Direction, Mode]

@@ -8,11 +8,12 @@ from vae_compat.checks.wording import apart, ended_by
 from vae_compat.contracts.cases import Scenario
 from vae_compat.contracts.finding import Metrics, Tier
 from vae_compat.device.meter import Reading
+from vae_compat.measure.observation import Observed
 from vae_compat.scenarios.estimate import EstimateObserved
 
 
 @check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.ESTIMATE))
-def check_estimated_time(observed: EstimateObserved) -> Answer:
+def check_estimated_time(observed: Observed) -> Answer:
     """The estimated time on a GPU is at most the multiple of untiled that the profile claims.
 
     Without ``[claims.cost]`` it is only recorded. The estimate plays the trace of the run (kernels,
@@ -26,6 +27,9 @@ def check_estimated_time(observed: EstimateObserved) -> Answer:
     launches and bytes that kernels read and write, both to untiled; ``host_waits``, how often the
     host waited for the device; ``pageable_bytes``, copied from or to memory that is not pinned.
     """
+    if not isinstance(observed, EstimateObserved):  # the process ended
+        why = "nothing was told" if observed.failure is None else ended_by(observed.failure)
+        return not_judged(why, metrics={"estimated_time_ratio": None})
     ours, untiled = observed.ours, observed.untiled
     bound = observed.promise.time_ratio
     if ours is None or untiled is None:

@@ -109,7 +109,7 @@ def check_out_of_memory(observed: Observed) -> Answer:
     bound = memory.first + observed.held
     numbers = {"live_first": memory.first, "live_failed": memory.most, "live_after": memory.after}
     # Where the call ends with the error, other threads may still have ended their tiles.
-    went_on = observed.ran[-1].seen.failure is None
+    went_on = not observed.ran or observed.ran[-1].seen.failure is None
     if went_on and memory.after is not None and memory.after > bound:
         live, most = mebibytes_apart(memory.after, bound)
         return failed(

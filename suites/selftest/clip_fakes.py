@@ -60,7 +60,7 @@ def played(
 ) -> ClipObserved:
     """Run a clip with a hook and return what was observed."""
     clip = replace(CLIP, **case)
-    promise = Promise(cache=cache, grade=grade, kind=hook.kind)
+    promise = Promise(cache=cache, grade=grade, kind=hook.kind, parks=cache == "split")
     stage = Stage(clip, promise, hook, Models(Fixtures()), seconds=60)
     scene = ClipScene()
     return scene.examine(clip, promise, scene.perform(stage), bench)

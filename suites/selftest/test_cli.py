@@ -197,7 +197,7 @@ def _refused(result: tuple[int, str, str]) -> str:
         ("run --shard 3/2", "'3/2' is no shard: give K/N"),
         (f"run --shard 1/2 --case {CASE}", "a single case has no parts"),
         ("nightly --shard 1/2", "--history and --shard exclude each other"),
-        ("run --profile diffusers --scale real --families sd --shard 1/9", "split it into 2 or"),
+        ("run --profile diffusers --scale real --families sd --shard 1/9", "split it into 3 or"),
         ("merge nothere --out whole", "cannot read 'nothere'"),
         ("merge nothere", "--out"),
         ("list --families sdx", "did you mean 'sdxl'"),
