@@ -9,7 +9,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
-from vae_compat.contracts.caseid import parse_case_id
+from vae_compat.contracts.caseid import parse_case_id, record_id
 from vae_compat.contracts.cases import Mechanism, Scale
 from vae_compat.contracts.finding import Finding, Grade, Status
 from vae_compat.contracts.mechanisms import CAUSES, EXPLANATION
@@ -66,7 +66,7 @@ class Record:
     @property
     def id(self) -> str:
         """``parity[sd-mock-ldm-decode-...]``."""
-        return f"{self.check}[{self.case}]"
+        return record_id(self.check, self.case)
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def judge(
 def _settle(
     finding: Finding, case: str, known: Sequence[KnownFailure]
 ) -> tuple[Outcome, KnownFailure | None]:
-    record = f"{finding.check}[{case}]"
+    record = record_id(finding.check, case)
     failure = next((entry for entry in known if entry.matches(record)), None)
     if failure is None:
         return _OUTCOMES[finding.status], None

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from vae_compat.contracts.caseid import parse_case_id
+from vae_compat.contracts.caseid import CaseId, parse_case_id
 from vae_compat.contracts.cases import Direction, Mode
 from vae_compat.contracts.finding import Grade, Phase, Tier
-from vae_compat.families import FAMILIES
+from vae_compat.families import FAMILIES, Family
 from vae_compat.judge import ROOTS, Record
 
 VRAM_RATIO = "vram_ratio"
@@ -277,7 +277,14 @@ def _ratio(record: Record) -> float | None:
     case = parse_case_id(record.case)
     if case is None or not isinstance(value, int | float):
         return None
-    return float(value) if max(case.height, case.width) > case.tile + 22 else None
+    return float(value) if must_tile(case) else None
+
+
+def must_tile(case: CaseId) -> bool:
+    """Whether the plane does not fit into one padded tile, as ``Case.must_tile`` has it."""
+    family = FAMILIES.get(case.family)
+    halo = Family.published_halo if family is None else family.published_halo
+    return max(case.height, case.width) > case.tile + 2 * halo
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from vae_compat.judge import Record
 
 from . import digest
@@ -17,6 +15,7 @@ from .markdown import Markdown, block, cell, code, line, table
 from .plot import write_plot
 from .results import DEFAULT_FOLDER, Results, write_text
 from .table import LEGEND, cost_notes
+from .templating import environment
 from .why import whys
 
 FILE_NAME = "summary.md"
@@ -35,15 +34,9 @@ def to_markdown(results: Results, plot: str | None = None) -> str:
 
     ``plot`` is the file name of the plot of memory over time, where there is one.
     """
-    environment = Environment(
-        loader=PackageLoader("vae_compat.reports", "."),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown: the filters below escape what could break it
-    )
-    environment.filters.update(
+    # Markdown: the filters below escape what could break it.
+    templates = environment("vae_compat.reports", autoescape=False)
+    templates.filters.update(
         block=block,
         cell=cell,
         code=code,
@@ -54,7 +47,7 @@ def to_markdown(results: Results, plot: str | None = None) -> str:
     )
     results = shown(results)
     hooks = digest.hook_names(results.records)
-    return environment.get_template("summary.md.j2").render(
+    return templates.get_template("summary.md.j2").render(
         header=results.header,
         verdict=results.verdict,
         whys=whys(results.records),

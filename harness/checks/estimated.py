@@ -27,17 +27,15 @@ def check_estimated_time(observed: Observed) -> Answer:
     launches and bytes that kernels read and write, both to untiled; ``host_waits``, how often the
     host waited for the device; ``pageable_bytes``, copied from or to memory that is not pinned.
     """
-    if not isinstance(observed, EstimateObserved):  # the process ended
-        why = "nothing was told" if observed.failure is None else ended_by(observed.failure)
-        return not_judged(why, metrics={"estimated_time_ratio": None})
-    ours, untiled = observed.ours, observed.untiled
+    seen = observed if isinstance(observed, EstimateObserved) else None  # else its process ended
     bound = observed.promise.time_ratio
-    if ours is None or untiled is None:
-        why = "no run" if observed.failure is None else ended_by(observed.failure)
+    if seen is None or seen.ours is None:
         unknown: Metrics = {"estimated_time_ratio": None}
-        if bound is None:
+        if seen is not None and bound is None:
             return passed(unknown)
+        why = "nothing was told" if observed.failure is None else ended_by(observed.failure)
         return not_judged(f"no time can be estimated: {why}", metrics=unknown)
+    ours, untiled = seen.ours, seen.untiled
     ratio = ours.seconds / untiled.seconds
     cause, share = ours.first_cause, ours.shares[ours.first_cause]
     metrics: Metrics = {
@@ -47,7 +45,7 @@ def check_estimated_time(observed: Observed) -> Answer:
         "untiled_estimated_seconds": untiled.seconds,
         "first_cause": cause,
         "first_cause_share": share,
-        **_counters(observed.reading, observed.untiled_reading),
+        **_counters(seen.reading, seen.untiled_reading),
     }
     if bound is not None and ratio > bound:
         got, most = apart(ratio, bound, ".2f")
@@ -60,9 +58,7 @@ def check_estimated_time(observed: Observed) -> Answer:
     return passed(metrics)
 
 
-def _counters(ours: Reading | None, untiled: Reading | None) -> Metrics:
-    if ours is None or untiled is None:
-        return {}
+def _counters(ours: Reading, untiled: Reading) -> Metrics:
     return {
         "launches_ratio": _ratio(ours.kernels, untiled.kernels),
         "kernel_bytes_ratio": _ratio(_moved(ours), _moved(untiled)),

@@ -1,4 +1,4 @@
-"""Take case ids and record ids apart."""
+"""Take case ids and record ids apart, and put the latter together."""
 
 from __future__ import annotations
 
@@ -31,6 +31,11 @@ class CaseId(NamedTuple):
     frames: int
     dtype: str
     device: str
+
+
+def record_id(check: str, case: str) -> str:
+    """``parity[sd-mock-ldm-decode-...]``: what a check says of a case."""
+    return f"{check}[{case}]"
 
 
 def parse_case_id(text: str) -> CaseId | None:

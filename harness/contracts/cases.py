@@ -218,6 +218,11 @@ class Case:
         return (self.batch, self.image_channels, *time, *size)
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of what the direction is given: ``latent_shape`` or ``image_shape``."""
+        return self.latent_shape if self.direction is Direction.DECODE else self.image_shape
+
+    @property
     def tile_size(self) -> int:
         """What a hook's ``tile_size`` gets: latent pixels to decode, image pixels to encode."""
         return self.tile if self.direction is Direction.DECODE else self.tile * self.facts.ratio

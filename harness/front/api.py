@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vae_compat.contracts.caseid import record_id
 from vae_compat.errors import StoppedError, UsageError
 from vae_compat.front.options import SECONDS, Options
 from vae_compat.front.run_folder import RunFolder
@@ -31,6 +32,8 @@ BAD = frozenset({"failed", "error", "xpassed"})
 """Statuses that break the gate."""
 TOLD = 10
 """Failures that an exception names."""
+SELECTING = ("families", "directions", "modes", "scales", "tiers")
+"""Arguments that narrow the selection: any sequence of words."""
 UNJUDGED = "a known failure of this case leaves nothing to judge"
 """Why a test is skipped."""
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from vae_compat.front.api import child; child()"
@@ -61,7 +64,7 @@ class ReportedFinding:
     @property
     def id(self) -> str:
         """``parity[sd-mock-ldm-decode-...]``."""
-        return f"{self.check}[{self.case}]"
+        return record_id(self.check, self.case)
 
 
 @dataclass(frozen=True)
@@ -156,11 +159,11 @@ def check_hook(
             layout=layout,
             host=host,
             claims=claims,
-            families=tuple(families),
-            directions=tuple(directions),
-            modes=tuple(modes),
-            scales=tuple(scales),
-            tiers=tuple(tiers),
+            families=families,
+            directions=directions,
+            modes=modes,
+            scales=scales,
+            tiers=tiers,
             full=full,
             device=device,
             case=case,
@@ -186,6 +189,7 @@ def asked(hook: str | Path | Callable[..., Any] | None, **told: Any) -> Options:
     given = [name for name in describing if told.get(name) is not None]
     if entry is None and given:
         raise UsageError(f"{given[0]} describes a hook, and a profile was given: leave it out")
+    told |= {name: tuple(told[name]) for name in SELECTING}
     return Options(profile=profile, hook=entry, **told)
 
 

@@ -198,18 +198,12 @@ def _entry(entry: str, facts: HookFacts, folder: Path) -> str:
 
 
 def _rendered(template: str, **values: object) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from vae_compat.reports.templating import environment
 
-    environment = Environment(
-        loader=PackageLoader("vae_compat.front", "."),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # TOML and YAML: the filter writes strings that both read
-    )
-    environment.filters["quoted"] = _quoted
-    return environment.get_template(template).render(**values)
+    # TOML and YAML: the filter writes strings that both read.
+    templates = environment("vae_compat.front", autoescape=False)
+    templates.filters["quoted"] = _quoted
+    return templates.get_template(template).render(**values)
 
 
 def _quoted(value: str | Iterable[str]) -> str:

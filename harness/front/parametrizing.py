@@ -81,8 +81,6 @@ def options_of(
 
     if hook is not None and profile is not None:
         raise UsageError("hook and profile exclude each other: give one of them")
-    lists = ("families", "directions", "modes", "scales", "tiers")
-    told |= {name: tuple(told[name]) for name in lists}
     if comfyui is not None:
         told["comfyui"] = Path(comfyui)
     return asked(hook if profile is None else str(profile), **told)
@@ -100,7 +98,9 @@ class Listed(NamedTuple):
     @property
     def id(self) -> str:
         """``parity[sd-mock-ldm-decode-...]``."""
-        return f"{self.check}[{self.case}]"
+        from vae_compat.contracts.caseid import record_id  # not where nobody asks
+
+        return record_id(self.check, self.case)
 
 
 class Gate:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from vae_compat.checks.registry import BY_NAME, CHECKS
+from vae_compat.contracts.caseid import record_id
 from vae_compat.contracts.cases import Case, Layout, Mode, Scale
 from vae_compat.contracts.finding import Finding, Status
 from vae_compat.device import described_gpu, open_device
@@ -274,5 +275,5 @@ def _exactly(wanted: str, cases: Iterable[Case]) -> tuple[Case, ...]:
 
 
 def _known(profile: Profile, check: str, case: Case) -> KnownFailure | None:
-    record = f"{check}[{case.id}]"
+    record = record_id(check, case.id)
     return next((known for known in profile.known_failures if known.matches(record)), None)

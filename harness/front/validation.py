@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from vae_compat.contracts.caseid import record_id
 from vae_compat.contracts.cases import Case, Direction, Mode, Scale
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
@@ -84,7 +85,7 @@ def check_known_failures(profile: Profile, ids: Sequence[str]) -> None:
     """Refuse a known failure that matches no check of any case of the whole matrix."""
     if not profile.known_failures:
         return
-    records = [f"{check}[{case}]" for check in check_docs() for case in ids]
+    records = [record_id(check, case) for check in check_docs() for case in ids]
     for failure in profile.known_failures:
         if not any(map(failure.matches, records)):
             raise UsageError(

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vae_compat.contracts.cases import Case, Direction
+from vae_compat.contracts.cases import Case
 from vae_compat.contracts.coders import Convention, coder_of
 from vae_compat.device import open_device
 from vae_compat.measure.failing import kind_of
@@ -30,9 +30,7 @@ def strip_of(case: Case) -> Case:
 def _strip(case: Case, models: Models) -> Tensor:
     """Cut from the input of a square plane."""
     x = models.make_input(replace(case, height=case.width))
-    encoding = case.direction is Direction.ENCODE
-    rows = (case.image_shape if encoding else case.latent_shape)[-2]
-    return x[..., :rows, :].contiguous()
+    return x[..., : case.input_shape[-2], :].contiguous()
 
 
 def perform_conventions(stage: Stage) -> tuple[ConventionCalled, ...]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from vae_compat.contracts.cases import Case, Direction
+from vae_compat.contracts.cases import Case
 from vae_compat.contracts.coders import LayoutVAE
 from vae_compat.contracts.promise import Promise
 from vae_compat.device import Device, open_device
@@ -37,12 +37,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EstimateObserved(Observed):
-    """What the run would take on a GPU, beside untiled; ``None`` where the hook failed."""
+    """What the run would take on a GPU, beside untiled."""
 
-    ours: Estimate | None = None
-    untiled: Estimate | None = None
-    reading: Reading | None = None
-    untiled_reading: Reading | None = None
+    ours: Estimate | None
+    """``None`` where the hook failed."""
+    untiled: Estimate
+    reading: Reading
+    untiled_reading: Reading
 
 
 class EstimateScene(Scene):
@@ -120,8 +121,7 @@ def _counted(
 
 def _empty_input(case: Case) -> Tensor:
     """What the direction is given: shape and dtype. To be called under a ``FakeTensorMode``."""
-    shape = case.latent_shape if case.direction is Direction.DECODE else case.image_shape
-    return torch.empty(shape, dtype=getattr(torch, case.dtype))
+    return torch.empty(case.input_shape, dtype=getattr(torch, case.dtype))
 
 
 def _tells(told: Estimate) -> bool:

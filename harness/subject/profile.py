@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from vae_compat.contracts.cases import Case, Direction, Layout, Mode
 from vae_compat.errors import UsageError
@@ -90,6 +90,21 @@ AUTOMATIC1111/stable-diffusion-webui, modules/processing.py)."""
 
 HOSTS = ("comfyui", "a1111")
 """Host programs whose modules have stand-ins."""
+
+Setting = Literal[
+    "tile_size",
+    "tile_overlap",
+    "is_decoder",
+    "fast_decoder",
+    "fast_encoder",
+    "color_fix",
+    "to_gpu",
+    "use_quadtree",
+    "content_threshold",
+    "max_depth",
+    "min_tile_size",
+]
+"""A keyword of the contract with which hooks are built, besides the coder."""
 
 ESTIMATING = frozenset({Mode.FAST, Mode.COLOR_FIX})
 """Modes that estimate statistics by design: they promise no more than ``degraded`` where the

@@ -29,6 +29,7 @@ from vae_compat.subject.profile import (
     Kind,
     KnownFailure,
     Profile,
+    Setting,
     When,
 )
 from vae_compat.vocabulary import Gpu
@@ -40,20 +41,6 @@ _Name = Annotated[_Text, StringConstraints(pattern=r"^[A-Za-z0-9._+-]+$", max_le
 _Mode = Literal["exact", "fast", "color_fix", "quadtree"]
 _Grade = Literal["exact", "lossless", "close", "degraded"]
 """Grades that can be promised; ``broken`` cannot."""
-_Setting = Literal[
-    "tile_size",
-    "tile_overlap",
-    "is_decoder",
-    "fast_decoder",
-    "fast_encoder",
-    "color_fix",
-    "to_gpu",
-    "use_quadtree",
-    "content_threshold",
-    "max_depth",
-    "min_tile_size",
-]
-"""``vae_compat.subject.settings.KEYWORDS``, but for the coder."""
 
 
 class _Table(BaseModel):
@@ -66,12 +53,12 @@ class _Hook(_Table):
     kind: Literal["forward", "vae", "function"]
     layout: Literal["diffusers", "ldm", "wan"]
     host: _Text | None = None
-    settings: dict[_Setting, _Text] = Field(default_factory=dict)
+    settings: dict[Setting, _Text] = Field(default_factory=dict)
 
 
 class _Cost(_Table):
     time_ratio: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    gpu: Literal["h200", "h100", "rtx4090", "rtx3060"] = "h200"
+    gpu: _Text = str(Gpu.H200)
 
 
 class _Bounds(_Table):
@@ -156,6 +143,7 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
         raise UsageError(_sentence(problem, source)) from None
     for family in parsed.claims.families:
         _one_of(family, FAMILIES, "claims.families", source)
+    _one_of(parsed.claims.cost.gpu, map(str, Gpu), "claims.cost.gpu", source)
     _check_grades(parsed.claims, source)
     if parsed.claims.parks and parsed.claims.cache != "split":
         raise UsageError(

@@ -5,28 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
 from vae_compat.contracts.cases import Case, Direction, Mode
 from vae_compat.errors import UsageError
-from vae_compat.subject.profile import HookSpec, Kind
+from vae_compat.subject.profile import HookSpec, Kind, Setting
 
-KEYWORDS = (
-    "net",
-    "tile_size",
-    "tile_overlap",
-    "is_decoder",
-    "fast_decoder",
-    "fast_encoder",
-    "color_fix",
-    "to_gpu",
-    "use_quadtree",
-    "content_threshold",
-    "max_depth",
-    "min_tile_size",
-)
+KEYWORDS: tuple[str, ...] = ("net", *get_args(Setting))
 """Every keyword of the contract: those of the published constructor, and the overlap of tiles."""
 
 TUNING = frozenset({"tile_size", "tile_overlap", "content_threshold", "max_depth", "min_tile_size"})

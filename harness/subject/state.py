@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae_compat.contracts.cases import Case, Direction
+from vae_compat.contracts.cases import Case
 from vae_compat.contracts.coders import LayoutVAE
 
 _NESTING = 4
@@ -195,14 +195,15 @@ def untiled_residue(view: LayoutVAE, case: Case) -> tuple[Change, ...]:
     Wan VAEs, for instance, keep their lists of feature caches as attributes.
     """
     small = replace(case, height=8, width=8)
-    shape = small.latent_shape if case.direction is Direction.DECODE else small.image_shape
     weight = next(view.vae.parameters(), torch.empty(()))
     before = snapshot_of(view)
     with (
         suppress(Exception),
         torch.no_grad(),
     ):  # without an untiled run nothing is expected to be left behind
-        view.run(case.direction, torch.zeros(shape, dtype=weight.dtype, device=weight.device))
+        view.run(
+            case.direction, torch.zeros(small.input_shape, dtype=weight.dtype, device=weight.device)
+        )
     changes = before.changes()
     before.restore()
     return changes

@@ -280,7 +280,7 @@ def _costs(
             continue
         if case.part and record.check != digest.ESTIMATE:
             continue
-        if max(case.height, case.width) <= case.tile + 22:
+        if not digest.must_tile(case):
             continue
         for name, value in _cost_of(record).items():
             for place in (key, key._replace(family="")):

@@ -8,11 +8,11 @@ import hashlib
 from importlib import resources
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vae_compat.reports.pictures.drawing import STOPS
 from vae_compat.reports.results import Results, write_text
+from vae_compat.reports.templating import environment
 
 from .charts import HEIGHT, WIDTH
 from .page import COSTS, Page, page_of
@@ -33,16 +33,9 @@ def to_html(page: Page) -> str:
 
     Its own policy lets a browser run this script and no other, and load nothing.
     """
-    environment = Environment(
-        loader=PackageLoader("vae_compat.reports.html", "."),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=True,
-    )
+    templates = environment("vae_compat.reports.html", autoescape=True)
     style, script = _text("style.css"), _text("script.js")
-    return environment.get_template("index.html.j2").render(
+    return templates.get_template("index.html.j2").render(
         page=page,
         style=Markup(style),  # a file of this package
         script=Markup(script),

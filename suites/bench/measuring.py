@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
 from vae_compat.checks.parity import grade_of
-from vae_compat.contracts.cases import Case, Direction, Layout
+from vae_compat.contracts.cases import Case, Layout
 from vae_compat.contracts.promise import Promise
 from vae_compat.device import Reading, open_device
 from vae_compat.fixtures.layouts import view
@@ -98,8 +98,7 @@ def count(case: Case, contenders: Mapping[str, Profile]) -> dict[str, Figures | 
         runs[name] = Series(load_hook(profile), Layout.DIFFUSERS)
     with FakeTensorMode():
         seen = view(unseeded(case.facts, case.facts.real), Layout.DIFFUSERS, case.facts)
-        decodes = case.direction is Direction.DECODE
-        x = torch.zeros(case.latent_shape if decodes else case.image_shape)
+        x = torch.zeros(case.input_shape)
         weights = _run(case, runs, {Layout.DIFFUSERS: seen}, x, rounds=1)
     untiled = runs.pop(UNTILED)
     return {

@@ -152,15 +152,13 @@ def _ready(scene: Scene, device: Any) -> Iterator[Callable[[], Tensor]]:
     """The VAE with its input on an open device: a function that runs it."""
     case, dtype = scene.case, getattr(torch, scene.dtype)
     facts = case.facts
-    vae = unseeded(facts, facts.real if scene.scale is Scale.REAL else facts.mock)
-    _convert(vae, dtype)
+    vae = unseeded(facts, facts.real if scene.scale is Scale.REAL else facts.mock, dtype)
     seen = view(vae, Layout.DIFFUSERS, facts)
     whole = nn.ModuleList([seen.vae, seen.encoder, seen.decoder])
     with torch.no_grad():
         device.place(whole)
         try:
-            shape = case.latent_shape if scene.direction is Direction.DECODE else case.image_shape
-            given = device.put(torch.zeros(shape, dtype=dtype))
+            given = device.put(torch.zeros(case.input_shape, dtype=dtype))
             with contextlib.ExitStack() as stack:
                 run = seen.run
                 if (hook := _hook(scene)) is not None:
@@ -172,11 +170,3 @@ def _ready(scene: Scene, device: Any) -> Iterator[Callable[[], Tensor]]:
 
 def _hook(scene: Scene) -> Hook | None:
     return None if scene.subject == UNTILED else load_hook(load_embedded(scene.subject))
-
-
-def _convert(vae: nn.Module, dtype: torch.dtype) -> None:
-    """Weights of another dtype, as new Parameters: ``Module.to`` cannot swap those of shapes."""
-    for part in vae.modules():
-        for name, weight in part._parameters.items():
-            if weight is not None:
-                part._parameters[name] = nn.Parameter(weight.detach().to(dtype), False)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch._subclasses import FakeTensorMode
 
-from vae_compat.contracts.cases import Case, Direction, Scale
+from vae_compat.contracts.cases import Case, Scale
 from vae_compat.device import Reading, open_device
 from vae_compat.fixtures.layouts import view
 from vae_compat.fixtures.vaes.building import unseeded
@@ -27,9 +27,8 @@ def counted(
     config = facts.real if case.scale is Scale.REAL else facts.mock
     with torch.no_grad(), under or FakeTensorMode():
         seen = view(unseeded(facts, config), case.layout, facts)
-        shape = case.latent_shape if case.direction is Direction.DECODE else case.image_shape
         with open_device("sim") as device, placed(seen, device):
-            given = device.put(torch.zeros(shape))
+            given = device.put(torch.zeros(case.input_shape))
             over_tiles = nullcontext() if tile is None else tiled(seen.vae, tile)
             with over_tiles, device.metered() as reading:
                 seen.run(case.direction, given)

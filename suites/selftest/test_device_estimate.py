@@ -138,12 +138,7 @@ def test_an_unknown_gpu_and_a_device_without_a_trace_are_refused() -> None:
 def test_an_untiled_decode_takes_about_what_was_measured() -> None:
     facts = FAMILIES["sdxl"]
     with torch.no_grad(), FakeTensorMode():
-        vae = unseeded(facts, facts.real)
-        for part in vae.modules():
-            for name, weight in part._parameters.items():
-                if weight is not None:
-                    half = weight.detach().to(torch.bfloat16)
-                    part._parameters[name] = torch.nn.Parameter(half, requires_grad=False)
+        vae = unseeded(facts, facts.real, torch.bfloat16)
         with open_device("sim") as device:
             device.place(vae)
             z = device.put(torch.zeros(1, 4, 128, 128, dtype=torch.bfloat16))

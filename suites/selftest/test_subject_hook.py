@@ -430,8 +430,7 @@ def test_diffusers_own_tiling_tiles_and_leaves_no_trace(family: str, direction: 
     facts = FAMILIES[family]
     view = view_of(build(family, Scale.MOCK), Layout.DIFFUSERS, facts)
     case = Case(family, Scale.MOCK, Layout.DIFFUSERS, direction, Mode.EXACT, 8, 24, 8, device="cpu")
-    shape = case.latent_shape if direction is DECODE else case.image_shape
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(case.input_shape, generator=torch.Generator().manual_seed(0))
     hook = load_hook(load_embedded("diffusers"))
     with torch.no_grad():
         before = snapshot(view.vae)
