@@ -61,6 +61,8 @@ class Ended(Exception):  # noqa: N818 (a fact about a runner, not a fault of the
     when memory runs out. The hook need not be the cause."""
     begun: bool = True
     """Whether the hook was at work on this request: otherwise an earlier one is the cause."""
+    broken: bool = False
+    """Whether code of the runner itself raised: the hook may have damaged it, or it is at fault."""
 
 
 class Nursery:
@@ -304,7 +306,7 @@ class RunnerClient(Generic[Facts]):
                 elif sort is Sort.BROKEN:
                     told = wire.unpack(Told, text, body)
                     broken = f"the process of the hook could not go on: {told.words}"
-                    raise Ended(broken, detail=told.detail)
+                    raise Ended(broken, detail=told.detail, broken=True)
                 else:
                     raise Garbled(f"a frame of sort {sort} is no answer")
         except Garbled as garbled:

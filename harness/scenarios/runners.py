@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from contextlib import closing, nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -20,6 +20,7 @@ from vae_compat.scenarios.asking import Ask
 from vae_compat.scenarios.performing import perform
 from vae_compat.subject.hook import Hook as LoadedHook
 from vae_compat.subject.messages import HookFacts, Loading
+from vae_compat.subject.profile import Kind
 
 T = TypeVar("T")
 
@@ -35,12 +36,24 @@ PATIENCE = 3
 """
 
 
+UNTOUCHED = {
+    Kind.FORWARD: "vae_compat.fixtures.specimens.resting:FallbackOnly",
+    Kind.VAE: "vae_compat.fixtures.specimens.whole:left_alone",
+    Kind.FUNCTION: "vae_compat.fixtures.specimens.pieces:untiled_function",
+}
+"""Hooks that change nothing, by kind: what breaks a runner even with them is no fault of a hook."""
+
+
 class GaveNone(Exception):  # noqa: N818 (a fact about a hook, not a fault of the run)
     """The hook gave no result; carries the failure."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
         self.failure = failure
+
+
+class BrokenRunnerError(RuntimeError):
+    """Code of the harness in a runner fails on a case, with a hook that changes nothing as well."""
 
 
 class Runners(Protocol):
@@ -93,6 +106,8 @@ class InRunners:
                 # that kills itself will do so again.
                 answer = self._asked(name, ask, kind)
         except Ended as ended:
+            if ended.broken:
+                self._blame(name, ask, kind)
             origin = Origin.LIMIT if ended.by_limit else Origin.DEATH
             if ended.by_limit:
                 self._note_limit(name, ask.case.id)
@@ -113,6 +128,18 @@ class InRunners:
         if not client.fresh:  # what it has left running must not go on beside the next case
             self._clients.pop(name).close()
         return answer
+
+    def _blame(self, name: str, ask: Ask, kind: type[T]) -> None:
+        """Raise `BrokenRunnerError` where a runner breaks on a case whatever the hook does."""
+        loading = self.loadings[name]
+        untouched = replace(loading, entry=UNTOUCHED[Kind(loading.kind)], host=None, settings={})
+        try:
+            client = RunnerClient(SERVER, untouched, HookFacts, self.nursery, idle=self.idle)
+            with closing(client):
+                client.ask(ask, kind, ask.seconds)
+        except Ended as ended:
+            if ended.broken:
+                raise BrokenRunnerError(f"{ended.told}\n{ended.detail}") from None
 
     def printed(self, name: str) -> str:
         """What the hook has printed during its last case."""

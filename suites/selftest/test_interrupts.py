@@ -257,9 +257,14 @@ def test_a_request_is_raised_once_and_after_what_must_not_be_cut_in_two() -> Non
 
 
 def test_requests_at_the_end_only_count() -> None:
-    with Interrupts() as interrupts:
-        interrupts.close()
-        signal.raise_signal(signal.SIGINT)
+    # A shell has its background jobs ignore interrupts, and these tests may run in one.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with Interrupts() as interrupts:
+            interrupts.close()
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert interrupts.reason == "interrupted"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from vae_compat.isolation import watching
 from vae_compat.isolation.client import Nursery
 from vae_compat.measure.observation import Observation, Origin
 from vae_compat.scenarios import case_runner, runners
+from vae_compat.scenarios.asking import Ask
 from vae_compat.suites.selftest.hostile import CASE, NEXT, Bench, alive, benched, sound, wrong
 
 pytestmark = pytest.mark.slow
@@ -197,6 +199,28 @@ def test_what_a_hook_raises_is_its_own_failure(bench: Bench, act: str, kind: str
     assert observed.failure is not None
     assert (observed.failure.kind, observed.failure.origin) == (kind, Origin.HOOK)
     assert not observed.failure.hung
+
+
+def test_a_hook_that_damages_its_runner_s_code_is_at_fault(bench: Bench) -> None:
+    act = "import vae_compat.scenarios.single as single\nsingle.WholePerformed = None"
+    observed = bench.observe(act)
+    assert observed.failure is not None
+    assert observed.failure.origin is Origin.DEATH
+    assert "could not go on: TypeError" in observed.failure.message
+
+
+def test_what_breaks_a_runner_with_any_hook_is_a_fault_of_the_harness(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    perform = runners.InRunners.perform
+
+    def without_weights(self: runners.InRunners, name: str, ask: Ask, kind: type) -> object:
+        return perform(self, name, replace(ask, weights={"sd-mock": "/nowhere"}), kind)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runners.InRunners, "perform", without_weights)
+        with pytest.raises(runners.BrokenRunnerError, match="could not go on"):
+            bench.observe()
 
 
 def test_an_interrupt_from_a_thread_ends_that_runner_alone(bench: Bench) -> None:
