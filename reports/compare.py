@@ -7,7 +7,7 @@ are compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -73,6 +73,8 @@ class Comparison:
     """Records present in both runs."""
     disjoint: str = ""
     """Why nothing could be compared; a regression as well."""
+    drift: tuple[str, ...] = ()
+    """A sentence for each counter of a hook that moved by less than what is tolerated."""
 
     @property
     def worse(self) -> tuple[str, ...]:
@@ -147,7 +149,9 @@ def compare(
     elif gone:
         notes.append(f"{len(gone)} earlier records were not compared: {_narrowed(before, after)}")
     mended = tuple(change for change, is_worse in found if not is_worse)
-    return Comparison(tuple(regressions), mended, tuple(notes), len(common))
+    pairs = [(old[key], new[key]) for key in common if key not in behind] if counted else []
+    drift = tuple(_drift(pairs, allowed_percent))
+    return Comparison(tuple(regressions), mended, tuple(notes), len(common), drift=drift)
 
 
 def _selected(header: Header) -> str:
@@ -190,7 +194,7 @@ def _left_out(before: Header, after: Header, pairs: list[tuple[Record, Record]])
 
 
 def hold_against(results: Results, before: Results) -> Results:
-    """The same results with what became worse; where anything did, the gate does not hold."""
+    """The same results with what changed; where anything became worse, the gate does not hold."""
     found = compare(before, results)
     verdict = results.verdict
     if found.worse and verdict.code in {ExitCode.HOLDS, ExitCode.FAILS}:
@@ -202,8 +206,28 @@ def hold_against(results: Results, before: Results) -> Results:
     return replace(
         results,
         verdict=verdict,
+        against=_named(before.header),
         regressions=found.worse,
+        new=unheard_of(results, before),
+        mended=tuple(change.message for change in found.mended),
+        drift=found.drift,
         notes=(*results.notes, *found.notes),
+    )
+
+
+def _named(header: Header) -> str:
+    """``the run of 2026-11-28T02:17:00+00:00 (hook 0123456789ab)``."""
+    hooks = ", ".join(f"{hook.name} {hook.commit or 'of no commit'}" for hook in header.hooks)
+    return f"the run of {header.started}" + (f" ({hooks})" if hooks else "")
+
+
+def unheard_of(results: Results, earlier: Results) -> tuple[str, ...]:
+    """Failures of records that the earlier run did not have."""
+    known = {(record.hook, record.id) for record in earlier.records}
+    return tuple(
+        f"{record.hook} {record.id}: {record.status}, was not there"
+        for record in digest.independent(results.records)
+        if record.status in digest.BAD and (record.hook, record.id) not in known
     )
 
 
@@ -272,6 +296,25 @@ def _growth(was: object, now: object, allowed: float) -> tuple[str, str, bool] |
     if now > was * allowed or was > now * allowed:
         return number(was, now), grown(was, now), now > was
     return None
+
+
+def _drift(pairs: Sequence[tuple[Record, Record]], allowed_percent: float) -> Iterator[str]:
+    """What moved by no more than is tolerated, the largest move first."""
+    found: dict[tuple[str, str], list[tuple[float, str]]] = {}
+    for old, new in pairs:
+        for name in COUNTERS & old.metrics.keys() & new.metrics.keys():
+            was, now = old.metrics[name], new.metrics[name]
+            if not isinstance(was, int | float) or not isinstance(now, int | float) or was == now:
+                continue
+            if _growth(was, now, 1 + allowed_percent / 100) is None:
+                told = f"in {new.id}, where it was {number(was, now)} and is {grown(was, now)}"
+                found.setdefault((new.hook, name), []).append((abs(now / was - 1), told))
+    for first, twin in _TWINS:
+        for hook in [hook for hook, name in found if name == first]:
+            found.pop((hook, twin), None)
+    for (hook, name), moves in sorted(found.items(), key=lambda each: (-max(each[1])[0], each[0])):
+        count = "1 record" if len(moves) == 1 else f"{len(moves)} records"
+        yield f"{hook}: {name} moved in {count}, most {max(moves)[1]}"
 
 
 def grown(was: float, now: float) -> str:

@@ -176,6 +176,21 @@ class Writer:
         return LogError(f"cannot write '{self.file}' ({error.strerror})")
 
 
+def write_log(log: Log, folder: Path) -> None:
+    """Write a log as a run writes it. Raises ``UsageError`` where that is impossible."""
+    try:
+        writer = Writer(folder, log.header, log.selected, None)
+        try:
+            for key in sorted(log.entries):
+                writer.append(log.entries[key])
+            if log.end is not None:
+                writer.finish(log.end)
+        finally:
+            writer.close()
+    except LogError as error:
+        raise UsageError(f"{error}: give another --out") from None
+
+
 def _lock(descriptor: int, file: Path) -> None:
     if sys.platform == "win32":
         return

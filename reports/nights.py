@@ -11,7 +11,7 @@ from vae_compat.judge import Record
 from vae_compat.text import printable
 
 from . import digest, history
-from .compare import COUNTERS, Comparison, compare, grown, number
+from .compare import COUNTERS, Comparison, compare, grown, number, unheard_of
 from .history import Night
 from .results import Results, write_text
 from .table import plain_table, rendered
@@ -95,16 +95,6 @@ def _ratios(records: Iterable[Record]) -> dict[tuple[str, str], float]:
         if isinstance(ratio, int | float) and key is not None:
             found.setdefault((record.hook, " ".join(key)), []).append(float(ratio))
     return {place: statistics.median(values) for place, values in sorted(found.items())}
-
-
-def unheard_of(results: Results, earlier: Results) -> tuple[str, ...]:
-    """Failures of records that the earlier run did not have."""
-    known = {(record.hook, record.id) for record in earlier.records}
-    return tuple(
-        f"{record.hook} {record.id}: {record.status}, was not there"
-        for record in digest.independent(results.records)
-        if record.status in digest.BAD and (record.hook, record.id) not in known
-    )
 
 
 # In words

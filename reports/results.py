@@ -92,8 +92,16 @@ class Results:
     verdict: Verdict
     diagnosis: tuple[str, ...] = ()
     """Sentences such as ``sd decode exact (ldm): attention is computed per tile``."""
+    against: str = ""
+    """Which earlier run this one was compared with: when it began, and the commits of its hooks."""
     regressions: tuple[str, ...] = ()
     """What became worse since the earlier run that this one was compared with."""
+    new: tuple[str, ...] = ()
+    """Failures of records that the earlier run did not have."""
+    mended: tuple[str, ...] = ()
+    """What became better since the earlier run."""
+    drift: tuple[str, ...] = ()
+    """Counters that moved, by less than what makes a regression."""
     notes: tuple[str, ...] = ()
     """What could not be compared, and what else differs between the two runs."""
 

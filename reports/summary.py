@@ -20,7 +20,7 @@ from .why import whys
 
 FILE_NAME = "summary.md"
 MOST_FAILURES = 40
-"""Groups that are shown: a job summary takes no more than a MiB."""
+"""Groups, and changes of a kind, that are shown: a job summary takes no more than a MiB."""
 
 
 def write_summary(results: Results, folder: Path = DEFAULT_FOLDER) -> Path:
@@ -60,7 +60,13 @@ def to_markdown(results: Results, plot: str | None = None) -> str:
             for tier, counted in digest.counts(results.records).items()
         },
         diagnosis=results.diagnosis,
-        regressions=results.regressions,
+        against=results.against,
+        changes={
+            "regression": results.regressions,
+            "new failure": results.new,
+            "better": results.mended,
+            "moved": results.drift,
+        },
         notes=results.notes,
         failures=digest.groups(results.records),
         known=[_known(group) for group in digest.groups(results.records, {"xfailed"})],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -88,6 +88,15 @@ def _complain(told: object) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
+    return _parsers()[0]
+
+
+def commands() -> Mapping[str, argparse.ArgumentParser]:
+    """The parser of each command, by its name."""
+    return _parsers()[1]
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
     top = _Parser(
         prog="vae-compat",
         allow_abbrev=False,
@@ -184,7 +193,7 @@ def parser() -> argparse.ArgumentParser:
     )
     annotate.add_argument("folder", metavar="DIR", type=Path, help="--out of the run")
     annotate.set_defaults(command=_annotate)
-    return top
+    return top, commands.choices
 
 
 class _Version(argparse.Action):

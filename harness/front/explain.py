@@ -21,7 +21,7 @@ from vae_compat.families.installed import left_out
 from vae_compat.fixtures.specimens import known_bad
 from vae_compat.judge import Outcome
 from vae_compat.reports.digest import MARKS
-from vae_compat.subject.profile import Cache, Coder, Context, When
+from vae_compat.subject.profile import Axes, Cache, Coder, Context, When
 from vae_compat.vocabulary import Device, Dtype
 
 GRADES: Mapping[Grade, str] = {
@@ -72,24 +72,64 @@ COLUMNS: Mapping[str, str] = {
     " VRAM of a clip as a fraction of untiled.",
     "x time": "Median time of the hook, divided by that of untiled in the same process, and the"
     " least and most of single runs; for information, on cuda alone.",
+    "outcome": "The worst status of all checks of a case.",
+    "case": "The id of a case; vae-compat explain CASE_ID takes it apart.",
+    "grade": "How close the result of a case is to the VAE's: exact, lossless, close, degraded or"
+    " broken.",
+    "repeat": "The command that runs the case alone, with all of its checks.",
+    "where": "Family, direction and mode. A row without a family has the highest of all families.",
+    "PSNR": "Metric psnr: peak signal-to-noise ratio against the truth in dB.",
+    "VRAM": "Metric vram_ratio: the peak over the weights, as a multiple of that of untiled; the"
+    " highest of the cases that have to tile.",
+    "FLOPs": "Metric flops_ratio: floating point operations as a multiple of those of untiled.",
+    "launches": "Metric kernels over untiled_kernels: kernel launches as a multiple of untiled's.",
+    "estimated time": "Metric estimated_time_ratio: what a GPU would take, as a multiple of what it"
+    " would take untiled.",
+    "time": "Metric time_ratio: what the GPU of the run took, as a multiple of untiled.",
 }
 """Words at the head of tables, and in their cells, that are no words of a record."""
+PLURALS: Mapping[str, str] = {
+    "check": "Checks",
+    "grade": "Grades",
+    "status": "Statuses and their marks",
+    "column": "Columns and cells of tables",
+    "mode": "Modes",
+    "term": "Terms",
+    "phase": "Phases of a cache",
+    "scenario": "Scenarios",
+    "claim": "Claims of a profile",
+    "mechanism": "Mechanisms",
+}
+"""The kinds of words, as headings."""
+
+
+CLAIMS: Mapping[str, str] = {
+    "families": "Published families that the hook claims; it must refuse the others.",
+    "directions": "`encode`, `decode`, or both.",
+    "modes": "Ways of tiling that the hook offers.",
+    "grade": "`[claims.grade]`: what each mode promises, `exact` where nothing is said, `degraded`"
+    " where the mode estimates.",
+    "family_grade": "`[claims.family_grade.qwen]`: what a mode promises of this family.",
+    "overlap": "`overlap = true`: the hook takes `tile_overlap` (check `overlaps`).",
+    "parks": "`parks = true`: caches that are split are offloaded between the chunks of a clip"
+    " (check `cache_parked`).",
+    "temporal": "`temporal = true`: clips are cut in time as well, so that a frame at a cut may"
+    " lack some of its past.",
+    "slices": "`slices = true`: batches run item by item, and take no more memory than one.",
+    "bounds": "`[claims.bounds]`, `psnr`, `levels`, `seams`: what a degraded picture still"
+    " promises, of every case.",
+    "cost": '`[claims.cost]`, `time_ratio = 2.0`, `gpu = "h200"`: the estimated time on this GPU is'
+    " at most so many times that of untiled (check `estimated_time`).",
+}
+"""Keys of ``[claims]`` that take no word of a list."""
 
 
 def claim_docs() -> dict[str, str]:
-    """The words of ``[claims]`` with what they say."""
-    found = {
-        "parks": "`parks = true`: caches that are split are offloaded between the chunks of a clip"
-        " (check `cache_parked`).",
-        "overlap": "`overlap = true`: the hook takes `tile_overlap` (check `overlaps`).",
-    }
-    found["cost"] = (
-        '`[claims.cost]`, `time_ratio = 2.0`, `gpu = "h200"`: the estimated time on this GPU is'
-        " at most so many times that of untiled (check `estimated_time`)."
-    )
-    claims = {"cache": Cache, "when": When, "context": Context, "coders": Coder}
-    for key, words in claims.items():
-        docs = member_docs(words)
+    """The keys and words of ``[claims]`` with what they say."""
+    found = dict(CLAIMS)
+    listed = {"cache": Cache, "when": When, "context": Context, "coders": Coder, "axes": Axes}
+    for key, options in listed.items():
+        docs = member_docs(options)
         found |= {word: f"Of `{key}`. {text}" for word, text in docs.items()}
         found[key] = f"Says {' or '.join(docs)}."
     return found
@@ -103,35 +143,37 @@ def explain(word: str) -> str:
 
     Raises ``UsageError`` with the closest known words where the word is none of these.
     """
-    checks = check_docs()
     name = word.removeprefix("check_")
-    scenarios, phases, claims = member_docs(Scenario), member_docs(Phase), claim_docs()
-    texts: dict[str, dict[str, str]] = {
-        "check": checks,
-        "grade": {str(grade): text for grade, text in GRADES.items()},
-        "status": _statuses(),
-        "column": dict(COLUMNS),
-        "mode": {str(mode): text for mode, text in MODES.items()},
-        "term": dict(TERMS),
-        "phase": phases,
-        "scenario": scenarios,
-        "claim": claims,
-    }
+    texts = words()
     found = [f"{kind} {name}\n\n{docs[name]}" for kind, docs in texts.items() if name in docs]
-    if name in checks:
+    if name in texts["check"]:
         found.insert(1, _known_bad(name))
     if (metric := metric_of(name)) is not None:
         found.append(f"metric {line_of(metric[0])}")
-    if name in list(Mechanism):
-        found.append(_mechanism(Mechanism(name)))
     if name in FAMILIES:
         found.append(_family(FAMILIES[name]))
     if not found and "-" in word:
         found.append(_case(word))
     if found:
         return "\n\n".join(filter(None, found))
-    known = [*(name for docs in texts.values() for name in docs), *METRICS, *Mechanism, *FAMILIES]
+    known = [*(name for docs in texts.values() for name in docs), *METRICS, *FAMILIES]
     raise UsageError(f"'{word}' is no word of a report, and no case id{closest(word, known)}")
+
+
+def words() -> dict[str, dict[str, str]]:
+    """For each kind of word its words, with what they mean."""
+    return {
+        "check": check_docs(),
+        "grade": {str(grade): text for grade, text in GRADES.items()},
+        "status": _statuses(),
+        "column": dict(COLUMNS),
+        "mode": {str(mode): text for mode, text in MODES.items()},
+        "term": dict(TERMS),
+        "phase": member_docs(Phase),
+        "scenario": member_docs(Scenario),
+        "claim": claim_docs(),
+        "mechanism": {str(mechanism): _mechanism(mechanism) for mechanism in Mechanism},
+    }
 
 
 def _statuses() -> dict[str, str]:
@@ -253,7 +295,6 @@ def _known_bad(check: str) -> str:
 
 def _mechanism(mechanism: Mechanism) -> str:
     return (
-        f"mechanism {mechanism}\n\n"
         f"A probe of this mechanism is a mock VAE in which it alone is at work. Where its probe"
         f" fails and the stub, which has none, passes, the report says: {EXPLANATION[mechanism]}."
     )

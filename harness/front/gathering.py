@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from rich.text import Text
 
-from vae_compat.checks.registry import BY_NAME
 from vae_compat.front import workers
 from vae_compat.front.interrupts import Interrupts
 from vae_compat.front.plugin import RUN, told_by
@@ -22,7 +21,7 @@ from vae_compat.front.progress import Progress
 from vae_compat.front.scheduling import BaselineScheduling
 from vae_compat.front.session import Run
 from vae_compat.isolation.client import close_shared_nursery
-from vae_compat.judge import Outcome, Record
+from vae_compat.judge import Record
 from vae_compat.reports import digest
 from vae_compat.reports.log import Entry, Key, Log, LogError, Writer
 from vae_compat.reports.results import Header
@@ -142,20 +141,8 @@ class Gathering:
             message = workers.crash_in(report.user_properties) or str(report.longrepr)
             if died:
                 message = "the worker process that ran this case died"
-            self._take(Entry(self._error(*found, message), harness=True))
+            self._take(Entry(self._run.unjudged(*found, message), harness=True))
         self._interrupts.check()
-
-    def _error(self, hook: str, case: str, check: str, message: str) -> Record:
-        """The record of a test that reported none itself."""
-        return Record(
-            case=case,
-            check=check,
-            tier=str(BY_NAME[check].tier),
-            status=str(Outcome.ERROR),
-            message=printable(message, lines=True),
-            hook=hook,
-            repeat=self._run.subjects[hook].repeat_id(case),
-        )
 
     def _take(self, entry: Entry) -> None:
         with self._interrupts.held():

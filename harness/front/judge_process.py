@@ -27,14 +27,26 @@ _TOLD = 4000
 class JudgeProcess:
     """Starts a judge when it is first asked, and again where it has ended."""
 
-    def __init__(self, device: str, start: Path, folder: Path | None, key: bytes) -> None:
-        """``start`` is the folder that it works in, ``folder`` the one it shares with others."""
+    def __init__(
+        self,
+        device: str,
+        start: Path,
+        folder: Path | None,
+        key: bytes,
+        *,
+        pictured: bool = False,
+    ) -> None:
+        """``start`` is the folder that it works in, ``folder`` the one it shares with others.
+
+        ``pictured``: whether pictures are kept where the options say.
+        """
         self._device = device
         self._start = start
         self._first = {
             "controller": os.getpid(),
             "folder": None if folder is None else str(folder),
             "key": key.hex(),
+            "pictured": pictured,
         }
         self._process: subprocess.Popen[str] | None = None
         self._output: IO[bytes] | None = None
@@ -130,7 +142,8 @@ def main() -> None:
 
         workers.settle(first["controller"])
         folder = own.path / "judge" if first["folder"] is None else Path(first["folder"])
-        key, scratch = bytes.fromhex(first["key"]), own.path / "out"
+        key = bytes.fromhex(first["key"])
+        scratch = None if first["pictured"] else own.path / "out"
         judge = Judge(folder, key, first["controller"], scratch)
         for line in sys.stdin:
             answers.write(json.dumps(judge.answer(json.loads(line))) + "\n")

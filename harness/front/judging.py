@@ -17,10 +17,12 @@ from vae_compat.errors import StoppedError, UsageError
 from vae_compat.front import workers
 from vae_compat.front.listing import left_out_of
 from vae_compat.front.options import Options
+from vae_compat.front.running import header_of
 from vae_compat.front.session import Item, Run
 from vae_compat.front.subjects import facts_to_json, restored
 from vae_compat.front.validation import validate
 from vae_compat.measure.sealing import Seal
+from vae_compat.reports.pictures.exhibit import clear
 from vae_compat.reports.results import jsonable
 
 
@@ -30,13 +32,14 @@ class Judge:
 
     ``folder`` is shared by judges that work for the same tests: what one has found out the others
     read. ``key`` is theirs alone, so that no hook can forge it. ``controller`` is the process that
-    they work for, ``scratch`` a path for reports, of which none are written.
+    they work for. ``scratch`` is a path for reports of which none are written; without one,
+    pictures are kept where the options say.
     """
 
     folder: Path
     key: bytes
     controller: int
-    scratch: Path
+    scratch: Path | None
 
     def __post_init__(self) -> None:
         self._runs: dict[str, _Asked] = {}
@@ -62,7 +65,9 @@ class Judge:
     def _asked(self, told: str) -> _Asked:
         """The run of some options, prepared when it is first asked for."""
         if told not in self._runs:
-            options = replace(Options.from_json(told), out=self.scratch)
+            options = Options.from_json(told)
+            if self.scratch is not None:
+                options = replace(options, out=self.scratch)
             folder = self.folder / hashlib.sha256(told.encode()).hexdigest()[:16]
             facts = self._shared(folder / "facts", lambda: facts_to_json(validate(options)))
             given = workers.Given(
@@ -74,8 +79,12 @@ class Judge:
                 facts=facts,
                 finished=[],
             )
-            missing = left_out_of(restored(options, facts), options)
-            self._runs[told] = _Asked(workers.join(given), missing)
+            hooks = restored(options, facts)
+            asked = _Asked(workers.join(given), left_out_of(hooks, options))
+            if self.scratch is None:
+                self._shared(folder / "cleared", lambda: _cleared(options.out))
+                asked.described["header"] = jsonable(asdict(header_of(options, hooks)))
+            self._runs[told] = asked
         return self._runs[told]
 
     def _records(self, asked: _Asked, hook: str, case: str) -> dict[str, Any]:
@@ -85,7 +94,8 @@ class Judge:
             self._last.rest()
         self._last = run
         file = run.folder / "records" / hashlib.sha256(f"{hook}:{case}".encode()).hexdigest()[:32]
-        text = self._shared(file, lambda: json.dumps(_found(run, asked.items[hook, case])))
+        pictured, items = self.scratch is None, asked.items[hook, case]
+        text = self._shared(file, lambda: json.dumps(_found(run, items, pictured=pictured)))
         found: dict[str, Any] = json.loads(text)
         return found
 
@@ -113,7 +123,7 @@ class _Asked:
         self.items: dict[tuple[str, str], list[Item]] = {}
         for item in run.all_items():
             self.items.setdefault((item.subject, item.case.id), []).append(item)
-        self.described = {
+        self.described: dict[str, Any] = {
             "items": [
                 [item.subject, item.case.id, item.check, item.known and item.known.reason]
                 for some in self.items.values()
@@ -123,12 +133,25 @@ class _Asked:
         }
 
 
-def _found(run: Run, items: list[Item]) -> dict[str, dict[str, Any]]:
-    """By check its record, or the traceback of what the harness failed with."""
+def _found(run: Run, items: list[Item], *, pictured: bool) -> dict[str, dict[str, Any]]:
+    """By check its record, and the traceback of what the harness failed with."""
     found: dict[str, dict[str, Any]] = {}
     for item in items:
+        told: dict[str, Any] = {}
         try:
-            found[item.check] = {"record": jsonable(asdict(run.judged(item)))}
+            record = run.judged(item)
+            if pictured:
+                with suppress(Exception):  # a picture decides nothing
+                    run.album.consider(record, run.observe(item))
         except Exception:
-            found[item.check] = {"broken": traceback.format_exc()}
+            told["broken"] = traceback.format_exc()
+            record = run.unjudged(item.subject, item.case.id, item.check, told["broken"])
+        found[item.check] = told | {"record": jsonable(asdict(record))}
     return found
+
+
+def _cleared(folder: Path) -> str:
+    """Remove the pictures of an earlier session."""
+    with suppress(OSError):  # then new ones cannot be written either
+        clear(folder)
+    return ""

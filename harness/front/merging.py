@@ -40,6 +40,7 @@ def merge(
     """
     from vae_compat.front.running import report
     from vae_compat.front.validation import check_against, check_output
+    from vae_compat.reports.log import write_log
     from vae_compat.reports.pictures.exhibit import gather
 
     check_output(out, junitxml)
@@ -47,7 +48,7 @@ def merge(
         if folder.resolve() == out.resolve():
             raise UsageError(f"--out {out} is a shard itself: give another folder")
     check_against(against, out)
-    write(whole(folders), out)
+    write_log(whole(folders), out)
     with suppress(OSError):  # pictures decide nothing
         for folder in folders:
             gather(folder, out)
@@ -82,23 +83,6 @@ def whole(folders: Sequence[Path]) -> Log:
         entries=entries,
         end=end,
     )
-
-
-def write(log: Log, folder: Path) -> None:
-    """Write a log as a run writes it. Raises ``UsageError`` where that is impossible."""
-    from vae_compat.reports.log import LogError, Writer
-
-    try:
-        writer = Writer(folder, log.header, log.selected, None)
-        try:
-            for key in sorted(log.entries):
-                writer.append(log.entries[key])
-            if log.end is not None:
-                writer.finish(log.end)
-        finally:
-            writer.close()
-    except LogError as error:
-        raise UsageError(f"{error}: give another --out") from None
 
 
 def _part(folder: Path) -> Part:

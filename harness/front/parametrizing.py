@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from vae_compat.front.api import ReportedFinding
     from vae_compat.front.judge_process import JudgeProcess
     from vae_compat.front.options import Options
+    from vae_compat.front.session_report import GateFacts, SessionReport
 
 MARK = "vae_compat_hook"
 ARGUMENT = "check"
 """Name of the argument that a decorated test takes."""
+REPORT = "--vae-compat-report"
+"""The option that has reports written, and where."""
 _FOLDER, _KEY = "vae_compat_folder", "vae_compat_key"
 """What processes of pytest-xdist tell each other."""
 
@@ -63,6 +66,7 @@ def parametrize_hook(
     are relative to the folder of the test's file. ``check()`` returns a
     `vae_compat.ReportedFinding` and raises `vae_compat.HookFailureError` where it breaks the gate.
     Known failures of a profile are strict xfails. Wrong use is an error of collection.
+    ``pytest --vae-compat-report DIR`` writes the report of each decorated test.
     """
     told = {name: value for name, value in locals().items() if value is not None}
     mark: pytest.MarkDecorator = getattr(pytest.mark, MARK)
@@ -110,40 +114,51 @@ class Gate:
         """Have them listed. Raises ``UsageError``, ``StoppedError``."""
         self._judge = judge
         self._options = options.to_json()
+        self.out = options.out
         described = judge.ask(options=self._options)
         self.tests = [Listed(*told) for told in described["items"]]
         self.left_out: list[str] = described["left_out"]
         """A sentence for each family that the installed diffusers lacks."""
+        self.header: dict[str, Any] | None = described.get("header")
+        """Of the report that is wanted."""
+        self.selected = 0
+        """Tests that the session is to run."""
         self._records: dict[tuple[str, str], dict[str, Any]] = {}
 
-    def finding(self, test: Listed) -> ReportedFinding:
-        """What the check finds; the case runs once for all of its checks.
+    def answer(self, test: Listed) -> dict[str, Any]:
+        """What the judge says of a test: its record, and how the harness failed if it did.
 
-        Raises ``StoppedError`` where the harness fails.
+        The case runs once for all of its checks. Raises ``StoppedError`` where the judge ends.
         """
-        from vae_compat.front.api import reported
-        from vae_compat.reports.results import restored_record
-
         place = test.hook, test.case
         if place not in self._records:
             answer = self._judge.ask(options=self._options, hook=test.hook, case=test.case)
             self._records[place] = answer["records"]
-        found = self._records[place][test.check]
-        if "broken" in found:
-            raise StoppedError(f"the harness failed, not the hook: {found['broken']}")
-        return reported(restored_record(found["record"]))
+        return self._records[place][test.check]
+
+
+def finding_in(answer: dict[str, Any]) -> ReportedFinding:
+    """The finding that a judge answered. Raises ``StoppedError`` where the harness failed."""
+    from vae_compat.front.api import reported
+    from vae_compat.reports.results import restored_record
+
+    if "broken" in answer:
+        raise StoppedError(f"the harness failed, not the hook: {answer['broken']}")
+    return reported(restored_record(answer["record"]))
 
 
 class Check:
     """What a decorated test is given. Called, it judges: once more does no harm."""
 
     def __init__(self, gate: Gate, test: Listed) -> None:
-        self._gate = gate
-        self._test = test
+        self.gate = gate
+        self.test = test
         self.called = False
+        self.answer: dict[str, Any] | None = None
+        """What the judge said."""
 
     def __repr__(self) -> str:
-        return f"<check {self._test.id}>"
+        return f"<check {self.test.id}>"
 
     def __call__(self) -> ReportedFinding:
         """The finding, where it passed.
@@ -156,7 +171,8 @@ class Check:
         from vae_compat.text import printable
 
         self.called = True
-        finding = self._gate.finding(self._test)
+        self.answer = self.gate.answer(self.test)
+        finding = finding_in(self.answer)
         message = printable(finding.message, lines=True)
         if finding.status == "skipped":
             pytest.skip(f"{UNJUDGED}: {message}")
@@ -176,6 +192,9 @@ class Judges:
         """Where the workers of pytest-xdist share what is found."""
         self._key = secrets.token_bytes(32) if told is None else bytes.fromhex(told)
         self._processes: dict[str, JudgeProcess] = {}
+        reports: str | None = config.getoption(REPORT)
+        self.reports = None if reports is None else Path(reports)
+        """Where reports are wanted."""
         self._gates: dict[str, Gate] = {}
 
     def gate(self, options: Options) -> Gate:
@@ -185,10 +204,28 @@ class Judges:
         told = options.to_json()
         if told not in self._gates:
             judge = self._processes.setdefault(
-                options.device, JudgeProcess(options.device, self.start, self.shared, self._key)
+                options.device,
+                JudgeProcess(
+                    options.device,
+                    self.start,
+                    self.shared,
+                    self._key,
+                    pictured=self.reports is not None,
+                ),
             )
             self._gates[told] = Gate(judge, options)
         return self._gates[told]
+
+    @property
+    def facts(self) -> list[GateFacts]:
+        """What a report of this session needs to know of its gates."""
+        from vae_compat.front.session_report import GateFacts
+
+        return [
+            GateFacts(str(gate.out), gate.header, len(gate.tests), gate.selected)
+            for gate in self._gates.values()
+            if gate.header is not None
+        ]
 
     def close(self) -> None:
         """End them."""
@@ -201,9 +238,23 @@ _SHARED = pytest.StashKey[set[str]]()
 _SESSION_KEY = pytest.StashKey[str]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The one option: without it nothing is written."""
+    parser.getgroup("vae-compat").addoption(
+        REPORT,
+        metavar="DIR",
+        help="write the report of each test that parametrize_hook decorates into a folder of DIR",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Name the mark, for repositories that are strict about marks."""
     config.addinivalue_line("markers", f"{MARK}: made by vae_compat.parametrize_hook")
+    wanted = config.getoption(REPORT) is not None and not config.getoption("collectonly")
+    if wanted and not hasattr(config, "workerinput"):
+        from vae_compat.front.session_report import SessionReport
+
+        config.pluginmanager.register(SessionReport(config), REPORT)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -223,7 +274,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     judges = stash[_JUDGES]
     folder = metafunc.definition.path.parent
     try:
-        gate = judges.gate(placed(options_of(**mark.kwargs["asked"]), folder, judges.start))
+        options = placed(options_of(**mark.kwargs["asked"]), folder, judges.start)
+        if judges.reports is not None:
+            from vae_compat.front.session_report import folder_for
+
+            options = replace(options, out=folder_for(metafunc.definition.nodeid, judges.reports))
+        gate = judges.gate(options)
     except (UsageError, StoppedError) as error:
         raise pytest.Collector.CollectError(f"{name}: {error}") from None
     grouped = getattr(metafunc.config.option, "loadgroup", False)
@@ -280,10 +336,24 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, Any, Any]
     if not isinstance(check, Check):
         return (yield)
     check.called = False
-    result = yield
+    try:
+        result = yield
+    finally:
+        if check.answer is not None and check.gate.header is not None:
+            from vae_compat.front.session_report import told
+
+            pyfuncitem.user_properties.append(told(check.gate.out, check.answer))
     if not check.called:
         pytest.fail(f"the test never called {ARGUMENT}(), so nothing was judged", pytrace=False)
     return result
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Count what each report is to hold."""
+    for item in session.items:
+        check = item.callspec.params.get(ARGUMENT) if hasattr(item, "callspec") else None
+        if isinstance(check, Check):
+            check.gate.selected += 1
 
 
 # Processes of pytest-xdist
@@ -310,6 +380,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if judges is None:
         return
     judges.close()
+    report: SessionReport | None = session.config.pluginmanager.get_plugin(REPORT)
+    if report is not None:
+        report.know(judges.facts)
+    elif judges.shared is not None and judges.reports is not None:
+        from vae_compat.front.session_report import GATES
+
+        output = session.config.workeroutput  # type: ignore[attr-defined]
+        output[GATES] = [list(gate) for gate in judges.facts]
     if judges.shared is not None:
         session.config.workeroutput[_FOLDER] = str(judges.shared)  # type: ignore[attr-defined]
 

@@ -51,7 +51,7 @@ def run(options: Options) -> int:
                 found = validate(options)
                 night: keeping.Place | None = None
                 if options.history is not None:
-                    options, night = keeping.placed(options, _header(options, found))
+                    options, night = keeping.placed(options, header_of(options, found))
                 results = judged(options, found, interrupts, folder.path, began)
         except KeyboardInterrupt:
             raise StoppedError(
@@ -98,7 +98,7 @@ def judged(
     from vae_compat.reports.results import read
 
     before = None if options.against is None else read(options.against)
-    header = _header(options, found)
+    header = header_of(options, found)
     earlier = None if options.resume is None else resumed(options.resume, header)
     known = frozenset() if earlier is None else finished(earlier)
     prepared = workers.prepared(options, found, folder, known)
@@ -158,7 +158,8 @@ def _concluded(gathering: Gathering, code: int, options: Options, earlier: Log |
     return concluded(log, options.out)
 
 
-def _header(options: Options, found: tuple[HookUnderTest, ...]) -> Header:
+def header_of(options: Options, found: tuple[HookUnderTest, ...]) -> Header:
+    """Where, with what and on what a run of these hooks runs."""
     from vae_compat.device import described_gpu
     from vae_compat.front.listing import left_out_of
     from vae_compat.front.subjects import claims_digest

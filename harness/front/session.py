@@ -24,7 +24,7 @@ from vae_compat.errors import UsageError
 from vae_compat.front.options import Options
 from vae_compat.front.sharding import costs, groups_of
 from vae_compat.isolation.limits import IDLE, memory_share
-from vae_compat.judge import ROOTS, Record, judge
+from vae_compat.judge import ROOTS, Outcome, Record, judge
 from vae_compat.matrix import cost, generate
 from vae_compat.measure.bench import Bench
 from vae_compat.measure.circumstances import circumstances
@@ -38,6 +38,7 @@ from vae_compat.scenarios.runners import InRunners, Runners
 from vae_compat.subject.describing import described, loading_of
 from vae_compat.subject.messages import Loading
 from vae_compat.subject.profile import KnownFailure, Profile
+from vae_compat.text import printable
 
 
 @dataclass(frozen=True)
@@ -247,6 +248,18 @@ class Run:
             claimed=observation.promise.claimed,
             repeat=observation.repeat,
         )[0]
+
+    def unjudged(self, hook: str, case: str, check: str, message: str) -> Record:
+        """The record of a check that came to no finding, because the harness failed."""
+        return Record(
+            case=case,
+            check=check,
+            tier=str(BY_NAME[check].tier),
+            status=str(Outcome.ERROR),
+            message=printable(message, lines=True),
+            hook=hook,
+            repeat=self.subjects[hook].repeat_id(case),
+        )
 
     def judged(self, item: Item) -> Record:
         """What a check says of its case, which is run unless it is the one that ran last."""

@@ -36,8 +36,11 @@ class Axes(StrEnum):
     """Along which sides of a plane a hook cuts."""
 
     BOTH = "both"
+    """Along both, into tiles."""
     HEIGHT = "height"
+    """Along the height alone, into bands of rows."""
     WIDTH = "width"
+    """Along the width alone, into bands of columns."""
 
 
 class Cache(StrEnum):

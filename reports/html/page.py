@@ -26,6 +26,8 @@ from .figures import Figure, Pictures
 
 MOST_LINES, MOST_ROWS, MOST_GROUPS = 1500, 2000, 150
 """Cases listed in all groups together, rows of the table of cases, and groups."""
+MOST_CHANGES = 200
+"""Lines of each kind of change."""
 MOST_MESSAGE, MOST_LINE = 2000, 160
 """Characters of the message of a group, and of one of its further cases."""
 COSTS = {
@@ -119,11 +121,23 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Changes:
+    """What one kind of change since the earlier run consists of."""
+
+    name: str
+    status: str
+    """A class of the style sheet."""
+    lines: tuple[str, ...]
+    left_out: int
+
+
+@dataclass(frozen=True)
 class Page:
     """The whole page."""
 
     results: Results
     hooks: tuple[HookView, ...]
+    changes: tuple[Changes, ...]
     groups: tuple[GroupView, ...]
     known: tuple[GroupView, ...]
     examples: tuple[tuple[str, Figure], ...]
@@ -158,6 +172,7 @@ def page_of(results: Results, folder: Path) -> Page:
     return Page(
         results=results,
         hooks=tuple(_hook(why, results.records) for why in told),
+        changes=tuple(_changes(results)),
         groups=failing,
         known=known,
         examples=examples,
@@ -178,6 +193,17 @@ def page_of(results: Results, folder: Path) -> Page:
         statuses=tuple(dict.fromkeys(row.status for row in rows)),
         facts=tuple(_facts(results)),
     )
+
+
+def _changes(results: Results) -> Iterator[Changes]:
+    kinds = {
+        "worse": ("bad", results.regressions),
+        "failing that the earlier run did not have": ("bad", results.new),
+        "better": ("good", results.mended),
+        "moved, within what is tolerated": ("idle", results.drift),
+    }
+    for name, (status, lines) in kinds.items():
+        yield Changes(name, status, lines[:MOST_CHANGES], max(len(lines) - MOST_CHANGES, 0))
 
 
 # Groups -----------------------------------------------------------------------------------------

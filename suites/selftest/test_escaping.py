@@ -76,7 +76,9 @@ def nasty(field: str, where: str) -> str:
     bad = record(status="failed", message="told", repeat="vae-compat run", reason="known", link="l")
     text = NASTY.replace("\r", "") if where == "xml" else NASTY
     records = (replace(bad, **{field: text}), record(status="xfailed", reason=text))
-    results = run(*records, diagnosis=(text,), regressions=(text,), notes=(text,))
+    results = run(*records, diagnosis=(text,), against=text)
+    changed = dict.fromkeys(("regressions", "new", "mended", "drift", "notes"), (text,))
+    results = replace(results, **changed)
     hooks = tuple(replace(hook, name=text, entry=text, profile=text) for hook in HEADER.hooks)
     results = replace(results, header=replace(HEADER, command=text, selection=text, hooks=hooks))
     render = {

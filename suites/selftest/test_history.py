@@ -364,7 +364,7 @@ def night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]
     records: list[Any] = []
     monkeypatch.setattr(running, "set_environment", lambda _: None)
     monkeypatch.setattr(running, "validate", lambda _: ())
-    monkeypatch.setattr(running, "_header", lambda *_: HEADER)
+    monkeypatch.setattr(running, "header_of", lambda *_: HEADER)
     monkeypatch.setattr(running, "judged", judged)
 
     def ran(*found: Any) -> int:

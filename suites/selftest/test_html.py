@@ -84,8 +84,14 @@ def a_run(folder: Path) -> Results:
         record(check="work", metrics={"flops_ratio": 1.25}),
         memory(),
     ]
-    worse = ("hook parity[x]: grade was exact, is close",)
-    return run(*records, regressions=worse, diagnosis=("hook: attention is computed per tile",))
+    return run(
+        *records,
+        against="the run of 2026-01-01T00:00:00+00:00 (hook of no commit)",
+        regressions=("hook parity[x]: grade was exact, is close",),
+        mended=("hook seams[y]: status was failed, is passed",),
+        drift=("hook: peak_bytes moved in 3 records",),
+        diagnosis=("hook: attention is computed per tile",),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +108,11 @@ def document(page: str) -> Document:
 def test_the_page_says_what_the_run_showed(document: Document) -> None:
     for words in (
         "The gate does not hold",
+        "Held against the run of 2026-01-01T00:00:00+00:00 (hook of no commit): 1 worse, nothing"
+        " failing that the earlier run did not have, 1 better, 1 moved, within what is tolerated.",
         "grade was exact, is close",
+        "status was failed, is passed",
+        "peak_bytes moved in 3 records",
         "attention is computed per tile",
         "blends on purpose",
         "vae-compat run --case x",

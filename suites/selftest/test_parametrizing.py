@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ from typing import Any
 import pytest
 
 from vae_compat.errors import StoppedError, UsageError
-from vae_compat.front import judge_process, parametrizing
+from vae_compat.front import cli, judge_process, parametrizing, session_report
 from vae_compat.front.judging import Judge
 from vae_compat.front.options import Options
+from vae_compat.reports import results
+from vae_compat.reports.log import read_log
 from vae_compat.reports.results import jsonable
 from vae_compat.suites.selftest.running import here, one_thread, profile, share_process_for_hooks
-from vae_compat.suites.selftest.test_reports import record
+from vae_compat.suites.selftest.test_reports import HEADER, record
+from vae_compat.vocabulary import ExitCode
 
 pytest_plugins = ("pytester",)
 WRONG = "vae_compat.fixtures.specimens.forward:PerTileStatistics"
@@ -71,9 +75,10 @@ class Table:
     tests: list[list[Any]]
     records: dict[str, dict[str, Any]]
     left_out: list[str]
+    header: dict[str, Any] | None
     asked: list[dict[str, str]]
 
-    def __init__(self, *_: object) -> None: ...
+    def __init__(self, *_: object, **__: object) -> None: ...
 
     def ask(self, **request: str) -> dict[str, Any]:
         type(self).asked.append(request)
@@ -81,7 +86,8 @@ class Table:
             raise UsageError("--families: 'sdx' is unknown")
         if "case" in request:
             return {"records": type(self).records}
-        return {"items": type(self).tests, "left_out": type(self).left_out}
+        told = {"items": type(self).tests, "left_out": type(self).left_out}
+        return told if type(self).header is None else told | {"header": type(self).header}
 
     def close(self) -> None: ...
 
@@ -103,7 +109,7 @@ def table(monkeypatch: pytest.MonkeyPatch) -> type[Table]:
         for name, (status, _) in outcomes.items()
     }
     Table.records["broken"] = {"broken": "a traceback"}
-    Table.left_out = []
+    Table.left_out, Table.header = [], None
     Table.asked = []
     monkeypatch.setattr(judge_process, "JudgeProcess", Table)
     return Table
@@ -205,6 +211,100 @@ def test_methods_of_a_class_and_other_fixtures_are_welcome(
     )
     result = pytester.runpytest_inprocess(*QUIET, "-k", "completes or theirs")
     result.assert_outcomes(passed=2, deselected=5)
+
+
+# With a report
+
+
+@pytest.fixture
+def written(table: type[Table], monkeypatch: pytest.MonkeyPatch) -> type[Table]:
+    """The judge knows the header of a report, and this process writes it."""
+
+    def here(asked: list[dict[str, Any]]) -> list[str]:
+        return [session_report._write(each) for each in asked]
+
+    table.header = jsonable(asdict(HEADER))
+    monkeypatch.setattr(session_report, "_written", here)
+    return table
+
+
+def test_a_report_is_written_where_it_is_wanted(
+    pytester: pytest.Pytester, written: type[Table]
+) -> None:
+    result = outcomes(pytester, "'t.py:Hook'", "--vae-compat-report", "told", "--junitxml=j.xml")
+    result.assert_outcomes(passed=1, failed=3, skipped=1, xfailed=1)
+    (folder,) = (pytester.path / "told").iterdir()
+    assert folder.name.endswith(".test_gate")
+    found = results.read(folder)
+    assert {each.check: each.status for each in found.records} == {
+        "completes": "passed",
+        "parity": "failed",
+        "finite": "error",
+        "seams": "xfailed",
+        "work": "xpassed",
+        "peak_vram": "skipped",
+    }
+    assert found.header.selection == HEADER.selection
+    assert found.header.command.startswith("pytest ")
+    assert read_log(folder).end is not None
+    said = f"vae-compat: the gate does not hold ({found.verdict.reason}): {folder}/index.html"
+    result.stdout.fnmatch_lines([said])
+    tests = ET.parse(pytester.path / "j.xml").getroot().iter("testcase")
+    told = [json.loads(each.get("value", "")) for test in tests for each in test.iter("property")]
+    assert len(told) == len(found.records)
+    assert json.loads(written.asked[0]["options"])["out"] == f"told/{folder.name}"
+
+
+@pytest.mark.parametrize(
+    ("options", "selection", "verdict"),
+    [
+        (("-k", "completes"), "default, 1 of 6 tests", "holds: "),
+        (("-x",), "default", "does not hold (1 failed; stopped at the first failure, after 2 of 6"),
+        (("-k", "parity", "-x"), "default, 1 of 6 tests", "does not hold (1 failed): "),
+    ],
+)
+def test_a_report_says_how_much_of_the_gate_was_run(
+    pytester: pytest.Pytester,
+    written: type[Table],
+    options: tuple[str, ...],
+    selection: str,
+    verdict: str,
+) -> None:
+    result = outcomes(pytester, "'t.py:Hook'", "--vae-compat-report", "told", *options)
+    (folder,) = (pytester.path / "told").iterdir()
+    assert results.read(folder).header.selection == selection
+    assert f"vae-compat: the gate {verdict}" in result.stdout.str()
+
+
+def test_what_the_harness_failed_in_is_no_verdict_on_the_hook(
+    pytester: pytest.Pytester, written: type[Table]
+) -> None:
+    written.tests = [["hook", CASE, "completes", None]]
+    written.records["completes"] |= {"broken": "a traceback"}
+    result = outcomes(pytester, "'t.py:Hook'", "--vae-compat-report", "told")
+    result.assert_outcomes(failed=1)
+    (folder,) = (pytester.path / "told").iterdir()
+    assert results.read(folder).verdict.code == ExitCode.HARNESS
+
+
+def test_a_report_that_cannot_be_written_ends_the_session_badly(
+    pytester: pytest.Pytester, written: type[Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> list[str]:
+        raise UsageError("no room left")
+
+    monkeypatch.setattr(session_report, "_written", refuse)
+    result = outcomes(pytester, "'t.py:Hook'", "--vae-compat-report", "told", "-k", "completes")
+    assert result.ret == pytest.ExitCode.INTERNAL_ERROR
+    result.stdout.fnmatch_lines(["vae-compat: no report: no room left"])
+
+
+def test_nothing_is_written_where_nothing_is_judged(
+    pytester: pytest.Pytester, written: type[Table]
+) -> None:
+    outcomes(pytester, "'t.py:Hook'", "--vae-compat-report", "told", "--collect-only")
+    pytester.runpytest_inprocess(*QUIET, "--vae-compat-report", "told", "-k", "absent")
+    assert not (pytester.path / "told").exists()
 
 
 # Paths
@@ -321,7 +421,7 @@ from vae_compat.front import judge_process
 
 
 class Fake:
-    def __init__(self, device, start, folder, key):
+    def __init__(self, device, start, folder, key, pictured):
         self.folder, self.key = folder, key.hex()
 
     def ask(self, **request):
@@ -354,15 +454,67 @@ def test_judges_of_xdist_workers_share_a_folder_and_a_key(tmp_path: Path, way: s
     assert not Path(folder).exists()  # it goes with the session
 
 
+OURS = """
+import torch
+
+
+class Tiler:
+    def __init__(self, net, tile_size, is_decoder):
+        self.net, self.size, self.grown = net, tile_size, 8 if is_decoder else 1
+
+    def __call__(self, x):
+        run = self.net.original_forward
+        rows = [
+            torch.cat([run(tile) for tile in row.split(self.size, 3)], 3)
+            for row in x.split(self.size, 2)
+        ]
+        return torch.cat(rows, 2)
+"""
+GATES = """
+from vae_compat import parametrize_hook
+
+
+@parametrize_hook(profile="vae-compat.toml", directions=["decode"], scales=["mock"])
+def test_ours(check):
+    check()
+
+
+@parametrize_hook(
+    profile="reference", families=["sd"], directions=["decode"], modes=["exact"], scales=["mock"]
+)
+def test_right(check):
+    check()
+"""
+
+
 @pytest.mark.slow
-def test_a_hook_is_judged_in_tests_of_its_own_repository(tmp_path: Path) -> None:
-    profile(tmp_path, "mine", WRONG, known=["parity[*-44x20t*"])
-    (tmp_path / "test_gate.py").write_text(TEST.format(arguments="profile='mine.toml'"))
-    done = _pytest(tmp_path, "-k", "44x20 and (parity or completes)")
-    assert done.returncode == 0, done.stdout
-    assert "1 passed" in done.stdout.splitlines()[-1]
-    assert "1 xfailed" in done.stdout.splitlines()[-1]
-    assert {file.name for file in tmp_path.iterdir()} == {"mine.toml", "test_gate.py"}
+def test_a_repository_of_its_own_is_red_for_a_wrong_hook_and_green_for_a_right_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the package and pytest alone: ``init``, ten lines, and a report of each hook."""
+    share_process_for_hooks(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ours.py").write_text(OURS)
+    assert cli.main(["init", "--hook", "ours.py:Tiler", "--families", "sd", "--no-workflow"]) == 0
+    with (tmp_path / "vae-compat.toml").open("a") as file:
+        file.write('[[known_failures]]\nid = "seams[*"\nreason = "no halo"\nlink = "a:b"\n')
+    (tmp_path / "test_gate.py").write_text(GATES)
+    chosen = "44x20 and ldm and (parity or completes or seams)"
+    done = _pytest(tmp_path, "-k", chosen, "--vae-compat-report", "told")
+    assert done.returncode == 1, done.stdout
+    assert "FAILED test_gate.py::test_ours[parity[sd-mock-ldm-decode-exact-44x20" in done.stdout
+    wrong, right = (tmp_path / "told" / f"test_gate.test_{name}" for name in ("ours", "right"))
+    assert f"vae-compat: the gate does not hold (1 failed): {wrong}/index.html" in done.stdout
+    assert f"vae-compat: the gate holds: {right}/index.html" in done.stdout
+    statuses = {
+        folder: {each.check: each.status for each in results.read(folder).records}
+        for folder in (wrong, right)
+    }
+    assert statuses[wrong] == {"completes": "passed", "parity": "failed", "seams": "xfailed"}
+    assert set(statuses[right].values()) == {"passed"}
+    assert 'alt="what the hook gives"' in (wrong / "index.html").read_text(encoding="utf-8")
+    left = {file.name for file in tmp_path.iterdir()}
+    assert left == {"ours.py", "vae-compat.toml", "test_gate.py", "told"}
 
 
 def _pytest(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

@@ -19,6 +19,8 @@ from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.judge import Record, Verdict, gate
 from vae_compat.reports import compare, digest, results, summary, table
+from vae_compat.reports.html.page import page_of
+from vae_compat.reports.html.rendering import to_html
 from vae_compat.vocabulary import ExitCode
 
 HEADER = results.Header(
@@ -553,6 +555,37 @@ def test_a_regression_turns_the_gate() -> None:
     assert "regression: hook parity" in table.to_text(held)
     assert line in summary.to_markdown(held)
     assert compare.hold_against(after, after).verdict.holds
+
+
+def test_what_became_better_what_is_new_and_what_moved_is_told_as_well() -> None:
+    numbers = {"peak_bytes": 1000, "vram_ratio": 0.1, "flops": 100}
+    before = run(record(grade="close", metrics=numbers), record(case_id("flux"), metrics=numbers))
+    moved = numbers | {"peak_bytes": 1001, "vram_ratio": 0.1001, "flops": 50}
+    after = run(
+        record(grade="exact", metrics=moved),
+        record(case_id("flux"), metrics=numbers | {"peak_bytes": 1010}),
+        record(case_id("sdxl"), "failed"),
+    )
+    held = compare.hold_against(after, before)
+    assert held.verdict == after.verdict
+    assert held.regressions == ()
+    assert held.mended == (
+        f"hook parity[{case_id()}]: grade was close, is exact",
+        f"hook parity[{case_id()}]: flops was 100, is 50 (-50.0 %)",
+    )
+    assert held.new == (f"hook parity[{case_id('sdxl')}]: failed, was not there",)
+    (told,) = held.drift  # one number has one name
+    assert told == (
+        f"hook: peak_bytes moved in 2 records, most in parity[{case_id('flux')}], where it was"
+        " 1,000 and is 1,010 (+1.0 %)"
+    )
+    assert "2 better, 1 new failures, 1 moved" in table.to_text(held, width=200)
+    for text in (summary.to_markdown(held), to_html(page_of(held, Path("nowhere")))):
+        assert "flops was 100, is 50" in text
+        assert "peak_bytes moved in 2 records" in text
+    same = compare.hold_against(before, before)
+    assert (same.mended, same.new, same.drift) == ((), (), ())
+    assert HEADER.started in same.against
 
 
 def test_grouping_keeps_errors_before_failures() -> None:

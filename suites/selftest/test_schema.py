@@ -50,7 +50,14 @@ def stored_in(folder: Path) -> tuple[Any, list[Any]]:
     writer.finish(log.End(finished="2026-01-01T00:01:00+00:00"))
     writer.close()
     found = dataclasses.replace(
-        run(*RECORDS), diagnosis=("why",), regressions=("worse",), notes=("other",)
+        run(*RECORDS),
+        diagnosis=("why",),
+        against="an earlier run",
+        regressions=("worse",),
+        new=("fresh",),
+        mended=("better",),
+        drift=("moved",),
+        notes=("other",),
     )
     file = results.write(found, folder)
     lines = (folder / log.FILE_NAME).read_text().splitlines()
