@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from vae_compat.checks.metrics import WAITS
 from vae_compat.contracts.finding import Grade
 from vae_compat.judge import Record, Verdict
 from vae_compat.text import told_apart
@@ -29,7 +30,19 @@ COUNTERS = frozenset(
         "device_to_host",
         "allocations",
         "kernels",
+        "kernel_bytes_read",
+        "kernel_bytes_written",
         "waits",
+        "waits_per_tile",
+        *(f"waits_{cause}" for cause in WAITS),
+        "pageable_bytes",
+        "strided_bytes",
+        "blocking_bytes",
+        "collections",
+        "cache_clears",
+        "host_peak_pageable",
+        "host_peak_pinned",
+        "host_allocated",
         "flops",
         "calls",
         "vram_ratio",

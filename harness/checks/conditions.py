@@ -172,6 +172,12 @@ def promises_bounds(_case: Case, promise: Promise) -> bool:
 
 
 @condition
+def promises_host_cost(_case: Case, promise: Promise) -> bool:
+    """The profile bounds how often the host waits, or how much memory it holds."""
+    return promise.waits_per_tile is not None or promise.host_memory is not None
+
+
+@condition
 def replaces_forward(_case: Case, promise: Promise) -> bool:
     """The hook takes the place of a coder's forward, so that the cache list passes through it."""
     return promise.kind == "forward"

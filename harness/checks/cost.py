@@ -10,7 +10,6 @@ from vae_compat.checks.conditions import (
     claimed,
     may_run_untiled,
     real_gpu,
-    simulated,
     single_run,
     timed,
     vram_tells,
@@ -117,29 +116,6 @@ def check_work(observation: Observation) -> Answer:
             f"pixels around every tile of {observation.case.tile}",
             metrics=numbers,
         )
-    return passed(numbers)
-
-
-@check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net & simulated, informs=True)
-def check_transfers(observation: Observation) -> Answer:
-    """Copies between host and device, kernel launches and waits of the host are counted.
-
-    They are reported, and no number of them fails.
-    """
-    output = output_of(observation)
-    if isinstance(output, Answer):
-        return output
-    up, down = observation.reading.host_to_device, observation.reading.device_to_host
-    numbers: Metrics = {
-        "host_to_device": up,
-        "device_to_host": down,
-        "allocations": observation.reading.allocations,
-        "kernels": observation.reading.kernels,
-        "untiled_kernels": observation.baseline.reading.kernels,
-        "waits": None if (waits := observation.reading.waits) is None else waits.total,
-    }
-    if up is None or down is None:
-        return not_judged("transfers were not measured", metrics=numbers)
     return passed(numbers)
 
 

@@ -20,6 +20,16 @@ _UNTILED = "x untiled"
 _COUNT = "count"
 _BYTES = "bytes"
 
+COPIES = tuple(
+    f"{memory}_{waiting}_{layout}"
+    for memory in ("pageable", "pinned")
+    for waiting in ("blocking", "async")
+    for layout in ("strided", "contiguous")
+)
+"""Kinds of copies between host and device."""
+WAITS = ("read", "copy", "nonzero", "synchronize")
+"""Causes for which the host waits for the device."""
+
 METRICS: Mapping[str, Metric] = {
     # How far from the truth
     "error_rms": Metric(_VALUE, "Root mean square of the hook's difference from the truth."),
@@ -89,10 +99,28 @@ METRICS: Mapping[str, Metric] = {
     "flops_bound": Metric(_UNTILED, "What flops_ratio may be: full halos around every tile."),
     "host_to_device": Metric(_BYTES, "Copied from the host to the device."),
     "device_to_host": Metric(_BYTES, "Copied from the device to the host."),
+    "blocking_bytes": Metric(_BYTES, "Of both, in copies that the host waits for."),
+    "strided_bytes": Metric(_BYTES, "Of both, in copies of which a side is packed first."),
+    **{
+        f"copied_{kind}": Metric(_BYTES, f"Of both, in copies that are {kind.replace('_', ', ')}.")
+        for kind in COPIES
+    },
     "allocations": Metric(_COUNT, "Tensors for which memory of the device was asked."),
     "kernels": Metric(_COUNT, "Kernel launches."),
     "untiled_kernels": Metric(_COUNT, "The same without the hook."),
+    "kernel_bytes_read": Metric(_BYTES, "Read by kernels from the device's memory."),
+    "kernel_bytes_written": Metric(_BYTES, "Written by kernels to the device's memory."),
     "waits": Metric(_COUNT, "Times that the host waited for the device."),
+    **{f"waits_{cause}": Metric(_COUNT, f"Of these, for a {cause}.") for cause in WAITS},
+    "waits_per_tile": Metric(_COUNT, "waits over the tiles of the plane without overlap."),
+    "collections": Metric(_COUNT, "Calls of gc.collect."),
+    "cache_clears": Metric(_COUNT, "Calls of torch.cuda.empty_cache."),
+    "host_peak_pageable": Metric(_BYTES, "Most that tensors took of the host's pageable memory."),
+    "host_peak_pinned": Metric(_BYTES, "Most that tensors took of the host's pinned memory."),
+    "host_memory_ratio": Metric("x result", "Both, over the bytes of the result."),
+    "host_allocations": Metric(_COUNT, "Tensors for which memory of the host was asked."),
+    "host_allocated": Metric(_BYTES, "Memory of the host that they asked for, all together."),
+    "races": Metric(_COUNT, "Places where streams use memory in no order."),
     "convolutions": Metric(_COUNT, "Convolutions that ran on the device."),
     "convolutions_none": Metric(_COUNT, "The same with no overlap of tiles."),
     "convolutions_half": Metric(_COUNT, "The same with tiles that overlap by half."),

@@ -228,6 +228,11 @@ class Case:
         return self.tile if self.direction is Direction.DECODE else self.tile * self.facts.ratio
 
     @property
+    def tiles(self) -> int:
+        """Tiles that cover the plane of every frame without overlap."""
+        return -(-self.height // self.tile) * -(-self.width // self.tile) * self.frames
+
+    @property
     def must_tile(self) -> bool:
         """Whether a sound hook has no reason to run this size in one piece.
 

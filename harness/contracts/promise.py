@@ -47,6 +47,10 @@ class Promise:
     """How many times the estimated time of untiled it takes at most; ``None`` for any time."""
     gpu: str = "h200"
     """The GPU for which times are estimated."""
+    waits_per_tile: float | None = None
+    """How often the host waits for the device at most, for each tile; ``None`` for any number."""
+    host_memory: float | None = None
+    """How many times the bytes of the result it holds on the host at most; ``None`` for any."""
     axes: str = "both"
     """Along which sides of a plane it cuts: ``both``, ``height`` or ``width``."""
 

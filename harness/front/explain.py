@@ -119,7 +119,9 @@ CLAIMS: Mapping[str, str] = {
     "bounds": "`[claims.bounds]`, `psnr`, `levels`, `seams`: what a degraded picture still"
     " promises, of every case.",
     "cost": '`[claims.cost]`, `time_ratio = 2.0`, `gpu = "h200"`: the estimated time on this GPU is'
-    " at most so many times that of untiled (check `estimated_time`).",
+    " at most so many times that of untiled (check `estimated_time`). `waits_per_tile = 1`: the"
+    " host waits for the device at most so often for each tile. `host_memory = 1.5`: it holds at"
+    " most so many times the bytes of the result (both: check `host_cost`).",
 }
 """Keys of ``[claims]`` that take no word of a list."""
 

@@ -133,11 +133,15 @@ class HookSpec:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a hook promises of its time on a GPU, as it is estimated on the CPU."""
+    """What a hook promises of its cost on a GPU, as it is counted and estimated on the CPU."""
 
     time_ratio: float | None = None
     """Times that of untiled, at most; ``None`` where nothing is promised."""
     gpu: Gpu = Gpu.H200
+    waits_per_tile: float | None = None
+    """Waits of the host for the device for each tile, at most."""
+    host_memory: float | None = None
+    """Times the bytes of the result that it holds on the host, at most."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +192,8 @@ class Claims:
             context=str(self.context or ""),
             time_ratio=self.cost.time_ratio,
             gpu=str(self.cost.gpu),
+            waits_per_tile=self.cost.waits_per_tile,
+            host_memory=self.cost.host_memory,
             axes=str(self.axes),
             temporal=self.temporal,
             slices=self.slices,

@@ -59,6 +59,8 @@ class _Hook(_Table):
 class _Cost(_Table):
     time_ratio: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     gpu: _Text = str(Gpu.H200)
+    waits_per_tile: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    host_memory: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
 class _Bounds(_Table):
@@ -152,7 +154,7 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
         )
     if parsed.hook.host is not None:
         _one_of(parsed.hook.host, HOSTS, "hook.host", source)
-    bounds = parsed.claims.bounds
+    bounds, cost = parsed.claims.bounds, parsed.claims.cost
     return Profile(
         hook=HookSpec(
             name=parsed.hook.name,
@@ -172,7 +174,7 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
             when=When(parsed.claims.when),
             coders=_coders(parsed),
             context=_context(parsed),
-            cost=Cost(parsed.claims.cost.time_ratio, Gpu(parsed.claims.cost.gpu)),
+            cost=Cost(cost.time_ratio, Gpu(cost.gpu), cost.waits_per_tile, cost.host_memory),
             axes=Axes(parsed.claims.axes),
             temporal=parsed.claims.temporal,
             slices=parsed.claims.slices,

@@ -22,6 +22,7 @@ from vae_compat.reports.why import Why, whys
 from vae_compat.text import printable
 
 from .charts import Bar, Lines, bars, memory_lines
+from .counted import CountRow, counted
 from .figures import Figure, Pictures
 
 MOST_LINES, MOST_ROWS, MOST_GROUPS = 1500, 2000, 150
@@ -101,6 +102,7 @@ class HookView:
     """The highest of all families, for every direction and mode."""
     family_costs: tuple[CostRow, ...]
     cost_heads: tuple[str, ...]
+    counted: tuple[CountRow, ...]
 
 
 @dataclass(frozen=True)
@@ -279,7 +281,9 @@ def _hook(why: Why, records: Sequence[Record]) -> HookView:
     )
     heads, costs, family_costs = _costs(own)
     phases = tuple((family, tuple(row.items())) for family, row in digest.phases(own).items())
-    return HookView(why.hook, why, tuple(columns), rows, phases, costs, family_costs, heads)
+    return HookView(
+        *(why.hook, why, tuple(columns), rows, phases, costs, family_costs, heads), counted(own)
+    )
 
 
 def _cell(cell: digest.Cell | None) -> CellView | None:

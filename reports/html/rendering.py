@@ -15,6 +15,7 @@ from vae_compat.reports.results import Results, write_text
 from vae_compat.reports.templating import environment
 
 from .charts import HEIGHT, WIDTH
+from .counted import COLUMNS
 from .page import COSTS, Page, page_of
 
 FILE_NAME = "index.html"
@@ -43,6 +44,7 @@ def to_html(page: Page) -> str:
         script_hash=_hash(script),
         stops=STOPS,
         size=(WIDTH, HEIGHT),
+        count_heads=tuple(COLUMNS),
         costs=COSTS,
     )
 

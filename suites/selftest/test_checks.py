@@ -14,6 +14,7 @@ from vae_compat.checks.conditions import claimed, decode, may_run_untiled, probe
 from vae_compat.checks.cost import work_bound
 from vae_compat.checks.declaring import Answer, not_judged
 from vae_compat.checks.declaring import check as declared
+from vae_compat.checks.metrics import METRICS
 from vae_compat.checks.parity import grade_of
 from vae_compat.checks.registry import BY_NAME, CHECKS
 from vae_compat.checks.wording import apart, mebibytes_apart
@@ -21,7 +22,7 @@ from vae_compat.contracts.cases import Direction, Mechanism, Mode, Scale
 from vae_compat.contracts.finding import Finding, Grade, Status, Tier
 from vae_compat.contracts.mechanisms import EXPLANATION
 from vae_compat.contracts.promise import Bounds, Promise
-from vae_compat.device.meter import Convolution, Reading
+from vae_compat.device.meter import Convolution, Copies, HostMemory, Reading, Waits
 from vae_compat.measure.observation import (
     ConventionResult,
     Noise,
@@ -49,7 +50,7 @@ NAMES = [
     one.name
     for one in CHECKS
     if any(
-        one.applies(case, Promise(claimed=claimed, bounds=Bounds()))
+        one.applies(case, Promise(claimed=claimed, bounds=Bounds(), waits_per_tile=1))
         for case in (CASE, PROBE, TWO, SMALL)
         for claimed in (True, False)
     )
@@ -117,6 +118,18 @@ def bounded(change: Callable[[Tensor], Tensor] | None, **bounds: Any) -> Observa
     return replace(seen, promise=replace(seen.promise, bounds=Bounds(**bounds)))
 
 
+def thrifty(reading: Reading, **promised: float) -> Observation:
+    """A hook that promises what the host has to do, on a plane of nine tiles."""
+    seen = an_observation(reading=reading)
+    return replace(seen, promise=replace(seen.promise, **promised))
+
+
+def on_host(*, waits: int = 0, held: int = 0) -> Reading:
+    return tiled_reading(waits=Waits(read=waits), host=HostMemory(held // 2, held - held // 2))
+
+
+RESULT = an_observation().output
+RESULT_BYTES = 0 if RESULT is None else RESULT.nbytes
 FULL = {Convolution((8, 8, 3, 3), (384, 384)): 2}
 OFTEN = {Convolution((8, 8, 3, 3), (384, 384)): 18}
 CROP = {Convolution((8, 8, 3, 3), (150, 150)): 2}
@@ -168,6 +181,9 @@ PASSES: list[tuple[str, Callable[[], Observation]]] = [
         lambda: an_observation(a_case(mode=Mode.QUADTREE), reading=tiled_reading(flops=10**6)),
     ),
     ("transfers", an_observation),
+    ("host_cost", lambda: thrifty(on_host(waits=9), waits_per_tile=1, host_memory=0)),
+    ("host_cost", lambda: thrifty(on_host(held=2 * RESULT_BYTES), host_memory=2)),
+    ("stream_order", an_observation),
     ("live_bytes", an_observation),
     ("left_behind", an_observation),
     ("input_untouched", an_observation),
@@ -179,6 +195,18 @@ PASSES: list[tuple[str, Callable[[], Observation]]] = [
 ]
 
 FAILS: list[tuple[str, Callable[[], Observation], str]] = [
+    ("host_cost", lambda: thrifty(on_host(waits=10), waits_per_tile=1), "1.11 times a tile"),
+    ("host_cost", lambda: thrifty(on_host(waits=1), waits_per_tile=0), "1 x read"),
+    (
+        "host_cost",
+        lambda: thrifty(on_host(held=2 * RESULT_BYTES + 2), host_memory=2),
+        "2 x the bytes of the result, as claimed",
+    ),
+    (
+        "stream_order",
+        lambda: an_observation(reading=tiled_reading(races=("stream 1 reads x", "y", "z"))),
+        "stream 1 reads x; and 2 more; should be every two uses of memory in order",
+    ),
     ("call_contract", lambda: raised(REFUSED, kind="TypeError", refuses_call=True), "'feat_cache'"),
     (
         "call_contract",
@@ -256,6 +284,8 @@ UNKNOWN: list[tuple[str, Callable[[], Observation]]] = [
     ("peak_vram", lambda: an_observation(reading=tiled_reading(peak_bytes=None))),
     ("work", lambda: an_observation(reading=tiled_reading(flops=None))),
     ("transfers", lambda: an_observation(reading=tiled_reading(host_to_device=None))),
+    ("host_cost", lambda: thrifty(tiled_reading(host=HostMemory()), waits_per_tile=1)),
+    ("stream_order", lambda: an_observation(output=None)),
     ("live_bytes", lambda: an_observation(reading=tiled_reading(live_after=None))),
     ("output_device", lambda: an_observation(output_device=None)),
     ("mechanism", an_observation),
@@ -607,22 +637,68 @@ def test_checks_apply_where_they_mean_something():
     assert applying(PROBE, claimed) == minimum | {"mechanism"}
     assert applying(PROBE, unclaimed) == set()
     plain = applying(CASE, claimed)
-    assert plain == set(NAMES) - {"refusal", "mechanism", "batch_items", "single_tile", "bounds"}
+    assert plain == set(NAMES) - {
+        "refusal", "mechanism", "batch_items", "single_tile", "bounds", "host_cost",
+    }  # fmt: skip
     assert applying(TWO, claimed) - plain == {"batch_items"}
     assert applying(SMALL, claimed) - plain == {"single_tile"}
     assert plain - applying(a_case(direction=Direction.ENCODE), claimed) == {"value_range"}
     assert plain - applying(a_case(device="cpu"), claimed) == {
-        "peak_vram", "transfers", "live_bytes",
+        "peak_vram", "transfers", "stream_order", "live_bytes",
     }  # fmt: skip
 
 
 def test_on_a_real_gpu_vram_and_time_are_told_by_large_planes_of_real_nets_alone():
     plain, small = applying(CASE, Promise()), applying(a_case(device="cuda"), Promise())
-    assert plain ^ small == {"transfers", "peak_vram", "allocator"}
+    assert plain ^ small == {"transfers", "stream_order", "peak_vram", "allocator"}
     large = a_case(device="cuda", scale=Scale.REAL, height=48, width=80)
     assert applying(large, Promise()) - small == {"peak_vram", "time"}
     assert "peak_vram" not in applying(replace(large, width=79), Promise())
     assert "peak_vram" in applying(replace(large, family="wan22", height=24, width=40), Promise())
+
+
+def test_what_a_gpu_pays_for_is_in_the_record():
+    copies = (
+        Copies("device_to_host", False, True, True, 2, 300),
+        Copies("device_to_host", False, True, False, 1, 50),
+        Copies("host_to_device", True, False, False, 4, 7),
+    )
+    reading = tiled_reading(
+        kernels=12,
+        bytes_read=100,
+        bytes_written=40,
+        copies=copies,
+        waits=Waits(read=1, copy=3, synchronize=2),
+        collections=4,
+        cache_clears=5,
+        host=HostMemory(1000, 7, 3, 1007),
+    )
+    told = check("transfers", an_observation(reading=reading)).metrics
+    expected = {
+        "kernels": 12,
+        "kernel_bytes_read": 100,
+        "kernel_bytes_written": 40,
+        "pageable_bytes": 350,
+        "blocking_bytes": 350,
+        "strided_bytes": 300,
+        "copied_pageable_blocking_strided": 300,
+        "copied_pageable_blocking_contiguous": 50,
+        "copied_pinned_async_contiguous": 7,
+        "copied_pinned_blocking_strided": 0,
+        "waits": 6,
+        "waits_read": 1,
+        "waits_copy": 3,
+        "waits_nonzero": 0,
+        "waits_synchronize": 2,
+        "collections": 4,
+        "cache_clears": 5,
+        "host_peak_pageable": 1000,
+        "host_peak_pinned": 7,
+        "host_allocations": 3,
+        "host_allocated": 1007,
+    }
+    assert {name: told[name] for name in expected} == expected
+    assert set(told) <= set(METRICS)
 
 
 def test_the_allocator_of_a_real_gpu_is_recorded():

@@ -82,6 +82,7 @@ def a_run(folder: Path) -> Results:
         record(case_id("qwen"), "xfailed", reason="blends on purpose", link="https://example.org"),
         record(case_id("sdxl"), "failed", check="refusal", claimed=False, message="a picture"),
         record(check="work", metrics={"flops_ratio": 1.25}),
+        record(check="transfers", metrics={"waits": 1234, "pageable_bytes": 7 * 2**19}),
         memory(),
     ]
     return run(
@@ -117,6 +118,9 @@ def test_the_page_says_what_the_run_showed(document: Document) -> None:
         "blends on purpose",
         "vae-compat run --case x",
         "1.25",
+        "Counted on the simulated accelerator",
+        "1,234",
+        "3.50",
         "MiB on the device",
         "torch 2.13.0",
     ):
