@@ -178,6 +178,12 @@ def promises_host_cost(_case: Case, promise: Promise) -> bool:
 
 
 @condition
+def beside_plain_tiles(case: Case, promise: Promise) -> bool:
+    """No more than ``degraded`` is promised, so that plain tiles are what it is held to."""
+    return promise.beside_plain_tiles(case)
+
+
+@condition
 def replaces_forward(_case: Case, promise: Promise) -> bool:
     """The hook takes the place of a coder's forward, so that the cache list passes through it."""
     return promise.kind == "forward"

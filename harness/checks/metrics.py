@@ -59,6 +59,8 @@ METRICS: Mapping[str, Metric] = {
     "shift": Metric(
         "8-bit levels", "The largest mean difference from untiled of a channel of an item."
     ),
+    "plain_rms": Metric(_VALUE, "error_rms of plain tiles that overlap and fade into each other."),
+    "plain_shift": Metric("8-bit levels", "The shift of the worst region of plain tiles."),
     # Seams
     "seam": Metric("0 or 1", "Whether a seam was found."),
     "lines": Metric(_COUNT, "Rows and columns along which the error stands out."),

@@ -18,7 +18,7 @@ COLOUR_LEVELS = 1.0
 """8-bit levels by which the mean of a channel may move where the result is promised to be close."""
 
 
-def _finite(observation: Observation) -> Tensor | Answer:
+def finite_output(observation: Observation) -> Tensor | Answer:
     """A comparable output without NaN and infinity, or why there is none."""
     output = comparable(observation)
     if isinstance(output, Answer) or not distance_of(observation).non_finite:
@@ -29,7 +29,7 @@ def _finite(observation: Observation) -> Tensor | Answer:
 @check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net)
 def check_seams(observation: Observation) -> Answer:
     """No tile border shows, where the result is promised to be close or better."""
-    output = _finite(observation)
+    output = finite_output(observation)
     if isinstance(output, Answer):
         return output
     found = seams_of(observation)
@@ -63,7 +63,7 @@ def check_bounds(observation: Observation) -> Answer:
     region, a square of half a tile, may be shifted in any channel. With ``seams = true`` no border
     of a tile shows.
     """
-    output = _finite(observation)
+    output = finite_output(observation)
     if isinstance(output, Answer):
         return output
     bounds = observation.promise.bounds or Bounds()
@@ -91,7 +91,7 @@ def check_bounds(observation: Observation) -> Answer:
 @check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net & decode)
 def check_value_range(observation: Observation) -> Answer:
     """Where the untiled picture stays within -1 to 1, so does the output: both end in a clamp."""
-    output = _finite(observation)
+    output = finite_output(observation)
     if isinstance(output, Answer):
         return output
     low, high = map(float, output.aminmax())
@@ -115,7 +115,7 @@ def check_value_range(observation: Observation) -> Answer:
 @check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net)
 def check_colour_shift(observation: Observation) -> Answer:
     """No channel's mean moves by a level, where the result is promised to be close or better."""
-    output = _finite(observation)
+    output = finite_output(observation)
     if isinstance(output, Answer):
         return output
     measured = distance_of(observation)

@@ -189,6 +189,11 @@ class Case:
         return on_host.id if self.device == "cuda" else replace(on_host, device="cpu").id
 
     @property
+    def tiles_id(self) -> str:
+        """Cases with the same tiles id have the same result of plain tiles."""
+        return replace(self, mode=Mode.EXACT, layout=Layout.DIFFUSERS, scenario=None).id
+
+    @property
     def turned(self) -> Case:
         """The same case in the other direction."""
         return replace(self, direction=next(d for d in Direction if d is not self.direction))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vae_compat.contracts.cases import Case, Direction, Mechanism
+from vae_compat.contracts.cases import Case, Direction, Mechanism, Mode
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,16 @@ class Promise:
         """
         alone = case.scenario is None and case.device == "sim"
         return self.tiles_when_short and self.claimed and alone and case.must_tile
+
+    def beside_plain_tiles(self, case: Case) -> bool:
+        """Whether the result is held to what plain overlapping tiles give.
+
+        So it is where no more than ``degraded`` is promised. Modes that estimate the statistics of
+        the whole plane are another compromise, with errors of another kind.
+        """
+        cut = case.scenario is None and not case.fits_one_tile
+        estimates = case.mode in (Mode.FAST, Mode.COLOR_FIX)
+        return self.claimed and self.grade == "degraded" and cut and not estimates
 
     def longest(self, case: Case) -> int:
         """The longest side of a plane that the hook cuts along, in latent pixels."""

@@ -159,10 +159,11 @@ def restored(options: Options, text: str) -> tuple[HookUnderTest, ...]:
 
 
 def claims_digest(profile: Profile) -> str:
-    """Hash of what a profile claims and which failures it knows."""
+    """Hash of what a profile claims, what its hook calls settings, and which failures it knows."""
     told = json.dumps(asdict(profile.claims), sort_keys=True, default=str)
-    known = [asdict(failure) for failure in profile.known_failures]
-    return hashlib.sha256(f"{told}\n{json.dumps(known)}".encode()).hexdigest()[:16]
+    settings = json.dumps(dict(profile.hook.settings), sort_keys=True)
+    known = json.dumps([asdict(failure) for failure in profile.known_failures])
+    return hashlib.sha256(f"{told}\n{settings}\n{known}".encode()).hexdigest()[:16]
 
 
 def file_of(profile: Profile) -> Path | None:

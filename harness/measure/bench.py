@@ -16,6 +16,7 @@ from vae_compat.measure.baseline import measure_baseline, measure_truth
 from vae_compat.measure.draws import draw_floors, in_doubt
 from vae_compat.measure.models import Models, Supplies, Weights
 from vae_compat.measure.observation import WHOLE, Baseline, Floors, Observation
+from vae_compat.measure.plain_tiles import measure_plain_tiles
 from vae_compat.measure.sealing import Seal
 from vae_compat.measure.shelf import Shelf
 from vae_compat.measure.store import BaselineStore
@@ -87,6 +88,19 @@ class Bench(Models):
 
         further = self._store.further(case, compute)
         return replace(first, floor=first.floor.largest(further.get(WHOLE)), further=further)
+
+    def beside_plain_tiles(self, observation: Observation) -> Observation:
+        """The observation, with what plain tiles give where the promise asks for that."""
+        case = observation.case
+        if observation.output is None or not observation.promise.beside_plain_tiles(case):
+            return observation
+
+        def compute() -> Tensor:
+            view = self._supplies.views(self.vae(case), Layout.DIFFUSERS, case.facts)[0]
+            x, device = self.make_input(case), open_device(case.device)
+            return measure_plain_tiles(case, view, x, device)
+
+        return replace(observation, plain_tiles=self._store.plain_tiles(case, compute))
 
     def beyond_doubt(self, observation: Observation) -> Observation:
         """The observation, with the floors of several draws where one draw does not settle it."""

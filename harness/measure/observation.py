@@ -202,6 +202,8 @@ class Observation(Observed):
     """Tensors that were still on the device, where more was live than before."""
     times: Times | None = None
     """``None`` where nothing was timed."""
+    plain_tiles: Tensor | None = None
+    """What overlapping tiles give that fade into each other; ``None`` where nobody asks."""
     conventions: tuple[ConventionResult, ...] | None = None
     """Filled for the one case per family, layout and direction that is called in every way."""
 

@@ -10,7 +10,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import _base as futures
 from concurrent.futures import thread as pools
 from types import FrameType
@@ -21,6 +21,12 @@ import torch
 from torch import nn
 
 from vae_compat.device.threads import serves_pool
+from vae_compat.measure.compilers import (
+    named_by_inductor,
+    raised_by_inductor,
+    replaced_by_dynamo,
+    serves_compiler,
+)
 
 _SWITCHES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "global default dtype": (torch.get_default_dtype, torch.set_default_dtype),
@@ -135,15 +141,16 @@ def _umask() -> int:
 def running_threads() -> dict[int, str]:
     """Names of the threads that run Python, by identity.
 
-    A progress bar's does not count, nor does one of a pool that waits for work: by itself it does
-    nothing more, and it ends with its pool. Threads that ``_thread`` starts are in no list of
-    ``threading`` and have no name.
+    A progress bar's does not count, nor does the compiler's own, nor one of a pool that waits for
+    work: by itself it does nothing more, and it ends with its pool. Threads that ``_thread`` starts
+    are in no list of ``threading`` and have no name.
     """
     known = {thread.ident: thread for thread in threading.enumerate()}
     return {
         ident: known[ident].name if ident in known else f"number {ident}"
         for ident, frame in sys._current_frames().items()
         if not type(known.get(ident)).__module__.startswith("tqdm")
+        and not serves_compiler(known.get(ident))
         and not (ident in known and serves_pool(known[ident]) and _waits(frame))
     }
 
@@ -185,8 +192,8 @@ class ProcessState:
         changed = {name: get() for name, (get, _) in _SWITCHES.items()}
         for name, (get, put) in _SWITCHES.items():
             now, then = changed[name], self._switches[name]
-            if name == "recursion limit" and _raised_by_inductor(now, then):
-                put(then)
+            if name == "recursion limit" and raised_by_inductor(now, then):
+                put(then)  # each compilation raises it anew
             elif now != then:
                 found.append(f"{name} was changed from {_named(then)} to {_named(now)}")
                 if get() != then:  # two switches may be names of one
@@ -194,7 +201,9 @@ class ProcessState:
         for (place, owner), before in zip(_PATCHABLE, self._functions, strict=True):
             now = dict(vars(owner))
             for name, value in before.items():
-                if now.get(name) is not value and callable(value) and not _by_dynamo(now, name):
+                if now.get(name) is value or not callable(value):
+                    continue
+                if not (owner is nn.Module and replaced_by_dynamo(now.get(name))):
                     found.append(f"{place}.{name} was replaced")
                     setattr(owner, name, value)
         return (
@@ -232,7 +241,7 @@ class ProcessState:
         found = []
         for name in sorted({*os.environ, *self._environment}):
             now, then = os.environ.get(name), self._environment.get(name)
-            if now == then:
+            if now == then or (then is None and named_by_inductor(name, now)):
                 continue
             if then is None:
                 found.append(f"environment variable {name} was set")
@@ -267,16 +276,6 @@ class ProcessState:
             found.append("numpy's random number generator was moved on or seeded anew")
             np.random.set_state(self._numpy_random)
         return found
-
-
-def _by_dynamo(names: Mapping[str, Any], name: str) -> bool:
-    """Whether ``torch.compile`` replaced it: it counts modules, and does so from then on."""
-    return name == "__init__" and names[name].__module__ == "torch._dynamo.mutation_guard"
-
-
-def _raised_by_inductor(now: int, then: int) -> bool:
-    """Whether the compiler raised Python's recursion limit (torch/_inductor/compile_fx.py)."""
-    return now == max(then, 2000) and "torch._inductor.compile_fx" in sys.modules
 
 
 def _named(value: object) -> str:

@@ -20,8 +20,8 @@ from vae_compat.measure.observation import Baseline, Floors, Noise
 from vae_compat.measure.sealing import Seal
 from vae_compat.measure.shelf import Shelf, packed, unpacked
 
-_VERSION = 3
-T = TypeVar("T", bound="_Truth | _Untiled | _Draws")
+_VERSION = 4
+T = TypeVar("T", bound="_Truth | _Untiled | _Draws | _Tiled")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class _Draws:
     floors: Annotated[dict[tuple[int | None, int | None], Noise], Pairs()] = field(
         default_factory=dict
     )
+
+
+@dataclass(frozen=True)
+class _Tiled:
+    output: Annotated[Tensor, OnWire()]
 
 
 class BaselineStore:
@@ -108,6 +113,11 @@ class BaselineStore:
         """The noise of further draws of a case."""
         name = f"further draws of {case.baseline_id}"
         return self._shared(name, _Draws, lambda: _Draws(dict(compute()))).floors
+
+    def plain_tiles(self, case: Case, compute: Callable[[], Tensor]) -> Tensor:
+        """What plain overlapping tiles of a case give, whatever the mode and layout."""
+        name = f"plain tiles of {case.tiles_id}"
+        return self._shared(name, _Tiled, lambda: _Tiled(compute().contiguous())).output
 
     def key(self, name: str) -> str:
         """The name of the file of what has this name."""

@@ -86,7 +86,8 @@ class CaseRunner:
         if whole.conventions is not None:
             ways = beside_untiled(whole.conventions, untiled_conventions(case, bench))
         observed = seen(whole.whole, case, promise, baseline, ways)
-        return bench.beyond_doubt(replace(observed, times=whole.times))
+        observed = bench.beside_plain_tiles(replace(observed, times=whole.times))
+        return bench.beyond_doubt(observed)
 
     def _ask(
         self, subject: Subject, case: Case, baseline: Baseline | None, needs: tuple[Case, ...]

@@ -17,6 +17,7 @@ from vae_compat.front.explain import parse_case
 from vae_compat.front.subjects import load_subject, subject_folders
 from vae_compat.matrix import (
     COHERENCE_FRAMES,
+    HALF_SIZE,
     REAL_CUDA_SIZE,
     SIZES,
     Selection,
@@ -59,13 +60,14 @@ def cases(
 
 
 def mocks(found: Iterable[Case], family: str, direction: Direction, mode: Mode) -> list[Case]:
-    """Those of the sizes and their variations, without the clip that is judged for coherence."""
+    """Those of the sizes and their variations, without the long clip and the plane of float16."""
     return [
         case
         for case in found
         if (case.scale, case.family, case.direction, case.mode, case.scenario)
         == (Scale.MOCK, family, direction, mode, None)
         and case.frames < COHERENCE_FRAMES
+        and case.dtype != "float16"
     ]
 
 
@@ -79,10 +81,20 @@ def test_the_selection_covers_every_factor_of_every_family_and_direction(
     assert {(c.height, c.width) for c in found} == {(s.height, s.width) for s in SIZES.values()}
     assert len(found) == len(SIZES)
     assert {case.batch for case in found} == {1, 2}
-    assert {case.dtype for case in found} == set(DTYPES)
+    assert {case.dtype for case in found} == {"float32", "bfloat16"}
     assert {case.frames for case in found} == ({1, 3} if FAMILIES[family].frame_axis else {1})
-    half = {(case.height, case.width) for case in found if case.dtype == "float16"}
-    assert half < SMALL
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_float16_is_for_one_plane_that_any_hook_must_tile(device: str) -> None:
+    found = [case for case in cases(device=device) if case.dtype == "float16"]
+    assert {(case.height, case.width, case.tile) for case in found} == {
+        (HALF_SIZE.height, HALF_SIZE.width, HALF_SIZE.tile)
+    }
+    assert all(case.must_tile for case in found)
+    assert {(case.family, case.direction) for case in found} == set(product(FAMILIES, Direction))
+    assert {case.mode for case in found} == {Mode.EXACT}
+    assert not any(case.dtype == "float16" for case in cases(dtypes=["float32"]))
 
 
 @pytest.mark.parametrize("direction", Direction)
@@ -104,7 +116,7 @@ def test_every_two_of_a_batch_a_clip_and_a_half_dtype_meet_and_no_mode_lacks_one
             continue
         assert max(case.batch for case in some) == 2
         assert max(case.frames for case in some) == max(frames)
-        assert {case.dtype for case in some} == set(DTYPES)
+        assert {case.dtype for case in some} == {"float32", "bfloat16"}
 
 
 def test_every_mode_meets_every_size_in_some_family() -> None:
@@ -200,8 +212,11 @@ def test_the_whole_matrix_holds_the_selection(device: str) -> None:
             ]
             assert values[0] <= values[1], factor
     in_modes = mocks(whole, "qwen", Direction.DECODE, Mode.FAST)
-    dtypes = {case.dtype for case in in_modes if (case.height, case.width) not in SMALL}
-    assert dtypes == (set(DTYPES) if device == "cuda" else {"float32", "bfloat16"})
+    half = {(case.height, case.width) for case in whole if case.dtype == "float16"}
+    everywhere = {(size.height, size.width) for size in SIZES.values()}
+    assert half - {(HALF_SIZE.height, HALF_SIZE.width)} == (
+        everywhere if device == "cuda" else SMALL
+    )
     combined = {(case.batch, case.frames) for case in in_modes}
     assert combined == set(product((1, 2), (1, 3)))
     assert {c.family for c in whole if c.scale is Scale.REAL} == set(claims.families)

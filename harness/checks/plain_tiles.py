@@ -1,0 +1,114 @@
+"""Recommended: where little is promised, the output is still no worse than plain tiles make it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from vae_compat.checks.clips import LEVEL
+from vae_compat.checks.comparing import seams_of
+from vae_compat.checks.conditions import beside_plain_tiles, whole_net
+from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
+from vae_compat.checks.picture import finite_output
+from vae_compat.checks.wording import apart
+from vae_compat.contracts.cases import Direction
+from vae_compat.contracts.finding import Metrics, Tier
+from vae_compat.measure.distance import Part, distance_of, frame_changes, is_exact
+from vae_compat.measure.observation import Observation
+from vae_compat.measure.regions import most_shifted
+
+WORSE = 2.0
+"""Times the error of plain tiles, for tiles that lie, overlap and fade otherwise."""
+TONE = 3.0
+"""Times the shift of their worst region, which is one of hundreds and varies more ..."""
+TONE_LEVELS = 2.0
+"""... and beyond that so many 8-bit levels."""
+
+
+@check(tier=Tier.RECOMMENDED, when=beside_plain_tiles & whole_net)
+def check_plain_tiles(observation: Observation) -> Answer:
+    """Where no more than ``degraded`` is promised, the output is no worse than plain tiles make it.
+
+    These are square tiles of the same size that overlap by a quarter of it, each run through the
+    whole VAE by itself, and fade into each other. They show no seam. No batch item and no frame of
+    the output may have more than twice their error, no region more than three times the shift of
+    their worst region and 2 levels, no change between frames more than twice their largest and a
+    level, and no seam may show.
+    """
+    output = finite_output(observation)
+    if isinstance(output, Answer):
+        return output
+    if observation.plain_tiles is None:
+        return not_judged("nothing is known of plain tiles")
+    plain = replace(observation, output=observation.plain_tiles, plain_tiles=None)
+    ours, theirs = distance_of(observation), distance_of(plain)
+    shifts = [
+        most_shifted(each, observation.baseline, observation.case)
+        for each in (output, observation.plain_tiles)
+    ]
+    seams = seams_of(observation)
+    numbers: Metrics = {
+        "error_rms": ours.error.rms,
+        "plain_rms": theirs.error.rms,
+        "shift": shifts[0].levels,
+        "plain_shift": shifts[1].levels,
+        "seam": int(seams.seam),
+    }
+    for part, plainly in _parts(observation, plain):
+        most = WORSE * plainly.error.rms
+        if part.error.rms > most and not is_exact(part.error, part.floor):
+            got, should = apart(part.error.rms, most)
+            return failed(
+                f"an rms error of {got}",
+                f"at most {should}, {WORSE:g} x that of plain tiles",
+                _place(part),
+                metrics=numbers,
+            )
+    most = TONE * abs(shifts[1].levels) + TONE_LEVELS
+    if abs(shifts[0].levels) > most:
+        got, should = apart(abs(shifts[0].levels), most, ".2f")
+        sign = "-" if shifts[0].levels < 0 else "+"
+        return failed(
+            f"a region whose mean is shifted by {sign}{got} 8-bit levels",
+            f"within {should}: that of plain tiles by {shifts[1].levels:+.2f}",
+            str(shifts[0]),
+            metrics=numbers,
+        )
+    if seams.seam and not seams_of(plain).seam:
+        return failed("a seam", "none, as with plain tiles", str(seams), metrics=numbers)
+    flash = _flash(observation, plain)
+    if flash is not None:
+        frame, jump, most = flash
+        got, should = apart(jump, most)
+        return failed(
+            f"a difference from untiled that jumps by {got} between frames {frame - 1} and {frame}",
+            f"at most {should}, as with plain tiles",
+            metrics=numbers,
+        )
+    return passed(numbers)
+
+
+def _parts(ours: Observation, plain: Observation) -> Iterator[tuple[Part, Part]]:
+    """Batch items and frames, with those of plain tiles."""
+    one, other = distance_of(ours), distance_of(plain)
+    yield from zip(one.items, other.items, strict=True)
+    yield from zip(one.frames, other.frames, strict=True)
+
+
+def _place(part: Part) -> str:
+    frame = "" if part.frame is None else f", frame {part.frame}"
+    return f"batch item {part.batch}{frame}"
+
+
+def _flash(ours: Observation, plain: Observation) -> tuple[int, float, float] | None:
+    """The frame with the largest jump, the jump and its bound, where it is too large."""
+    output, tiles, untiled = ours.output, plain.output, ours.baseline.output.double()
+    if output is None or tiles is None or untiled.dim() == 4 or untiled.shape[2] == 1:
+        return None
+    if ours.case.direction is Direction.ENCODE:  # moments have no frames that are played
+        return None
+    jumps = [noise.rms for noise in frame_changes(output.double() - untiled)]
+    theirs = [noise.rms for noise in frame_changes(tiles.double() - untiled)]
+    bound = WORSE * max(theirs) + LEVEL
+    frame = max(range(len(jumps)), key=jumps.__getitem__)
+    return None if jumps[frame] <= bound else (frame + 1, jumps[frame], bound)
