@@ -22,6 +22,8 @@ from .modules import (
     inner,
     is_container,
     is_local_norm,
+    is_plain,
+    is_plain_causal,
     kind,
     plane_windows,
     tampered,
@@ -92,7 +94,7 @@ class Builder:
         rows, cols = replace(rows, up=up), replace(cols, up=up)
         own = cast("tuple[int, int]", tuple(conv.padding))
         step = Conv((x,), self.fresh, module, rows, cols, conv.out_channels, upsample=upsample)
-        return self.add_step(replace(step, own=own))
+        return self.add_step(replace(step, own=own, plain=is_plain(module, nn.Conv2d)))
 
     def see(self, module: nn.Module) -> None:
         """Mark a layer as called, with all that adapts or parametrises it."""
@@ -107,7 +109,8 @@ class Builder:
         self.see(module)
         slot = self.next_slot() if cached else None
         step = Conv((x,), self.fresh, module, rows, cols, conv.out_channels, slot, past)
-        return self.add_step(replace(step, own=(rows.before, cols.before)))
+        own, plain = (rows.before, cols.before), is_plain_causal(module)
+        return self.add_step(replace(step, own=own, plain=plain))
 
     def norm(self, x: Value, module: nn.Module, activation: nn.Module | None) -> Value:
         """A norm and the activation after it, if there is one."""
@@ -214,7 +217,7 @@ class Builder:
         return program
 
 
-def unused(band: Tensor) -> Any:
+def unused(_band: Tensor) -> Any:
     """In the place of the parts of an attention that is called as a whole."""
     raise AssertionError("unreachable")
 

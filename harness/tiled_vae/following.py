@@ -32,7 +32,7 @@ POINTWISE = frozenset(
     dropout gelu hardswish leaky_relu mish relu sigmoid silu softplus tanh
     alias bfloat16 clone contiguous copy detach double empty_like float half ones_like
     requires_grad to type type_as zeros_like
-    """.split()
+    """.split()  # noqa: SIM905
 )
 """Functions whose result at a pixel depends on that pixel alone, without leading underscores."""
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .following import Given, followed
 from .interpose import apply_moments
-from .modules import is_plain, is_plain_causal, is_trusted, kind
+from .modules import is_plain, is_trusted, kind
 from .statistics import Moments
 from .steps import Conv
 from .window import Reach
@@ -60,7 +60,7 @@ def convolve_2d(step: Conv, box: list[Tensor], rows: Reach, cols: Reach) -> Tens
         x = upsampled(step.upsample, x)
         x = x[..., slice(*rows.crop), slice(*cols.crop)]
     module = step.module
-    if isinstance(module, nn.Conv2d) and is_plain(module, nn.Conv2d):
+    if step.plain and isinstance(module, nn.Conv2d):
         pad: tuple[int, ...] = (0, 0)
         if rows.zeros[0] == rows.zeros[1] and cols.zeros[0] == cols.zeros[1]:
             pad = (rows.zeros[0], cols.zeros[0])
@@ -80,7 +80,7 @@ def convolve_causal(
     past = box.pop() if len(box) > 1 else None
     x = box.pop()
     module = cast("nn.Conv3d", step.module)
-    if not is_plain_causal(module):
+    if not step.plain:
         return followed(module, Given((*cols.zeros, *rows.zeros), step.own), x, past)
     missing = step.past
     if past is not None:

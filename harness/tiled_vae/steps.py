@@ -88,6 +88,8 @@ class Conv(Step):
     """A nearest upsampling by two that runs first; ``None`` with ``up`` set: interpolate."""
     own: tuple[int, int] = (0, 0)
     """The module's own padding along rows and columns; any other is put around by its block."""
+    plain: bool = False
+    """Whether the module's parameters may be used directly."""
 
     @property
     def rows(self) -> Window:
