@@ -67,6 +67,8 @@ class Recorder:
             self._add(name, True, args, kwargs)
             return forward(*args, **kwargs)
 
+        # For hooks that fall back where a coder's forward is not the one of its class.
+        record.only_listens = plain is type(coder).forward  # type: ignore[attr-defined]
         if (
             plain is not None and getattr(forward, "__self__", None) is coder
         ):  # a method again, with the signature of the old one

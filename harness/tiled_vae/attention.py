@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .errors import UnknownCoderError
 from .job import Job
 from .layers import normalised
+from .planes import Plane
 from .steps import Attend
 from .window import Span
 
@@ -18,6 +20,9 @@ def attend(job: Job, step: Attend, bands: Sequence[Span]) -> None:
     """Fill the plane of ``step`` from the stored plane that it attends to."""
     source, target = job.planes[step.inputs[0]], job.planes[step.output]
     shape = source.shape
+    if step.whole is not None:
+        attend_whole(job, step.whole, source, target)
+        return
     width = Span(0, shape.width)
     keys, values, queries = Tokens(job.device), Tokens(job.device), Tokens(source.home)
     for rows in bands:
@@ -47,6 +52,23 @@ def attend(job: Job, step: Attend, bands: Sequence[Span]) -> None:
         target.write(rows, width, mixed if step.divisor == 1.0 else mixed / step.divisor)
         del mixed
         job.visit()
+
+
+def attend_whole(job: Job, call: Callable[[Tensor], Tensor], source: Plane, target: Plane) -> None:
+    """Fill ``target`` by a block that is called on all of ``source``."""
+    area = Span(0, source.shape.height), Span(0, source.shape.width)
+    mixed = call(source.read(*area, job.device))
+    shape = source.shape
+    frames = () if shape.frames is None else (shape.frames,)
+    if not isinstance(mixed, Tensor) or mixed.shape[1:] != (
+        shape.channels,
+        *frames,
+        shape.height,
+        shape.width,
+    ):
+        raise UnknownCoderError("an attention gives a plane of another shape")
+    target.write(*area, mixed)
+    job.visit()
 
 
 def framed(x: Tensor) -> Tensor:

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 from torch import Tensor, nn
 
+from .circular import circular_sides
 from .errors import UnknownCoderError
+from .layers import pointwise
 from .modules import (
     ACTIVATIONS,
     causal_windows,
+    changes_when_called,
     expect,
+    expect_kind,
+    expect_trusted,
+    geometry,
     inner,
+    is_container,
     is_local_norm,
+    is_plain,
+    is_plain_causal,
     kind,
     plane_windows,
     tampered,
 )
+from .offloading import is_offloaded_whole
 from .steps import Add, Attend, Conv, Norm, Program, Reshuffle, Step, TimeDown, TimeUp, Value
 from .window import Window
 
@@ -47,8 +59,14 @@ class Builder:
         return step.output
 
     def enter(self, block: nn.Module) -> nn.Module:
-        """Mark a block as translated part by part; hooks on the block itself would then not run."""
-        expect(not tampered(block), "carries hooks that only calling it whole would run", block)
+        """Mark a block as translated part by part: its own code is then not run."""
+        if not is_container(block):
+            expect_kind(block)
+        expect(
+            not tampered(block) or is_offloaded_whole(block),
+            "carries hooks or replaced methods that only calling it whole would run",
+            block,
+        )
         self.seen.add(block)
         return block
 
@@ -62,40 +80,56 @@ class Builder:
         up: int = 1,
     ) -> Value:
         """A convolution over the plane, after a nearest upsampling where ``up`` is 2."""
+        conv = cast("nn.Conv2d", geometry(module))
         rows, cols = plane_windows(module, pad)
-        self.seen.add(module)
+        if any(circular := circular_sides(module, conv)):
+            expect(pad is None, "pads in two ways at once", module)
+            rows, cols = (
+                replace(each, wrap=wrap) for each, wrap in zip((rows, cols), circular, strict=True)
+            )
+        self.see(module)
         if upsample is not None:
+            expect_trusted(upsample)
             self.seen.add(upsample)
-        rows, cols = (Window(w.kernel, w.stride, w.before, w.after, up) for w in (rows, cols))
-        channels = cast("nn.Conv2d", module).out_channels
-        return self.add_step(
-            Conv((x,), self.fresh, module, rows, cols, channels, upsample=upsample)
-        )
+        rows, cols = replace(rows, up=up), replace(cols, up=up)
+        own = cast("tuple[int, int]", tuple(conv.padding))
+        step = Conv((x,), self.fresh, module, rows, cols, conv.out_channels, upsample=upsample)
+        return self.add_step(replace(step, own=own, plain=is_plain(module, nn.Conv2d)))
+
+    def see(self, module: nn.Module) -> None:
+        """Mark a layer as called, with all that adapts or parametrises it."""
+        expect(not changes_when_called(module), "changes at each call: call eval() first", module)
+        self.seen.update(module.modules())
 
     def causal(self, x: Value, module: nn.Module, *, cached: bool = True) -> Value:
         """A causal convolution; ``cached`` where the coder gives it a slot."""
         rows, cols, past = causal_windows(module)
         conv = cast("nn.Conv3d", module)
         expect(conv.stride[0] == 1, f"stride {conv.stride}", module)
-        self.seen.add(module)
+        self.see(module)
         slot = self.next_slot() if cached else None
-        return self.add_step(
-            Conv((x,), self.fresh, module, rows, cols, conv.out_channels, slot, past)
-        )
+        step = Conv((x,), self.fresh, module, rows, cols, conv.out_channels, slot, past)
+        own, plain = (rows.before, cols.before), is_plain_causal(module)
+        return self.add_step(replace(step, own=own, plain=plain))
 
     def norm(self, x: Value, module: nn.Module, activation: nn.Module | None) -> Value:
         """A norm and the activation after it, if there is one."""
         spatial = isinstance(module, nn.GroupNorm)
-        expect(spatial or is_local_norm(module), "is no norm known here", module)
-        self.seen.add(module)
+        expect(spatial or is_local_norm(module), "is no norm that this hook knows", module)
+        self.see(module)
         if activation is not None:
-            expect(isinstance(activation, ACTIVATIONS), "is no activation known here", activation)
+            expect(
+                isinstance(activation, ACTIVATIONS),
+                "is no activation that this hook knows",
+                activation,
+            )
             self.seen.add(activation)
         return self.add_step(Norm((x,), self.fresh, module, spatial, activation))
 
     def drop(self, module: nn.Module) -> None:
         """A dropout, which does nothing except in training."""
         expect(isinstance(module, nn.Dropout), "is no dropout", module)
+        expect_trusted(module)
         idle = not module.training or cast("nn.Dropout", module).p == 0
         expect(idle, "drops at random: call eval() first", module)
         self.seen.add(module)
@@ -108,8 +142,8 @@ class Builder:
         """The shortcut of a level of Wan 2.2."""
         self.enter(module)
         space, time = int(cast(Any, module).factor_s), int(cast(Any, module).factor_t)
+        expect_kind(module, "DupUp3D", "AvgDown3D")
         spreads = kind(module) == "DupUp3D"
-        expect(spreads or kind(module) == "AvgDown3D", "is no shortcut known here", module)
         window = Window(up=space) if spreads else Window(space, space)
         channels = int(cast(Any, module).out_channels)
         return self.add_step(
@@ -128,6 +162,7 @@ class Builder:
         if mode in ("upsample2d", "upsample3d"):
             up = parts[0]
             expect(isinstance(up, nn.Upsample), "does not upsample", up)
+            expect_trusted(up)
             nearest = str(getattr(up, "mode", "")).startswith("nearest")
             factor = getattr(up, "scale_factor", None)
             expect(nearest and factor in (2, 2.0, (2.0, 2.0), (2, 2)), f"by {factor}", up)
@@ -138,6 +173,7 @@ class Builder:
         expect(mode in ("downsample2d", "downsample3d"), f"mode {mode!r}", block)
         pad = getattr(parts[0], "padding", None)
         expect(isinstance(parts[0], nn.ZeroPad2d) and pad == (0, 1, 0, 1), f"pads {pad}", block)
+        expect_trusted(parts[0])
         self.seen.add(parts[0])
         x = self.conv(x, parts[1], pad=(0, 1))
         if mode == "downsample3d":
@@ -154,7 +190,7 @@ class Builder:
         _, _, past = causal_windows(module)
         conv = cast("nn.Conv3d", module)
         expect((conv.kernel_size, conv.stride, past) == wanted, "convolves time anew", module)
-        self.seen.add(module)
+        self.see(module)
         return module
 
     def attend(self, x: Value, block: nn.Module, step: Attend) -> Value:
@@ -163,13 +199,27 @@ class Builder:
         self.enter(block)
         return self.add_step(step)
 
+    def attend_whole(self, x: Value, block: nn.Module, call: Callable[[Tensor], Tensor]) -> Value:
+        """An attention of another make, shortcut included: it is called on the whole plane."""
+        self.see(block)
+        step = Attend((x,), self.fresh, None, False, unused, unused, 1, whole=call)
+        return self.add_step(step)
+
     def finish(self, **facts: Any) -> Program:
         """The program, if no module of the coder was left out."""
         for module in self.net.modules():
             if module in self.seen or not owns_something(module):
                 continue
             raise UnknownCoderError(f"{type(module).__name__} has no known place in this coder")
-        return Program(tuple(self.steps), self.slots, **facts).with_levels()
+        program = Program(tuple(self.steps), self.slots, **facts).with_levels()
+        clips = any(isinstance(step, Conv) and step.past for step in self.steps)
+        expect(not (program.wraps and clips), "pads clips circularly", self.net)
+        return program
+
+
+def unused(_band: Tensor) -> Any:
+    """In the place of the parts of an attention that is called as a whole."""
+    raise AssertionError("unreachable")
 
 
 def owns_something(module: nn.Module) -> bool:
@@ -187,10 +237,13 @@ def attention_qkv(block: nn.Module, x: Value, output: Value) -> Attend:
         rows, cols = plane_windows(module)
         expect(rows.local and cols.local, "looks at neighbours", module)
     norm = inner(block, "norm")
-    expect(is_local_norm(norm), "is no norm known here", norm)
+    expect(is_local_norm(norm), "is no norm that this hook knows", norm)
 
     def project(band: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value = to_qkv(band).chunk(3, dim=1)
+        query, key, value = pointwise(to_qkv, band).chunk(3, dim=1)
         return query, key, value
 
-    return Attend((x,), output, norm, False, project, proj, 1)
+    def finish(band: Tensor) -> Tensor:
+        return pointwise(proj, band)
+
+    return Attend((x,), output, norm, False, project, finish, 1)

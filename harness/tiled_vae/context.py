@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from .errors import TilingError, UnknownCoderError
+from .errors import TilingError
 from .hook import VAEHook
+from .installing import DECODE, ENCODE, Installed, coder_of
 from .settings import check_sizes
-from .translate import translate
 
 _HELD = ("vae", "first_stage_model", "model", "module", "_orig_mod")
 """Under which names pipelines, user interfaces, ``DataParallel`` and ``torch.compile`` hold a VAE.
@@ -32,56 +32,28 @@ def tiled(
     """Inside, ``vae.encode`` and ``vae.decode`` run tile by tile, with the same result.
 
     ``vae`` is a VAE, or something that holds one: a pipeline, a user interface's wrapper,
-    ``DataParallel``. ``tile_size`` is in image pixels, for both directions: 512 unless ``max_vram``
-    chooses it. ``settings`` are those of `VAEHook` (``min_tile_size`` in image pixels as well). A
-    VAE's own tiling, which blends, is off inside. The VAE is as before when the context ends,
-    however it ends. Raises `TilingError` for what is no VAE or is tiled already, and for settings
-    that cannot work.
+    ``DataParallel``, what ``torch.compile`` returns. ``tile_size`` is in image pixels, for both
+    directions: 512 unless ``max_vram`` chooses it. ``settings`` are those of `VAEHook`
+    (``min_tile_size`` in image pixels as well); ``progress`` counts the tiles of a whole call, all
+    chunks of a clip included. A VAE's own tiling, which blends, is off inside.
+
+    Each thread may open a context of its own; one without takes part in the newest. A decoder that
+    is put into the VAE inside is tiled as well, and a copy made inside is not. The VAE is as before
+    when the last context ends, however it ends. Raises `TilingError` for what is no VAE or is tiled
+    by this thread already, and for settings that cannot work.
     """
     check_sizes(tile_size, settings.get("min_tile_size"))
     if tile_size is None and settings.get("max_vram") is None:
         tile_size = 512
-    holder = holder_of(vae)
-    coders = coders_of(holder)
-    blends = getattr(holder, "use_tiling", None) is True
-    wanted = [(net, dec) for net, dec in coders if (decode if dec else encode)]
-    hooks: list[VAEHook] = []
-    undo: list[tuple[nn.Module, dict[str, Any]]] = []
+    settings |= {"fast_decoder": fast, "fast_encoder": fast, "color_fix": color_fix}
+    installed = Installed(holder_of(vae), tile_size, settings)
+    directions = [name for name, wanted in ((ENCODE, encode), (DECODE, decode)) if wanted]
     try:
-        for net, is_decoder in wanted:
-            if isinstance(net.__dict__.get("forward"), VAEHook):
-                raise TilingError(f"this {type(net).__name__} is tiled already")
-            unit = ratio_of(net) if is_decoder else 1
-            sizes: dict[str, int | None] = {"tile_size": None}
-            if tile_size is not None:
-                sizes["tile_size"] = max(tile_size // unit, 1)
-            if settings.get("min_tile_size") is not None:
-                sizes["min_tile_size"] = max(settings["min_tile_size"] // unit, 1)
-            hook = VAEHook(
-                net,
-                is_decoder=is_decoder,
-                fast_decoder=fast,
-                fast_encoder=fast,
-                color_fix=color_fix,
-                **{**settings, **sizes},
-            )
-            names = ("forward", "original_forward")
-            undo.append((net, {name: net.__dict__.get(name) for name in names}))
-            net.__dict__["original_forward"] = net.forward
-            net.__dict__["forward"] = hook
-            hooks.append(hook)
-        if blends:
-            holder.use_tiling = False
-        yield tuple(hooks)
+        for name in directions:
+            installed.install(name)
+        yield tuple(installed.hooks.values())
     finally:
-        if blends:
-            holder.use_tiling = True
-        for net, before in undo:
-            for name, value in before.items():
-                if value is None:
-                    net.__dict__.pop(name, None)
-                else:
-                    net.__dict__[name] = value
+        installed.remove()
 
 
 def holder_of(vae: Any) -> Any:
@@ -93,28 +65,12 @@ def holder_of(vae: Any) -> Any:
             continue
         seen.add(id(holder))
         wrapped = getattr(holder, "_modules", {}).get("_orig_mod")
+        if wrapped is None and isinstance(holder, nn.DataParallel):
+            wrapped = holder.module
         if wrapped is not None:
             waiting.insert(0, wrapped)
-        elif coders_of(holder):
+        elif any(coder_of(holder, name) is not None for name in (ENCODE, DECODE)):
             return holder
         else:
             waiting += [getattr(holder, name, None) for name in _HELD]
     raise TilingError(f"{type(vae).__name__} has neither an encoder nor a decoder to tile")
-
-
-def coders_of(holder: Any) -> list[tuple[nn.Module, bool]]:
-    """Encoder and decoder of a VAE, and which of them decodes."""
-    return [
-        (net, name == "decoder")
-        for name in ("encoder", "decoder")
-        if isinstance(net := getattr(holder, name, None), nn.Module)
-    ]
-
-
-def ratio_of(decoder: nn.Module) -> int:
-    """Image pixels per latent pixel of a decoder; 8 where its layout is unknown."""
-    try:
-        program = translate(decoder, is_decoder=True)
-    except UnknownCoderError:
-        return 8
-    return round(program.levels[-1]) * program.patch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,15 @@ from .caches import Caches, ItemCaches
 from .call_protocol import call_protocol, check_shapes
 from .errors import TilingError, UnknownCoderError
 from .estimate import estimated, spatial_norms
+from .guards import check_input, check_surroundings
 from .job import Job
-from .plan import Partition
+from .offloading import onloaded
+from .plan import Partition, Planner
 from .planes import Plane
+from .progress import Progress, Tell, told, visits
 from .run import execute
-from .segments import CARRY, REST, segments
-from .settings import bytes_of, check_choices, check_sizes
+from .segments import CARRY, REST, Segment, segments
+from .settings import bytes_of, check_choices, check_progress, check_sizes
 from .steps import Program, Shape
 from .tiles import quadtree
 from .translate import translate
@@ -65,8 +68,8 @@ class VAEHook:
             third of the work for a still image, and equal but for rounding.
         max_vram: bytes that a call may take on the device beyond the weights, or words such as
             ``4GiB``.
-        progress: called with the number of tiles done; an exception from it stops the call and
-            leaves everything as it was.
+        progress: called with the number of tiles done and the number of all tiles; an exception
+            from it stops the call and leaves everything as it was. ``True`` shows a bar (tqdm).
 
     Raises `TilingError` for settings that cannot work.
     """
@@ -89,10 +92,11 @@ class VAEHook:
         method: str = "auto",
         skip_zeros: bool = False,
         max_vram: int | str | None = None,
-        progress: Callable[[int], None] | None = None,
+        progress: Tell | bool | None = None,
     ) -> None:
         check_sizes(tile_size, min_tile_size)
         check_choices(max_depth, residency, method)
+        check_progress(progress)
         budget = bytes_of(max_vram)
         if tile_size is None and budget is None:
             raise TilingError("neither tile_size nor max_vram is given: give one of them")
@@ -111,21 +115,33 @@ class VAEHook:
         self.skip_zeros = skip_zeros
         self.max_vram = budget
         self.progress = progress
+        self.over_calls: Progress | None = None
+        """Counts the tiles of all calls that a VAE makes of one of its own."""
         self.reasons: set[str] = set()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the coder's own forward would return for the same arguments."""
+        if torch.compiler.is_dynamo_compiling():
+            return self.run_apart(*args, **kwargs)
+        return self.run(*args, **kwargs)
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Run tile by tile where that is known to be right, untiled otherwise."""
         try:
+            check_surroundings(self.net, self.original())
             call = bound(self.net, args, kwargs)
             check_input(self.net, call.x)
             program = translate(self.net, self.is_decoder, call.first_chunk)
             if not self.one_tile_is_enough(program, call.x):
-                with torch.no_grad(), lent(self.net, self.to_gpu):
+                with torch.no_grad(), lent(self.net, self.to_gpu), onloaded(self.net):
                     return self.tiled(program, call)
         except UnknownCoderError as reason:
             self.say(str(reason))
         # Outside the handler, because its traceback would keep tensors of the attempt alive.
         return self.original()(*args, **kwargs)
+
+    # Kept out of compiled graphs: Dynamo would unroll the loop over tiles.
+    run_apart = torch._disable_dynamo(run)
 
     def original(self) -> Callable[..., Any]:
         """The forward that the hook replaces."""
@@ -161,25 +177,25 @@ class VAEHook:
         partition = self.partition(program, side, x)
         batch = x.shape[0]
         out: Tensor | None = None
-        for item in range(batch):
-            job = Job(
-                program,
-                shapes,
-                device,
-                home,
-                ItemCaches(caches, item, batch),
-                self.skip_zeros,
-                resident_limit=resident_limit,
-            )
-            if self.progress is not None:
-                job.visit = Counter(self.progress)
-            tile = self.item(job, x[item : item + 1], partition)
-            if batch == 1:
-                out = tile
-                break
-            if out is None:
-                out = tile.new_empty((batch, *tile.shape[1:]))
-            out[item : item + 1].copy_(tile)
+        with self.counting(program, shapes, partition, batch) as visit:
+            for item in range(batch):
+                job = Job(
+                    program,
+                    shapes,
+                    device,
+                    home,
+                    ItemCaches(caches, item, batch),
+                    self.skip_zeros,
+                    visit=visit,
+                    resident_limit=resident_limit,
+                )
+                tile = self.item(job, x[item : item + 1], partition)
+                if batch == 1:
+                    out = tile
+                    break
+                if out is None:
+                    out = tile.new_empty((batch, *tile.shape[1:]))
+                out[item : item + 1].copy_(tile)
         assert out is not None
         result = protocol.answer(out, caches)
         caches.commit()
@@ -187,13 +203,33 @@ class VAEHook:
             call.feat_idx[0] += protocol.moved
         return result
 
+    @contextmanager
+    def counting(
+        self, program: Program, shapes: list[Shape], partition: Partition, batch: int
+    ) -> Iterator[Callable[[], None]]:
+        """What is to be called after each tile."""
+        if not self.progress:
+            yield lambda: None
+            return
+        tiles = visits(Planner(program, shapes, partition, self.parts(program))) * batch
+        over_calls = self.over_calls
+        with told(self.progress, 1) if over_calls is None else nullcontext(over_calls) as progress:
+            assert progress is not None
+            counter = progress.begin(tiles)
+            yield counter
+            progress.end(counter)
+
+    def parts(self, program: Program) -> list[Segment]:
+        """The segments in which a program is run."""
+        norms = spatial_norms(program, self.color_fix) if self.fast else set()
+        return segments(program, self.chosen(program), norms)
+
     def settle(self, program: Program, shapes: list[Shape], x: Tensor) -> tuple[int, float]:
         """Side of a tile, and elements of planes that may stay resident on the device."""
         tile = self.side(program, x)
         if self.max_vram is None:
             return tile, 0.0
-        norms = spatial_norms(program, self.color_fix) if self.fast else set()
-        parts = segments(program, self.chosen(), norms)
+        parts = self.parts(program)
         width = x.element_size()
         others = (x.shape[0] - 1) * (shapes[0].elements + shapes[-1].elements) * width
         return settled(program, shapes, parts, tile, self.max_vram, others, width)
@@ -202,15 +238,15 @@ class VAEHook:
         """Run the program on one item."""
         if self.fast:
             job.given = estimated(job.program, x, partition.tile, job.device, self.color_fix)
-        parts = segments(job.program, self.chosen(), job.given)
+        parts = segments(job.program, self.chosen(job.program), job.given)
         job.planes[0] = Plane(job.shapes[0], x.device, x)
         plane = execute(job, parts, partition)
         whole = Span(0, plane.shape.height), Span(0, plane.shape.width)
         return plane.read(*whole, x.device)
 
-    def chosen(self) -> str:
+    def chosen(self, program: Program) -> str:
         """The method by which steps are run."""
-        if self.use_quadtree:
+        if self.use_quadtree or program.wraps:
             return REST
         return CARRY if self.method == "auto" else self.method
 
@@ -251,19 +287,6 @@ class Call:
     final: bool
 
 
-class Counter:
-    """Counts tiles."""
-
-    def __init__(self, tell: Callable[[int], None]) -> None:
-        self.tell = tell
-        self.count = 0
-
-    def __call__(self) -> None:
-        """One more."""
-        self.count += 1
-        self.tell(self.count)
-
-
 def bound(net: nn.Module, args: Any, kwargs: Any) -> Call:
     """Arguments by name, as the coder's class would see them.
 
@@ -290,18 +313,6 @@ def bound(net: nn.Module, args: Any, kwargs: Any) -> Call:
     if not isinstance(index, list):
         index = [0]
     return Call(x, cache, index, first_chunk, final)
-
-
-def check_input(net: nn.Module, x: Tensor) -> None:
-    """Raise `UnknownCoderError` for inputs that are not planes, and where a gradient is wanted."""
-    if x.dim() not in (4, 5) or 0 in x.shape:
-        raise UnknownCoderError(f"the input has shape {tuple(x.shape)}")
-    wanted = (x, *net.parameters()) if torch.is_grad_enabled() else ()
-    if any(tensor.requires_grad for tensor in wanted):
-        raise UnknownCoderError(
-            "the input or a weight requires a gradient, which tiles cannot give; call under "
-            "torch.no_grad() to tile"
-        )
 
 
 @contextmanager

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from .builder import Builder
-from .errors import UnknownCoderError
-from .modules import children, expect, inner, kind, plane_windows
+from .layers import pointwise
+from .modules import children, expect, expect_kind, inner, kind, plane_windows, tampered
+from .offloading import is_offloaded_whole
+from .provenance import is_known_function, role
 from .steps import Attend, Program, Value
 
 SILU = nn.SiLU()
@@ -19,6 +21,7 @@ SILU = nn.SiLU()
 def ldm_program(net: nn.Module, is_decoder: bool) -> Program:
     """A coder with ``mid.block_1``, ``up[i].block[j]``, ``down[i].block[j]``."""
     build = Builder(net)
+    expect_kind(net, "Decoder" if is_decoder else "Encoder")
     x = build.conv(0, inner(net, "conv_in"))
     if is_decoder:
         expect(not getattr(net, "give_pre_end", False), "stops before its end", net)
@@ -55,7 +58,8 @@ def ldm_level(build: Builder, x: Value, level: nn.Module) -> Value:
     if resampler is None or isinstance(resampler, nn.Identity):
         return x
     build.enter(resampler)
-    expect(kind(resampler) in ("Upsample", "Downsample"), "is no resampling known here", resampler)
+    expect_kind(resampler, "Upsample", "Downsample")
+    expect(bool(getattr(resampler, "with_conv", True)), "has no convolution", resampler)
     if kind(resampler) == "Upsample":
         return build.conv(x, inner(resampler, "conv"), up=2)
     return build.conv(x, inner(resampler, "conv"), pad=(0, 1))
@@ -63,7 +67,7 @@ def ldm_level(build: Builder, x: Value, level: nn.Module) -> Value:
 
 def ldm_resnet(build: Builder, x: Value, block: nn.Module) -> Value:
     """Two normalised convolutions beside a shortcut."""
-    expect(kind(block) == "ResnetBlock", "is no residual block known here", block)
+    expect_kind(block, "ResnetBlock")
     build.enter(block)
     for swish in (getattr(block, "swish", None), getattr(block, "nonlinearity", None)):
         expect(swish is None or isinstance(swish, nn.SiLU), "is activated differently", block)
@@ -82,25 +86,41 @@ def ldm_attention(build: Builder, x: Value, block: nn.Module) -> Value:
     """Attention with one head, its projections 1x1 convolutions."""
     if isinstance(block, nn.Identity):
         return x
-    names = ("AttnBlock", "MemoryEfficientAttnBlock", "MemoryEfficientAttnBlockPytorch")
-    expect(kind(block) in names, "is no attention known here", block)
+    if not is_plain_ldm_attention(block):
+        return build.attend_whole(x, block, block)
     query, key, value = (inner(block, name) for name in "qkv")
     proj, norm = inner(block, "proj_out"), inner(block, "norm")
-    for module in (query, key, value, proj):
-        rows, cols = plane_windows(module)
-        expect(rows.local and cols.local, "looks at neighbours", module)
-    expect(isinstance(norm, nn.GroupNorm), "is no norm known here", norm)
-    build.seen.update((query, key, value, proj, norm))
+    for part in (query, key, value, proj, norm):
+        build.see(part)
 
     def project(band: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return query(band), key(band), value(band)
+        return pointwise(query, band), pointwise(key, band), pointwise(value, band)
 
-    return build.attend(x, block, Attend((x,), build.fresh, norm, True, project, proj, 1))
+    def finish(band: Tensor) -> Tensor:
+        return pointwise(proj, band)
+
+    return build.attend(x, block, Attend((x,), build.fresh, norm, True, project, finish, 1))
+
+
+def is_plain_ldm_attention(block: nn.Module) -> bool:
+    """Whether an attention computes what its parts say, by code that is known."""
+    names = ("AttnBlock", "MemoryEfficientAttnBlock", "MemoryEfficientAttnBlockPytorch")
+    function = getattr(block, "optimized_attention", None)
+    if kind(block) not in names or tampered(block):
+        return False
+    if function is not None and not is_known_function(function):
+        return False
+    parts = [getattr(block, name, None) for name in ("q", "k", "v", "proj_out")]
+    return isinstance(getattr(block, "norm", None), nn.GroupNorm) and all(
+        isinstance(part, nn.Conv2d) and all(window.local for window in plane_windows(part))
+        for part in parts
+    )
 
 
 def diffusers_program(net: nn.Module, is_decoder: bool) -> Program:
     """A coder of diffusers' ``AutoencoderKL`` and its like."""
     build = Builder(net)
+    expect_kind(net, "Decoder" if is_decoder else "Encoder")
     x = build.conv(0, inner(net, "conv_in"))
     if is_decoder:
         x = diffusers_middle(build, x, inner(net, "mid_block"))
@@ -115,7 +135,7 @@ def diffusers_program(net: nn.Module, is_decoder: bool) -> Program:
 
 def diffusers_middle(build: Builder, x: Value, middle: nn.Module) -> Value:
     """A residual block, then attention and a residual block as often as there are."""
-    expect(kind(middle) == "UNetMidBlock2D", "is no middle known here", middle)
+    expect_kind(middle, "UNetMidBlock2D")
     build.enter(middle)
     first, *others = children(middle, "resnets")
     x = diffusers_resnet(build, x, first)
@@ -128,27 +148,26 @@ def diffusers_middle(build: Builder, x: Value, middle: nn.Module) -> Value:
 
 def diffusers_level(build: Builder, x: Value, level: nn.Module) -> Value:
     """All blocks of one resolution, and the way to the next."""
-    known = ("UpDecoderBlock2D", "DownEncoderBlock2D")
-    expect(kind(level) in known, "is no level known here", level)
+    expect_kind(level, "UpDecoderBlock2D", "DownEncoderBlock2D")
     build.enter(level)
     for resnet in children(level, "resnets"):
         x = diffusers_resnet(build, x, resnet)
     for resampler in children(level, "upsamplers") + children(level, "downsamplers"):
         build.enter(resampler)
+        expect_kind(resampler, "Upsample2D", "Downsample2D")
         options = cast(Any, resampler)
         expect(options.use_conv and options.norm is None, "resamples differently", resampler)
         if kind(resampler) == "Upsample2D":
             expect(options.interpolate and not options.use_conv_transpose, "differs", resampler)
             x = build.conv(x, inner(resampler, options.name), up=2)
         else:
-            expect(kind(resampler) == "Downsample2D", "is no resampling known here", resampler)
             x = build.conv(x, inner(resampler, "conv"), pad=None if options.padding else (0, 1))
     return x
 
 
 def diffusers_resnet(build: Builder, x: Value, block: nn.Module) -> Value:
     """Two normalised convolutions beside a shortcut, divided by ``output_scale_factor``."""
-    expect(kind(block) == "ResnetBlock2D", "is no residual block known here", block)
+    expect_kind(block, "ResnetBlock2D")
     build.enter(block)
     options = cast(Any, block)
     expect(options.time_embedding_norm in ("default", "group"), "wants a time embedding", block)
@@ -165,26 +184,20 @@ def diffusers_resnet(build: Builder, x: Value, block: nn.Module) -> Value:
 
 
 def diffusers_attention(build: Builder, x: Value, block: nn.Module) -> Value:
-    """diffusers' ``Attention`` with any processor that computes plain self-attention."""
+    """diffusers' ``Attention``: in bands where it is plain self-attention, else called whole."""
     options = cast(Any, block)
-    expect(kind(block) == "Attention", "is no attention known here", block)
-    known = ("AttnProcessor2_0", "AttnProcessor", "XFormersAttnProcessor", "SlicedAttnProcessor")
-    expect(type(options.processor).__name__ in known, f"has {options.processor}", block)
-    for name in ("spatial_norm", "norm_q", "norm_k"):
-        expect(getattr(options, name, None) is None, f"has {name}", block)
-    expect(bool(options.residual_connection), "has no shortcut", block)
+    if not is_plain_attention(block):
+        return build.attend_whole(x, block, lambda plane: cast(Tensor, block(plane, temb=None)))
     query, key, value = (inner(block, name) for name in ("to_q", "to_k", "to_v"))
     proj, dropout = options.to_out
     norm = options.group_norm
-    expect(norm is None or isinstance(norm, nn.GroupNorm), "is no norm known here", block)
-    for module in (query, key, value, proj):
-        if not isinstance(module, nn.Linear):
-            raise UnknownCoderError(f"{type(module).__name__} stands where a linear layer should")
     build.drop(dropout)
-    build.seen.update(part for part in (query, key, value, proj, norm) if part is not None)
+    for part in (query, key, value, proj, norm):
+        if part is not None:
+            build.see(part)
 
     def pixelwise(layer: nn.Module, tokens: Tensor, band: Tensor) -> Tensor:
-        mapped: Tensor = layer(tokens)
+        mapped = pointwise(layer, tokens, tokens=True)
         return torch.unflatten(mapped.transpose(1, 2), 2, band.shape[2:])
 
     def project(band: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -209,3 +222,24 @@ def diffusers_attention(build: Builder, x: Value, block: nn.Module) -> Value:
         float(options.rescale_output_factor),
     )
     return build.attend(x, block, step)
+
+
+def is_plain_attention(block: nn.Module) -> bool:
+    """Whether an attention of diffusers computes what its parts say, by code that is known."""
+    options = cast(Any, block)
+    if kind(block) != "Attention" or (tampered(block) and not is_offloaded_whole(block)):
+        return False
+    known = ("AttnProcessor2_0", "AttnProcessor", "XFormersAttnProcessor", "SlicedAttnProcessor")
+    if role(type(options.processor)) not in known:
+        return False
+    parts = (options.to_q, options.to_k, options.to_v, options.to_out[0])
+    norm = options.group_norm
+    return (
+        all(isinstance(part, nn.Linear) for part in parts)
+        and (norm is None or isinstance(norm, nn.GroupNorm))
+        and bool(options.residual_connection)
+        and not any(
+            getattr(options, name, None) is not None
+            for name in ("spatial_norm", "norm_q", "norm_k", "norm_cross")
+        )
+    )

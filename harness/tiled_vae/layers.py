@@ -1,8 +1,8 @@
 """Runs one module of a coder on a tile, padded by its neighbours instead of by zeros.
 
-A plain module's parameters are used directly, so that nothing is computed only to be cut off. A
-module that is modified (hooks that move its weights, a subclass that casts them, a replaced
-forward) is called unchanged; its padding and statistics are replaced in its calls to torch.
+A plain module's parameters are used directly, so that nothing is computed only to be cut off. Any
+other (hooks that move its weights, a subclass that casts them, an adapter, a replaced method) is
+called as it is and followed, see `following`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import UnknownCoderError
-from .interpose import GivenMoments, GivenPadding, apply_moments
-from .modules import is_plain, kind, tampered
+from .following import Given, followed
+from .interpose import apply_moments
+from .modules import is_plain, is_trusted, kind
 from .statistics import Moments
 from .steps import Conv
 from .window import Reach
+
+
+def pointwise(module: nn.Module, x: Tensor, *, tokens: bool = False) -> Tensor:
+    """A module that looks at one pixel at a time; ``tokens``: of ``N tokens channels``."""
+    if is_trusted(module):
+        return cast(Tensor, module(x))
+    return followed(module, Given(tokens=tokens), x)
 
 
 def upsampled(module: nn.Module | None, x: Tensor) -> Tensor:
@@ -52,20 +59,18 @@ def convolve_2d(step: Conv, box: list[Tensor], rows: Reach, cols: Reach) -> Tens
     if step.rows.up > 1:
         x = upsampled(step.upsample, x)
         x = x[..., slice(*rows.crop), slice(*cols.crop)]
-    module = cast("nn.Conv2d", step.module)
-    if is_plain(module, nn.Conv2d):
+    module = step.module
+    if step.plain and isinstance(module, nn.Conv2d):
         pad: tuple[int, ...] = (0, 0)
         if rows.zeros[0] == rows.zeros[1] and cols.zeros[0] == cols.zeros[1]:
             pad = (rows.zeros[0], cols.zeros[0])
         else:
             x = F.pad(x, (*cols.zeros, *rows.zeros))
         return F.conv2d(x, module.weight, module.bias, module.stride, pad, groups=module.groups)
-    own = cast("tuple[int, int]", module.padding)
-    if own[0] == own[1] == 0:
-        return cast(Tensor, module(F.pad(x, (*cols.zeros, *rows.zeros))))
-    with GivenPadding((*cols.zeros, *rows.zeros)) as padding:
-        y: Tensor = module(x)
-    return y if padding.replaced else trimmed(y, step, rows, cols, own)
+    zeros = (*cols.zeros, *rows.zeros)
+    if not any(step.own):
+        x, zeros = F.pad(x, zeros), (0, 0, 0, 0)
+    return followed(module, Given(zeros, step.own, (step.rows.wrap, step.cols.wrap)), x)
 
 
 def convolve_causal(
@@ -75,12 +80,8 @@ def convolve_causal(
     past = box.pop() if len(box) > 1 else None
     x = box.pop()
     module = cast("nn.Conv3d", step.module)
-    plain = not tampered(module) and type(module).__mro__[1] is nn.Conv3d
-    if not plain:
-        with GivenPadding((*cols.zeros, *rows.zeros)) as padding:
-            x = module(x) if past is None else module(x, past)
-        own = (step.rows.before, step.cols.before)
-        return x if padding.replaced or own == (0, 0) else trimmed(x, step, rows, cols, own)
+    if not step.plain:
+        return followed(module, Given((*cols.zeros, *rows.zeros), step.own), x, past)
     missing = step.past
     if past is not None:
         x = torch.cat([past, x], dim=2)
@@ -97,20 +98,10 @@ def convolve_causal(
     return F.conv3d(x, weight, module.bias, module.stride, pad, groups=module.groups)
 
 
-def trimmed(out: Tensor, step: Conv, rows: Reach, cols: Reach, own: tuple[int, int]) -> Tensor:
-    """Cut off the edges of a tile that a module's own padding has changed."""
-    parts = []
-    for window, reach, pad in ((step.rows, rows, own[0]), (step.cols, cols, own[1])):
-        first, odd = divmod(pad - reach.zeros[0], window.stride)
-        if odd:
-            raise UnknownCoderError("a strided convolution pads itself where nothing can see it")
-        size = (reach.crop.size + sum(reach.zeros) - window.kernel) // window.stride + 1
-        parts.append(slice(first, first + size))
-    return out[..., parts[0], parts[1]]
-
-
 def over_time(module: nn.Module, x: Tensor, past: Tensor | None) -> Tensor:
     """A causal convolution over time alone, called as the coder calls it."""
+    if not is_trusted(module):
+        return followed(module, Given(), x, past)
     return cast(Tensor, module(x) if past is None else module(x, past))
 
 
@@ -118,8 +109,9 @@ def normalised(module: nn.Module, x: Tensor, moments: Moments | None) -> Tensor:
     """A fresh tensor: ``x`` normalised by statistics of its plane, or over channels alone."""
     if moments is not None:
         return group_normalised(cast("nn.GroupNorm", module), x, moments)
-    if kind(module) != "RMS_norm" or tampered(module) or x.dtype in (torch.float16, torch.bfloat16):
-        return cast(Tensor, module(x))
+    half = x.dtype in (torch.float16, torch.bfloat16)
+    if half or kind(module) != "RMS_norm" or not is_trusted(module):
+        return pointwise(module, x)
     norm = cast(Any, module)
     if norm.gamma.dtype != x.dtype or torch.is_autocast_enabled(x.device.type):
         return cast(Tensor, module(x))
@@ -131,8 +123,7 @@ def group_normalised(module: nn.GroupNorm, x: Tensor, moments: Moments) -> Tenso
     """GroupNorm with given statistics, in float32 at least and in the dtype of the original."""
     if is_plain(module, nn.GroupNorm):
         return apply_moments(x, module.weight, module.bias, module.eps, moments)
-    with GivenMoments(moments):
-        return cast(Tensor, module(x))
+    return followed(module, Given(moments=moments), x)
 
 
 def activated(module: nn.Module | None, x: Tensor) -> Tensor:
@@ -141,4 +132,4 @@ def activated(module: nn.Module | None, x: Tensor) -> Tensor:
         return x
     if is_plain(module, nn.SiLU):
         return F.silu(x, inplace=True)
-    return cast(Tensor, module(x))
+    return pointwise(module, x)

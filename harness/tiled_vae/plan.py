@@ -116,7 +116,9 @@ class Planner:
 
     def attention(self, part: Segment) -> float:
         """Elements of the keys and values of all pixels, and of a band in progress."""
-        shape = self.shapes[part.output]
+        shape, step = self.shapes[part.output], part.steps[-1]
+        if isinstance(step, Attend) and step.whole is not None:
+            return WHOLE_COPIES * shape.elements
         line = shape.channels * (shape.frames or 1) * shape.width
         rows = min(self.band(part), shape.height)
         return 2 * shape.elements + BAND_COPIES * rows * line
@@ -174,6 +176,9 @@ class Planner:
 
 RESIDENT_SHARE = 0.5
 """Memory that small planes may take on the device, as a share of the largest visit."""
+
+WHOLE_COPIES = 8
+"""Planes that an attention of another make may hold at once."""
 
 BAND_COPIES = 6
 """Tensors of the size of a band that attention holds at once."""

@@ -7,12 +7,15 @@ nothing is computed twice: coders with statistics over the plane are run this wa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from .job import Job
-from .steps import Value
-from .window import Span
+from .layers import convolve, upsampled
+from .steps import Conv, Value
+from .window import Reach, Span
 
 Cell = tuple[Span, Span]
 """Rows and columns."""
@@ -31,6 +34,8 @@ def fetch(job: Job, value: Value, rows: Span, cols: Span, target: bool = False) 
     if value in job.planes and not target:
         return job.planes[value].read(rows, cols, job.device)
     step = job.program.steps[value - 1]
+    if isinstance(step, Conv) and (step.rows.wrap or step.cols.wrap):
+        return wrapped(job, step, rows, cols)
     box: list[Tensor] = []
     for each in step.inputs:
         shape = job.shapes[each]
@@ -42,3 +47,37 @@ def fetch(job: Job, value: Value, rows: Span, cols: Span, target: bool = False) 
         if each == step.inputs[0]:
             job.remember(step, box[0], *source)
     return job.compute(step, box, rows, cols)
+
+
+def wrapped(job: Job, step: Conv, rows: Span, cols: Span) -> Tensor:
+    """Pixels of a convolution with circular padding: what the kernel sees is joined first."""
+    shape = job.shapes[step.inputs[0]]
+    lines = []
+    for row in step.rows.seen(rows, shape.height):
+        parts = [piece(job, step, row, col) for col in step.cols.seen(cols, shape.width)]
+        lines.append(torch.cat(parts, dim=-1))
+    box = [torch.cat(lines, dim=-2)]
+    del lines, parts
+    reaches = []
+    for window, span, size, length in (
+        (step.rows, rows, shape.height, box[0].shape[-2]),
+        (step.cols, cols, shape.width, box[0].shape[-1]),
+    ):
+        zeros = (0, 0) if window.wrap else window.reach(span, size).zeros
+        reaches.append(Reach(Span(0, length), Span(0, length), zeros))
+    joined = replace(
+        step, window_rows=replace(step.rows, up=1), window_cols=replace(step.cols, up=1)
+    )
+    return convolve(joined, box, reaches[0], reaches[1])
+
+
+def piece(job: Job, step: Conv, rows: Span, cols: Span) -> Tensor:
+    """A part of the upsampled input of a step."""
+    up = step.rows.up
+    source = [Span(span.start // up, -(-span.stop // up)) for span in (rows, cols)]
+    x = fetch(job, step.inputs[0], *source)
+    if up == 1:
+        return x
+    x = upsampled(step.upsample, x)
+    outer = [Span(span.start * up, span.stop * up) for span in source]
+    return x[..., rows.within(outer[0]), cols.within(outer[1])]

@@ -29,6 +29,15 @@ def check_sizes(tile_size: Any, min_tile_size: Any) -> None:
             raise TilingError(f"{name} is {value!r}: give a whole number of pixels, at least one")
 
 
+def check_progress(progress: Any) -> None:
+    """Raise `TilingError` for what can be told nothing."""
+    if not (progress is None or isinstance(progress, bool) or callable(progress)):
+        raise TilingError(
+            f"progress is {progress!r}: give a function of the tiles done and of all tiles, or "
+            "True for a bar"
+        )
+
+
 def check_choices(max_depth: Any, residency: Any, method: Any) -> None:
     """Raise `TilingError` for other settings that cannot work."""
     if isinstance(max_depth, bool) or not isinstance(max_depth, int) or max_depth < 0:

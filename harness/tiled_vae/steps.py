@@ -86,6 +86,10 @@ class Conv(Step):
     """Frames of padding on the past side; 0 where time is not convolved."""
     upsample: nn.Module | None = None
     """A nearest upsampling by two that runs first; ``None`` with ``up`` set: interpolate."""
+    own: tuple[int, int] = (0, 0)
+    """The module's own padding along rows and columns; any other is put around by its block."""
+    plain: bool = False
+    """Whether the module's parameters may be used directly."""
 
     @property
     def rows(self) -> Window:
@@ -217,6 +221,8 @@ class Attend(Step):
     finish: Callable[[Tensor], Tensor]
     heads: int
     divisor: float = 1.0
+    whole: Callable[[Tensor], Tensor] | None = None
+    """Attention by code that is not known: called on the whole plane instead of all the others."""
 
     @property
     def costly(self) -> bool:
@@ -241,6 +247,11 @@ class Program:
     """Image pixels that were folded into one pixel of the coder's image side."""
     levels: tuple[float, ...] = field(default=())
     """Scale of the plane of every value against the input's."""
+
+    @property
+    def wraps(self) -> bool:
+        """Whether a convolution pads circularly: tiles then depend on those at the other side."""
+        return any(step.rows.wrap or step.cols.wrap for step in self.steps)
 
     @property
     def output(self) -> Value:

@@ -8,13 +8,15 @@ from typing import Any, cast
 from torch import nn
 
 from .builder import Builder, attention_qkv
-from .modules import children, expect, inner, kind
+from .modules import children, expect, expect_kind, inner, kind
+from .provenance import is_known_function
 from .steps import Program, Value
 
 
 def diffusers_program(net: nn.Module, is_decoder: bool, first_chunk: bool) -> Program:
     """A coder of diffusers' ``AutoencoderKLQwenImage`` and ``AutoencoderKLWan``."""
     build = Builder(net)
+    expect_kind(net, "Decoder3d" if is_decoder else "Encoder3d")
     x = build.causal(0, inner(net, "conv_in"))
     if is_decoder:
         x = middle(build, x, inner(net, "mid_block"))
@@ -30,6 +32,7 @@ def diffusers_program(net: nn.Module, is_decoder: bool, first_chunk: bool) -> Pr
 def original_program(net: nn.Module, is_decoder: bool, first_chunk: bool) -> Program:
     """A coder of Wan's own code, or of ComfyUI's: ``conv1``, ``middle``, ``head``."""
     build = Builder(net)
+    expect_kind(net, "Decoder3d" if is_decoder else "Encoder3d")
     deferring = "final" in inspect.signature(type(net).forward).parameters
     pairs = hasattr(net, "run_up") or hasattr(net, "rise")
     build.deferring = deferring
@@ -63,7 +66,7 @@ def folded(
 
 def middle(build: Builder, x: Value, block: nn.Module) -> Value:
     """A residual block, then attention and a residual block as often as there are."""
-    expect(kind(block) == "MidBlock", "is no middle known here", block)
+    expect_kind(block, "MidBlock")
     build.enter(block)
     first, *others = children(block, "resnets")
     x = residual(build, x, first)
@@ -85,7 +88,7 @@ def part(build: Builder, x: Value, block: nn.Module, first_chunk: bool) -> Value
         return build.resample(x, block)
     levels = ("UpBlock", "ResidualUpBlock", "ResidualDownBlock")
     originals = ("Up_ResidualBlock", "Down_ResidualBlock")
-    expect(name in (*levels, *originals), "is no block known here", block)
+    expect_kind(block, *levels, *originals)
     return level(build, x, block, first_chunk)
 
 
@@ -109,7 +112,7 @@ def level(build: Builder, x: Value, block: nn.Module, first_chunk: bool) -> Valu
 
 def residual(build: Builder, x: Value, block: nn.Module) -> Value:
     """Two normalised causal convolutions beside a shortcut."""
-    expect(kind(block) == "ResidualBlock", "is no residual block known here", block)
+    expect_kind(block, "ResidualBlock")
     build.enter(block)
     if hasattr(block, "residual"):
         build.enter(inner(block, "residual"))
@@ -129,7 +132,10 @@ def residual(build: Builder, x: Value, block: nn.Module) -> Value:
 
 def attend(build: Builder, x: Value, block: nn.Module) -> Value:
     """Attention with one head over the plane of each frame."""
-    expect(kind(block) == "AttentionBlock", "is no attention known here", block)
+    expect_kind(block, "AttentionBlock")
+    function = getattr(block, "optimized_attention", None)
+    known = function is None or is_known_function(function)
+    expect(known, f"attends by {function}, which this hook does not know", block)
     step = attention_qkv(block, x, build.fresh)
     build.seen.update(inner(block, name) for name in ("to_qkv", "proj", "norm"))
     return build.attend(x, block, step)

@@ -35,13 +35,15 @@ class Reach(NamedTuple):
 
 @dataclass(frozen=True)
 class Window:
-    """Nearest upsampling by ``up``, then a kernel with a stride and zero padding."""
+    """Nearest upsampling by ``up``, then a kernel with a stride and padding."""
 
     kernel: int = 1
     stride: int = 1
     before: int = 0
     after: int = 0
     up: int = 1
+    wrap: bool = False
+    """Whether the padding is circular: taken from the other side of the plane."""
 
     @property
     def local(self) -> bool:
@@ -60,6 +62,24 @@ class Window:
         source = Span(low // self.up, -(-high // self.up))
         crop = Span(low - source.start * self.up, high - source.start * self.up)
         return Reach(source, crop, (low - first, last - high))
+
+    def seen(self, out: Span, size: int) -> list[Span]:
+        """The spans of the upsampled plane that ``out`` depends on, in the order of the kernel.
+
+        One, clipped to the plane; where the padding is circular, one for each crossing of a border.
+        """
+        whole = size * self.up
+        first = out.start * self.stride - self.before
+        last = (out.stop - 1) * self.stride - self.before + self.kernel
+        if not self.wrap:
+            return [Span(max(first, 0), min(last, whole))]
+        spans = []
+        while first < last:
+            turn = first // whole * whole
+            stop = min(last, turn + whole)
+            spans.append(Span(first - turn, stop - turn))
+            first = stop
+        return spans
 
     def ready(self, have: int, size: int) -> int:
         """How many outputs the first ``have`` inputs determine."""

@@ -73,7 +73,8 @@ class Tiles:
     def __init__(self) -> None:
         self.count = 0
 
-    def __call__(self, done: int) -> None:
+    def __call__(self, done: int, total: int) -> None:
+        assert done <= total
         self.count = max(self.count, done)
 
 

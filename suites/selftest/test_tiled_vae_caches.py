@@ -73,7 +73,7 @@ class Stream:
             if not tiled:
                 return self.net(chunk, self.cache, index, **extra), index[0]
             tiles: list[int] = []
-            with tiling(self.net, self.name, progress=tiles.append) as hook:
+            with tiling(self.net, self.name, progress=lambda done, _: tiles.append(done)) as hook:
                 out = self.net(chunk, self.cache, index, **extra)
             assert not hook.reasons
             assert len(tiles) > 4
@@ -205,7 +205,7 @@ def test_a_call_that_fails_leaves_the_cache_as_it_was():
     stream.send(first, tiled=False)
     before, index = list(stream.cache), [0]
 
-    def stop(done: int) -> None:
+    def stop(done: int, total: int) -> None:
         if done == 3:
             raise KeyboardInterrupt
 

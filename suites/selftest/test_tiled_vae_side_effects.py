@@ -214,7 +214,7 @@ def test_the_input_is_not_written_to_and_nothing_is_kept_alive():
 def test_device_memory_is_free_afterwards_and_after_an_interrupt(family):
     vae = build(family, "mock")
 
-    def stop(done: int) -> None:
+    def stop(done: int, total: int) -> None:
         if done == 5:
             raise KeyboardInterrupt
 
@@ -234,7 +234,7 @@ def test_device_memory_is_free_afterwards_and_after_an_interrupt(family):
 def test_the_vae_is_as_before_after_an_exception():
     vae = vae_of("sd")
 
-    def stop(done: int) -> None:
+    def stop(done: int, total: int) -> None:
         raise RuntimeError(f"stop after {done}")
 
     with (
@@ -424,7 +424,11 @@ def test_a_budget_shrinks_the_tiles_of_a_quadtree_too():
     counts = []
     for budget in (40 << 20, 4 << 20):
         tiles: list[int] = []
-        settings = {"max_vram": budget, "use_quadtree": True, "progress": tiles.append}
+        settings = {
+            "max_vram": budget,
+            "use_quadtree": True,
+            "progress": lambda done, _, tiles=tiles: tiles.append(done),
+        }
         with torch.no_grad(), tiling(vae_of("sd").decoder, None, **settings) as hook:
             vae_of("sd").decoder(latent("sd", 16, 16))
         assert not hook.reasons

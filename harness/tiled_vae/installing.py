@@ -1,0 +1,244 @@
+"""Puts hooks on the coders of a VAE for a time, on behalf of several threads."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import TilingError, UnknownCoderError
+from .hook import VAEHook
+from .progress import told
+from .translate import translate
+
+logger = logging.getLogger(__name__)
+
+ENCODE, DECODE = "encode", "decode"
+"""Methods of a VAE, after which its coders are named ``encoder`` and ``decoder``."""
+
+FORWARDS = ("forward", "original_forward")
+
+_lock = threading.RLock()
+
+
+class Installed:
+    """The hooks of one open context, and the thread that opened it."""
+
+    def __init__(self, holder: Any, tile_size: int | None, settings: dict[str, Any]) -> None:
+        self.holder = holder
+        self.tile_size = tile_size
+        self.settings = settings
+        self.thread = threading.get_ident()
+        self.hooks: dict[nn.Module, VAEHook] = {}
+
+    def install(self, name: str) -> None:
+        """Tile one direction of the VAE. Raises `TilingError` where this thread does already."""
+        net = coder_of(self.holder, name)
+        method = getattr(self.holder, name, None)
+        if net is not None:
+            self.hook_on(net, name)
+        elif method is not None:
+            logger.warning(
+                "%s.%s runs untiled: there is no %sr", type(self.holder).__name__, name, name
+            )
+        if net is None or not callable(method) or not hasattr(self.holder, "__dict__"):
+            return
+        with _lock:
+            door = self.holder.__dict__.get(name)
+            door = door if isinstance(door, Door) else Door(self.holder, name)
+            door.contexts.append(self)
+
+    def hook_on(self, net: nn.Module, name: str) -> VAEHook:
+        """The hook on a coder, which is put there if there is none yet."""
+        with _lock:
+            if net in self.hooks:
+                return self.hooks[net]
+            switch = net.__dict__.get("forward")
+            mine = isinstance(switch, Switch) and self.thread in [c.thread for c in switch.contexts]
+            if mine or isinstance(switch, VAEHook):
+                raise TilingError(f"this {type(net).__name__} is tiled already")
+            hook = self.hooks[net] = self.made(net, name)
+            if not isinstance(switch, Switch):
+                switch = Switch(net)
+            switch.contexts.append(self)
+            return hook
+
+    def made(self, net: nn.Module, name: str) -> VAEHook:
+        """The hook for a coder, with sizes in pixels of its input."""
+        unit = ratio_of(net) if name == DECODE else 1
+        sizes = {"tile_size": self.tile_size, "min_tile_size": self.settings.get("min_tile_size")}
+        scaled = {
+            key: None if size is None else max(size // unit, 1) for key, size in sizes.items()
+        }
+        return VAEHook(net, is_decoder=name == DECODE, **{**self.settings, **scaled})
+
+    def remove(self) -> None:
+        """Take everything off that this context has put on."""
+        with _lock:
+            for name in (ENCODE, DECODE):
+                door = getattr(self.holder, "__dict__", {}).get(name)
+                if isinstance(door, Door):
+                    door.leave(self)
+            for net in self.hooks:
+                switch = net.__dict__.get("forward")
+                if isinstance(switch, Switch):
+                    switch.leave(self)
+            self.hooks = {}
+
+
+class Switch:
+    """In the place of a coder's forward: leads each thread to the hook of its own context."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+        self.contexts: list[Installed] = []
+        self.before = {name: net.__dict__.get(name) for name in FORWARDS}
+        self.original: Callable[..., Any] = net.forward
+        net.__dict__["original_forward"] = self.original
+        net.__dict__["forward"] = self
+
+    def leave(self, context: Installed) -> None:
+        """A context ends; the last one puts back what was there."""
+        if context in self.contexts:
+            self.contexts.remove(context)
+        if self.contexts:
+            return
+        for name, value in self.before.items():
+            if value is None:
+                self.net.__dict__.pop(name, None)
+            else:
+                self.net.__dict__[name] = value
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the coder's own forward would return for the same arguments."""
+        if torch.compiler.is_dynamo_compiling():
+            return self.run_apart(*args, **kwargs)
+        return self.run(*args, **kwargs)
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Run by the hook of this thread's context."""
+        context = context_here(self.contexts)
+        hook = None if context is None else context.hooks.get(self.net)
+        return (hook or self.original)(*args, **kwargs)
+
+    run_apart = torch._disable_dynamo(run)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy of the coder is not tiled."""
+        return copy.deepcopy(self.original, memo)
+
+
+class Door:
+    """In the place of a VAE's ``encode`` or ``decode``: sees to it that its coder is tiled.
+
+    Even if the coder is a new one, or the VAE's own tiling is switched on meanwhile.
+    """
+
+    def __init__(self, holder: Any, name: str) -> None:
+        self.holder = holder
+        self.name = name
+        self.contexts: list[Installed] = []
+        self.before = holder.__dict__.get(name)
+        self.original: Callable[..., Any] = getattr(holder, name)
+        functools.update_wrapper(self, self.original, updated=())
+        self.blends = blends(holder)
+        if self.blends:
+            holder.use_tiling = False
+        holder.__dict__[name] = self
+
+    def leave(self, context: Installed) -> None:
+        """A context ends; the last one leaves the VAE as it was."""
+        if context in self.contexts:
+            self.contexts.remove(context)
+        if self.contexts:
+            return
+        if self.before is None:
+            del self.holder.__dict__[self.name]
+        else:
+            self.holder.__dict__[self.name] = self.before
+        if self.blends:
+            self.holder.use_tiling = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Encode or decode."""
+        if torch.compiler.is_dynamo_compiling():
+            return self.run_apart(*args, **kwargs)
+        return self.run(*args, **kwargs)
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Encode or decode, with this thread's hook on the coder that the VAE has now."""
+        context = context_here(self.contexts)
+        net = coder_of(self.holder, self.name)
+        if context is None or net is None:
+            return self.original(*args, **kwargs)
+        hook = context.hook_on(net, self.name)
+        blending = blends(self.holder)
+        if blending:
+            self.holder.use_tiling = False
+        try:
+            x = next((each for each in (*args, *kwargs.values()) if hasattr(each, "shape")), None)
+            with told(hook.progress, calls_of(self.holder, self.name, x)) as hook.over_calls:
+                return self.original(*args, **kwargs)
+        finally:
+            hook.over_calls = None
+            if blending:
+                self.holder.use_tiling = True
+
+    run_apart = torch._disable_dynamo(run)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy of the VAE is not tiled."""
+        return copy.deepcopy(self.original, memo)
+
+
+def context_here(contexts: list[Installed]) -> Installed | None:
+    """The context of this thread, or else the newest."""
+    mine = [context for context in contexts if context.thread == threading.get_ident()]
+    return next(reversed(mine or contexts), None)
+
+
+def blends(holder: Any) -> bool:
+    """Whether a VAE's own tiling, which blends, is switched on."""
+    return getattr(holder, "use_tiling", None) is True
+
+
+def calls_of(holder: Any, name: str, x: Any) -> int:
+    """How often a VAE of diffusers calls its coder for ``x``.
+
+    Once for each chunk of a clip (one frame, then four image frames or one latent frame each), and
+    all that for each item of a batch if it slices batches.
+    """
+    shape = tuple(getattr(x, "shape", ()))
+    slices = shape[0] if shape and getattr(holder, "use_slicing", False) is True else 1
+    if len(shape) != 5 or not hasattr(holder, "clear_cache"):
+        return slices
+    chunks = shape[2] if name == DECODE else 1 + (shape[2] - 1) // 4
+    return slices * chunks
+
+
+def coder_of(holder: Any, name: str) -> nn.Module | None:
+    """The encoder or decoder of a VAE, without what ``torch.compile`` or ``DataParallel`` wrap."""
+    net = getattr(holder, f"{name}r", None)
+    while isinstance(net, nn.Module):
+        within = net._modules.get("_orig_mod")
+        if within is None and isinstance(net, nn.DataParallel) and len(net.device_ids) < 2:
+            within = net.module
+        if within is None:
+            return net
+        net = within
+    return None
+
+
+def ratio_of(decoder: nn.Module) -> int:
+    """Image pixels per latent pixel of a decoder; 8 where its layout is unknown."""
+    try:
+        program = translate(decoder, is_decoder=True)
+    except UnknownCoderError:
+        return 8
+    return round(program.levels[-1]) * program.patch
