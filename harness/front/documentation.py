@@ -48,6 +48,9 @@ API = {
     "Errors": ("front.api.HookFailureError", "errors.UsageError", "errors.StoppedError"),
 }
 
+CALLED_BY_HOSTS = frozenset({"tiled_vae.VAEHook"})
+"""Classes whose own description says all that their users need."""
+
 
 def build(root: Path, out: Path) -> None:
     """Build the pages of the repository ``root`` into the folder ``out``, which is replaced.
@@ -100,7 +103,10 @@ def _api() -> Iterator[str]:
     for title, names in API.items():
         yield from (f"## {title}", "")
         for name in names:
-            yield from (f"::: vae_compat.{name}", "")
+            yield f"::: vae_compat.{name}"
+            if name in CALLED_BY_HOSTS:
+                yield from ("    options:", "      members: false")
+            yield ""
 
 
 def _checks() -> Iterator[str]:
@@ -206,6 +212,7 @@ def _settings(folder: Path, out: Path, sources: Path) -> dict[str, Any]:
         "show_root_heading": True,
         "show_root_full_path": False,
         "show_root_toc_entry": True,
+        "merge_init_into_class": True,
         "heading_level": 3,
         "signature_crossrefs": True,
         "filters": ["!^_"],

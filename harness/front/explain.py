@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import inspect
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
@@ -162,7 +163,7 @@ def explain(word: str) -> str:
     raise UsageError(f"'{word}' is no word of a report, and no case id{closest(word, known)}")
 
 
-def words() -> dict[str, dict[str, str]]:
+def words() -> dict[str, Mapping[str, str]]:
     """For each kind of word its words, with what they mean."""
     return {
         "check": check_docs(),
@@ -180,7 +181,7 @@ def words() -> dict[str, dict[str, str]]:
 
 def _statuses() -> dict[str, str]:
     """Each status, and its mark in the table."""
-    docs = member_docs(Outcome)
+    docs = dict(member_docs(Outcome))
     return docs | {
         mark: f"{docs[status]} (status {status})"
         for status, mark in MARKS.items()
@@ -197,7 +198,8 @@ def closest(word: str, known: Iterable[str]) -> str:
     return f": give one of {', '.join(words)}"
 
 
-def check_docs() -> dict[str, str]:
+@functools.cache
+def check_docs() -> Mapping[str, str]:
     """Names of the checks with their docstrings, in the order of the source.
 
     Read from the source and not imported: the checks import torch, which takes seconds.
@@ -222,7 +224,8 @@ def _declares(decorator: ast.expr) -> bool:
     return False
 
 
-def member_docs(words: type[StrEnum]) -> dict[str, str]:
+@functools.cache
+def member_docs(words: type[StrEnum]) -> Mapping[str, str]:
     """The words of an enumeration with the docstring under each of them in the source."""
     (owner,) = ast.parse(inspect.getsource(words)).body
     assert isinstance(owner, ast.ClassDef)

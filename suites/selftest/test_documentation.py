@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -14,13 +16,18 @@ from vae_compat.contracts.cases import Mechanism, Scenario
 from vae_compat.contracts.finding import Grade, Phase
 from vae_compat.errors import UsageError
 from vae_compat.front import cli, documentation, explain
+from vae_compat.front.options import SECONDS
+from vae_compat.front.parametrizing import REPORT
+from vae_compat.isolation.limits import TIMES_UNTILED
 from vae_compat.judge import Outcome
 from vae_compat.reports.digest import MARKS
 from vae_compat.reports.html.page import COSTS
 from vae_compat.reports.schema import NAMES, stored
+from vae_compat.subject.profile import load_profile
 from vae_compat.subject.schema import _Claims
 
 ROOT = Path(__file__).parents[2]
+NOX = (ROOT / "noxfile.py").read_text(encoding="utf-8")
 HEADS = {
     *COSTS.values(),
     *("outcome", "case", "grade", "PSNR", "VRAM", "FLOPs", "repeat", "where"),
@@ -65,6 +72,63 @@ def test_pages_name_all_there_is() -> None:
 def test_a_folder_that_is_no_checkout_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"there is no README\.md"):
         documentation.build(tmp_path, tmp_path / "out")
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """Every line of README that calls the command, in words."""
+    lines = "\n".join(blocks("sh")).splitlines()
+    told = [shlex.split(line, comments=True) for line in lines]
+    return [words for words in told if words[:1] == ["vae-compat"]]
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_what_readme_says_to_type_is_understood(words: list[str]) -> None:
+    cli.parser().parse_args(words[1:])
+
+
+def test_every_session_that_is_named_is_there() -> None:
+    made = {
+        name.replace("_", "-") for name in re.findall(r"^def (\w+)\(session", NOX, re.MULTILINE)
+    }
+    text = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    told = [re.findall(r"[\w-]+", some) for some in re.findall(r"nox -s ((?:[\w-]+ ?)+)", text)]
+    named = {words[0] for words in told}
+    assert {"compat", "tests", "docs"} <= named
+    assert named <= made
+
+
+def test_options_that_readme_names_are_there() -> None:
+    known = {word for parser in cli.commands().values() for word in parser.format_help().split()}
+    known = {word.strip("[],").partition("=")[0] for word in known}
+    options = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", README))
+    elsewhere = {REPORT, "--counts-alone", "--published", "--recorded", "--accept", "--last"}
+    assert len(options) > 15
+    assert options - elsewhere <= known
+
+
+def test_the_profile_in_readme_is_a_profile(tmp_path: Path) -> None:
+    first, *more = blocks("toml")
+    file = tmp_path / "vae-compat.toml"
+    file.write_text(first + "".join(more), encoding="utf-8")
+    found = load_profile(file)
+    assert found.known_failures
+    assert found.claims.bounds is not None
+
+
+def test_code_and_facts_in_readme_are_right() -> None:
+    for block in blocks("python"):
+        compile(block, "README.md", "exec")
+    assert f"A call may take {SECONDS:.0f} s of CPU time, or {TIMES_UNTILED:.0f} times" in README
+    for name in ("ratio", "band_rms", "interior_rms", "area_share"):
+        assert name in METRICS
+        assert f"`{name}`" in README
 
 
 class Page(HTMLParser):

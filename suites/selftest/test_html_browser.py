@@ -20,6 +20,8 @@ playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 GROUPS = ".group:visible"
 ROWS = "#all-cases tbody tr:visible"
+PATIENCE = 180_000
+"""Milliseconds: a busy machine starts a browser slowly."""
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,9 @@ def browser() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine")
     with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        opened = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE
+        )
         yield opened
         opened.close()
 
@@ -42,6 +46,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page(browser: Any, file: Path) -> Iterator[Any]:
     """The page, which must end without a complaint."""
     opened = browser.new_page()
+    opened.set_default_timeout(PATIENCE)
     said: list[str] = []
     opened.on("console", lambda message: said.append(message.text))
     opened.on("pageerror", lambda error: said.append(str(error)))
@@ -54,6 +59,23 @@ def page(browser: Any, file: Path) -> Iterator[Any]:
 def test_nothing_is_wider_than_a_phone(page: Any) -> None:
     page.set_viewport_size({"width": 360, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(page: Any, scheme: str) -> None:
+    """Contrast, labels, roles, order of headings: what axe knows, with everything unfolded."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page.emulate_media(color_scheme=scheme)
+    page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
+    found = axe.run(page).response
+    serious = [
+        (each["id"], node["html"])
+        for each in found["violations"]
+        for node in each["nodes"]
+        if each["impact"] in ("serious", "critical")
+    ]
+    assert serious == []
+    assert len(found["passes"]) > 20
 
 
 def test_pictures_are_shown(page: Any) -> None:
