@@ -165,14 +165,18 @@ def generate(
     full: bool = False,
     unclaimed_modes: Iterable[Mode] = (),
     families: Collection[str] | None = None,
+    in_ranks: bool = False,
 ) -> tuple[Case, ...]:
     """All cases of a profile, claimed and unclaimed, each once, in a fixed order.
 
     ``dtypes`` are those of the device. ``unclaimed_modes`` are modes that the hook can be asked
     for but doesn't claim; with every family and direction that is not claimed they become one
     case each, in which the hook must refuse or fall back. ``families`` are those that can be
-    built, by default with the installed diffusers.
+    built, by default with the installed diffusers. ``in_ranks``: several processes share the work,
+    which one GPU cannot show, and no scenario is made for.
     """
+    if in_ranks and device == "cuda":
+        return ()
     built = installed_families() if families is None else families
     cells = [
         (family, direction, mode)
@@ -183,7 +187,7 @@ def generate(
     asked = {Mode(mode) for mode in claims.modes} | set(unclaimed_modes) or {Mode.EXACT}
     refusals = [cell for cell in cells if cell not in claimed and cell[2] in asked]
     ordered = tuple(sorted(dtypes, key=_DTYPE_ORDER.index))
-    span = _Span(layout, device, ordered, tuple(claimed), full, _usages(claims))
+    span = _Span(layout, device, ordered, tuple(claimed), full, _usages(claims), in_ranks)
     refused = (span.case(cell, SIZES["ragged"]) for cell in refusals)
     return tuple(dict.fromkeys(chain(span.all(), refused)))
 
@@ -224,12 +228,15 @@ class _Span:
     """Families, directions and modes that are claimed."""
     full: bool
     usages_claimed: tuple[tuple[Scenario, Geometry, str], ...]
+    in_ranks: bool = False
 
     def all(self) -> Iterator[Case]:
         """All cases to run, some of them more than once."""
         yield from self.mock()
         yield from self.real()
         yield from self.probes()
+        if self.in_ranks:
+            return
         yield from self.scenarios()
         if (
             self.device == "sim"

@@ -86,12 +86,13 @@ def several_frames(case: Case, _promise: Promise) -> bool:
 
 
 @condition
-def one_tile(case: Case, _promise: Promise) -> bool:
+def one_tile(case: Case, promise: Promise) -> bool:
     """The plane fits one tile and the mode uses one.
 
-    Quadtrees may cut below the tile, and estimating modes may look at the plane twice.
+    Quadtrees may cut below the tile, and estimating modes may look at the plane twice. Ranks cut
+    every plane.
     """
-    return case.fits_one_tile and case.mode is Mode.EXACT
+    return case.fits_one_tile and case.mode is Mode.EXACT and not promise.in_ranks
 
 
 @condition

@@ -55,6 +55,11 @@ class Promise:
     """Along which sides of a plane it cuts: ``both``, ``height`` or ``width``."""
 
     @property
+    def in_ranks(self) -> bool:
+        """Whether several processes share the work of a case."""
+        return self.kind == "ranks"
+
+    @property
     def tiles_when_short(self) -> bool:
         """Whether the hook tiles only where untiled does not fit."""
         return self.when == "memory"

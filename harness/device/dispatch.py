@@ -151,6 +151,7 @@ def unwrapper(func: Any) -> Unwrap:
     listed = tuple(
         i for i, kind in enumerate(kinds) if kind in ("List[Tensor]", "List[Optional[Tensor]]")
     )
+    nested = tuple(i for i, kind in enumerate(kinds) if kind == "List[List[Tensor]]")
     is_convolution = "convolution" in func._schema.name
 
     def unwrap(args: Args, kwargs: Kwargs) -> tuple[list[Any], Kwargs, SimTensor | None]:
@@ -180,6 +181,9 @@ def unwrapper(func: Any) -> Unwrap:
                     host = arg
                 parts.append(arg)
             inner[i] = parts
+        for i in nested:  # collectives alone have them, and write to them in place
+            if i < count:
+                inner[i] = [[getattr(part, "_inner", part) for part in row] for row in inner[i]]
         if kwargs:
             plain = {}
             for name, arg in kwargs.items():

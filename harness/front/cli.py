@@ -24,6 +24,7 @@ MOST_SECONDS = 1_000_000
 """Of a case; timers of the system take no much longer."""
 DEVICES = tuple(map(str, Device))
 TIERS = tuple(map(str, Tier))
+KINDS = ("forward", "vae", "function", "ranks")
 HISTORY = Path("reports/out/history")
 _OF_A_RUN = "its folder, results.json or records.jsonl"
 
@@ -216,7 +217,7 @@ class _Version(argparse.Action):
 def _add_init(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--hook", metavar="FILE_OR_MODULE:ATTRIBUTE", help="the hook (asked for on a terminal)")
-    add("--kind", choices=["forward", "vae", "function"], help="of the hook (default: what fits)")
+    add("--kind", choices=KINDS, help="of the hook (default: what fits)")
     add(
         "--layout",
         choices=tuple(map(str, Layout)),
@@ -259,7 +260,7 @@ def _add_subject(parser: argparse.ArgumentParser) -> None:
         + ")",
     )
     add("--hook", metavar="FILE_OR_MODULE:ATTRIBUTE", help="the hook itself, without a profile")
-    add("--kind", choices=["forward", "vae", "function"], help="of --hook (default: forward)")
+    add("--kind", choices=KINDS, help="of --hook (default: forward)")
     add(
         "--layout",
         choices=tuple(map(str, Layout)),

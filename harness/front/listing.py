@@ -49,6 +49,7 @@ def cases_of(
     With ``anywhere`` that of every family, whether it can be built here or not.
     """
     from vae_compat.device import open_device
+    from vae_compat.subject.profile import Kind
 
     profile = under_test.profile
     return generate(
@@ -59,6 +60,7 @@ def cases_of(
         full=full,
         unclaimed_modes=under_test.facts.offered_modes,
         families=FAMILIES.keys() if anywhere else None,
+        in_ranks=profile.hook.kind is Kind.RANKS,
     )
 
 

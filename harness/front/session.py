@@ -37,7 +37,7 @@ from vae_compat.scenarios.case_runner import CaseRunner, Subject
 from vae_compat.scenarios.runners import InRunners, Runners
 from vae_compat.subject.describing import described, loading_of
 from vae_compat.subject.messages import Loading
-from vae_compat.subject.profile import KnownFailure, Profile
+from vae_compat.subject.profile import Kind, KnownFailure, Profile
 from vae_compat.text import printable
 
 
@@ -113,6 +113,7 @@ class Run:
                 device.dtypes,
                 full=options.whole_matrix,
                 unclaimed_modes=offered,
+                in_ranks=profile.hook.kind is Kind.RANKS,
             )
             cases[subject.name] = tuple(filter(options.selection.admits, whole))
         if options.case is not None:

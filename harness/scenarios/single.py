@@ -16,12 +16,15 @@ from vae_compat.measure.placing import live_bytes
 from vae_compat.measure.plain import on_host
 from vae_compat.scenarios.conventions import perform_conventions
 from vae_compat.scenarios.performed import Called, WholePerformed
+from vae_compat.scenarios.ranks import perform_in_ranks
 from vae_compat.scenarios.stage import Player, Stage
 from vae_compat.scenarios.timing import perform_timing
 
 
 def perform_whole(stage: Stage, *, every_way: bool) -> WholePerformed:
     """Call the hook once under meters, and in every convention in use where that is asked for."""
+    if stage.promise.in_ranks:
+        return WholePerformed(whole=perform_in_ranks(stage, perform_call))
     whole = perform_call(stage)
     hung = whole.failure is not None and whole.failure.hung
     conventions = perform_conventions(stage) if every_way and not hung else None

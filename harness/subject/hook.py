@@ -204,6 +204,7 @@ class Fitting:
                 Kind.FORWARD: self._forward,
                 Kind.VAE: self._whole_vae,
                 Kind.FUNCTION: self._function,
+                Kind.RANKS: self._whole_vae,
             }[self._hook.kind]
             self._run = put_on(entry, stack)
             self._stack = stack.pop_all()

@@ -30,6 +30,8 @@ class Kind(StrEnum):
     FORWARD = "forward"
     VAE = "vae"
     FUNCTION = "function"
+    RANKS = "ranks"
+    """Like ``vae``, in each of several processes that share one VAE's work."""
 
 
 class Axes(StrEnum):
@@ -106,6 +108,7 @@ Setting = Literal[
     "content_threshold",
     "max_depth",
     "min_tile_size",
+    "group",
 ]
 """A keyword of the contract with which hooks are built, besides the coder."""
 

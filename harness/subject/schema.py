@@ -50,7 +50,7 @@ class _Table(BaseModel):
 class _Hook(_Table):
     name: _Name
     entry: _Text
-    kind: Literal["forward", "vae", "function"]
+    kind: Literal["forward", "vae", "function", "ranks"]
     layout: Literal["diffusers", "ldm", "wan"]
     host: _Text | None = None
     settings: dict[Setting, _Text] = Field(default_factory=dict)

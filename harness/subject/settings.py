@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -18,6 +19,9 @@ KEYWORDS: tuple[str, ...] = ("net", *get_args(Setting))
 
 TUNING = frozenset({"tile_size", "tile_overlap", "content_threshold", "max_depth", "min_tile_size"})
 """Keywords that a user may leave to the hook. The others say what is to be done, and where."""
+
+GROUP: ContextVar[Any] = ContextVar("group", default=None)
+"""The process group of a hook of kind ``ranks``, in each of its processes."""
 
 CONTENT_THRESHOLD = 0.03
 MAX_DEPTH = 4
@@ -68,11 +72,11 @@ def read_signature(spec: HookSpec, entry: Any) -> Signature:
             f"{spec.entry} is {type(entry).__name__}, which cannot be called; "
             f"name the class or function that makes the hook."
         )
-    if spec.kind is Kind.VAE and inspect.isclass(entry):
+    if spec.kind in (Kind.VAE, Kind.RANKS) and inspect.isclass(entry):
         raise UsageError(
-            f"{spec.entry} is a class, and a hook of kind 'vae' is a function that switches tiling "
-            f"on and returns the function that undoes it; say kind 'forward' if the class takes "
-            f"the place of a coder's forward."
+            f"{spec.entry} is a class, and a hook of kind {str(spec.kind)!r} is a function that "
+            f"switches tiling on and returns the function that undoes it; say kind 'forward' if "
+            f"the class takes the place of a coder's forward."
         )
     try:
         parameters = list(inspect.signature(entry).parameters.values())
@@ -81,7 +85,12 @@ def read_signature(spec: HookSpec, entry: Any) -> Signature:
             f"the signature of {spec.entry} cannot be read; give a plain class or function."
         ) from None
     names = tuple(parameter.name for parameter in parameters)
-    leading = {Kind.FORWARD: (), Kind.VAE: ("vae",), Kind.FUNCTION: ("vae", "x", "direction")}
+    leading = {
+        Kind.FORWARD: (),
+        Kind.VAE: ("vae",),
+        Kind.FUNCTION: ("vae", "x", "direction"),
+        Kind.RANKS: ("vae",),
+    }
     parameters = _without_leading(spec, parameters, leading[spec.kind])
     parameters = _renamed(spec, parameters)
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -222,4 +231,5 @@ def settings_for(
         "content_threshold": own.get("content_threshold", CONTENT_THRESHOLD),
         "max_depth": own.get("max_depth", MAX_DEPTH),
         "min_tile_size": max(1, case.tile // 2) * unit,
+        "group": GROUP.get(),
     }

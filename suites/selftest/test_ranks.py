@@ -1,0 +1,128 @@
+"""Hooks of kind ``ranks``: several processes share a call, and one verdict is made of all."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from vae_compat.contracts.cases import Case, Scale
+from vae_compat.contracts.promise import Promise
+from vae_compat.device.meter import Convolution, Reading
+from vae_compat.errors import UsageError
+from vae_compat.fixtures.specimens import SPECIMENS
+from vae_compat.front.explain import parse_case
+from vae_compat.measure.failing import failure_of
+from vae_compat.scenarios.performed import Called
+from vae_compat.scenarios.ranks import Ranked, merged, perform_in_ranks, ranks_for
+from vae_compat.scenarios.stage import Stage
+from vae_compat.subject.profile import profile_from_flags
+from vae_compat.subject.settings import GROUP
+from vae_compat.suites.mutation.trial import is_cause, is_wrong, judged, prepared, profile_of
+from vae_compat.suites.selftest.measure_fakes import CASE, FakeHook, TinyModels, a_case, by_tiles
+
+ODD = a_case(height=23, width=16)
+"""For ranks 1 to 3 of four processes."""
+
+
+def stage(case: Case) -> Stage:
+    promise = Promise(kind="ranks")
+    return Stage(case, promise, FakeHook(by_tiles), TinyModels(torch.zeros(1)), 20)
+
+
+def called(value: float = 0.0, *, peak: int = 300, live: int = 100, flops: int = 10) -> Called:
+    reading = Reading(
+        peak_bytes=peak,
+        live_before=100,
+        live_after=live,
+        flops=flops,
+        convolutions={Convolution((8, 8, 3, 3), (10, 20)): 2},
+    )
+    return Called(returned="Tensor", output=torch.full((2, 2), value), reading=reading)
+
+
+def test_sizes_meet_two_ranks_and_three_in_a_group_that_does_not_begin_with_the_first() -> None:
+    assert (ranks_for(CASE).count, ranks_for(CASE).spare) == (2, 0)
+    assert (ranks_for(ODD).count, ranks_for(ODD).spare, ranks_for(ODD).world) == (3, 1, 4)
+
+
+def test_every_rank_has_its_own_place_in_the_group() -> None:
+    def perform(_stage: Stage) -> Called:
+        group = GROUP.get()
+        rank = dist.get_rank(group)
+        told = torch.tensor([1.0])
+        dist.all_reduce(told, group=group)
+        size = dist.get_world_size(group)
+        return called(peak=rank) if told.item() == size else called(-1.0)
+
+    made = perform_in_ranks(stage(ODD), perform)
+    assert made.failure is None
+    assert made.output is not None
+    assert made.output.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    assert made.reading.peak_bytes == 2
+    assert GROUP.get() is None
+    assert not dist.is_initialized()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_rank_raises_is_the_failure_and_a_rank_that_dies_is_told() -> None:
+    def raises(_stage: Stage) -> Called:
+        if dist.get_rank(GROUP.get()) == 1:
+            return Called(failure=failure_of(ValueError("no rows for me"), "run", 1.0))
+        dist.barrier(GROUP.get())
+        return called()
+
+    failure = perform_in_ranks(stage(CASE), raises).failure
+    assert failure is not None
+    assert (failure.kind, failure.message) == ("ValueError", "no rows for me")
+
+    def dies(_stage: Stage) -> Called:
+        if dist.get_rank(GROUP.get()) == 1:
+            os._exit(1)
+        return called()
+
+    failure = perform_in_ranks(stage(CASE), dies).failure
+    assert failure is not None
+    assert failure.message == "rank 1 died"
+
+
+def test_peaks_are_those_of_the_worst_rank_and_all_convolutions_count() -> None:
+    ours = [called(peak=300), called(peak=500, flops=30), called(live=104)]
+    reading = merged([Ranked(one, 0.0) for one in ours]).reading
+    assert (reading.peak_bytes, reading.live_after, reading.flops) == (500, 104, 30)
+    assert reading.convolutions == {Convolution((8, 8, 3, 3), (10, 20)): 6}
+
+
+def test_a_rank_whose_result_differs_is_the_one_that_is_judged() -> None:
+    made = merged([Ranked(called(), 0.0), Ranked(called(1.0), 0.0)])
+    assert made.output is not None
+    assert made.output[0, 0] == 1.0
+    none = merged([Ranked(called(), 0.0), Ranked(replace(called(), output=None), 0.0)])
+    assert none.output is None
+
+
+def test_a_profile_of_kind_ranks_has_single_calls_alone_and_its_entry_is_given_the_group() -> None:
+    entry = SPECIMENS["rows-in-ranks"].entry
+    profile = profile_from_flags(entry, "ranks", families=["sd"], modes=["exact"])
+    assert profile.promise(CASE).in_ranks
+    assert str(profile.hook.layout) == "diffusers"
+    with pytest.raises(UsageError, match="did you mean 'ranks'"):
+        profile_from_flags(entry, "rank", families=["sd"], modes=["exact"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rows-in-ranks", "swaps-rows", "drops-rest"])
+def test_rows_of_each_rank_make_the_picture_or_are_found_out(name: str, tmp_path: Path) -> None:
+    specimen = SPECIMENS[name]
+    run = prepared([profile_of(specimen)], tmp_path)
+    cases = run.cases[name]
+    assert {case.scenario for case in cases} == {None}
+    assert {case.scale for case in cases} == {Scale.MOCK, Scale.PROBE}
+    shown = specimen.shows_on or "sd-mock-diffusers-encode-exact-17x17t16-b1-f1-float32-sim"
+    records, _ = judged(run, name, parse_case(shown))
+    causes = {record.check for record in records if is_wrong(record) and is_cause(record)}
+    assert specimen.killed_by in causes if specimen.killed_by else causes == set()
