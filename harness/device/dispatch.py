@@ -381,6 +381,7 @@ def _creating(accelerator: Accelerator, func: Any) -> Rule:
     op = func._op
     unwrap = unwrapper(func)
     by_storage = "empty_strided" in func._schema.name
+    fills = not func._schema.name.startswith(("aten::empty", "aten::new_empty"))
     record = recorder(ledger, func)
     host = ledger.host
 
@@ -399,6 +400,8 @@ def _creating(accelerator: Accelerator, func: Any) -> Rule:
         out = op(*inner, **plain)
         if not on_device:
             host.register(out)
+            if fills:
+                host.first_touched(out, out.nbytes, shared=True)
             return out
         nbytes = out.untyped_storage().nbytes() if by_storage else out.nbytes
         result = wrap(out, ledger.allocate(nbytes))

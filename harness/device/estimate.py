@@ -71,6 +71,7 @@ class Gpu:
     wait_latency: float
     host_memory: float
     fresh_pages: float
+    fresh_pages_shared: float
     collection: float
     cache_clear: float
 
@@ -237,7 +238,9 @@ class _Clocks:
         self._busy("work of the host", kind.nbytes / self.gpu.host_memory)
 
     def _touch(self, kind: HostAllocation) -> None:
-        self._busy("fresh host memory", kind.nbytes / self.gpu.fresh_pages)
+        gpu = self.gpu
+        rate = gpu.fresh_pages_shared if kind.shared else gpu.fresh_pages
+        self._busy("fresh host memory", kind.nbytes / rate)
 
     def _collect(self, _: Collected) -> None:
         self._busy("gc.collect", self.gpu.collection)

@@ -26,6 +26,22 @@ _DRIVER_VERSION = re.compile(r"\b\d{3,}\.\d+(\.\d+)?\b")
 """As in ``NVIDIA UNIX x86_64 Kernel Module  580.65.06``: no other number there is as long."""
 
 
+MIXED = "a mix of PyTorch's old and new flags"
+"""What a switch for TF32 says that was set by ``fp32_precision`` alone."""
+
+
+def told(get: Callable[[], Any]) -> Any:
+    """The value of a switch. PyTorch refuses to tell some whose new names were used.
+
+    See ``Context::allowTF32CuBLAS`` and ``Context::float32MatmulPrecision`` in pytorch's
+    ``aten/src/ATen/Context.cpp``. Setting the old name makes them one again.
+    """
+    try:
+        return get()
+    except RuntimeError:
+        return MIXED
+
+
 def _attribute(owner: Any, name: str, value: Any) -> Switch:
     return (lambda: getattr(owner, name), lambda now: setattr(owner, name, now), value)
 
@@ -56,7 +72,8 @@ def fixed_switches() -> ExitStack:
     """Set the switches until the stack is closed, which puts them back."""
     with ExitStack() as stack:
         for get, put, value in switches().values():
-            stack.callback(put, get())
+            if (before := told(get)) != MIXED:
+                stack.callback(put, before)
             put(value)
         return stack.pop_all()
 
@@ -65,7 +82,7 @@ def describe_cuda() -> CudaDescription:
     """The first CUDA device and its software, as they stand now."""
     properties: Any = torch.cuda.get_device_properties(0)
     settings = [f"{name}={os.environ[name]}" for name in ALLOCATOR_VARIABLES if name in os.environ]
-    standing = [(name, str(get())) for name, (get, _, _) in switches().items()]
+    standing = [(name, str(told(get))) for name, (get, _, _) in switches().items()]
     standing += [(name, str(getattr(torch.backends.cuda.matmul, name))) for name in REDUCED]
     standing.append(("cudnn.deterministic", str(torch.backends.cudnn.deterministic)))
     standing.append(("deterministic algorithms", str(torch.are_deterministic_algorithms_enabled())))

@@ -14,6 +14,14 @@ from vae_compat.device.meter import HostMemory
 from vae_compat.device.order import Order, Uses
 from vae_compat.device.trace import HostAllocation, HostWork, Trace
 
+MAPPED = 32 * 2**20
+"""Bytes from which on malloc maps fresh pages for every allocation.
+
+Below, freed memory is given out again with its pages: glibc raises its threshold to what was freed,
+up to ``DEFAULT_MMAP_THRESHOLD_MAX`` (4 MiB x sizeof(long); mallopt(3), ``M_MMAP_THRESHOLD``). It
+keeps at most twice as much at the end of its heap (``M_TRIM_THRESHOLD``).
+"""
+
 
 @dataclass
 class Storage:
@@ -55,6 +63,8 @@ class Host:
         self.levels: list[Level] = []
         """One for each open reading."""
         self._storages: dict[int, Storage] = {}
+        self._reusable = 0
+        """Bytes of freed memory whose pages malloc kept."""
 
     # -- what there is ------------------------------------------------------------------------
 
@@ -68,7 +78,8 @@ class Host:
             return
         size = storage.nbytes()
         reference = weakref.ref(storage, self._forgetter(key))
-        self._storages[key] = Storage(reference, size, pinned, len(self.levels), size)
+        untouched = 0 if pinned else self._taken(size)
+        self._storages[key] = Storage(reference, size, pinned, len(self.levels), untouched)
         if not self.levels:
             return
         for level in self.levels:
@@ -84,6 +95,8 @@ class Host:
             host = itself()
             storage = None if host is None else host._storages.pop(key, None)
             if host is not None and storage is not None:
+                if not storage.pinned:
+                    host._given_back(storage.size, storage.size - storage.untouched)
                 # A storage made during an outer reading may die during an inner one.
                 for level in host.levels[: storage.depth]:
                     level.live[storage.pinned] -= storage.size
@@ -106,15 +119,37 @@ class Host:
         self.register(pinned, pinned=True)
         return pinned
 
-    def first_touched(self, tensor: Tensor, nbytes: int) -> None:
-        """A copy from the device wrote to memory of the host, whose pages may be new."""
+    def _taken(self, size: int) -> int:
+        """Memory is given out; how much of it nobody has touched yet."""
+        if size >= MAPPED:
+            return size
+        reused = min(size, self._reusable)
+        self._reusable -= reused
+        return size - reused
+
+    def _given_back(self, size: int, touched: int) -> None:
+        if size < MAPPED:
+            self._reusable = min(self._reusable + touched, 2 * MAPPED)
+
+    def first_touched(self, tensor: Tensor, nbytes: int, *, shared: bool) -> None:
+        """So much of a tensor was written, whose pages may be new.
+
+        ``shared``: by the host's cores together, not by the driver's thread.
+        """
         storage = self._storages.get(tensor.untyped_storage()._cdata)
-        if storage is None or storage.pinned:
+        if storage is None or not storage.untouched:
             return
         new = min(nbytes, storage.untouched)
         storage.untouched -= new
         if new:
-            self.trace.note(HostAllocation(new))
+            self.trace.note(HostAllocation(new, shared))
+
+    def passed_through(self, nbytes: int, *, shared: bool) -> None:
+        """A pageable temporary was filled, and freed again."""
+        new = self._taken(nbytes)
+        if new:
+            self.trace.note(HostAllocation(new, shared))
+        self._given_back(nbytes, nbytes)
 
     # -- what happens to it -------------------------------------------------------------------
 
@@ -132,9 +167,7 @@ class Host:
         for part in out if isinstance(out, (tuple, list)) else (out,):
             if isinstance(part, Tensor):
                 self.register(part)
-                storage = self._storages.get(part.untyped_storage()._cdata)
-                if storage is not None:
-                    storage.untouched = 0
+                self.first_touched(part, part.nbytes, shared=True)
         self.trace.note(HostWork(nbytes))
         return out
 

@@ -68,9 +68,11 @@ class HostWork(NamedTuple):
 
 
 class HostAllocation(NamedTuple):
-    """A copy reached memory of the host whose pages had not been touched before."""
+    """Memory of the host was written whose pages had not been touched before."""
 
     nbytes: int
+    shared: bool
+    """Whether the host's cores did it together; else the one thread of the driver."""
 
 
 class Waited(NamedTuple):

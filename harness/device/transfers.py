@@ -27,7 +27,7 @@ from vae_compat.device.dispatch import (
 from vae_compat.device.ledger import Ledger
 from vae_compat.device.recording import gathered, index_moved, recorder, scattered, tracker
 from vae_compat.device.tensor import HOST, SimTensor, mixed_devices, undispatched, wrap
-from vae_compat.device.trace import Copied, HostAllocation, HostWork, Kernels, Part
+from vae_compat.device.trace import Copied, HostWork, Kernels, Part
 
 aten = torch.ops.aten
 
@@ -166,16 +166,15 @@ def moved(ledger: Ledger, way: Way) -> None:
         return
     if packed_here:
         trace.note(HostWork(2 * nbytes))
-    if packed_here and not way.to_device:
-        trace.note(HostAllocation(nbytes))
+        host.passed_through(nbytes, shared=way.to_device)
     if packed_there and not way.to_device:
         pack(ledger, nbytes)
     direction = "host_to_device" if way.to_device else "device_to_host"
     trace.note(Copied(direction, trace.stream, nbytes, pinned, way.waits, strided=not way.alike))
     if packed_there and way.to_device:
         pack(ledger, nbytes)
-    if not (packed_here or way.to_device):
-        host.first_touched(here, nbytes)
+    if not way.to_device:
+        host.first_touched(here, nbytes, shared=packed_here)
     _ordered(ledger, way, pinned)
 
 

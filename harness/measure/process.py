@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from vae_compat.device.gpu import MIXED, told
 from vae_compat.device.threads import serves_pool
 from vae_compat.measure.compilers import (
     named_by_inductor,
@@ -79,6 +80,10 @@ _SWITCHES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "plain attention": (
         torch.backends.cuda.math_sdp_enabled,
         torch.backends.cuda.enable_math_sdp,
+    ),
+    "cuDNN's attention": (
+        torch.backends.cuda.cudnn_sdp_enabled,
+        torch.backends.cuda.enable_cudnn_sdp,
     ),
     "default device": (
         lambda: getattr(_device_context(), "device", None),
@@ -172,7 +177,7 @@ class ProcessState:
     """The state of the process at one moment."""
 
     def __init__(self) -> None:
-        self._switches = {name: get() for name, (get, _) in _SWITCHES.items()}
+        self._switches = {name: told(get) for name, (get, _) in _SWITCHES.items()}
         self._functions = [dict(vars(owner)) for _, owner in _PATCHABLE]
         self._forwards = [vars(owner).get("forward") for owner in _module_classes()]
         self._hooks = [dict(getattr(nn.modules.module, name)) for name in _GLOBAL_HOOKS]
@@ -189,14 +194,14 @@ class ProcessState:
         put back: each is named once.
         """
         found: list[str] = []
-        changed = {name: get() for name, (get, _) in _SWITCHES.items()}
+        changed = {name: told(get) for name, (get, _) in _SWITCHES.items()}
         for name, (get, put) in _SWITCHES.items():
             now, then = changed[name], self._switches[name]
             if name == "recursion limit" and raised_by_inductor(now, then):
                 put(then)  # each compilation raises it anew
             elif now != then:
                 found.append(f"{name} was changed from {_named(then)} to {_named(now)}")
-                if get() != then:  # two switches may be names of one
+                if told(get) != then and then != MIXED:  # two switches may be names of one
                     put(then)
         for (place, owner), before in zip(_PATCHABLE, self._functions, strict=True):
             now = dict(vars(owner))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vae_compat.device import Device, Reading, open_device
 from vae_compat.device.meter import Copies, HostMemory, Waits
+from vae_compat.device.trace import HostAllocation
 
 MIB = 2**20
 
@@ -184,6 +185,46 @@ def test_memory_of_the_host_is_counted_while_it_lives(device: Device) -> None:
         del pinned
     assert reading.host == HostMemory(2 * MIB, 4 * MIB, 4, 7 * MIB)
     del kept, before
+
+
+def fresh(reading: Reading, *, shared: bool = False) -> list[int]:
+    """Bytes of pages that were touched for the first time, in order."""
+    assert reading.trace is not None
+    touched = [kind for kind in reading.trace if isinstance(kind, HostAllocation)]
+    return [kind.nbytes for kind in touched if kind.shared is shared]
+
+
+def test_memory_of_the_host_that_was_freed_is_given_out_again_with_its_pages(
+    device: Device,
+) -> None:
+    small, large = (torch.empty(mib * MIB // 4, device="cuda") for mib in (8, 40))
+    with device.metered() as reading:
+        for _ in range(3):
+            small.cpu()
+    assert fresh(reading) == [8 * MIB]
+    with device.metered() as reading:
+        kept = [small.cpu() for _ in range(2)]
+    assert fresh(reading) == [8 * MIB]  # one of both has what the three before left
+    with device.metered() as reading:
+        for _ in range(3):
+            large.cpu()
+    assert fresh(reading) == 3 * [40 * MIB]  # mapped anew each time
+    del kept
+
+
+def test_the_driver_takes_faults_and_the_cores_of_the_host_share_them(device: Device) -> None:
+    columns = 10 * MIB // 64
+    x = torch.empty(64, columns, device="cuda")
+    with device.metered() as reading:
+        plane = torch.empty(64, 2 * columns)
+        x.copy_(plane[:, :columns])  # packed by the cores, in memory of its own
+        plane[:, :columns].copy_(x)  # unpacked by the cores, from where the driver put it
+        x.cpu()
+        torch.zeros_like(x, device="cpu").copy_(x)
+        (torch.empty(64, columns) + 1).copy_(x)
+    assert fresh(reading) == [40 * MIB, 40 * MIB]
+    # What is packed, the half of the plane, zeros, a sum
+    assert fresh(reading, shared=True) == 4 * [40 * MIB]
 
 
 def test_counters_can_be_nested(device: Device) -> None:

@@ -63,6 +63,37 @@ def test_switches_are_fixed_while_the_device_is_open_and_put_back() -> None:
     assert standing() == before
 
 
+@pytest.fixture
+def mixed() -> Iterator[None]:
+    """TF32 as PyTorch wants it set since 2.9; what the old names say is an exception then."""
+    matmul = torch.backends.cuda.matmul
+    if not hasattr(matmul, "fp32_precision"):
+        pytest.skip("this PyTorch has the old names alone")
+    before = matmul.allow_tf32
+    matmul.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        matmul.allow_tf32 = before
+
+
+@pytest.mark.usefixtures("mixed")
+def test_tf32_that_was_set_by_its_new_name_ends_no_run() -> None:
+    with open_device("sim"), open_device("cuda"):
+        assert not torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    assert ProcessState().undo() == ()
+
+
+def test_a_hook_that_sets_tf32_by_its_new_name_is_told_and_undone(mixed: None) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = False
+    before = ProcessState()
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    assert any("cuda.matmul.allow_tf32 was changed" in words for words in before.undo())
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
 def test_the_gpu_is_described(device: CudaDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     facts = device.describe()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from vae_compat import checks
+from vae_compat.checks import metrics
 from vae_compat.checks.metrics import METRICS, metric_of
 from vae_compat.front.explain import COLUMNS, check_docs, explain
 from vae_compat.judge import Outcome
@@ -125,6 +126,11 @@ def _of_function(function: ast.FunctionDef) -> Iterator[str]:
         ast.unparse(loop.target): [ast.literal_eval(each) for each in loop.iter.elts]
         for loop in ast.walk(function)
         if isinstance(loop, ast.For) and isinstance(loop.iter, ast.Tuple)
+    } | {
+        ast.unparse(loop.target): getattr(metrics, loop.iter.id)
+        for loop in ast.walk(function)
+        if isinstance(loop, ast.comprehension) and isinstance(loop.iter, ast.Name)
+        if hasattr(metrics, loop.iter.id)
     }
     for node in ast.walk(function):
         for given in _mappings(node, function):
@@ -160,7 +166,9 @@ def _mappings(node: ast.AST, function: ast.FunctionDef) -> Iterator[ast.Dict | a
             found += node.args[:1]
         case ast.Return() if ast.unparse(function.returns or ast.Constant(None)) == "Metrics":
             found.append(node.value)
-    yield from (each for each in found if isinstance(each, ast.Dict | ast.DictComp))
+    inner = [part for each in found if isinstance(each, ast.Dict) for part in each.values]
+    named = (*found, *(part for part in inner if isinstance(part, ast.DictComp)))
+    yield from (each for each in named if isinstance(each, ast.Dict | ast.DictComp))
 
 
 def test_every_metric_that_checks_can_emit_is_explained_with_its_unit() -> None:
