@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures.layouts import view
 from vae_compat.fixtures.vaes import build
+from vae_compat.scenarios.coders import offloaded
 from vae_compat.tiled_vae import VAEHook, tiled
 from vae_compat.tiled_vae.modules import is_container, kind
 from vae_compat.tiled_vae.provenance import role
@@ -524,3 +525,17 @@ def test_layers_that_extend_their_packages_operations_are_known(tmp_path, monkey
     finally:
         for name in set(sys.modules) - before:
             del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("family", "layout"), [("sd", "diffusers"), ("sd", "ldm"), ("qwen", "wan"), ("wan22", "wan")]
+)
+def test_layers_that_bring_in_their_weights_as_hosts_do_are_tiled(family, layout):
+    seen = view(shared(family), layout, FAMILIES[family])
+    x = latent(family)
+    with torch.no_grad():
+        plain = seen.decoder(x)
+        with offloaded(seen), tiling(seen.decoder) as hook:
+            got = seen.decoder(x)
+    assert not hook.reasons
+    assert same(got, plain)
