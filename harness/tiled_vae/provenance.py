@@ -1,9 +1,10 @@
 """Whose code a class runs: told by where its functions come from, never by a name alone.
 
 A class is known if its forward is the one that a published module defines, with the file and the
-qualified name that this module's code has, and if the same holds for the functions that it calls by
-name. What is put in their place, on the class, in the module or into torch, has another file or
-another qualified name, however it is dressed up: ``functools.wraps`` copies names, not code.
+qualified name that this module's code has, and if the functions that it calls by name are of the
+same package, of torch, or of a few helpers. What is put in their place, on the class, in the module
+or into torch, comes from elsewhere, however it is dressed up: ``functools.wraps`` copies names, but
+neither code nor globals.
 """
 
 from __future__ import annotations
@@ -154,8 +155,8 @@ def is_intact(function: FunctionType, kind: type | None) -> bool:
                 return False
             found.append(link)
             value = plain(link.value)
-            near = isinstance(value, FunctionType) and package(value) == package(each)
-            if near and value not in seen:
+            read = isinstance(value, FunctionType) and is_published(value.__module__)
+            if read and value not in seen:
                 seen.add(value)
                 wanted.append(value)
     _intact[function, kind] = found
@@ -178,30 +179,35 @@ def looked_up(function: FunctionType, kind: type | None) -> Iterator[tuple[Link,
                 modules[value.__name__] = vars(value)
                 waiting.append(value.__name__)
     for owner in () if kind is None else kind.__mro__:
-        if owner.__module__.split(".")[0] in ("torch", "builtins"):
+        if package(owner.__module__) in ("torch", "builtins"):
             continue
         for name in wanted:
             value = owner.__dict__.get(name)
-            method = isinstance(plain(value), FunctionType)
-            yield (
-                Link(owner.__dict__, name, value, code_of(value)),
-                not method or (is_published(owner.__module__) and is_defined_by(owner, name)),
-            )
+            method = plain(value)
+            sound = not isinstance(method, FunctionType) or is_at_home(method, function.__module__)
+            yield Link(owner.__dict__, name, value, code_of(value)), sound
 
 
 def is_at_home(function: FunctionType, module: str) -> bool:
-    """Whether a function that was found in a module is one that this module's package may use."""
-    home = package(function)
-    if home == "torch" or of_torch(function):
-        return of_torch(function)
+    """Whether a function is one that a module's package may be expected to call.
+
+    A decorated function has the code and the globals of its decorator: both have to be at home.
+    """
+    inner = getattr(function, "__wrapped__", None)
+    if isinstance(inner, FunctionType) and not is_at_home(inner, module):
+        return False
+    if of_torch(function):
+        return True
+    home = package(str(function.__globals__.get("__name__")))
     if home in sys.stdlib_module_names:
         return True
-    return (home == module.split(".")[0] or home in HELPERS) and is_own(function)
+    honest = function.__globals__.get("__file__") == function.__code__.co_filename
+    return honest and (home == package(module) or home in HELPERS)
 
 
-def package(function: FunctionType) -> str:
-    """The package that a function says it is from."""
-    return (function.__module__ or "").split(".")[0]
+def package(module: str) -> str:
+    """The package that a module belongs to; this project's layouts are one of their own."""
+    return OURS if module.startswith(OURS) else module.split(".")[0]
 
 
 def names(code: CodeType) -> Iterator[str]:

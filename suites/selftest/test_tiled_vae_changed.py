@@ -1,6 +1,9 @@
 """The reference hook on coders that somebody has changed: exact, or said to be untiled."""
 
 import functools
+import importlib
+import sys
+import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +25,7 @@ from torch import Tensor, nn
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures.layouts import view
 from vae_compat.fixtures.vaes import build
+from vae_compat.scenarios.coders import offloaded
 from vae_compat.tiled_vae import VAEHook, tiled
 from vae_compat.tiled_vae.modules import is_container, kind
 from vae_compat.tiled_vae.provenance import role
@@ -137,8 +141,13 @@ def test_a_function_of_torch_that_a_block_calls_and_that_is_replaced_is_noticed(
     kind = Upsample2D if name == "interpolate" else Downsample2D
     assert role(kind) == kind.__name__
     plain = getattr(F, name)
-    monkeypatch.setattr(F, name, lambda *args, **kwargs: plain(*args, **kwargs))
-    assert role(kind) is None
+
+    def patch(*args: Any, **kwargs: Any) -> Any:
+        return plain(*args, **kwargs)
+
+    for dressed in (patch, functools.wraps(plain)(patch), torch.no_grad()(patch)):
+        monkeypatch.setattr(F, name, dressed)
+        assert role(kind) is None
     assert role(ResnetBlock2D) == "ResnetBlock2D"
 
 
@@ -461,3 +470,72 @@ def test_a_causal_convolution_of_another_make_is_called_or_named():
     with torch.no_grad(), tiling(vae.decoder) as hook:
         vae.decoder(latent("qwen"))
     assert "Conv3d extends no causal convolution that this hook knows" in " ".join(hook.reasons)
+
+
+COMFY = {
+    "comfy/__init__.py": "",
+    "comfy/ldm/__init__.py": "",
+    "comfy/ldm/wan/__init__.py": "",
+    "comfy/management.py": """
+        import functools
+        def logged(function):
+            @functools.wraps(function)
+            def call(*args):
+                return function(*args)
+            return call
+        @logged
+        def interrupted():
+            pass
+        """,
+    "comfy/ops.py": """
+        import torch
+        import comfy.management
+        class Conv3d(torch.nn.Conv3d):
+            def forward(self, x):
+                comfy.management.interrupted()
+                return self._conv_forward(x, self.weight, self.bias)
+            def _conv_forward(self, x, weight, bias, autopad=None):
+                return super()._conv_forward(x, weight, bias)
+        """,
+    "comfy/ldm/wan/vae.py": """
+        import comfy.management
+        from comfy import ops
+        class CausalConv3d(ops.Conv3d):
+            def forward(self, x, cache_x=None):
+                comfy.management.interrupted()
+                return super().forward(x)
+        """,
+}
+"""The shape of ComfyUI's own layers: a subclass of its operations, helpers that are decorated."""
+
+
+def test_layers_that_extend_their_packages_operations_are_known(tmp_path, monkeypatch):
+    for name, text in COMFY.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(textwrap.dedent(text))
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    try:
+        vae = importlib.import_module("comfy.ldm.wan.vae")
+        ops = importlib.import_module("comfy.ops")
+        assert role(vae.CausalConv3d) == "CausalConv3d"
+        monkeypatch.setattr(ops.Conv3d, "_conv_forward", lambda self, x, w, b: x)
+        monkeypatch.setattr(ops.Conv3d, "forward", lambda self, x: x)
+        assert role(vae.CausalConv3d) is None
+    finally:
+        for name in set(sys.modules) - before:
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("family", "layout"), [("sd", "diffusers"), ("sd", "ldm"), ("qwen", "wan"), ("wan22", "wan")]
+)
+def test_layers_that_bring_in_their_weights_as_hosts_do_are_tiled(family, layout):
+    seen = view(shared(family), layout, FAMILIES[family])
+    x = latent(family)
+    with torch.no_grad():
+        plain = seen.decoder(x)
+        with offloaded(seen), tiling(seen.decoder) as hook:
+            got = seen.decoder(x)
+    assert not hook.reasons
+    assert same(got, plain)
