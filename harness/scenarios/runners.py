@@ -39,6 +39,7 @@ PATIENCE = 3
 UNTOUCHED = {
     Kind.FORWARD: "vae_compat.fixtures.specimens.resting:FallbackOnly",
     Kind.VAE: "vae_compat.fixtures.specimens.whole:left_alone",
+    Kind.RANKS: "vae_compat.fixtures.specimens.whole:left_alone",
     Kind.FUNCTION: "vae_compat.fixtures.specimens.pieces:untiled_function",
 }
 """Hooks that change nothing, by kind: what breaks a runner even with them is no fault of a hook."""
