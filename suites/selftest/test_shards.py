@@ -16,7 +16,7 @@ from vae_compat.front.options import Options
 from vae_compat.front.session import Run
 from vae_compat.front.sharding import Shard, costs, shared_out
 from vae_compat.judge import gate
-from vae_compat.reports.log import End, Entry, Log, concluded, read_log
+from vae_compat.reports.log import End, Entry, Log, concluded, read_log, write_log
 from vae_compat.reports.results import HookEntry
 from vae_compat.suites.selftest.measure_fakes import a_case
 from vae_compat.suites.selftest.running import here, profile
@@ -94,7 +94,7 @@ def keep(tmp_path: Path) -> Keep:
             entries={entry.key: entry for entry in map(Entry, records)},
             end=given["end"],
         )
-        merging.write(log, tmp_path / name)
+        write_log(log, tmp_path / name)
         return tmp_path / name
 
     return write

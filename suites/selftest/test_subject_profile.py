@@ -150,7 +150,7 @@ def test_a_promise_carries_what_else_is_claimed(tmp_path: Path) -> None:
         ('cache = "split"', 'parks = "yes"', ["claims.parks", "true or false"]),
         ('cache = "split"', "cached = true", ["claims.cached", "families, directions"]),
         ("reason =", "reasons =", ["known_failures.reason"]),
-        ('"forward"', '"foward"', ["hook.kind", "'foward'", "forward, vae or function"]),
+        ('"forward"', '"foward"', ["hook.kind", "'foward'", "forward, vae, function or ranks"]),
         ('"ldm"', '"comfy"', ["hook.layout", "'comfy'", "diffusers, ldm or wan"]),
         ('["sd", "qwen"]', '"sd"', ["claims.families", "'sd'", "a list"]),
         ('["sd", "qwen"]', '["sd", "quen"]', ["'quen'", "did you mean 'qwen'", "flux2"]),
