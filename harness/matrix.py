@@ -94,6 +94,10 @@ CLIPS = (
 )
 """Latent frames, and the plane: no cache, the sentinel, and then ever more chunks with all slots
 filled. The short ones are cut along both axes; what happens late in a clip shows on one as well."""
+TRAINED_SIZE = Geometry(20, 40, 8)
+"""160 x 320 pixels of a photograph, in 64-pixel tiles."""
+TRAINED_CLIP_SIZE, TRAINED_FRAMES = REAL_SIZE, 2
+"""Of a photograph that moves: trained nets cost twice what mocks do, so that clips are short."""
 COHERENCE_FRAMES = 17
 COHERENCE_SIZE = Geometry(4, 10, 8)
 """A clip in two tiles, for the tier recommended. With 65 image frames it is longer than the pieces
@@ -205,7 +209,7 @@ def cost(case: Case) -> float:
     """Rough cost of a case, in arbitrary units: orders the work, decides nothing."""
     if case.scenario is Scenario.ESTIMATE:
         return WITHOUT_DATA
-    weight = {Scale.MOCK: 1.0, Scale.PROBE: 1.0, Scale.REAL: 150.0}[case.scale]
+    weight = {Scale.REAL: 150.0, Scale.TRAINED: 2.0}.get(case.scale, 1.0)
     half = 30.0 if case.dtype == "float16" else 1.0
     area = case.height * case.width * case.facts.ratio**2 / 64
     return weight * half * area * case.batch * case.image_frames
@@ -233,6 +237,7 @@ class _Span:
     def all(self) -> Iterator[Case]:
         """All cases to run, some of them more than once."""
         yield from self.mock()
+        yield from self.trained()
         yield from self.real()
         yield from self.probes()
         if self.in_ranks:
@@ -350,6 +355,26 @@ class _Span:
                 yield self.case(cell, REAL_FULL_SIZE, scale=Scale.REAL)
             if self.full or (FAMILIES[cell[0]].real_by_default and cell in self.leading):
                 yield self.case(cell, REAL_SIZE, scale=Scale.REAL)
+
+    def trained(self) -> Iterator[Case]:
+        """A photograph through the trained VAEs, in the first claimed mode or in every mode.
+
+        One family a net, because further families of a net would compute the same again; the
+        whole matrix has them all. Families whose nets are none of these (other numbers of latent
+        channels, other blocks) have none: weights are trained for a net, and not for a lineage.
+        """
+        nets: dict[str, str] = {}
+        for cell in self.cells:
+            family = FAMILIES[cell[0]]
+            if family.trained is None:
+                continue
+            first = nets.setdefault(family.trained.file, family.name) == family.name
+            if self.full or (first and cell in self.leading):
+                if family.frame_axis:
+                    size, frames = TRAINED_CLIP_SIZE, TRAINED_FRAMES
+                else:
+                    size, frames = TRAINED_SIZE, 1
+                yield self.case(cell, size, scale=Scale.TRAINED, frames=frames)
 
     def scenarios(self) -> Iterator[Case]:
         """Several calls each, in the first claimed mode or in every mode."""

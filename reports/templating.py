@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 
-def environment(package: str, *, autoescape: bool) -> Environment:
-    """An environment for the templates in a package's own folder.
+def environment(*packages: str, autoescape: bool) -> Environment:
+    """An environment for the templates in a package's own folder, then in those of further ones.
 
     What is missing is an error, and lines of tags alone leave nothing behind.
     """
     return Environment(
-        loader=PackageLoader(package, "."),
+        loader=ChoiceLoader([PackageLoader(package, ".") for package in packages]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

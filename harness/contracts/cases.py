@@ -17,6 +17,8 @@ class Scale(StrEnum):
     """The published configuration."""
     PROBE = "probe"
     """A small net in which tiling can break one mechanism only."""
+    TRAINED = "trained"
+    """The published architecture with few channels, and weights that a training made."""
 
 
 class Direction(StrEnum):

@@ -30,6 +30,16 @@ class Chunking:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """Weights that ship here, made by a training (``fixtures/training``)."""
+
+    file: str
+    """Name of the file in ``fixtures/vaes/trained_weights``, which families of one net share."""
+    config: Mapping[str, Any]
+    """The published configuration with few channels, as in a mock or a little more."""
+
+
+@dataclass(frozen=True)
 class Family:
     """A published VAE architecture."""
 
@@ -75,6 +85,8 @@ class Family:
     patch: int = 1
     """Side of the squares of image pixels that are folded into channels outside the coders."""
 
+    trained: Trained | None = None
+    """``None`` where no trained weights ship: a family gets none of a net that is not its own."""
     real_by_default: bool = False
     """Whether the covering selection runs it at real scale. The whole matrix does so for all."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from vae_compat.families.family import Family, Norm
+from vae_compat.families.family import Family, Norm, Trained
 
 
 def _family(
@@ -18,6 +18,7 @@ def _family(
     config: Mapping[str, Any],
     model_class: str = "AutoencoderKL",
     since: str = "0.30",
+    trained: bool = False,
     real_by_default: bool = False,
 ) -> Family:
     """A family with GroupNorm, attention in the middle and 8 image pixels per latent pixel."""
@@ -42,6 +43,8 @@ def _family(
         "layers_per_block": 1,
         "sample_size": 128,
     }
+    # A norm over two channels leaves a picture its brightness, which a norm over one takes away.
+    widths = {**mock, "block_out_channels": (64, 32, 32, 64)}
     return Family(
         name=name,
         title=title,
@@ -58,6 +61,7 @@ def _family(
         blocks="latent-diffusion",
         norms=(Norm("group", axis="plane"),),
         receptive_field=18,
+        trained=Trained("image.safetensors", MappingProxyType(widths)) if trained else None,
         real_by_default=real_by_default,
     )
 
@@ -69,6 +73,7 @@ FAMILIES = (
         "huggingface: stable-diffusion-v1-5/stable-diffusion-v1-5 vae/config.json "
         "(force_upcast is not published there: the default of diffusers AutoencoderKL)",
         latent_channels=4,
+        trained=True,
         # SDXL, SD3 and Flux have the same coders, apart from the latent channels.
         real_by_default=True,
         config={
@@ -84,6 +89,7 @@ FAMILIES = (
         "Stable Diffusion XL",
         "huggingface: stabilityai/sdxl-vae config.json",
         latent_channels=4,
+        trained=True,
         config={
             "sample_size": 1024,
             "scaling_factor": 0.13025,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from vae_compat.families.family import Blocks, Chunking, Family, Norm
+from vae_compat.families.family import Blocks, Chunking, Family, Norm, Trained
 
 
 def _family(
@@ -22,6 +22,7 @@ def _family(
     blocks: Blocks = "wan",
     image_keys: tuple[str, ...] = ("in_channels", "out_channels"),
     patch: int = 1,
+    trained: bool = False,
     real_by_default: bool = False,
 ) -> Family:
     """A family with RMS norm over channels and causal convolutions that have a feature cache."""
@@ -36,6 +37,7 @@ def _family(
     }
     # The mock has very few channels, because on the CPU torch's 3D convolution is slow for batch 1.
     mock = {**real, "num_res_blocks": 1, **mock_config}
+    widths = {**mock, "base_dim": 8}
     return Family(
         name=name,
         title=title,
@@ -57,6 +59,7 @@ def _family(
         feature_cache=True,
         chunking=Chunking(encode=4, decode=1),
         patch=patch,
+        trained=Trained("video.safetensors", MappingProxyType(widths)) if trained else None,
         real_by_default=real_by_default,
     )
 
@@ -103,6 +106,7 @@ FAMILIES = (
         latent_channels=16,
         config={"base_dim": 96, **_WAN21_LATENTS},
         mock_config={"base_dim": 4},
+        trained=True,
         image_keys=("input_channels",),
         real_by_default=True,  # Wan 2.1 has the same net
     ),
@@ -115,6 +119,7 @@ FAMILIES = (
         latent_channels=16,
         config={"base_dim": 96, **_WAN21_LATENTS},
         mock_config={"base_dim": 4},
+        trained=True,
     ),
     _family(
         "wan22",

@@ -128,7 +128,8 @@ def families() -> Iterator[Fact]:
     for name, family in FAMILIES.items():
         told = missing.get(name) or _without(family.model_class)
         there += told is None
-        yield Fact(name, told or family.title)
+        trained = ", with trained weights" if family.trained is not None else ""
+        yield Fact(name, told or family.title + trained)
     if not there:
         yield Fact("", "diffusers has none of these: pip install -U diffusers", problem=True)
 

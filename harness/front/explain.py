@@ -142,7 +142,7 @@ def explain(word: str) -> str:
     """Explain a word of a report, or a case id.
 
     Words are checks, metrics, grades, statuses, columns, modes, phases, mechanisms, scenarios,
-    families and terms. Some are both a scenario and the check that is for it.
+    scales, families and terms. Some are both a scenario and the check that is for it.
 
     Raises ``UsageError`` with the closest known words where the word is none of these.
     """
@@ -174,6 +174,7 @@ def words() -> dict[str, Mapping[str, str]]:
         "term": dict(TERMS),
         "phase": member_docs(Phase),
         "scenario": member_docs(Scenario),
+        "scale": member_docs(Scale),
         "claim": claim_docs(),
         "mechanism": {str(mechanism): _mechanism(mechanism) for mechanism in Mechanism},
     }
@@ -268,6 +269,9 @@ def parse_case(text: str) -> Case:
         raise UsageError(
             f"'{text}' is no case id: a probe has a mechanism, as in sd-probe.halo-ldm-decode-..."
         )
+    if parts.scale == Scale.TRAINED and FAMILIES[parts.family].trained is None:
+        having = ", ".join(name for name, family in FAMILIES.items() if family.trained)
+        raise UsageError(f"'{text}' is no case: {having} alone have trained weights here")
     mechanism, _, scenario = (parts.part or "").partition(".") if probe else ("", "", parts.part)
     for word, kind, words in (
         (mechanism, "mechanism", Mechanism),
@@ -324,9 +328,21 @@ def _family(family: Family) -> str:
         norm       {norms}
         state      {caches}
         release    diffusers {family.since} or later{missing}
+        trained    {_trained(family)}
         source     {family.source}
         """
     )
+
+
+def _trained(family: Family) -> str:
+    if family.trained is None:
+        return "no weights ship here"
+    sharing = [
+        name
+        for name, other in FAMILIES.items()
+        if other.trained is not None and other.trained.file == family.trained.file
+    ]
+    return f"weights ship here, one net for {' and '.join(sharing)} (scale trained)"
 
 
 def _case(text: str) -> str:

@@ -68,7 +68,7 @@ def _release(package: str) -> tuple[str, str] | None:
 
 @cache
 def _code() -> str:
-    """A digest of the code of this package that baselines run through."""
+    """A digest of the code of this package that baselines run through, and of trained weights."""
     whole = hashlib.sha256()
     for file in code_files():
         whole.update(hashlib.sha256(file.read_bytes()).digest())
@@ -76,8 +76,10 @@ def _code() -> str:
 
 
 def code_files() -> list[Path]:
-    """The files of that code, in a fixed order."""
-    found = {file.resolve() for root in _roots() for file in _python_of(root)}
+    """The files of that code, and the weights that ship with it, in a fixed order."""
+    found = {
+        file.resolve() for root in _roots() for file in (*_python_of(root), *_weights_of(root))
+    }
     return sorted(found)
 
 
@@ -90,6 +92,10 @@ def _python_of(root: Path) -> Iterable[Path]:
     for file in root.rglob("*.py"):
         if not APART & set(file.relative_to(root).parts):
             yield file
+
+
+def _weights_of(root: Path) -> Iterable[Path]:
+    return root.rglob("*.safetensors")
 
 
 @cache

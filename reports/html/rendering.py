@@ -7,6 +7,7 @@ import functools
 import hashlib
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
@@ -19,6 +20,7 @@ from .counted import COLUMNS
 from .page import COSTS, Page, page_of
 
 FILE_NAME = "index.html"
+PACKAGE = "vae_compat.reports.html"
 
 
 def write_page(results: Results, folder: Path) -> Path:
@@ -34,24 +36,37 @@ def to_html(page: Page) -> str:
 
     Its own policy lets a browser run this script and no other, and load nothing.
     """
-    templates = environment("vae_compat.reports.html", autoescape=True)
-    style, script = _text("style.css"), _text("script.js")
-    return templates.get_template("index.html.j2").render(
+    script = _text("script.js")
+    return drawn(
+        PACKAGE,
+        "index.html.j2",
         page=page,
-        style=Markup(style),  # a file of this package
-        script=Markup(script),
-        style_hash=_hash(style),
+        script=Markup(script),  # a file of this package
         script_hash=_hash(script),
-        stops=STOPS,
-        size=(WIDTH, HEIGHT),
         count_heads=tuple(COLUMNS),
         costs=COSTS,
     )
 
 
+def drawn(package: str, template: str, **told: Any) -> str:
+    """A template of a package, with the style and the macros of this one."""
+    style = _text("style.css")
+    return (
+        environment(package, PACKAGE, autoescape=True)
+        .get_template(template)
+        .render(
+            style=Markup(style),  # a file of this package
+            style_hash=_hash(style),
+            stops=STOPS,
+            size=(WIDTH, HEIGHT),
+            **told,
+        )
+    )
+
+
 @functools.cache
 def _text(name: str) -> str:
-    return (resources.files("vae_compat.reports.html") / name).read_text(encoding="utf-8")
+    return (resources.files(PACKAGE) / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Keeps the pictures of a run few: of every group of failures, those of its worst case."""
+"""Keeps the pictures of a run few: of every group of failures, those of one case."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from vae_compat.judge import Outcome, Record
 from vae_compat.measure.observation import Observed
 
 from . import making
-from .exhibit import name_of, remove, write
+from .exhibit import Depth, depth_of, name_of, remove, write
 
 BAD = frozenset({Outcome.FAILED, Outcome.ERROR, Outcome.XPASSED})
 
 
 class Group(NamedTuple):
-    """Records of which the worst case is shown."""
+    """Records of which the case that shows most is shown."""
 
     hook: str
     check: str
@@ -33,40 +33,35 @@ class Group(NamedTuple):
 class Album:
     """The exhibits that this process has written into the folder of the run.
 
-    Which case is the worst does not depend on the order of the cases, nor on the process that
-    judged them: reports take the worst of what all processes have kept.
+    Which case shows most does not depend on the order of the cases, nor on the process that judged
+    them: reports take that of what all processes have kept.
     """
 
     folder: Path
-    _kept: dict[Group, tuple[float, str]] = field(default_factory=dict)
+    _kept: dict[Group, Depth] = field(default_factory=dict)
     """The depth of the exhibit that each group has."""
 
     def consider(self, record: Record, observed: Observed) -> None:
-        """Keep pictures of a record if they are worse than those its group has so far.
+        """Keep pictures of a record if they show more than those its group has so far.
 
         Raises whatever drawing or writing raises; a run goes on without the pictures.
         """
         group = _group_of(record, observed)
         if group is None:
             return
-        depth = _depth_of(observed)
+        depth = depth_of(observed.case.id, making.psnr_of(observed))
         before = self._kept.get(group)
         if before is not None and before <= depth:
             return
-        holders = Counter((each.hook, case) for each, (_, case) in self._kept.items())
+        holders = Counter((each.hook, kept.case) for each, kept in self._kept.items())
         if not holders[record.hook, observed.case.id]:
             shown = making.shown(record.hook, observed)
             if shown is None:
                 return
             write(shown, self.folder)
         self._kept[group] = depth
-        if before is not None and holders[group.hook, before[1]] == 1:
-            remove(name_of(group.hook, before[1]), self.folder)
-
-
-def _depth_of(observed: Observed) -> tuple[float, str]:
-    psnr = making.psnr_of(observed)
-    return (float("-inf") if psnr is None else psnr, observed.case.id)
+        if before is not None and holders[group.hook, before.case] == 1:
+            remove(name_of(group.hook, before.case), self.folder)
 
 
 def _group_of(record: Record, observed: Observed) -> Group | None:

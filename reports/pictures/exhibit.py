@@ -10,8 +10,10 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from vae_compat.contracts.caseid import parse_case_id
+from vae_compat.contracts.cases import Scale
 from vae_compat.errors import UsageError
 from vae_compat.reports.results import parsed_json, validated
 
@@ -25,6 +27,8 @@ MOST_CELLS = 4096
 """Slots by chunks."""
 MOST_PIXELS = 2048
 """Side of a picture; a browser that is given a larger one needs much memory for it."""
+SEEN = 48.0
+"""dB of PSNR from which on a difference is less than one of 255 levels, on the whole."""
 KINDS = (
     "untiled",
     "hook",
@@ -114,9 +118,28 @@ class Exhibit:
         return name_of(self.hook, self.case)
 
     @property
-    def depth(self) -> tuple[float, str]:
-        """Sort key: what is farthest from the truth comes first."""
-        return (-math.inf if self.psnr is None else self.psnr, self.case)
+    def depth(self) -> Depth:
+        """Sort key: what shows most comes first."""
+        return depth_of(self.case, self.psnr)
+
+
+class Depth(NamedTuple):
+    """How little a case shows; the least is shown first."""
+
+    unseen: bool
+    """Whether nothing can be seen in 8 bits."""
+    noise: bool
+    """Whether the picture is not one that people know: seeded weights draw noise."""
+    psnr: float
+    case: str
+
+
+def depth_of(case: str, psnr: float | None) -> Depth:
+    """Of what can be seen a trained VAE's comes first, and then what is farthest from the truth."""
+    parts = parse_case_id(case)
+    noise = parts is None or parts.scale != Scale.TRAINED
+    off = -math.inf if psnr is None else psnr
+    return Depth(off >= SEEN, noise, off, case)
 
 
 @dataclass(frozen=True)
@@ -236,5 +259,5 @@ def _image(file: Path, told: Picture) -> bytes | None:
 
 
 def worst_of(exhibits: Iterable[Exhibit]) -> Exhibit | None:
-    """The one that is farthest from the truth."""
+    """The one that shows most."""
     return min(exhibits, key=lambda each: each.depth, default=None)

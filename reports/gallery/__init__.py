@@ -1,0 +1,1 @@
+"""A page that shows published bugs as a report of the harness shows them."""
