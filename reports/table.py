@@ -99,8 +99,8 @@ def renderables(results: Results, width: int) -> Iterable[RenderableType]:
     if hidden > 0:
         yield Text(f"and {hidden} more regressions: see index.html")
     if results.against:
-        counted = {"better": results.mended, "new failures": results.new, "moved": results.drift}
-        words = ", ".join(f"{len(lines)} {name}" for name, lines in counted.items())
+        changes = {"better": results.mended, "new failures": results.new, "moved": results.drift}
+        words = ", ".join(f"{len(lines)} {name}" for name, lines in changes.items())
         yield Text(f"against {printable(results.against)}: {words}")
     for line in results.header.left_out:
         yield Text(f"not run: {printable(line)}", style=_STYLES["xfailed"])

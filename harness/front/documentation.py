@@ -163,23 +163,24 @@ def _stored() -> Iterator[str]:
             yield from _table(
                 ("field", "type", "what it is"),
                 (
-                    (f"`{field}`", _type(told), told.get("description", ""))
+                    (f"`{field}`", _type(told, kinds), told.get("description", ""))
                     for field, told in schema["properties"].items()
                 ),
             )
 
 
-def _type(told: Mapping[str, Any]) -> str:
-    """The type of a field in a schema, in words."""
+def _type(told: Mapping[str, Any], kinds: Mapping[str, Any]) -> str:
+    """The type of a field in a schema, in words; ``kinds`` are the types that have names."""
     if "$ref" in told:
         name = told["$ref"].rpartition("/")[2]
-        return f"[{name}](#{name.lower()})"
+        named = "properties" in kinds[name]
+        return f"[{name}](#{name.lower()})" if named else _type(kinds[name], kinds)
     if "enum" in told:
         return ", ".join(f"`{json.dumps(word)}`" for word in told["enum"])
     if "anyOf" in told:
-        return " or ".join(dict.fromkeys(map(_type, told["anyOf"])))
+        return " or ".join(dict.fromkeys(_type(each, kinds) for each in told["anyOf"]))
     if told.get("type") == "array":
-        return f"list of {_type(told['items'])}" if "items" in told else "list"
+        return f"list of {_type(told['items'], kinds)}" if "items" in told else "list"
     kind = told.get("type", "any")
     return kind if isinstance(kind, str) else " or ".join(kind)
 

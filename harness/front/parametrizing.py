@@ -132,9 +132,10 @@ class Gate:
         """
         place = test.hook, test.case
         if place not in self._records:
-            answer = self._judge.ask(options=self._options, hook=test.hook, case=test.case)
-            self._records[place] = answer["records"]
-        return self._records[place][test.check]
+            told = self._judge.ask(options=self._options, hook=test.hook, case=test.case)
+            self._records[place] = told["records"]
+        answer: dict[str, Any] = self._records[place][test.check]
+        return answer
 
 
 def finding_in(answer: dict[str, Any]) -> ReportedFinding:

@@ -200,9 +200,9 @@ def page_of(results: Results, folder: Path) -> Page:
 def _changes(results: Results) -> Iterator[Changes]:
     kinds = {
         "worse": ("bad", results.regressions),
-        "failing that the earlier run did not have": ("bad", results.new),
+        "new failures": ("bad", results.new),
         "better": ("good", results.mended),
-        "moved, within what is tolerated": ("idle", results.drift),
+        "moved within what is tolerated": ("idle", results.drift),
     }
     for name, (status, lines) in kinds.items():
         yield Changes(name, status, lines[:MOST_CHANGES], max(len(lines) - MOST_CHANGES, 0))
