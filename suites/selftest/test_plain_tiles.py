@@ -77,7 +77,7 @@ def beside(
     noise = 1.5 * LEVEL * torch.randn(base.output.shape, generator=chance)
     if noise.dim() == 5:
         noise = noise[:, :, :1].expand_as(noise)
-    ours = base.output + 0.5 * noise.flip(-1)
+    ours = base.output + 0.4 * noise.flip(-1)
     made = an_observation(case, baseline=base, grade="degraded", **more)
     return replace(
         made,
