@@ -42,6 +42,9 @@ METRICS: Mapping[str, Metric] = {
     "worst_ratio": Metric(_RATIO, "The same for the worst call of a sequence."),
     "psnr": Metric("dB", "Peak signal-to-noise ratio against the truth, infinite where equal."),
     "correlation": Metric("-1 to 1", "Pearson's correlation of result and truth."),
+    "deviations": Metric(
+        "standard deviations", "rms error of an encoder's mean, over the spread of the true one."
+    ),
     "level_change": Metric(
         "8-bit levels", "The most that a pixel of the picture moves from untiled."
     ),

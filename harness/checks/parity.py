@@ -98,7 +98,7 @@ def graded(observation: Observation, meaning: str = "", *, least: Grade = Grade.
         return replace(output, grade=Grade.BROKEN)
     measured, grade, bar = distance_of(observation), grade_of(observation), promised(observation)
     bar = bar if bar.meets(least) else least
-    numbers = _numbers(measured, _likeness(observation))
+    numbers = {**_numbers(measured, _likeness(observation)), **_latent(observation)}
     if grade.meets(bar):
         return passed(numbers, grade=grade)
     return failed(
@@ -108,6 +108,17 @@ def graded(observation: Observation, meaning: str = "", *, least: Grade = Grade.
         grade=grade,
         metrics=numbers,
     )
+
+
+def _latent(observation: Observation) -> Metrics:
+    """Of moments: how far the mean, which is what a model is given, is from the truth."""
+    if observation.case.direction is Direction.DECODE or observation.output is None:
+        return {}
+    truth = planes(observation.baseline.truth)
+    part = halves(truth.shape[1], Direction.ENCODE)[0]
+    error = planes(observation.output)[:, part].double() - truth[:, part]
+    spread = float(truth[:, part].std()) or 1.0
+    return {"deviations": float(error.square().mean().sqrt()) / spread}
 
 
 def _numbers(measured: Distance, likeness: float) -> Metrics:

@@ -292,6 +292,36 @@ def test_forgetful_undo_leaves_the_encoder_hooked() -> None:
     assert "forward" not in vae.decoder.__dict__
 
 
+REPORTED = [
+    "batch-at-once",
+    "batch-loop-scale",
+    "dead-attribute",
+    "gc-per-tile",
+    "host-accumulators",
+    "ranks-remainder",
+    "second-patch",
+    "slice-encode",
+    "slices-kept",
+    "static-buffer",
+    "stride-no-multiple",
+    "threshold-variable",
+    "tile-without-need",
+    "time-flash",
+    "tone-per-tile",
+    "wrong-peer",
+]
+"""Published defects of 2025 and 2026 that a hook can have."""
+
+
+@pytest.mark.parametrize("row", REPORTED)
+def test_every_reported_defect_is_that_of_a_known_bad_hook(row: str) -> None:
+    assert any(row in specimen.field_bugs and not specimen.sound for specimen in SPECIMENS.values())
+
+
+def test_false_alarms_are_looked_for_on_many_sound_hooks() -> None:
+    assert len(SOUND) >= 25
+
+
 @pytest.mark.parametrize("name", SPECIMENS)
 def test_registry_entry_can_be_loaded_and_is_explained(name: str) -> None:
     specimen = SPECIMENS[name]

@@ -206,7 +206,7 @@ def test_activations_neither_die_nor_explode(family):
     assert all(std > 0.05 and highest < most for std, highest in levels.values())
 
 
-@pytest.mark.parametrize("family", GROUPED)
+@pytest.mark.parametrize("family", ["sd", "flux2"])
 def test_what_group_norm_reads_is_so_loud_that_float16_cannot_hold_its_sum_of_squares(family):
     loud, plain = build(family, "mock"), build(family, "mock")
     seed_weights(plain, f"{family}-mock-8")
