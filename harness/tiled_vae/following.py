@@ -125,6 +125,8 @@ class Watch(TorchFunctionMode):
         """Let pass what meets no followed tensor, and what is known of functions that do."""
         kwargs = dict(kwargs or {})
         met = [each for each in tensors((args, kwargs)) if each in self.states]
+        if name_of(func) in ("to", "type_as") and args[0] not in self.states:
+            met = []  # dtype and device of a followed tensor, and none of its pixels
         if not met:
             return func(*args, **kwargs)
         state = max(self.states[each] for each in met)

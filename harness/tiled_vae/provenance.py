@@ -48,6 +48,9 @@ OURS = "vae_compat.fixtures.layouts."
 HELPERS = frozenset({"einops", "numpy", "xformers"})
 """Packages that published coders call, beside torch, the standard library and their own."""
 
+SHARED = frozenset({("torch.nn.functional", "scaled_dot_product_attention")})
+"""Functions that this hook calls under the same name: what replaces them is run, not undone."""
+
 TORCH = str(Path(torch.__file__).parent)
 
 
@@ -173,6 +176,8 @@ def looked_up(function: FunctionType, kind: type | None) -> Iterator[tuple[Link,
         namespace = modules[module]
         for name in wanted & namespace.keys():
             value = namespace[name]
+            if (module, name) in SHARED:
+                continue
             if isinstance(value, FunctionType):
                 yield Link(namespace, name, value, value.__code__), is_at_home(value, module)
             elif isinstance(value, ModuleType) and value.__name__ not in modules:

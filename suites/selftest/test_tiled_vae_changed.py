@@ -151,6 +151,21 @@ def test_a_function_of_torch_that_a_block_calls_and_that_is_replaced_is_noticed(
     assert role(ResnetBlock2D) == "ResnetBlock2D"
 
 
+def test_attention_that_is_replaced_under_torchs_own_name_is_run(monkeypatch):
+    """As SageAttention does, and this project's simulated accelerator."""
+    plain, calls = F.scaled_dot_product_attention, []
+
+    def attention(*args: Any, **kwargs: Any) -> Tensor:
+        calls.append(args[0].shape[-2])
+        return 2 * plain(*args, **kwargs)
+
+    for family in ("sd", "qwen"):
+        monkeypatch.setattr(F, "scaled_dot_product_attention", attention)
+        assert_tiled(shared(family).decoder, latent(family))
+        assert len(calls) > 1
+        calls.clear()
+
+
 def test_a_helper_of_the_module_that_is_replaced_is_noticed(monkeypatch):
     from vae_compat.fixtures.layouts import wan_blocks
 
@@ -532,10 +547,10 @@ def test_layers_that_extend_their_packages_operations_are_known(tmp_path, monkey
 )
 def test_layers_that_bring_in_their_weights_as_hosts_do_are_tiled(family, layout):
     seen = view(shared(family), layout, FAMILIES[family])
-    x = latent(family)
+    x, first = latent(family), {"first_chunk": True} if family == "wan22" else {}
     with torch.no_grad():
-        plain = seen.decoder(x)
+        plain = seen.decoder(x, **first)
         with offloaded(seen), tiling(seen.decoder) as hook:
-            got = seen.decoder(x)
+            got = seen.decoder(x, **first)
     assert not hook.reasons
     assert same(got, plain)
