@@ -98,6 +98,7 @@ PLURALS: Mapping[str, str] = {
     "term": "Terms",
     "phase": "Phases of a cache",
     "scenario": "Scenarios",
+    "scale": "Scales",
     "claim": "Claims of a profile",
     "mechanism": "Mechanisms",
 }
