@@ -6,22 +6,26 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .budget import settled
+from .bandplan import LARGEST, BandPlan, Budget, planned
+from .bands import execute_bands
+from .budget import free_memory, settled
 from .caches import Caches, ItemCaches
 from .call_protocol import call_protocol, check_shapes
+from .clip import Clip
 from .errors import TilingError, UnknownCoderError
 from .estimate import estimated, spatial_norms
 from .job import Job
 from .plan import Partition
 from .planes import Plane
 from .run import execute
-from .segments import CARRY, REST, segments
+from .segments import BANDS, CARRY, REST, segments
 from .settings import bytes_of, check_choices, check_sizes
 from .steps import Program, Shape
 from .tiles import quadtree
@@ -58,9 +62,13 @@ class VAEHook:
         max_depth: how many times a tile may be quartered.
         min_tile_size: no quarter is smaller; default a quarter of ``tile_size``.
         residency: where activations and feature caches are stored: ``host`` offloads them;
-            ``device`` saves the transfers and takes memory for all activations.
+            ``device`` saves the transfers and takes memory for all activations; ``auto`` keeps
+            the planes of images on a GPU as far as ``max_vram`` or the free memory allows, and
+            is ``host`` elsewhere.
         method: ``rest`` stores activations after each convolution, ``carry`` keeps the borders of
-            tiles in line buffers where statistics allow it; ``auto`` chooses.
+            tiles in line buffers where statistics allow it, ``bands`` stores planes with channels
+            innermost and goes by bands of full rows, a tile wide where ``tile_size`` is given;
+            ``auto`` chooses: bands for images on a GPU, unless all is offloaded.
         skip_zeros: leave out taps of causal convolutions that would meet only padding in time: a
             third of the work for a still image, and equal but for rounding.
         max_vram: bytes that a call may take on the device beyond the weights, or words such as
@@ -85,7 +93,7 @@ class VAEHook:
         max_depth: int = 4,
         min_tile_size: int | None = None,
         *,
-        residency: str = "host",
+        residency: str = "auto",
         method: str = "auto",
         skip_zeros: bool = False,
         max_vram: int | str | None = None,
@@ -111,6 +119,10 @@ class VAEHook:
         self.skip_zeros = skip_zeros
         self.max_vram = budget
         self.progress = progress
+        self.tile_is_default = False
+        """Whether nobody asked for tiles of that size: then bands may be larger."""
+        self.clip: Clip | None = None
+        """The clip whose chunks will come, where that is known."""
         self.reasons: set[str] = set()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -121,6 +133,8 @@ class VAEHook:
             program = translate(self.net, self.is_decoder, call.first_chunk)
             if not self.one_tile_is_enough(program, call.x):
                 with torch.no_grad(), lent(self.net, self.to_gpu):
+                    if self.clip is not None:
+                        return self.next_chunk(self.clip, call)
                     return self.tiled(program, call)
         except UnknownCoderError as reason:
             self.say(str(reason))
@@ -157,35 +171,138 @@ class VAEHook:
         protocol = call_protocol(program, shapes, caches, call.final)
         program, shapes = protocol.program, shapes[: len(protocol.program.steps) + 1]
         check_shapes(program, shapes, x.dim())
-        side, resident_limit = self.settle(program, shapes, x)
-        partition = self.partition(program, side, x)
-        batch = x.shape[0]
-        out: Tensor | None = None
-        for item in range(batch):
-            job = Job(
-                program,
-                shapes,
-                device,
-                home,
-                ItemCaches(caches, item, batch),
-                self.skip_zeros,
-                resident_limit=resident_limit,
-            )
-            if self.progress is not None:
-                job.visit = Counter(self.progress)
-            tile = self.item(job, x[item : item + 1], partition)
-            if batch == 1:
-                out = tile
-                break
-            if out is None:
-                out = tile.new_empty((batch, *tile.shape[1:]))
-            out[item : item + 1].copy_(tile)
-        assert out is not None
-        result = protocol.answer(out, caches)
+        run, resident_limit = self.way(program, shapes, x, device)
+        job = Job(program, shapes, device, home, ItemCaches(caches, 0, x.shape[0]), self.skip_zeros)
+        job.resident_limit = resident_limit
+        result = protocol.answer(self.items(job, run, x), caches)
         caches.commit()
         if caches.cached:
             call.feat_idx[0] += protocol.moved
         return result
+
+    def items(self, whole: Job, run: Callable[[Job, Tensor], Tensor], x: Tensor) -> Tensor:
+        """Run the program on every item of the batch."""
+        batch, caches = x.shape[0], whole.caches.caches
+        out: Tensor | None = None
+        for item in range(batch):
+            job = replace(whole, caches=ItemCaches(caches, item, batch), planes={}, unstored={})
+            if self.progress is not None:
+                job.visit = Counter(self.progress)
+            tile = run(job, x[item : item + 1])
+            if batch == 1:
+                return tile
+            if out is None:
+                out = tile.new_empty((batch, *tile.shape[1:]))
+            out[item : item + 1].copy_(tile)
+        assert out is not None
+        return out
+
+    def takes_clips(self, x: Tensor) -> bool:
+        """Whether a clip is run as a whole where its VAE says how many frames will come.
+
+        That takes the caches of a clip, which are as large as all its activations, for one band at
+        a time. On a CPU chunks in small tiles are as fast, and stay in its caches.
+        """
+        chosen = self.method == "auto" and working_device(self.net, x).type == "cuda"
+        bands = self.method == BANDS or (chosen and self.residency != "host")
+        return bands and x.dim() == 5 and not self.use_quadtree
+
+    @contextmanager
+    def expecting(self, frames: int) -> Iterator[None]:
+        """Inside, the chunks of a clip of so many frames are passed one by one, and no others.
+
+        They are kept until the last one has come, and the clip is then run as a whole, tiles
+        outside and time inside. Until then the coder returns no frames.
+        """
+        self.clip = Clip(frames)
+        try:
+            yield
+            if self.clip is not None and self.clip.chunks:
+                raise TilingError(
+                    f"only {self.clip.seen} frames of {frames} came: hook the coder itself with "
+                    "VAEHook"
+                )
+        finally:
+            self.clip = None
+
+    def next_chunk(self, clip: Clip, call: Call) -> Tensor:
+        """What the coder returns for a chunk: no frames, or those of the clip for its last one."""
+        x, device = call.x, working_device(self.net, call.x)
+        program = translate(self.net, self.is_decoder, first_chunk=True)
+        caches = Caches(None, 0, device, clip=True)
+        shapes = program.shapes(Shape(x.shape[1], clip.frames, *x.shape[-2:]), caches.clock)
+        check_shapes(program, shapes, x.dim())
+        clip.chunks.append(x)
+        if clip.missing:
+            last = shapes[-1]
+            return x.new_empty((x.shape[0], last.channels, 0, last.height, last.width))
+        x = clip.whole()
+        partition = self.clip_partition(program, shapes, x, device)
+        job = Job(program, shapes, device, device, ItemCaches(caches, 0, x.shape[0]))
+        job.skip_zeros = self.skip_zeros or clip.frames == 1
+        return self.items(job, partial(self.item, partition), x)
+
+    def clip_partition(
+        self, program: Program, shapes: list[Shape], x: Tensor, device: torch.device
+    ) -> Partition:
+        """Bands of full rows, as high as pays or as the budget allows."""
+        row = max(
+            shape.channels * (shape.frames or 1) * shape.width * level
+            for shape, level in zip(shapes, program.levels, strict=True)
+        )
+        parts = segments(program, CARRY, ())
+        width = x.element_size()
+        stored = sum(shapes[part.output].elements for part in parts[:-1])
+        others = stored + (x.shape[0] - 1) * (shapes[0].elements + shapes[-1].elements)
+        rows = max(int(LARGEST / row), 1)
+        if self.tile_size is not None and not self.tile_is_default:
+            rows = min(rows, max(self.side(program, x) ** 2 // x.shape[-1], 1))
+        largest = Partition(rows, bands=True)
+        limit = free_memory(device) if self.max_vram is None else self.max_vram
+        tile, _ = settled(program, shapes, parts, largest, limit, others * width, width)
+        return replace(largest, tile=tile)
+
+    def way(
+        self, program: Program, shapes: list[Shape], x: Tensor, device: torch.device
+    ) -> tuple[Callable[[Job, Tensor], Tensor], float]:
+        """How an item is run, and elements of planes that may stay resident beside its tiles."""
+        if self.banded(program, x, device):
+            return partial(self.by_bands, self.band_plan(program, shapes, x, device)), 0.0
+        side, resident_limit = self.settle(program, shapes, x)
+        return partial(self.item, self.partition(program, side, x)), resident_limit
+
+    def banded(self, program: Program, x: Tensor, device: torch.device) -> bool:
+        """Whether to go by bands of full rows.
+
+        On a CPU tiles of any shape run equally fast, and small ones stay in its caches. A GPU
+        wants few large kernels, channels innermost, and copies of one piece.
+        """
+        if x.dim() != 4 or self.use_quadtree:
+            return False
+        if self.fast and spatial_norms(program, self.color_fix):
+            return False
+        chosen = self.method == "auto" and device.type == "cuda"
+        return self.method == BANDS or (chosen and self.residency != "host")
+
+    def band_plan(
+        self, program: Program, shapes: list[Shape], x: Tensor, device: torch.device
+    ) -> BandPlan:
+        """How many rows at a time, and which planes stay on the device."""
+        width = x.element_size()
+        others = (x.shape[0] - 1) * (shapes[0].elements + shapes[-1].elements) * width
+        limit = free_memory(device) if self.max_vram is None else self.max_vram
+        bound = self.tile_size is not None and not self.tile_is_default
+        tile = self.side(program, x) if bound else None
+        residency = self.residency if self.max_vram is None else "auto"
+        return planned(BandPlan(program, shapes, Budget(limit, others, width, tile)), residency)
+
+    def by_bands(self, plan: BandPlan, job: Job, x: Tensor) -> Tensor:
+        """Run the program on one item, by bands."""
+        first = x.to(job.device, memory_format=torch.channels_last)
+        job.planes[0] = Plane(job.shapes[0], job.device, first)
+        plane = execute_bands(job, plan)
+        whole = Span(0, plane.shape.height), Span(0, plane.shape.width)
+        return plane.read(*whole, x.device)
 
     def settle(self, program: Program, shapes: list[Shape], x: Tensor) -> tuple[int, float]:
         """Side of a tile, and elements of planes that may stay resident on the device."""
@@ -196,9 +313,9 @@ class VAEHook:
         parts = segments(program, self.chosen(), norms)
         width = x.element_size()
         others = (x.shape[0] - 1) * (shapes[0].elements + shapes[-1].elements) * width
-        return settled(program, shapes, parts, tile, self.max_vram, others, width)
+        return settled(program, shapes, parts, Partition(tile), self.max_vram, others, width)
 
-    def item(self, job: Job, x: Tensor, partition: Partition) -> Tensor:
+    def item(self, partition: Partition, job: Job, x: Tensor) -> Tensor:
         """Run the program on one item."""
         if self.fast:
             job.given = estimated(job.program, x, partition.tile, job.device, self.color_fix)
@@ -212,7 +329,7 @@ class VAEHook:
         """The method by which steps are run."""
         if self.use_quadtree:
             return REST
-        return CARRY if self.method == "auto" else self.method
+        return self.method if self.method in (CARRY, REST) else CARRY
 
     def side(self, program: Program, x: Tensor) -> int:
         """Side of a tile, in pixels of the coder's input."""
