@@ -6,10 +6,11 @@ what it says is what will be held, but for what allocators round up and workspac
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import Any, TypeVar
 
 from .errors import TilingError
 from .segments import REST, Segment, closure, segments
@@ -17,11 +18,22 @@ from .steps import Add, Attend, Conv, Program, Shape, Value
 from .tiles import cuts
 from .window import Span
 
+T = TypeVar("T")
+
 LARGEST = 2**25
 """Elements of a band: enough to keep a GPU busy, and small beside the planes."""
 
 COMFORTABLE = 2**23
 """Elements below which a band's launches begin to cost more than copies of planes do."""
+
+SCORES = 2**28
+"""Scores of a band of queries with all keys, at most."""
+
+WORTHWHILE = 0.8
+"""The share of its peak that a plan has to come down to before planes are computed more than once.
+
+On the published decoders that takes a tenth of the work more, and frees a third of the memory.
+"""
 
 ATTENDED = 6
 """Tensors of the size of a band that attention holds at once."""
@@ -62,10 +74,23 @@ class BandPlan:
     """Planes that are stored on the host; all others are resident on the device."""
     recomputed: frozenset[Value] = frozenset()
     """Planes that are not stored: whatever reads them computes what it needs."""
+    known: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What was worked out for this plan or for others of the program that it is tried beside."""
+
+    def once(self, what: tuple[Any, ...], work_out: Callable[[], T]) -> T:
+        """Something that depends on ``what`` alone."""
+        if what not in self.known:
+            self.known[what] = work_out()
+        found: T = self.known[what]
+        return found
 
     @cached_property
     def parts(self) -> list[Segment]:
         """The segments, in the order they run."""
+        return self.once(("parts", self.recomputed), self.find_parts)
+
+    def find_parts(self) -> list[Segment]:
+        """Work out `parts`."""
         found = segments(self.program, REST, ())
         if not self.recomputed:
             return found
@@ -76,10 +101,18 @@ class BandPlan:
     @cached_property
     def last_use(self) -> dict[Value, int]:
         """Which segment is the last to read a plane."""
+        return self.once(("last use", self.recomputed), self.find_last_use)
+
+    def find_last_use(self) -> dict[Value, int]:
+        """Work out `last_use`."""
         return {value: number for number, part in enumerate(self.parts) for value in part.sources}
 
     @cached_property
     def successors(self) -> dict[Value, Value]:
+        """Planes that are written over another one, band by band: see `find_successors`."""
+        return self.once(("successors", self.recomputed), self.find_successors)
+
+    def find_successors(self) -> dict[Value, Value]:
         """Planes that are written over another one, band by band: the sums of residual blocks.
 
         By value, the one whose memory it takes. A sum reads of the shortcut just the pixels that
@@ -118,15 +151,18 @@ class BandPlan:
         """The bands of a segment."""
         shape, step = self.shapes[part.output], part.steps[-1]
         if isinstance(step, Attend):
-            line = (ATTENDED * shape.channels + shape.height * shape.width) * shape.width
+            # Kernels that keep scores keep them for all pixels.
+            scores = shape.height * shape.width * shape.width * self.area // SCORES
+            line = max(ATTENDED * self.row(part.output), scores, 1)
         else:
             values = {value for each in part.steps for value in (*each.inputs, each.output)}
             # Where a plane grows, what counts is the grown copy of the input.
             line = max(self.line(value, part) for value in values)
         rows, columns = max(self.area // line, 1), shape.width
-        if self.budget.tile is not None and not isinstance(step, Attend):
+        if self.budget.tile is not None:
             side = max(round(self.budget.tile * self.program.levels[part.output]), 1)
-            rows, columns = min(rows, side), min(columns, side)
+            rows = min(rows, side)
+            columns = columns if isinstance(step, Attend) else min(columns, side)
         across = tuple(Span(*pair) for pair in pairwise(cuts(shape.width, columns)))
         return [Band(Span(*pair), across) for pair in pairwise(even(shape.height, rows))]
 
@@ -146,8 +182,10 @@ class BandPlan:
             for value in self.alive(number)
             if value not in self.offloaded
         )
-        output = self.shapes[self.program.output].elements
-        return (planes + output + self.visit(self.parts[number])) * self.budget.width
+        output, part = self.shapes[self.program.output].elements, self.parts[number]
+        touched = self.offloaded & {part.output, *part.sources}
+        what = "visit", number, self.area, self.recomputed, touched
+        return (planes + output + self.once(what, lambda: self.visit(part))) * self.budget.width
 
     def alive(self, number: int) -> set[Value]:
         """Planes that exist while a segment runs, but for the program's output.
@@ -254,6 +292,22 @@ class BandPlan:
         """The plan with a plane, and those in its memory, on the host."""
         return replace(self, offloaded=self.offloaded | self.family(value))
 
+    def growing(self) -> frozenset[Value]:
+        """Planes that are larger than what they are computed from, in memory of their own.
+
+        The first plane of a level whose first block has a convolution as its shortcut: it is
+        measured, and then read twice.
+        """
+        reused = {*self.successors.values(), self.program.output}
+        return frozenset(
+            part.output
+            for part in self.parts
+            if isinstance(part.steps[-1], Conv)
+            and part.steps[-1].rows.up > 1
+            and len(part.steps) == 1
+            and part.output not in reused
+        )
+
 
 def even(size: int, most: int) -> list[int]:
     """Borders of equal bands of at most ``most`` rows where there are such, else of about equal.
@@ -272,11 +326,16 @@ def planned(plan: BandPlan, residency: str) -> BandPlan:
 
     Raises `TilingError` where there is none.
     """
+    # No band is larger than the largest plane.
+    plan = replace(plan, area=min(plan.area, max(shape.elements for shape in plan.shapes)))
     if residency == "host":
         return all_offloaded(plan)
+    lean = replace(plan, recomputed=plan.growing())
+    if lean.peak <= plan.peak * WORTHWHILE:
+        plan = lean
     if residency == "device":
         return plan
-    for area in areas(plan.area, COMFORTABLE):
+    for area in areas(plan.area, min(plan.area, COMFORTABLE)):
         resident = replace(plan, area=area)
         if resident.peak <= plan.budget.nbytes:
             return resident

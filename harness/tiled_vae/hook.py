@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .bandplan import LARGEST, BandPlan, Budget, planned
+from .bandplan import BandPlan, Budget, planned
 from .bands import execute_bands
 from .budget import free_memory, settled
 from .caches import Caches, ItemCaches
 from .call_protocol import call_protocol, check_shapes
-from .clip import Clip
+from .clip import Clip, clip_bands
 from .errors import TilingError, UnknownCoderError
 from .estimate import estimated, spatial_norms
 from .job import Job
@@ -237,30 +237,12 @@ class VAEHook:
             last = shapes[-1]
             return x.new_empty((x.shape[0], last.channels, 0, last.height, last.width))
         x = clip.whole()
-        partition = self.clip_partition(program, shapes, x, device)
+        limit = free_memory(device) if self.max_vram is None else self.max_vram
+        tile = None if self.tile_is_default or self.tile_size is None else self.side(program, x)
+        partition = clip_bands(program, shapes, x, limit, tile)
         job = Job(program, shapes, device, device, ItemCaches(caches, 0, x.shape[0]))
         job.skip_zeros = self.skip_zeros or clip.frames == 1
         return self.items(job, partial(self.item, partition), x)
-
-    def clip_partition(
-        self, program: Program, shapes: list[Shape], x: Tensor, device: torch.device
-    ) -> Partition:
-        """Bands of full rows, as high as pays or as the budget allows."""
-        row = max(
-            shape.channels * (shape.frames or 1) * shape.width * level
-            for shape, level in zip(shapes, program.levels, strict=True)
-        )
-        parts = segments(program, CARRY, ())
-        width = x.element_size()
-        stored = sum(shapes[part.output].elements for part in parts[:-1])
-        others = stored + (x.shape[0] - 1) * (shapes[0].elements + shapes[-1].elements)
-        rows = max(int(LARGEST / row), 1)
-        if self.tile_size is not None and not self.tile_is_default:
-            rows = min(rows, max(self.side(program, x) ** 2 // x.shape[-1], 1))
-        largest = Partition(rows, bands=True)
-        limit = free_memory(device) if self.max_vram is None else self.max_vram
-        tile, _ = settled(program, shapes, parts, largest, limit, others * width, width)
-        return replace(largest, tile=tile)
 
     def way(
         self, program: Program, shapes: list[Shape], x: Tensor, device: torch.device
@@ -271,15 +253,17 @@ class VAEHook:
         side, resident_limit = self.settle(program, shapes, x)
         return partial(self.item, self.partition(program, side, x)), resident_limit
 
+    def estimates(self, program: Program) -> set[nn.Module]:
+        """Norms whose statistics are estimated."""
+        return spatial_norms(program, self.color_fix) if self.fast else set()
+
     def banded(self, program: Program, x: Tensor, device: torch.device) -> bool:
         """Whether to go by bands of full rows.
 
         On a CPU tiles of any shape run equally fast, and small ones stay in its caches. A GPU
         wants few large kernels, channels innermost, and copies of one piece.
         """
-        if x.dim() != 4 or self.use_quadtree:
-            return False
-        if self.fast and spatial_norms(program, self.color_fix):
+        if x.dim() != 4 or self.use_quadtree or self.estimates(program):
             return False
         chosen = self.method == "auto" and device.type == "cuda"
         return self.method == BANDS or (chosen and self.residency != "host")
@@ -309,15 +293,14 @@ class VAEHook:
         tile = self.side(program, x)
         if self.max_vram is None:
             return tile, 0.0
-        norms = spatial_norms(program, self.color_fix) if self.fast else set()
-        parts = segments(program, self.chosen(), norms)
+        parts = segments(program, self.chosen(), self.estimates(program))
         width = x.element_size()
         others = (x.shape[0] - 1) * (shapes[0].elements + shapes[-1].elements) * width
         return settled(program, shapes, parts, Partition(tile), self.max_vram, others, width)
 
     def item(self, partition: Partition, job: Job, x: Tensor) -> Tensor:
         """Run the program on one item."""
-        if self.fast:
+        if self.estimates(job.program):
             job.given = estimated(job.program, x, partition.tile, job.device, self.color_fix)
         parts = segments(job.program, self.chosen(), job.given)
         job.planes[0] = Plane(job.shapes[0], x.device, x)

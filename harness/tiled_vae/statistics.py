@@ -23,6 +23,8 @@ class Moments:
         """Of each tile: elements of a group, mean and inverse standard deviation, ``N groups``, or
         ``N channels`` where each channel is measured."""
         self.merged: tuple[Tensor, Tensor] | None = None
+        self.before: tuple[int, Tensor, Tensor] | None = None
+        """Of all tiles that were merged already: count, mean and variance."""
         self.spread: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def add(self, tile: Tensor) -> None:
@@ -49,10 +51,14 @@ class Moments:
 
     def summary(self) -> tuple[Tensor, Tensor]:
         """Mean and variance, each ``N groups``."""
-        if not self.parts:
+        if not self.count:
             raise RuntimeError("statistics were asked for before any tile was seen")
         if self.merged is None:
-            counts, means, inverses = zip(*self.parts, strict=True)
+            parts = self.parts
+            if self.before is not None:
+                count, mean, variance = self.before
+                parts = [(count, mean, variance.rsqrt()), *parts]
+            counts, means, inverses = zip(*parts, strict=True)
             units = max(mean.shape[1] for mean in means)
             both = torch.stack([spread(part, units) for part in (*means, *inverses)])
             both = both.to(exact(both.device))
@@ -60,7 +66,7 @@ class Moments:
             mean, inverse = both.unflatten(2, (self.groups, -1)).chunk(2)
             self.merged = merged(counts, mean, inverse.pow(-2))
             # Keep only the merged statistics: those of the single tiles take memory on the device.
-            self.parts = [(self.count, self.merged[0], self.merged[1].rsqrt())]
+            self.before, self.parts = (self.count, *self.merged), []
         return self.merged
 
     def by_channel(self, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
