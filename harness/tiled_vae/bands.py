@@ -68,6 +68,8 @@ class BandPlane(Plane):
     def add(self, rows: Span, cols: Span, tile: Tensor, divisor: float) -> None:
         """Add a tile to what is there, for a resident plane, and that to the statistics."""
         assert self.tensor is not None
+        if tile.dtype != self.tensor.dtype:
+            self.tensor = self.tensor.to(torch.promote_types(tile.dtype, self.tensor.dtype))
         place = self.tensor[..., slice(*rows), slice(*cols)].add_(tile)
         if divisor != 1.0:
             place.div_(divisor)
@@ -77,7 +79,7 @@ class BandPlane(Plane):
     def send(self, arena: Arena, rows: Span, cols: Span, tile: Tensor) -> None:
         """Send a tile to the host, once all of its rows are there."""
         shape = self.shape
-        if self.stored is None:
+        if self.stored is None or self.stored.rows.dtype != tile.dtype:
             size = shape.channels, shape.height, shape.width
             self.stored = OffloadedRows(*size, tile.dtype, arena)
         if self.writer is None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -121,8 +122,8 @@ class VAEHook:
         self.progress = progress
         self.tile_is_default = False
         """Whether nobody asked for tiles of that size: then bands may be larger."""
-        self.clip: Clip | None = None
-        """The clip whose chunks will come, where that is known."""
+        self.clips: dict[int, Clip] = {}
+        """By thread, the clip whose chunks will come, where that is known."""
         self.reasons: set[str] = set()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -133,8 +134,9 @@ class VAEHook:
             program = translate(self.net, self.is_decoder, call.first_chunk)
             if not self.one_tile_is_enough(program, call.x):
                 with torch.no_grad(), lent(self.net, self.to_gpu):
-                    if self.clip is not None:
-                        return self.next_chunk(self.clip, call)
+                    clip = self.clips.get(get_ident())
+                    if clip is not None:
+                        return self.next_chunk(clip, call)
                     return self.tiled(program, call)
         except UnknownCoderError as reason:
             self.say(str(reason))
@@ -214,16 +216,15 @@ class VAEHook:
         They are kept until the last one has come, and the clip is then run as a whole, tiles
         outside and time inside. Until then the coder returns no frames.
         """
-        self.clip = Clip(frames)
+        clip = self.clips[get_ident()] = Clip(frames)
         try:
             yield
-            if self.clip is not None and self.clip.chunks:
+            if clip.chunks:
                 raise TilingError(
-                    f"only {self.clip.seen} frames of {frames} came: hook the coder itself with "
-                    "VAEHook"
+                    f"only {clip.seen} frames of {frames} came: hook the coder itself with VAEHook"
                 )
         finally:
-            self.clip = None
+            del self.clips[get_ident()]
 
     def next_chunk(self, clip: Clip, call: Call) -> Tensor:
         """What the coder returns for a chunk: no frames, or those of the clip for its last one."""
