@@ -29,7 +29,7 @@ def attend(job: Job, step: Attend, bands: Sequence[Span]) -> None:
         x = framed(source.read(rows, width, job.device))
         if step.norm is not None:
             moments = job.moments(step.norm, step.spatial, step.inputs[0])
-            x = normalised(step.norm, x, moments)
+            x = normalised(step.norm, x, moments, job.prepared)
         projected = step.project(x)
         del x
         for tokens, part in zip((queries, keys, values), projected, strict=True):

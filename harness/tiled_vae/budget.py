@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
 
 from .errors import TilingError
 from .plan import Partition, Planner
@@ -12,13 +16,25 @@ from .steps import Program, Shape
 MARGIN = 1.15
 """Measured peaks stay within this factor of what is planned."""
 
+UNTOUCHED = 1 / 16
+"""Share of the free memory that is left to workspaces of kernels and to fragmentation."""
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that may be taken on a device; no limit is known but on a GPU."""
+    if device.type != "cuda":
+        return math.inf
+    free, _ = torch.cuda.mem_get_info(device)
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return (free + cached) * (1 - UNTOUCHED)
+
 
 def settled(
     program: Program,
     shapes: Sequence[Shape],
     parts: Sequence[Segment],
-    largest: int,
-    budget: int,
+    largest: Partition,
+    budget: float,
     others: int,
     width: int,
 ) -> tuple[int, float]:
@@ -26,13 +42,13 @@ def settled(
 
     ``budget`` is what a call may hold on the device beyond the coder's weights, its input and its
     output counted; ``others`` are the bytes that the other items of the batch take of it; and
-    ``width`` is the size of an element. Tiles are at most ``largest`` pixels a side. Raises
+    ``width`` is the size of an element. Tiles are no larger than those of ``largest``. Raises
     `TilingError` where not even the smallest tiles fit.
     """
     need = 0.0
     align = max(round(1 / min(program.levels)), 1)
-    for tile in smaller(largest, align):
-        planner = Planner(program, shapes, Partition(tile), parts)
+    for tile in smaller(largest.tile, align):
+        planner = Planner(program, shapes, replace(largest, tile=tile), parts)
         need = others + planner.peak() * width * MARGIN
         if need <= budget:
             return tile, (budget - need) / width / MARGIN

@@ -21,12 +21,18 @@ REPEAT = "Rep"
 
 
 class Caches:
-    """The slots of one call. ``first`` is where the call starts in the caller's list."""
+    """The slots of one call. ``first`` is where the call starts in the caller's list.
 
-    def __init__(self, slots: list[Any] | None, first: int, home: torch.device) -> None:
+    A call that has all frames of a ``clip`` needs none.
+    """
+
+    def __init__(
+        self, slots: list[Any] | None, first: int, home: torch.device, clip: bool = False
+    ) -> None:
         self.slots = slots
         self.first = first
         self.home = home
+        self.clip = clip
         self.fresh: dict[int, Tensor | str | None] = {}
 
     @property
@@ -44,7 +50,7 @@ class Caches:
     @property
     def clock(self) -> Clock:
         """What the steps may know about the cache."""
-        return Clock(self.cached, self.holds)
+        return Clock(self.cached, self.holds, self.clip)
 
     def check(self, count: int) -> None:
         """Refuse lists that are too short and unknown contents: the original then runs untiled."""

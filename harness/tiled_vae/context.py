@@ -33,7 +33,8 @@ def tiled(
 
     ``vae`` is a VAE, or something that holds one: a pipeline, a user interface's wrapper,
     ``DataParallel``, what ``torch.compile`` returns. ``tile_size`` is in image pixels, for both
-    directions: 512 unless ``max_vram`` chooses it. ``settings`` are those of `VAEHook`
+    directions. Without one, a GPU runs as fast as ``max_vram`` or else the free memory allows;
+    elsewhere it is 512 unless ``max_vram`` chooses it. ``settings`` are those of `VAEHook`
     (``min_tile_size`` in image pixels as well); ``progress`` counts the tiles of a whole call, all
     chunks of a clip included. A VAE's own tiling, which blends, is off inside.
 
@@ -43,10 +44,11 @@ def tiled(
     by this thread already, and for settings that cannot work.
     """
     check_sizes(tile_size, settings.get("min_tile_size"))
-    if tile_size is None and settings.get("max_vram") is None:
+    is_default = tile_size is None and settings.get("max_vram") is None
+    if is_default:
         tile_size = 512
     settings |= {"fast_decoder": fast, "fast_encoder": fast, "color_fix": color_fix}
-    installed = Installed(holder_of(vae), tile_size, settings)
+    installed = Installed(holder_of(vae), tile_size, settings, tile_is_default=is_default)
     directions = [name for name, wanted in ((ENCODE, encode), (DECODE, decode)) if wanted]
     try:
         for name in directions:

@@ -6,15 +6,20 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from threading import get_ident
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .budget import settled
+from .bandplan import BandPlan, Budget, planned
+from .bands import execute_bands
+from .budget import free_memory, settled
 from .caches import Caches, ItemCaches
 from .call_protocol import call_protocol, check_shapes
+from .clip import Clip, clip_bands
 from .errors import TilingError, UnknownCoderError
 from .estimate import estimated, spatial_norms
 from .guards import check_input, check_surroundings
@@ -24,7 +29,7 @@ from .plan import Partition, Planner
 from .planes import Plane
 from .progress import Progress, Tell, told, visits
 from .run import execute
-from .segments import CARRY, REST, Segment, segments
+from .segments import BANDS, CARRY, REST, Segment, segments
 from .settings import bytes_of, check_choices, check_progress, check_sizes
 from .steps import Program, Shape
 from .tiles import quadtree
@@ -61,9 +66,13 @@ class VAEHook:
         max_depth: how many times a tile may be quartered.
         min_tile_size: no quarter is smaller; default a quarter of ``tile_size``.
         residency: where activations and feature caches are stored: ``host`` offloads them;
-            ``device`` saves the transfers and takes memory for all activations.
+            ``device`` saves the transfers and takes memory for all activations; ``auto`` keeps
+            the planes of images on a GPU as far as ``max_vram`` or the free memory allows, and
+            is ``host`` elsewhere.
         method: ``rest`` stores activations after each convolution, ``carry`` keeps the borders of
-            tiles in line buffers where statistics allow it; ``auto`` chooses.
+            tiles in line buffers where statistics allow it, ``bands`` stores planes with channels
+            innermost and goes by bands of full rows, a tile wide where ``tile_size`` is given;
+            ``auto`` chooses: bands for images on a GPU, unless all is offloaded.
         skip_zeros: leave out taps of causal convolutions that would meet only padding in time: a
             third of the work for a still image, and equal but for rounding.
         max_vram: bytes that a call may take on the device beyond the weights, or words such as
@@ -88,7 +97,7 @@ class VAEHook:
         max_depth: int = 4,
         min_tile_size: int | None = None,
         *,
-        residency: str = "host",
+        residency: str = "auto",
         method: str = "auto",
         skip_zeros: bool = False,
         max_vram: int | str | None = None,
@@ -117,6 +126,10 @@ class VAEHook:
         self.progress = progress
         self.over_calls: Progress | None = None
         """Counts the tiles of all calls that a VAE makes of one of its own."""
+        self.tile_is_default = False
+        """Whether nobody asked for tiles of that size: then bands may be larger."""
+        self.clips: dict[int, Clip] = {}
+        """By thread, the clip whose chunks will come, where that is known."""
         self.reasons: set[str] = set()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -134,6 +147,9 @@ class VAEHook:
             program = translate(self.net, self.is_decoder, call.first_chunk)
             if not self.one_tile_is_enough(program, call.x):
                 with torch.no_grad(), lent(self.net, self.to_gpu), onloaded(self.net):
+                    clip = self.clips.get(get_ident())
+                    if clip is not None:
+                        return self.next_chunk(clip, call)
                     return self.tiled(program, call)
         except UnknownCoderError as reason:
             self.say(str(reason))
@@ -173,23 +189,24 @@ class VAEHook:
         protocol = call_protocol(program, shapes, caches, call.final)
         program, shapes = protocol.program, shapes[: len(protocol.program.steps) + 1]
         check_shapes(program, shapes, x.dim())
-        side, resident_limit = self.settle(program, shapes, x)
-        partition = self.partition(program, side, x)
-        batch = x.shape[0]
+        way = self.way(program, shapes, x, device)
+        job = Job(program, shapes, device, home, ItemCaches(caches, 0, x.shape[0]), self.skip_zeros)
+        job.resident_limit = way.resident_limit
+        result = protocol.answer(self.items(job, way, x), caches)
+        caches.commit()
+        if caches.cached:
+            call.feat_idx[0] += protocol.moved
+        return result
+
+    def items(self, whole: Job, way: Way, x: Tensor) -> Tensor:
+        """Run the program on every item of the batch."""
+        batch, caches = x.shape[0], whole.caches.caches
         out: Tensor | None = None
-        with self.counting(program, shapes, partition, batch) as visit:
+        with self.counting(way, batch) as visit:
             for item in range(batch):
-                job = Job(
-                    program,
-                    shapes,
-                    device,
-                    home,
-                    ItemCaches(caches, item, batch),
-                    self.skip_zeros,
-                    visit=visit,
-                    resident_limit=resident_limit,
-                )
-                tile = self.item(job, x[item : item + 1], partition)
+                mine = ItemCaches(caches, item, batch)
+                job = replace(whole, caches=mine, visit=visit, planes={}, unstored={})
+                tile = way.run(job, x[item : item + 1])
                 if batch == 1:
                     out = tile
                     break
@@ -197,32 +214,123 @@ class VAEHook:
                     out = tile.new_empty((batch, *tile.shape[1:]))
                 out[item : item + 1].copy_(tile)
         assert out is not None
-        result = protocol.answer(out, caches)
-        caches.commit()
-        if caches.cached:
-            call.feat_idx[0] += protocol.moved
-        return result
+        return out
 
     @contextmanager
-    def counting(
-        self, program: Program, shapes: list[Shape], partition: Partition, batch: int
-    ) -> Iterator[Callable[[], None]]:
+    def counting(self, way: Way, batch: int) -> Iterator[Callable[[], None]]:
         """What is to be called after each tile."""
         if not self.progress:
             yield lambda: None
             return
-        tiles = visits(Planner(program, shapes, partition, self.parts(program))) * batch
         over_calls = self.over_calls
         with told(self.progress, 1) if over_calls is None else nullcontext(over_calls) as progress:
             assert progress is not None
-            counter = progress.begin(tiles)
+            counter = progress.begin(way.tiles() * batch)
             yield counter
             progress.end(counter)
 
     def parts(self, program: Program) -> list[Segment]:
         """The segments in which a program is run."""
-        norms = spatial_norms(program, self.color_fix) if self.fast else set()
-        return segments(program, self.chosen(program), norms)
+        return segments(program, self.chosen(program), self.estimates(program))
+
+    def takes_clips(self, x: Tensor) -> bool:
+        """Whether a clip is run as a whole where its VAE says how many frames will come.
+
+        That takes the caches of a clip, which are as large as all its activations, for one band at
+        a time. On a CPU chunks in small tiles are as fast, and stay in its caches.
+        """
+        chosen = self.method == "auto" and working_device(self.net, x).type == "cuda"
+        bands = self.method == BANDS or (chosen and self.residency != "host")
+        if not bands or x.dim() != 5 or self.use_quadtree:
+            return False
+        try:
+            return not translate(self.net, self.is_decoder, first_chunk=True).wraps
+        except UnknownCoderError:
+            return False
+
+    @contextmanager
+    def expecting(self, frames: int) -> Iterator[None]:
+        """Inside, the chunks of a clip of so many frames are passed one by one, and no others.
+
+        They are kept until the last one has come, and the clip is then run as a whole, tiles
+        outside and time inside. Until then the coder returns no frames.
+        """
+        clip = self.clips[get_ident()] = Clip(frames)
+        try:
+            yield
+            if clip.chunks:
+                raise TilingError(
+                    f"only {clip.seen} frames of {frames} came: hook the coder itself with VAEHook"
+                )
+        finally:
+            del self.clips[get_ident()]
+
+    def next_chunk(self, clip: Clip, call: Call) -> Tensor:
+        """What the coder returns for a chunk: no frames, or those of the clip for its last one."""
+        x, device = call.x, working_device(self.net, call.x)
+        program = translate(self.net, self.is_decoder, first_chunk=True)
+        caches = Caches(None, 0, device, clip=True)
+        shapes = program.shapes(Shape(x.shape[1], clip.frames, *x.shape[-2:]), caches.clock)
+        check_shapes(program, shapes, x.dim())
+        clip.chunks.append(x)
+        if clip.missing:
+            if self.over_calls is not None:
+                self.over_calls.skip()
+            last = shapes[-1]
+            return x.new_empty((x.shape[0], last.channels, 0, last.height, last.width))
+        x = clip.whole()
+        limit = free_memory(device) if self.max_vram is None else self.max_vram
+        tile = None if self.tile_is_default or self.tile_size is None else self.side(program, x)
+        partition = clip_bands(program, shapes, x, limit, tile)
+        job = Job(program, shapes, device, device, ItemCaches(caches, 0, x.shape[0]))
+        job.skip_zeros = self.skip_zeros or clip.frames == 1
+        planner = Planner(program, shapes, partition, self.parts(program))
+        return self.items(job, Way(partial(self.item, partition), partial(visits, planner)), x)
+
+    def way(self, program: Program, shapes: list[Shape], x: Tensor, device: torch.device) -> Way:
+        """How an item is run: by bands, or by tiles."""
+        if self.banded(program, x, device):
+            plan = self.band_plan(program, shapes, x, device)
+            return Way(partial(self.by_bands, plan), plan.visits)
+        side, resident_limit = self.settle(program, shapes, x)
+        partition = self.partition(program, side, x)
+        planner = Planner(program, shapes, partition, self.parts(program))
+        return Way(partial(self.item, partition), partial(visits, planner), resident_limit)
+
+    def estimates(self, program: Program) -> set[nn.Module]:
+        """Norms whose statistics are estimated."""
+        return spatial_norms(program, self.color_fix) if self.fast else set()
+
+    def banded(self, program: Program, x: Tensor, device: torch.device) -> bool:
+        """Whether to go by bands of full rows.
+
+        On a CPU tiles of any shape run equally fast, and small ones stay in its caches. A GPU
+        wants few large kernels, channels innermost, and copies of one piece.
+        """
+        if x.dim() != 4 or self.use_quadtree or program.wraps or self.estimates(program):
+            return False
+        chosen = self.method == "auto" and device.type == "cuda"
+        return self.method == BANDS or (chosen and self.residency != "host")
+
+    def band_plan(
+        self, program: Program, shapes: list[Shape], x: Tensor, device: torch.device
+    ) -> BandPlan:
+        """How many rows at a time, and which planes stay on the device."""
+        width = x.element_size()
+        others = (x.shape[0] - 1) * (shapes[0].elements + shapes[-1].elements) * width
+        limit = free_memory(device) if self.max_vram is None else self.max_vram
+        bound = self.tile_size is not None and not self.tile_is_default
+        tile = self.side(program, x) if bound else None
+        residency = self.residency if self.max_vram is None else "auto"
+        return planned(BandPlan(program, shapes, Budget(limit, others, width, tile)), residency)
+
+    def by_bands(self, plan: BandPlan, job: Job, x: Tensor) -> Tensor:
+        """Run the program on one item, by bands."""
+        first = x.to(job.device, memory_format=torch.channels_last)
+        job.planes[0] = Plane(job.shapes[0], job.device, first)
+        plane = execute_bands(job, plan)
+        whole = Span(0, plane.shape.height), Span(0, plane.shape.width)
+        return plane.read(*whole, x.device)
 
     def settle(self, program: Program, shapes: list[Shape], x: Tensor) -> tuple[int, float]:
         """Side of a tile, and elements of planes that may stay resident on the device."""
@@ -232,11 +340,11 @@ class VAEHook:
         parts = self.parts(program)
         width = x.element_size()
         others = (x.shape[0] - 1) * (shapes[0].elements + shapes[-1].elements) * width
-        return settled(program, shapes, parts, tile, self.max_vram, others, width)
+        return settled(program, shapes, parts, Partition(tile), self.max_vram, others, width)
 
-    def item(self, job: Job, x: Tensor, partition: Partition) -> Tensor:
+    def item(self, partition: Partition, job: Job, x: Tensor) -> Tensor:
         """Run the program on one item."""
-        if self.fast:
+        if self.estimates(job.program):
             job.given = estimated(job.program, x, partition.tile, job.device, self.color_fix)
         parts = segments(job.program, self.chosen(job.program), job.given)
         job.planes[0] = Plane(job.shapes[0], x.device, x)
@@ -248,7 +356,7 @@ class VAEHook:
         """The method by which steps are run."""
         if self.use_quadtree or program.wraps:
             return REST
-        return CARRY if self.method == "auto" else self.method
+        return self.method if self.method in (CARRY, REST) else CARRY
 
     def side(self, program: Program, x: Tensor) -> int:
         """Side of a tile, in pixels of the coder's input."""
@@ -274,6 +382,17 @@ class VAEHook:
             smallest=smallest,
         )
         return Partition(tile, cells)
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of running a program on one item of a batch."""
+
+    run: Callable[[Job, Tensor], Tensor]
+    tiles: Callable[[], int]
+    """In how many tiles that is done."""
+    resident_limit: float = 0.0
+    """Elements of planes that may stay resident on the device beside the tiles."""
 
 
 @dataclass

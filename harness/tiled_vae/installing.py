@@ -15,6 +15,7 @@ from torch import nn
 from .errors import TilingError, UnknownCoderError
 from .hook import VAEHook
 from .progress import told
+from .provenance import is_known_function
 from .translate import translate
 
 logger = logging.getLogger(__name__)
@@ -24,15 +25,26 @@ ENCODE, DECODE = "encode", "decode"
 
 FORWARDS = ("forward", "original_forward")
 
+LOOPS = {ENCODE: "_encode", DECODE: "_decode"}
+"""Methods of diffusers' video VAEs that pass a clip to the coder in chunks."""
+
 _lock = threading.RLock()
 
 
 class Installed:
     """The hooks of one open context, and the thread that opened it."""
 
-    def __init__(self, holder: Any, tile_size: int | None, settings: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        holder: Any,
+        tile_size: int | None,
+        settings: dict[str, Any],
+        *,
+        tile_is_default: bool = False,
+    ) -> None:
         self.holder = holder
         self.tile_size = tile_size
+        self.tile_is_default = tile_is_default
         self.settings = settings
         self.thread = threading.get_ident()
         self.hooks: dict[nn.Module, VAEHook] = {}
@@ -53,6 +65,11 @@ class Installed:
             door = self.holder.__dict__.get(name)
             door = door if isinstance(door, Door) else Door(self.holder, name)
             door.contexts.append(self)
+            loop = self.holder.__dict__.get(LOOPS[name])
+            if loop is None and is_known_function(getattr(type(self.holder), LOOPS[name], None)):
+                loop = FrameLoop(self.holder, name)
+            if isinstance(loop, FrameLoop):
+                loop.contexts.append(self)
 
     def hook_on(self, net: nn.Module, name: str) -> VAEHook:
         """The hook on a coder, which is put there if there is none yet."""
@@ -76,7 +93,9 @@ class Installed:
         scaled = {
             key: None if size is None else max(size // unit, 1) for key, size in sizes.items()
         }
-        return VAEHook(net, is_decoder=name == DECODE, **{**self.settings, **scaled})
+        hook = VAEHook(net, is_decoder=name == DECODE, **{**self.settings, **scaled})
+        hook.tile_is_default = self.tile_is_default
+        return hook
 
     def remove(self) -> None:
         """Take everything off that this context has put on."""
@@ -85,6 +104,9 @@ class Installed:
                 door = getattr(self.holder, "__dict__", {}).get(name)
                 if isinstance(door, Door):
                     door.leave(self)
+                loop = getattr(self.holder, "__dict__", {}).get(LOOPS[name])
+                if isinstance(loop, FrameLoop):
+                    loop.leave(self)
             for net in self.hooks:
                 switch = net.__dict__.get("forward")
                 if isinstance(switch, Switch):
@@ -191,6 +213,44 @@ class Door:
                 self.holder.use_tiling = True
 
     run_apart = torch._disable_dynamo(run)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy of the VAE is not tiled."""
+        return copy.deepcopy(self.original, memo)
+
+
+class FrameLoop:
+    """In the place of a VAE's loop over a clip: lets the hook know how many frames will come."""
+
+    def __init__(self, holder: Any, name: str) -> None:
+        self.holder = holder
+        self.name = name
+        self.contexts: list[Installed] = []
+        self.before = holder.__dict__.get(LOOPS[name])
+        self.original: Callable[..., Any] = getattr(holder, LOOPS[name])
+        holder.__dict__[LOOPS[name]] = self
+
+    def leave(self, context: Installed) -> None:
+        """A context ends; the last one puts back what was there."""
+        if context in self.contexts:
+            self.contexts.remove(context)
+        if self.contexts:
+            return
+        if self.before is None:
+            del self.holder.__dict__[LOOPS[self.name]]
+        else:
+            self.holder.__dict__[LOOPS[self.name]] = self.before
+
+    def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """What the loop gives for a clip ``B C T H W``."""
+        context, net = context_here(self.contexts), coder_of(self.holder, self.name)
+        hook = None if context is None or net is None else context.hooks.get(net)
+        if hook is None or not hook.takes_clips(x):
+            return self.original(x, *args, **kwargs)
+        frames = x.shape[2]
+        # An encoder is given one frame and then four at a time; those that are left over never.
+        with hook.expecting(frames if hook.is_decoder else (frames - 1) // 4 * 4 + 1):
+            return self.original(x, *args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """A copy of the VAE is not tiled."""

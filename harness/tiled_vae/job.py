@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .caches import REPEAT, ItemCaches
-from .layers import activated, convolve, normalised, over_time
+from .layers import Prepared, activated, convolve, normalised, over_time
 from .planes import Plane
 from .statistics import Moments
 from .steps import Add, Conv, Norm, Program, Reshuffle, Shape, Step, TimeDown, TimeUp, Value
@@ -40,6 +40,9 @@ class Job:
     resident_limit: float = 0
     """Elements of planes that may stay resident on the device beside the tiles."""
     planes: dict[Value, Plane] = field(default_factory=dict)
+    unstored: dict[Value, dict[int, Moments]] = field(default_factory=dict)
+    """Statistics of planes that are measured and not stored, by number of groups."""
+    prepared: Prepared = field(default_factory=Prepared)
 
     def moments(self, module: nn.Module, spatial: bool, value: Value) -> Moments | None:
         """Statistics for a norm of ``value``; ``None`` for a norm that needs none."""
@@ -47,7 +50,8 @@ class Job:
             return None
         if module in self.given:
             return self.given[module]
-        moments = self.planes[value].moments[int(module.num_groups)]  # type: ignore[arg-type]
+        found = self.unstored.get(value) or self.planes[value].moments
+        moments = found[int(module.num_groups)]  # type: ignore[arg-type]
         if self.seen is not None:
             self.seen[module] = moments
         return moments
@@ -60,7 +64,8 @@ class Job:
         """
         if isinstance(step, Norm):
             moments = self.moments(step.module, step.spatial, step.inputs[0])
-            return activated(step.activation, normalised(step.module, box.pop(), moments))
+            y = normalised(step.module, box.pop(), moments, self.prepared)
+            return activated(step.activation, y)
         if isinstance(step, Conv):
             return self.convolve(step, box, rows, cols)
         if isinstance(step, Add):
@@ -83,7 +88,7 @@ class Job:
             if past is not None:
                 box.append(past)
             del past
-        return convolve(step, box, reach_rows, reach_cols, self.skip_zeros)
+        return convolve(step, box, reach_rows, reach_cols, self.prepared, self.skip_zeros)
 
     def add(self, step: Add, box: list[Tensor]) -> Tensor:
         """The end of a residual block; the first tensor is overwritten where it is fresh."""
@@ -106,6 +111,8 @@ class Job:
 
     def time_up(self, step: TimeUp, x: Tensor, rows: Span, cols: Span) -> Tensor:
         """Makes two frames of each one, from the second frame of a clip on."""
+        if self.caches.caches.clip:
+            return self.clip_up(step, x)
         held = self.caches.caches.holds(step.slot)
         if not self.caches.caches.cached or held is None:
             return x
@@ -114,8 +121,21 @@ class Job:
         y = torch.unflatten(over_time(step.module, x, past), 1, (2, channels))
         return y.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)
 
+    def clip_up(self, step: TimeUp, x: Tensor) -> Tensor:
+        """All frames of a clip at once: the convolution never sees the first one."""
+        channels, frames = x.shape[1:3]
+        if frames == 1:
+            return x
+        y = torch.unflatten(over_time(step.module, x[:, :, 1:], None), 1, (2, channels))
+        y = y.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)
+        return torch.cat([x[:, :, :1], y], dim=2)
+
     def time_down(self, step: TimeDown, x: Tensor, rows: Span, cols: Span) -> Tensor:
         """Makes one frame of each two, from the second frame of a clip on."""
+        if self.caches.caches.clip:
+            if x.shape[2] == 1:
+                return x
+            return torch.cat([x[:, :, :1], over_time(step.module, x, None)], dim=2)
         past = self.caches.past(step.slot, rows, cols, self.device)
         if not self.caches.caches.cached or past is None:
             return x

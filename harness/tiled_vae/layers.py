@@ -7,6 +7,7 @@ called as it is and followed, see `following`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -28,6 +29,43 @@ def pointwise(module: nn.Module, x: Tensor, *, tokens: bool = False) -> Tensor:
     return followed(module, Given(tokens=tokens), x)
 
 
+class Prepared:
+    """Weights in the dtype and layout that kernels take, made once for all tiles of a segment."""
+
+    def __init__(self) -> None:
+        self.made: dict[tuple[nn.Module, str], Tensor] = {}
+
+    def affine(self, norm: nn.GroupNorm, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+        """Weight and bias of a norm in the dtype of its statistics."""
+        if norm.weight is None or norm.weight.dtype == dtype:
+            return norm.weight, norm.bias
+        weight = self.kept(norm, "weight", lambda: norm.weight.to(dtype))
+        return weight, self.kept(norm, "bias", lambda: norm.bias.to(dtype))
+
+    def weight(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
+        """The weight of a convolution, with channels innermost on a GPU where ``x`` has them so.
+
+        The library would otherwise convert it for every tile.
+        """
+        last = torch.channels_last
+        innermost = x.is_contiguous(memory_format=last) and not x.is_contiguous()
+        if x.device.type != "cuda" or not innermost:
+            return conv.weight
+        if conv.weight.is_contiguous(memory_format=last):
+            return conv.weight
+        return self.kept(conv, "weight", lambda: conv.weight.contiguous(memory_format=last))
+
+    def kept(self, module: nn.Module, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """A parameter in its new form, made when it is asked for first."""
+        if (module, name) not in self.made:
+            self.made[module, name] = make()
+        return self.made[module, name]
+
+    def clear(self) -> None:
+        """Let go of all of them."""
+        self.made.clear()
+
+
 def upsampled(module: nn.Module | None, x: Tensor) -> Tensor:
     """Nearest upsampling by two of ``N C h w``, the way the coder does it."""
     if module is not None:
@@ -36,7 +74,12 @@ def upsampled(module: nn.Module | None, x: Tensor) -> Tensor:
 
 
 def convolve(
-    step: Conv, box: list[Tensor], rows: Reach, cols: Reach, skip_zeros: bool = False
+    step: Conv,
+    box: list[Tensor],
+    rows: Reach,
+    cols: Reach,
+    prepared: Prepared,
+    skip_zeros: bool = False,
 ) -> Tensor:
     """The convolution of a tile, which covers what ``rows`` and ``cols`` read, halo included.
 
@@ -47,13 +90,15 @@ def convolve(
     if isinstance(step.module, nn.Conv3d):
         return convolve_causal(step, box, rows, cols, skip_zeros)
     if box[0].dim() == 4:
-        return convolve_2d(step, box, rows, cols)
+        return convolve_2d(step, box, rows, cols, prepared)
     batch, frames = box[0].shape[0], box[0].shape[2]
-    y = convolve_2d(step, [box.pop().transpose(1, 2).flatten(0, 1)], rows, cols)
+    y = convolve_2d(step, [box.pop().transpose(1, 2).flatten(0, 1)], rows, cols, prepared)
     return torch.unflatten(y, 0, (batch, frames)).transpose(1, 2)
 
 
-def convolve_2d(step: Conv, box: list[Tensor], rows: Reach, cols: Reach) -> Tensor:
+def convolve_2d(
+    step: Conv, box: list[Tensor], rows: Reach, cols: Reach, prepared: Prepared
+) -> Tensor:
     """A 2D convolution of ``N C h w``."""
     x = box.pop()
     if step.rows.up > 1:
@@ -66,7 +111,8 @@ def convolve_2d(step: Conv, box: list[Tensor], rows: Reach, cols: Reach) -> Tens
             pad = (rows.zeros[0], cols.zeros[0])
         else:
             x = F.pad(x, (*cols.zeros, *rows.zeros))
-        return F.conv2d(x, module.weight, module.bias, module.stride, pad, groups=module.groups)
+        weight = prepared.weight(module, x)
+        return F.conv2d(x, weight, module.bias, module.stride, pad, groups=module.groups)
     zeros = (*cols.zeros, *rows.zeros)
     if not any(step.own):
         x, zeros = F.pad(x, zeros), (0, 0, 0, 0)
@@ -105,10 +151,10 @@ def over_time(module: nn.Module, x: Tensor, past: Tensor | None) -> Tensor:
     return cast(Tensor, module(x) if past is None else module(x, past))
 
 
-def normalised(module: nn.Module, x: Tensor, moments: Moments | None) -> Tensor:
+def normalised(module: nn.Module, x: Tensor, moments: Moments | None, prepared: Prepared) -> Tensor:
     """A fresh tensor: ``x`` normalised by statistics of its plane, or over channels alone."""
     if moments is not None:
-        return group_normalised(cast("nn.GroupNorm", module), x, moments)
+        return group_normalised(cast("nn.GroupNorm", module), x, moments, prepared)
     half = x.dtype in (torch.float16, torch.bfloat16)
     if half or kind(module) != "RMS_norm" or not is_trusted(module):
         return pointwise(module, x)
@@ -119,10 +165,14 @@ def normalised(module: nn.Module, x: Tensor, moments: Moments | None) -> Tensor:
     return y if norm.bias is None or isinstance(norm.bias, float) else y.add_(norm.bias)
 
 
-def group_normalised(module: nn.GroupNorm, x: Tensor, moments: Moments) -> Tensor:
+def group_normalised(
+    module: nn.GroupNorm, x: Tensor, moments: Moments, prepared: Prepared
+) -> Tensor:
     """GroupNorm with given statistics, in float32 at least and in the dtype of the original."""
     if is_plain(module, nn.GroupNorm):
-        return apply_moments(x, module.weight, module.bias, module.eps, moments)
+        exact = torch.float64 if x.dtype == torch.float64 else torch.float32
+        weight, bias = prepared.affine(module, exact)
+        return apply_moments(x, weight, bias, module.eps, moments)
     return followed(module, Given(moments=moments), x)
 
 

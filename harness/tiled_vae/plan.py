@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from .segments import Segment
 from .steps import Attend, Conv, Program, Shape, Step, Value
-from .tiles import Cell, cuts, grid, scaled
+from .tiles import Cell, crossed, cuts, grid, scaled
 from .window import Span
 
 
@@ -20,6 +20,12 @@ class Partition:
     """Side of a tile, in pixels of the input."""
     cells: list[Cell] | None = None
     """Tiles of a quadtree; ``None`` for a grid."""
+    bands: bool = False
+    """Whether tiles are bands of ``tile`` full rows."""
+
+    def across(self, side: float, width: int) -> float:
+        """Columns of a tile that is ``side`` rows high, on a plane of ``width`` columns."""
+        return width if self.bands else min(side, width)
 
 
 class Planner:
@@ -67,7 +73,8 @@ class Planner:
         """
         shape = self.shapes[part.output]
         side, most = self.nominal(part), self.most(part)
-        while side < max(shape.height, shape.width) and side * 2 <= most:
+        longest = shape.height if self.partition.bands else max(shape.height, shape.width)
+        while side < longest and side * 2 <= most:
             if self.visit(part, side * 2) > self.largest:
                 break
             side *= 2
@@ -85,11 +92,17 @@ class Planner:
         longest = max(shape.height, shape.width)
         whole = longest <= self.most(part) and self.visit(part, longest) <= self.largest
         if self.partition.cells is None or whole:
-            return grid(shape.height, shape.width, self.side(part))
+            return self.cut(shape, self.side(part))
         first = self.shapes[0]
         return scaled(
             self.partition.cells, (first.height, first.width), (shape.height, shape.width)
         )
+
+    def cut(self, shape: Shape, side: int) -> list[Cell]:
+        """Tiles of a plane, row by row."""
+        if not self.partition.bands:
+            return grid(shape.height, shape.width, side)
+        return crossed(cuts(shape.height, side), [0, shape.width])
 
     def borders(self, part: Segment) -> tuple[list[int], list[int], bool]:
         """Borders along rows and columns for line buffers, and whether they are the output's."""
@@ -99,7 +112,8 @@ class Planner:
         side = self.side(part)
         if not demand:
             side = max(round(side * self.levels[source] / self.levels[part.output]), 1)
-        return cuts(shape.height, side), cuts(shape.width, side), demand
+        across = [0, shape.width] if self.partition.bands else cuts(shape.width, side)
+        return cuts(shape.height, side), across, demand
 
     def bands(self, part: Segment) -> list[Span]:
         """Bands of rows for attention over the plane of a segment."""
@@ -144,7 +158,7 @@ class Planner:
         """Elements of a tile of a value, for tiles of ``side`` pixels of the output."""
         shape = self.shapes[value]
         side = max(side * self.levels[value] / self.levels[part.output], 1)
-        plane = min(side, shape.height) * min(side, shape.width)
+        plane = min(side, shape.height) * self.partition.across(side, shape.width)
         return shape.channels * (shape.frames or 1) * plane
 
     def made(self, step: Step, part: Segment, side: float) -> float:

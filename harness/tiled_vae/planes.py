@@ -20,6 +20,10 @@ class Plane:
         self.moments: dict[int, Moments] = {}
         """Statistics by number of groups, for the norms that read this plane."""
 
+    def covers(self, rows: Span, cols: Span) -> bool:
+        """Whether these rows and columns are all of the plane."""
+        return (rows.size, cols.size) == (self.shape.height, self.shape.width)
+
     def read(self, rows: Span, cols: Span, device: torch.device) -> Tensor:
         """A part, moved to ``device``. Callers must not write to it."""
         if self.tensor is None:
@@ -28,8 +32,7 @@ class Plane:
 
     def write(self, rows: Span, cols: Span, tile: Tensor) -> None:
         """Store a tile and add it to the statistics."""
-        whole = rows.size == self.shape.height and cols.size == self.shape.width
-        if whole and tile.device == self.home and tile.is_contiguous():
+        if self.covers(rows, cols) and tile.device == self.home and tile.is_contiguous():
             self.tensor = tile
         else:
             if self.tensor is None:

@@ -32,6 +32,10 @@ class Progress:
         self.before += counter.tiles
         self.over += 1
 
+    def skip(self) -> None:
+        """A call is over in which no tile was to be run."""
+        self.over += 1
+
 
 class Counter:
     """Counts the tiles of one call of a coder."""

@@ -68,7 +68,7 @@ def wrapped(job: Job, step: Conv, rows: Span, cols: Span) -> Tensor:
     joined = replace(
         step, window_rows=replace(step.rows, up=1), window_cols=replace(step.cols, up=1)
     )
-    return convolve(joined, box, reaches[0], reaches[1])
+    return convolve(joined, box, reaches[0], reaches[1], job.prepared)
 
 
 def piece(job: Job, step: Conv, rows: Span, cols: Span) -> Tensor:

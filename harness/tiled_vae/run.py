@@ -24,11 +24,7 @@ def execute(job: Job, parts: list[Segment], partition: Partition) -> Plane:
     for number, part in enumerate(parts):
         for value in part.sources:
             last_use[value] = number
-    first = job.planes[0]
-    for groups in wanted_groups(job, 0):
-        moments = first.moments.setdefault(groups, Moments(groups))
-        shape = job.shapes[0]
-        moments.add(first.read(Span(0, shape.height), Span(0, shape.width), job.device))
+    measure_input(job)
     for number, part in enumerate(parts):
         plane = job.planes[part.output] = Plane(job.shapes[part.output], home_of(job, part))
         plane.moments = {groups: Moments(groups) for groups in wanted_groups(job, part.output)}
@@ -42,7 +38,16 @@ def execute(job: Job, parts: list[Segment], partition: Partition) -> Plane:
         for value in part.sources:
             if last_use[value] == number:
                 del job.planes[value]
+        job.prepared.clear()
     return job.planes[job.program.output]
+
+
+def measure_input(job: Job) -> None:
+    """Take the statistics that norms of the input itself need."""
+    first, shape = job.planes[0], job.shapes[0]
+    for groups in wanted_groups(job, 0):
+        moments = first.moments.setdefault(groups, Moments(groups))
+        moments.add(first.read(Span(0, shape.height), Span(0, shape.width), job.device))
 
 
 def home_of(job: Job, part: Segment) -> torch.device:

@@ -9,8 +9,9 @@ from torch import nn
 
 from .steps import Attend, Norm, Program, Reshuffle, Step, Value
 
-REST, CARRY = "rest", "carry"
-"""Methods: store planes between convolutions, or carry borders in line buffers."""
+REST, CARRY, BANDS = "rest", "carry", "bands"
+"""Methods: store planes between convolutions, or carry borders in line buffers; or store planes
+with channels innermost and go by bands of full rows."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from .errors import TilingError
-from .segments import CARRY, REST
+from .segments import BANDS, CARRY, REST
 
 UNITS = {
     "": 1,
@@ -42,10 +42,10 @@ def check_choices(max_depth: Any, residency: Any, method: Any) -> None:
     """Raise `TilingError` for other settings that cannot work."""
     if isinstance(max_depth, bool) or not isinstance(max_depth, int) or max_depth < 0:
         raise TilingError(f"max_depth is {max_depth!r}: give 0 or more")
-    if residency not in ("host", "device"):
-        raise TilingError(f"residency is {residency!r}: choose host or device")
-    if method not in ("auto", CARRY, REST):
-        raise TilingError(f"method is {method!r}: choose auto, {CARRY} or {REST}")
+    if residency not in ("auto", "host", "device"):
+        raise TilingError(f"residency is {residency!r}: choose auto, host or device")
+    if method not in ("auto", BANDS, CARRY, REST):
+        raise TilingError(f"method is {method!r}: choose auto, {BANDS}, {CARRY} or {REST}")
 
 
 def bytes_of(max_vram: Any) -> int | None:

@@ -6,6 +6,7 @@ order, give the statistics of the plane.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
 
 import torch
@@ -19,8 +20,11 @@ class Moments:
         self.groups = groups
         self.count = 0
         self.parts: list[tuple[int, Tensor, Tensor]] = []
-        """Of each tile: count, mean and inverse standard deviation."""
+        """Of each tile: elements of a group, mean and inverse standard deviation, ``N groups``, or
+        ``N channels`` where each channel is measured."""
         self.merged: tuple[Tensor, Tensor] | None = None
+        self.before: tuple[int, Tensor, Tensor] | None = None
+        """Of all tiles that were merged already: count, mean and variance."""
         self.spread: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def add(self, tile: Tensor) -> None:
@@ -31,6 +35,9 @@ class Moments:
         self.merged = None
         self.spread.clear()
         self.count += count
+        if tile.device.type == "cuda" and tile.shape[0] == 1:
+            self.parts.append((count, *measured_by_channel(tile)))
+            return
         if tile.dtype not in (torch.float16, torch.bfloat16):
             self.parts.append((count, *measured(tile, self.groups)))
             return
@@ -44,30 +51,54 @@ class Moments:
 
     def summary(self) -> tuple[Tensor, Tensor]:
         """Mean and variance, each ``N groups``."""
-        if not self.parts:
+        if not self.count:
             raise RuntimeError("statistics were asked for before any tile was seen")
         if self.merged is None:
-            counts, *parts = zip(*self.parts, strict=True)
-            device = parts[0][0].device
-            means, inverses = (torch.stack(part, dim=-1).to(exact(device)) for part in parts)
-            # Filled on the device, one run of equal counts at a time, so nothing is copied.
-            runs = [(count, len(list(run))) for count, run in groupby(counts)]
-            weights = torch.cat([means.new_full((n,), count) for count, n in runs])
-            mean = (means * weights).sum(-1) / self.count
-            spread = inverses.pow(-2) + (means - mean.unsqueeze(-1)).square()
-            self.merged = mean, (spread * weights).sum(-1) / self.count
+            parts = self.parts
+            if self.before is not None:
+                count, mean, variance = self.before
+                parts = [(count, mean, variance.rsqrt()), *parts]
+            counts, means, inverses = zip(*parts, strict=True)
+            units = max(mean.shape[1] for mean in means)
+            both = torch.stack([spread(part, units) for part in (*means, *inverses)])
+            both = both.to(exact(both.device))
+            # Tiles, N, groups, and the channels of a group where they were measured one by one.
+            mean, inverse = both.unflatten(2, (self.groups, -1)).chunk(2)
+            self.merged = merged(counts, mean, inverse.pow(-2))
             # Keep only the merged statistics: those of the single tiles take memory on the device.
-            self.parts = [(self.count, mean, self.merged[1].rsqrt())]
+            self.before, self.parts = (self.count, *self.merged), []
         return self.merged
 
     def by_channel(self, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Mean and variance of the first item for each of so many channels."""
         key = channels, dtype
         if key not in self.spread:
-            each = channels // self.groups
-            mean, variance = (part[0].to(dtype) for part in self.summary())
-            self.spread[key] = mean.repeat_interleave(each), variance.repeat_interleave(each)
+            both = torch.stack([part[0] for part in self.summary()]).to(dtype)
+            mean, variance = spread(both, channels)
+            self.spread[key] = mean, variance
         return self.spread[key]
+
+
+def merged(counts: Sequence[int], means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of groups, from those of their parts: ``tiles N groups channels``."""
+    if len({*counts}) == 1:
+        variance, mean = torch.var_mean(means, (0, 3), correction=0)
+        return mean, variance + variances.mean((0, 3))
+    # Filled on the device, one run of equal counts at a time, so nothing is copied.
+    total = sum(counts) * means.shape[3]
+    runs = [(count, len(list(run))) for count, run in groupby(counts)]
+    weights = torch.cat([means.new_full((n, 1, 1, 1), count / total) for count, n in runs])
+    mean = (means * weights).sum((0, 3))
+    each = variances + (means - mean.unsqueeze(2)).square()
+    return mean, (each * weights).sum((0, 3))
+
+
+def spread(values: Tensor, count: int) -> Tensor:
+    """Values of groups ``N groups`` for each of so many channels, in one kernel."""
+    if values.shape[1] == count:
+        return values
+    each = count // values.shape[1]
+    return values.unsqueeze(2).expand(-1, -1, each).reshape(-1, count)
 
 
 def exact(device: torch.device) -> torch.dtype:
@@ -87,3 +118,14 @@ def measured(tile: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     size = tile.numel() // (batch * channels)
     _, mean, inverse = torch.native_group_norm(tile, None, None, batch, channels, size, groups, 0.0)
     return mean, inverse
+
+
+def measured_by_channel(tile: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and inverse standard deviation of each channel of ``1 C h w``, each ``1 C``.
+
+    On a GPU this kernel of batch norm reads a tile once, with all multiprocessors, and adds up in
+    float32 at least; that of group norm runs one block a group. The epsilon keeps the deviation of
+    a constant channel finite and changes no other.
+    """
+    mean, inverse = torch.batch_norm_stats(tile, 1e-30)
+    return mean.unsqueeze(0), inverse.unsqueeze(0)

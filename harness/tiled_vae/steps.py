@@ -67,6 +67,8 @@ class Clock(NamedTuple):
 
     cached: bool
     holds: Callable[[int], Tensor | str | None]
+    clip: bool = False
+    """Whether the call has all frames of a clip, which its VAE would pass chunk by chunk."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +145,8 @@ class TimeUp(Step):
     def shape(self, inputs: Sequence[Shape], clock: Clock) -> Shape:
         """Twice as many frames once the slot is filled."""
         frames = inputs[0].frames or 1
+        if clock.clip:
+            return inputs[0]._replace(frames=2 * frames - 1)
         acts = clock.cached and clock.holds(self.slot) is not None
         return inputs[0]._replace(frames=frames * 2 if acts else frames)
 
@@ -166,6 +170,8 @@ class TimeDown(Step):
     def shape(self, inputs: Sequence[Shape], clock: Clock) -> Shape:
         """Half as many frames once the slot is filled."""
         frames = inputs[0].frames or 1
+        if clock.clip:
+            return inputs[0]._replace(frames=(frames + 1) // 2)
         if clock.cached and clock.holds(self.slot) is not None:
             frames = (frames + 1 - 3) // 2 + 1
             waiting = clock.holds(self.slot + 1) if self.deferring else None

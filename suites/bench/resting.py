@@ -1,4 +1,4 @@
-"""The hook that ships here, storing activations after each convolution, for every coder."""
+"""The hook that ships here with all that is offloaded on the host, where the tile sets the peak."""
 
 from torch import nn
 
@@ -6,5 +6,10 @@ from vae_compat.tiled_vae import VAEHook
 
 
 def hook(net: nn.Module, tile_size: int, is_decoder: bool) -> VAEHook:
-    """With the published constructor's first arguments."""
-    return VAEHook(net, tile_size, is_decoder, method="rest")
+    """Storing activations after each convolution, for every coder."""
+    return VAEHook(net, tile_size, is_decoder, residency="host", method="rest")
+
+
+def offloading(net: nn.Module, tile_size: int, is_decoder: bool) -> VAEHook:
+    """By the method that it chooses. Arguments are the published constructor's first ones."""
+    return VAEHook(net, tile_size, is_decoder, residency="host")

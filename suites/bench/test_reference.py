@@ -27,9 +27,8 @@ def bench(tmp_path_factory) -> Bench:
 
 def contenders(row: Row, published: str | None):
     """Profiles by name; ours first."""
-    found = {OURS: load_embedded("reference")}
-    if row.rests:
-        found[OURS] = profile_from_flags("vae_compat.suites.bench.resting:hook", modes=["exact"])
+    ours = "vae_compat.suites.bench.resting:" + ("hook" if row.rests else "offloading")
+    found = {OURS: profile_from_flags(ours, modes=["exact"])}
     if row.beside:
         found[THEIRS] = load_embedded("diffusers")
         if published is not None:

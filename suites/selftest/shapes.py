@@ -21,6 +21,7 @@ def counted(
 ) -> Reading:
     """Counters of one run. With ``tile`` image pixels the reference hook tiles, else it is untiled.
 
+    It stores planes on the host, so that the tile sets the peak.
     ``under`` is a mode to run under. By default tensors have no data.
     """
     facts = case.facts
@@ -29,7 +30,7 @@ def counted(
         seen = view(unseeded(facts, config), case.layout, facts)
         with open_device("sim") as device, placed(seen, device):
             given = device.put(torch.zeros(case.input_shape))
-            over_tiles = nullcontext() if tile is None else tiled(seen.vae, tile)
+            over_tiles = nullcontext() if tile is None else tiled(seen.vae, tile, residency="host")
             with over_tiles, device.metered() as reading:
                 seen.run(case.direction, given)
     return reading

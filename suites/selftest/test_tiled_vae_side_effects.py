@@ -64,17 +64,17 @@ def peak_over_weights(family: str, side: int, **settings: Any) -> tuple[int, int
 @pytest.mark.parametrize(("family", "share"), [("sd", 0.1), ("qwen", 0.2)])
 def test_the_peak_is_set_by_the_tile_and_nothing_is_computed_twice(family, share):
     plain, _, work = peak_over_weights(family, 24, untiled=True)
-    ours, _, same_work = peak_over_weights(family, 24, tile=6)
+    ours, _, same_work = peak_over_weights(family, 24, tile=6, residency="host")
     assert ours < 0.25 * plain
     assert same_work <= 1.001 * work
-    larger, _, _ = peak_over_weights(family, 36, tile=6)
+    larger, _, _ = peak_over_weights(family, 36, tile=6, residency="host")
     assert larger - ours < share * plain * ((36 / 24) ** 2 - 1)
 
 
 def test_nothing_is_transferred_where_nothing_rests_on_the_host():
     assert peak_over_weights("qwen", 12, tile=6)[1] == 0
-    assert peak_over_weights("sd", 12, tile=3)[1] > 0
-    assert peak_over_weights("sd", 12, tile=6, residency="device")[1] == 0
+    assert peak_over_weights("sd", 12, tile=3, residency="host")[1] > 0
+    assert peak_over_weights("sd", 12, tile=6)[1] == 0
     assert peak_over_weights("sd", 12, tile=6, fast_decoder=True)[1] == 0
 
 

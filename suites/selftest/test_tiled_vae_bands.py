@@ -1,0 +1,175 @@
+"""Bands of full rows: exact, within their budget, and nothing left to chance between streams."""
+
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vae_compat.device import Reading, open_device
+from vae_compat.families import FAMILIES
+from vae_compat.fixtures.vaes import build
+from vae_compat.fixtures.vaes.precision import truth
+from vae_compat.tiled_vae import TilingError, VAEHook, tiled
+from vae_compat.tiled_vae.bandplan import even
+from vae_compat.tiled_vae.statistics import Moments
+
+
+@cache
+def shared(family: str) -> nn.Module:
+    return build(family, "mock")
+
+
+@cache
+def exact(family: str) -> nn.Module:
+    return truth(shared(family))
+
+
+def given(family: str, is_decoder: bool, height: int, width: int, batch: int = 1) -> Tensor:
+    facts = FAMILIES[family]
+    channels, scale = (facts.latent_channels, 1) if is_decoder else (3, facts.ratio)
+    generator = torch.Generator().manual_seed(height + width)
+    return torch.randn((batch, channels, height * scale, width * scale), generator=generator)
+
+
+def coder(vae: nn.Module, is_decoder: bool) -> nn.Module:
+    return vae.decoder if is_decoder else vae.encoder
+
+
+def noise(got: Tensor, right: Tensor) -> float:
+    return float((got.double() - right).square().mean().sqrt())
+
+
+@pytest.mark.parametrize("residency", ["host", "device"])
+@pytest.mark.parametrize(("is_decoder", "batch"), [(True, 2), (False, 1)])
+def test_bands_are_exact(is_decoder, batch, residency):
+    x = given("sd", is_decoder, 7, 6, batch)
+    net, true = (coder(each("sd"), is_decoder) for each in (shared, exact))
+    tiles: list[int] = []
+    hook = VAEHook(
+        net,
+        3 if is_decoder else 24,
+        is_decoder,
+        method="bands",
+        residency=residency,
+        progress=lambda done, _: tiles.append(done),
+    )
+    with torch.no_grad():
+        plain, right, got = net(x), true(x.double()), hook(x)
+    assert not hook.reasons
+    assert len(tiles) > 60
+    assert (got.shape, got.dtype) == (plain.shape, plain.dtype)
+    assert noise(got, right) <= 2 * noise(plain, right)
+
+
+def on_sim(share: float | None, **settings: object) -> tuple[Reading, int]:
+    """Counters for a small picture, and the untiled peak; ``share`` of that is the budget."""
+    vae, z = build("sd", "mock"), given("sd", True, 8, 7)
+    with open_device("sim") as device, torch.no_grad():
+        device.place(vae)
+        z = device.put(z)
+        with device.metered() as reading:
+            plain = vae.decoder(z)
+        untiled = peak_of(reading)
+        if share is not None:
+            settings["max_vram"] = int(share * untiled)
+        hook = VAEHook(vae.decoder, settings.pop("tile", 1), True, **settings)
+        hook.tile_is_default = share is None
+        with device.metered() as reading:
+            got = hook(z)
+        assert not hook.reasons
+        assert noise(device.host(got), device.host(plain).double()) < 1e-5 * float(plain.std())
+    return reading, untiled
+
+
+def peak_of(reading: Reading) -> int:
+    assert reading.peak_bytes is not None
+    assert reading.live_before is not None
+    return reading.peak_bytes - reading.live_before
+
+
+def test_with_memory_to_spare_nothing_leaves_the_device_and_the_host_never_waits():
+    reading, untiled = on_sim(None)
+    assert not reading.copies
+    assert reading.waits is not None
+    assert reading.waits.total == 0
+    assert peak_of(reading) < untiled
+
+
+def test_planes_that_do_not_fit_travel_pinned_beside_the_computing_and_in_order():
+    reading, untiled = on_sim(0.4)
+    assert 0.3 * untiled < peak_of(reading) <= 0.4 * untiled
+    assert reading.copies
+    assert all(copies.pinned and not copies.blocking for copies in reading.copies)
+    assert not any(copies.strided for copies in reading.copies)
+    assert reading.waits is not None
+    assert reading.waits.total == 0
+    assert not reading.races
+
+
+def test_too_small_a_budget_names_the_smallest_that_works():
+    net, z = shared("sd").decoder, given("sd", True, 6, 5)
+    with torch.no_grad():
+        with pytest.raises(TilingError, match=r"needs ([\d.]+) MiB even in bands of") as said:
+            VAEHook(net, None, True, method="bands", max_vram=1000)(z)
+        words = str(said.value).split("needs ")[1].split(" MiB")[0]
+        hook = VAEHook(net, None, True, method="bands", max_vram=f"{float(words) + 0.1}MiB")
+        assert noise(hook(z), net(z).double()) < 1e-5
+    assert not hook.reasons
+
+
+def clip(family: str, frames: int, is_decoder: bool) -> Tensor:
+    facts = FAMILIES[family]
+    generator = torch.Generator().manual_seed(frames)
+    if is_decoder:
+        size = (1, facts.latent_channels, frames, 5, 4)
+    else:
+        size = (1, 3, 1 + (frames - 1) * facts.temporal_ratio, 3 * facts.ratio, 4 * facts.ratio)
+    return torch.randn(size, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("family", "frames", "is_decoder"),
+    [
+        ("qwen", 1, True),
+        ("wan21", 3, True),
+        ("wan21", 3, False),
+        ("wan22", 2, True),
+        ("wan22", 2, False),
+    ],
+)
+def test_clips_run_as_a_whole_are_exact(family, frames, is_decoder):
+    vae, x, tiles = shared(family), clip(family, frames, is_decoder), list[int]()
+
+    def run(vae: nn.Module, x: Tensor) -> Tensor:
+        return vae.decode(x).sample if is_decoder else vae.encode(x).latent_dist.parameters
+
+    with torch.no_grad():
+        plain, right = run(vae, x), run(exact(family), x.double())
+        left = [*vae.__dict__]
+        with tiled(vae, 16, method="bands", progress=lambda done, _: tiles.append(done)) as hooks:
+            got = run(vae, x)
+    assert not any(hook.reasons for hook in hooks)
+    assert len(tiles) > 2
+    assert [*vae.__dict__] == left
+    assert vae._feat_map == [None] * len(vae._feat_map)
+    assert (got.shape, got.dtype) == (plain.shape, plain.dtype)
+    assert noise(got, right) <= 2 * noise(plain, right)
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "borders"), [(12, 5, [0, 4, 8, 12]), (7, 3, [0, 2, 4, 7])]
+)
+def test_bands_are_equal_where_that_takes_few_more(size, most, borders):
+    assert even(size, most) == borders
+
+
+def test_moments_of_tiles_that_were_merged_and_of_more_are_those_of_all():
+    plane = torch.randn(1, 8, 6, 3, dtype=torch.float64)
+    moments = Moments(4)
+    for rows in (slice(0, 2), slice(2, 4), slice(4, 5), slice(5, 6)):
+        moments.add(plane[:, :, rows])
+        mean, variance = moments.summary()
+    groups = plane.reshape(1, 4, -1)
+    torch.testing.assert_close(mean, groups.mean(-1))
+    torch.testing.assert_close(variance, groups.var(-1, correction=0))
