@@ -68,25 +68,25 @@ class Host:
 
     # -- what there is ------------------------------------------------------------------------
 
-    def register(self, tensor: Tensor, pinned: bool = False) -> None:
+    def register(self, tensor: Tensor, pinned: bool = False) -> Storage | None:
         """Record a tensor made on the host, unless its storage is known already."""
         if not (pinned or self.levels):
-            return
+            return None
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key in self._storages:
-            return
+        known = self._storages.get(key)
+        if known is not None:
+            return known
         size = storage.nbytes()
         reference = weakref.ref(storage, self._forgetter(key))
         untouched = 0 if pinned else self._taken(size)
-        self._storages[key] = Storage(reference, size, pinned, len(self.levels), untouched)
-        if not self.levels:
-            return
+        made = self._storages[key] = Storage(reference, size, pinned, len(self.levels), untouched)
         for level in self.levels:
             level.allocations += 1
             level.allocated += size
             level.live[pinned] += size
             level.peak[pinned] = max(level.peak[pinned], level.live[pinned])
+        return made
 
     def _forgetter(self, key: int) -> Callable[[Any], None]:
         itself = weakref.ref(self)
@@ -136,7 +136,9 @@ class Host:
 
         ``shared``: by the host's cores together, not by the driver's thread.
         """
-        storage = self._storages.get(tensor.untyped_storage()._cdata)
+        self._touch(self._storages.get(tensor.untyped_storage()._cdata), nbytes, shared)
+
+    def _touch(self, storage: Storage | None, nbytes: int, shared: bool) -> None:
         if storage is None or not storage.untouched:
             return
         new = min(nbytes, storage.untouched)
@@ -166,8 +168,7 @@ class Host:
                 nbytes += part.nbytes
         for part in out if isinstance(out, (tuple, list)) else (out,):
             if isinstance(part, Tensor):
-                self.register(part)
-                self.first_touched(part, part.nbytes, shared=True)
+                self._touch(self.register(part), part.nbytes, shared=True)
         self.trace.note(HostWork(nbytes))
         return out
 

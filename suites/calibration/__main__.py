@@ -12,8 +12,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -29,29 +30,29 @@ SOURCE = "nox -s calibrate: CUDA events, median after a warm-up"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 where peaks agree, 1 where they don't, 2 where there is nothing to compare."""
+    """0 where both agree, 1 where they don't, 2 where there is nothing to compare."""
     parser = argparse.ArgumentParser(
         prog="python -m vae_compat.suites.calibration", description=__doc__
     )
     parser.add_argument("--scene", action="append", help="part of a scene's name (repeatable)")
     parser.add_argument("--recorded", type=Path, help="what a GPU said, in place of one")
     parser.add_argument("--out", type=Path, default=FOLDER, help=f"folder (default: {FOLDER})")
-    parser.add_argument("--simulate", metavar="GPU", help=argparse.SUPPRESS)
+    parser.add_argument("--simulate", metavar="FILE", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.simulate is not None:
-        told = {
-            scene.name: asdict(simulated(scene, options.simulate or None))
-            for scene in chosen(options.scene)
-        }
-        sys.stdout.write(json.dumps(told) + "\n")
+        sys.stdout.write(json.dumps(_simulated(comparing.read(options.simulate))) + "\n")
         return 0
     try:
+        scenes = chosen(options.scene)
         recorded = (
-            comparing.read(options.recorded)
-            if options.recorded
-            else asked(chosen(options.scene), options.out)
+            comparing.read(options.recorded) if options.recorded else asked(scenes, options.out)
         )
-        rows = comparing.rows(recorded, in_another_process(recorded, options.scene))
+        names = {scene.name for scene in scenes}
+        wanted = replace(
+            recorded,
+            scenes={name: said for name, said in recorded.scenes.items() if name in names},
+        )
+        rows = comparing.rows(wanted, in_another_process(wanted))
     except UsageError as error:
         sys.stderr.write(f"calibrate: {error}\n")
         return 2
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     sys.stdout.write(comparing.told(rows))
     if not rows:
         return 2
-    return 0 if all(row.holds for row in rows) else 1
+    return 0 if comparing.agreement(rows).holds(times=recorded.times_tell) else 1
 
 
 def chosen(parts: Iterable[str] | None) -> list[Scene]:
@@ -88,18 +89,28 @@ def asked(scenes: Iterable[Scene], folder: Path) -> Recorded:
     return recorded
 
 
-def in_another_process(recorded: Recorded, parts: list[str] | None) -> dict[str, Said]:
-    """What the simulated accelerator says, in a process that sees no GPU."""
-    words = [word for part in parts or [] for word in ("--scene", part)]
-    done = subprocess.run(
-        [sys.executable, "-m", __spec__.parent, "--simulate", recorded.known_as or "", *words],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-    )
+def in_another_process(recorded: Recorded) -> dict[str, Said]:
+    """What the simulated accelerator says of these scenes, in a process that sees no GPU."""
+    with TemporaryDirectory() as folder:
+        file = comparing.write(recorded, Path(folder))
+        done = subprocess.run(
+            [sys.executable, "-m", __spec__.parent, "--simulate", str(file)],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        )
     told = json.loads(done.stdout.splitlines()[-1])
     return {name: Said(**numbers) for name, numbers in told.items()}
+
+
+def _simulated(recorded: Recorded) -> dict[str, dict[str, object]]:
+    told = {}
+    for name in recorded.scenes.keys() & SCENES.keys():
+        layout = recorded.channels_first_attention
+        said = simulated(SCENES[name], recorded.known_as, channels_first_attention=layout)
+        told[name] = asdict(said)
+    return told
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from vae_compat.subject.loading import load_hook
 from vae_compat.subject.profile import load_embedded
 
 UNTILED = "untiled"
+USUAL_TILE = 64
+"""Latent pixels."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,11 @@ class Scene:
     """``untiled``, or the name of an embedded profile."""
     direction: Direction = Direction.DECODE
     frames: int = 1
-    tile: int = 64
+    tile: int = USUAL_TILE
     dtype: str = "bfloat16"
     scale: Scale = Scale.REAL
+    channels_last: bool = False
+    """Whether weights and input are laid out so."""
 
     @property
     def case(self) -> Case:
@@ -60,10 +64,20 @@ class Scene:
     @property
     def name(self) -> str:
         """``sdxl decode 1024x1024 bfloat16 untiled``."""
+        return f"{self.group} {self.subject}{self._way}"
+
+    @property
+    def group(self) -> str:
+        """What its contenders have in common: ``sdxl decode 1024x1024 bfloat16``."""
         ratio = self.case.facts.ratio
         size = f"{self.height * ratio}x{self.width * ratio}"
         frames = f" {self.frames} frames" if self.frames > 1 else ""
-        return f"{self.family} {self.direction} {size}{frames} {self.dtype} {self.subject}"
+        return f"{self.family} {self.direction} {size}{frames} {self.dtype}"
+
+    @property
+    def _way(self) -> str:
+        tiles = "" if self.tile == USUAL_TILE else f" tiles of {self.tile * self.case.facts.ratio}"
+        return f"{tiles}{' channels last' if self.channels_last else ''}"
 
 
 @dataclass(frozen=True)
@@ -87,19 +101,31 @@ def _scenes() -> Iterator[Scene]:
         yield Scene("wan21", 60, 104, subject, frames=5)
     for subject in (UNTILED, "reference"):
         yield Scene("sdxl", 128, 128, subject, Direction.ENCODE)
-    yield Scene("flux", 256, 256)
+    yield Scene("sdxl", 128, 128, channels_last=True)
+    yield Scene("qwen", 128, 128, "diffusers", tile=32)
+    yield Scene("wan21", 60, 104, "diffusers", frames=5, tile=32)
+    for family, side in (("flux", 256), ("sdxl", 256), ("sdxl", 512)):
+        yield Scene(family, side, side)
+    yield Scene("flux", 256, 256, "reference")
+    yield Scene("sdxl", 256, 256, channels_last=True)
+    yield Scene("sdxl", 256, 256, "diffusers", channels_last=True)
 
 
 SCENES: Mapping[str, Scene] = {scene.name: scene for scene in _scenes()}
 """Sizes of everyday use, at which planes outweigh workspaces by far."""
 
 
-def simulated(scene: Scene, gpu: str | None) -> Said:
+def simulated(scene: Scene, gpu: str | None, *, channels_first_attention: bool = False) -> Said:
     """What the simulated accelerator counts, on shapes alone, with the time of a GPU that it knows.
 
     To be asked where no real GPU is in use: the simulated one takes its place.
+    ``channels_first_attention``: see ``Recorded``.
     """
-    with FakeTensorMode(), open_device("sim") as device, _ready(scene, device) as run:
+    with (
+        FakeTensorMode(),
+        open_device("sim") as device,
+        _ready(scene, device, channels_first_attention) as run,
+    ):
         with device.metered() as reading:
             result = run()
         del result
@@ -148,11 +174,17 @@ def _beyond(peak: int | None, before: int) -> int | None:
 
 
 @contextlib.contextmanager
-def _ready(scene: Scene, device: Any) -> Iterator[Callable[[], Tensor]]:
+def _ready(
+    scene: Scene, device: Any, channels_first_attention: bool = False
+) -> Iterator[Callable[[], Tensor]]:
     """The VAE with its input on an open device: a function that runs it."""
     case, dtype = scene.case, getattr(torch, scene.dtype)
     facts = case.facts
     vae = unseeded(facts, facts.real if scene.scale is Scale.REAL else facts.mock, dtype)
+    if scene.channels_last:
+        _lay_out_channels_last(vae)
+    if channels_first_attention:
+        _keep_channels_first(vae)
     seen = view(vae, Layout.DIFFUSERS, facts)
     whole = nn.ModuleList([seen.vae, seen.encoder, seen.decoder])
     with torch.no_grad():
@@ -166,6 +198,22 @@ def _ready(scene: Scene, device: Any) -> Iterator[Callable[[], Tensor]]:
                 yield lambda: run(scene.direction, given)
         finally:
             device.withdraw(whole)
+
+
+def _lay_out_channels_last(vae: nn.Module) -> None:
+    """What ``vae.to(memory_format=torch.channels_last)`` does, for tensors without data as well."""
+    for module in vae.modules():
+        if isinstance(module, nn.Conv2d):
+            # A copy: a kernel of one pixel has both layouts, and only its strides tell which.
+            weight = torch.empty_like(module.weight, memory_format=torch.channels_last)
+            module.weight = nn.Parameter(weight.copy_(module.weight), requires_grad=False)
+
+
+def _keep_channels_first(vae: nn.Module) -> None:
+    """Let the middle attention give what it adds up in the layout of its input."""
+    for module in vae.modules():
+        if type(module).__name__ == "Attention":
+            module.register_forward_hook(lambda _module, _given, result: result.contiguous())
 
 
 def _hook(scene: Scene) -> Hook | None:
