@@ -38,8 +38,8 @@ def check_plain_tiles(observation: Observation) -> Answer:
     output = finite_output(observation)
     if isinstance(output, Answer):
         return output
-    if observation.plain_tiles is None:
-        return not_judged("nothing is known of plain tiles")
+    if observation.plain_tiles is None or not bool(observation.plain_tiles.isfinite().all()):
+        return not_judged("nothing is known of plain tiles, or they are not finite")
     plain = replace(observation, output=observation.plain_tiles, plain_tiles=None)
     ours, theirs = distance_of(observation), distance_of(plain)
     shifts = [

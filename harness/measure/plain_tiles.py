@@ -19,6 +19,7 @@ from vae_compat.contracts.cases import Case, Direction
 from vae_compat.contracts.coders import LayoutVAE
 from vae_compat.device import Device
 from vae_compat.measure.placing import running
+from vae_compat.subject.state import snapshot
 
 OVERLAP = 1 / 4
 """Of a tile's side, with each neighbour."""
@@ -27,26 +28,27 @@ OVERLAP = 1 / 4
 def measure_plain_tiles(case: Case, view: LayoutVAE, x: Tensor, device: Device) -> Tensor:
     """Run the untiled VAE tile by tile; ``x`` and ``device`` as for ``measure_baseline``."""
     with running(view, device):
+        before = snapshot(view.vae, encoder=view.encoder, decoder=view.decoder)
 
         def run(tile: Tensor) -> Tensor:
             return device.host(view.run(case.direction, device.put(tile.contiguous())))
 
-        return overlapping(run, x, case).clone()
+        made = overlapping(run, x, case)
+        before.restore()  # causal VAEs keep caches, which would pass for there before the baseline
+        return made
 
 
 def overlapping(run: Callable[[Tensor], Tensor], x: Tensor, case: Case) -> Tensor:
     """The weighted mean of all tiles, in the dtype that ``run`` gives."""
     decoding, ratio = case.direction is Direction.DECODE, case.facts.ratio
     given, made = (1, ratio) if decoding else (ratio, 1)
-    sums = weights = None
-    dtype = x.dtype
+    weights, dtype = torch.zeros(case.height * made, case.width * made), x.dtype
+    sums: Tensor | None = None
     for rows in _spans(case.height, case.tile):
         for columns in _spans(case.width, case.tile):
             tile = run(x[..., rows.of(given), columns.of(given)])
             if sums is None:
-                size = (case.height * made, case.width * made)
-                dtype, sums = tile.dtype, torch.zeros(*tile.shape[:-2], *size)
-                weights = torch.zeros(size)
+                dtype, sums = tile.dtype, torch.zeros(*tile.shape[:-2], *weights.shape)
             weight = rows.ramp(made)[:, None] * columns.ramp(made)
             place = (..., rows.of(made), columns.of(made))
             sums[place] += weight * tile

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def perform_in_ranks(stage: Stage, perform: Callable[[Stage], Called]) -> Called
             _started(ranks, rank, meeting, stage, perform)
             for rank in range(ranks.spare, ranks.world)
         ]
-        outsiders = [_forked(lambda n=n: _joined(ranks, n, meeting)) for n in range(ranks.spare)]
+        outsiders = [_forked(partial(_joined, ranks, n, meeting)) for n in range(ranks.spare)]
         made = [_received(pipe, rank) for rank, (_, pipe) in enumerate(pipes)]
         for child in (*outsiders, *(child for child, _ in pipes)):
             os.waitpid(child, 0)

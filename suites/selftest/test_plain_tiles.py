@@ -15,9 +15,16 @@ from vae_compat.checks.registry import BY_NAME
 from vae_compat.contracts.cases import Case, Direction, Mode, Scale, Scenario
 from vae_compat.contracts.finding import Status
 from vae_compat.contracts.promise import Promise
+from vae_compat.device import open_device
 from vae_compat.measure.observation import Observation
-from vae_compat.measure.plain_tiles import overlapping
-from vae_compat.suites.selftest.measure_fakes import CASE, a_baseline, a_case, an_observation
+from vae_compat.measure.plain_tiles import measure_plain_tiles, overlapping
+from vae_compat.suites.selftest.measure_fakes import (
+    CASE,
+    TinyView,
+    a_baseline,
+    a_case,
+    an_observation,
+)
 
 LEVEL = 2 / 255
 CHECK = BY_NAME["plain_tiles"]
@@ -63,6 +70,19 @@ def test_neighbours_fade_into_each_other_without_a_step() -> None:
     assert row[128:192].unique().tolist() == [1.0]
     assert row.diff().max() <= 1 / 32 + 1e-6
     assert row[-1] > 2.9  # the last tile is a sliver, and counts most at the edge
+
+
+def test_nothing_stays_in_the_vae_that_the_baseline_would_find_there() -> None:
+    class Keeping(TinyView):
+        def run(self, direction: Direction, x: Tensor) -> Tensor:
+            self.vae.kept = x
+            return super().run(direction, x)
+
+    view, case = Keeping(), a_case(height=8, width=20, device="cpu")
+    x = torch.rand(case.latent_shape, generator=torch.Generator().manual_seed(0))
+    made = measure_plain_tiles(case, view, x, open_device("cpu"))
+    assert made.shape == case.image_shape
+    assert not hasattr(view.vae, "kept")
 
 
 # The check
@@ -146,7 +166,10 @@ def test_what_plain_tiles_do_not_do_fails(
 
 
 def test_without_plain_tiles_nothing_is_judged() -> None:
-    assert CHECK(replace(beside(), plain_tiles=None)).status is Status.NOT_JUDGED
+    seen = beside()
+    assert CHECK(replace(seen, plain_tiles=None)).status is Status.NOT_JUDGED
+    endless = torch.full_like(seen.baseline.output, torch.inf)
+    assert CHECK(replace(seen, plain_tiles=endless)).status is Status.NOT_JUDGED
 
 
 def test_it_is_for_what_tiles_and_promises_little() -> None:
