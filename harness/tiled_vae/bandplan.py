@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
+
+from torch import nn
 
 from .errors import TilingError
 from .segments import REST, Segment, closure, segments
@@ -220,8 +222,9 @@ class BandPlan:
 
     def weights(self, part: Segment) -> int:
         """Elements of the weights of a segment with their channels innermost."""
-        kernels = [step.module.weight for step in part.steps if isinstance(step, Conv)]
-        return sum(kernel.numel() for kernel in kernels if kernel.shape[-1] > 1)  # type: ignore[union-attr,operator,index]
+        modules = [step.module for step in part.steps if isinstance(step, Conv)]
+        kernels = [cast("nn.Conv2d", module).weight for module in modules]
+        return sum(kernel.numel() for kernel in kernels if kernel.shape[-1] > 1)
 
     def walk(
         self, part: Segment, value: Value, tile: tuple[Span, Span], target: bool = False

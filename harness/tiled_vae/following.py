@@ -78,7 +78,8 @@ def followed(module: nn.Module, given: Given, x: Tensor, past: Tensor | None = N
     with watch:
         out = module(x) if past is None else module(x, past)
     if not isinstance(out, Tensor) or out not in watch.states:
-        watch.refuse("gives a result that cannot be traced to what it was given")
+        told = "gives a result that cannot be traced to what it was given"
+        raise UnknownCoderError(f"{type(module).__name__} {told}")
     if any(given.own) and not watch.states[out] & DONE:
         watch.refuse("convolves nothing")
     return out

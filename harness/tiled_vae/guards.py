@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,18 @@ from .modules import is_replaced
 from .offloading import group_hooks, is_own_forward
 from .provenance import of_torch
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 PLACES = ("forward", "original_forward")
 """Where installers put this hook, and what it replaces."""
+
+
+def uncompiled(function: F) -> F:
+    """A function that Dynamo leaves alone: it would unroll loops over tiles.
+
+    `torch.compiler.disable` imports all of Dynamo at once, which takes seconds.
+    """
+    return torch._disable_dynamo(function)  # type: ignore[attr-defined,no-any-return]
 
 
 def check_surroundings(net: nn.Module, original: Any) -> None:

@@ -22,7 +22,7 @@ from .call_protocol import call_protocol, check_shapes
 from .clip import Clip, clip_bands
 from .errors import TilingError, UnknownCoderError
 from .estimate import estimated, spatial_norms
-from .guards import check_input, check_surroundings
+from .guards import check_input, check_surroundings, uncompiled
 from .job import Job
 from .offloading import onloaded
 from .plan import Partition, Planner
@@ -157,7 +157,7 @@ class VAEHook:
         return self.original()(*args, **kwargs)
 
     # Kept out of compiled graphs: Dynamo would unroll the loop over tiles.
-    run_apart = torch._disable_dynamo(run)
+    run_apart = uncompiled(run)
 
     def original(self) -> Callable[..., Any]:
         """The forward that the hook replaces."""

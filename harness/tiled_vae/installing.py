@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from .errors import TilingError, UnknownCoderError
+from .guards import uncompiled
 from .hook import VAEHook
 from .progress import told
 from .provenance import is_known_function
@@ -149,7 +150,7 @@ class Switch:
         hook = None if context is None else context.hooks.get(self.net)
         return (hook or self.original)(*args, **kwargs)
 
-    run_apart = torch._disable_dynamo(run)
+    run_apart = uncompiled(run)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """A copy of the coder is not tiled."""
@@ -212,7 +213,7 @@ class Door:
             if blending:
                 self.holder.use_tiling = True
 
-    run_apart = torch._disable_dynamo(run)
+    run_apart = uncompiled(run)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """A copy of the VAE is not tiled."""
@@ -275,10 +276,10 @@ def calls_of(holder: Any, name: str, x: Any) -> int:
     all that for each item of a batch if it slices batches.
     """
     shape = tuple(getattr(x, "shape", ()))
-    slices = shape[0] if shape and getattr(holder, "use_slicing", False) is True else 1
+    slices = int(shape[0]) if shape and getattr(holder, "use_slicing", False) is True else 1
     if len(shape) != 5 or not hasattr(holder, "clear_cache"):
         return slices
-    chunks = shape[2] if name == DECODE else 1 + (shape[2] - 1) // 4
+    chunks = int(shape[2]) if name == DECODE else 1 + (int(shape[2]) - 1) // 4
     return slices * chunks
 
 

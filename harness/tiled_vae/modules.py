@@ -84,7 +84,7 @@ def is_plain_causal(module: nn.Module) -> bool:
     return (
         next(each for each in after if "forward" in each.__dict__) is nn.Conv3d
         and of_torch(nn.Conv3d.forward, "Conv3d.forward")
-        and of_torch(type(module)._conv_forward, "Conv3d._conv_forward")
+        and of_torch(getattr(type(module), "_conv_forward", None), "Conv3d._conv_forward")
     )
 
 

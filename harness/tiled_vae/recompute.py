@@ -74,8 +74,8 @@ def wrapped(job: Job, step: Conv, rows: Span, cols: Span) -> Tensor:
 def piece(job: Job, step: Conv, rows: Span, cols: Span) -> Tensor:
     """A part of the upsampled input of a step."""
     up = step.rows.up
-    source = [Span(span.start // up, -(-span.stop // up)) for span in (rows, cols)]
-    x = fetch(job, step.inputs[0], *source)
+    source = tuple(Span(span.start // up, -(-span.stop // up)) for span in (rows, cols))
+    x = fetch(job, step.inputs[0], source[0], source[1])
     if up == 1:
         return x
     x = upsampled(step.upsample, x)
