@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ def uncompiled(function: F) -> F:
 
     `torch.compiler.disable` imports all of Dynamo at once, which takes seconds.
     """
-    return torch._disable_dynamo(function)  # type: ignore[attr-defined,no-any-return]
+    return cast(F, torch._disable_dynamo(function))  # type: ignore[attr-defined]
 
 
 def check_surroundings(net: nn.Module, original: Any) -> None:
