@@ -276,7 +276,7 @@ def _add_selection(parser: argparse.ArgumentParser, *, tiers: str) -> None:
     add("--families", type=_names, metavar="LIST", help="sd, sdxl, flux, qwen, ...")
     add("--directions", type=_names, metavar="LIST", help="encode, decode")
     add("--modes", type=_names, metavar="LIST", help="exact, fast, color_fix, quadtree")
-    add("--scale", type=_names, metavar="LIST", help="mock, real, probe")
+    add("--scale", type=_names, metavar="LIST", help="mock, real, probe, trained")
     add("--tier", type=_names, metavar="LIST", help=f"{', '.join(TIERS)} (default: {tiers})")
     add("--full", action="store_true", help="every case, not a covering selection")
     add(

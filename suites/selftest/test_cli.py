@@ -149,7 +149,7 @@ def _refused(result: tuple[int, str, str]) -> str:
         ("run --families ,", "--families is empty"),
         ("run --directions both", "'both' is unknown: give one of encode, decode"),
         ("run --modes exakt", "did you mean 'exact'"),
-        ("run --scale huge", "give one of mock, real, probe"),
+        ("run --scale huge", "give one of mock, real, probe, trained"),
         ("run --tier top", "give one of minimum, recommended, advanced"),
         ("run --device gpu", "invalid choice: 'gpu'"),
         ("run --kind thing --hook a:b", "invalid choice: 'thing'"),

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from vae_compat.checks.parity import check_parity
-from vae_compat.contracts.cases import Direction, Scenario
+from vae_compat.contracts.cases import Direction, Scale, Scenario
 from vae_compat.judge import Record, judge
 from vae_compat.measure.caches import Holds
 from vae_compat.measure.observation import Noise, Observation
@@ -250,6 +250,21 @@ def drawn() -> Shown:
 def stored(drawn: Shown, tmp_path: Path) -> Exhibit:
     exhibit.write(drawn, tmp_path)
     return drawn.exhibit
+
+
+@pytest.mark.parametrize(("step", "shows"), [(0.02, True), (1e-4, False)])
+def test_a_photograph_is_shown_rather_than_noise_where_anything_can_be_seen_in_it(
+    step: float, shows: bool, tmp_path: Path
+) -> None:
+    noise = an_observation(CASE, change=stepped(0.1))
+    photograph = an_observation(replace(CASE, scale=Scale.TRAINED), change=stepped(step))
+    album = Album(tmp_path)
+    for each in (photograph, noise, photograph):
+        album.consider(found(each), each)
+    wanted = photograph if shows else noise
+    assert kept(tmp_path) == [exhibit.name_of("mine", wanted.case.id) + ".json"]
+    told = [made(each).exhibit for each in (noise, photograph)]
+    assert exhibit.worst_of(told) == told[shows]
 
 
 def test_an_exhibit_is_read_back_with_its_pictures(stored: Exhibit, tmp_path: Path) -> None:
