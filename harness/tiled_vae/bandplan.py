@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from .errors import TilingError
 from .segments import REST, Segment, closure, segments
@@ -217,8 +217,8 @@ class BandPlan:
 
     def weights(self, part: Segment) -> int:
         """Elements of the weights of a segment with their channels innermost."""
-        kernels = [step.module.weight for step in part.steps if isinstance(step, Conv)]
-        return sum(kernel.numel() for kernel in kernels if kernel.shape[-1] > 1)  # type: ignore[union-attr,operator,index]
+        convolutions = [cast(Any, step.module) for step in part.steps if isinstance(step, Conv)]
+        return sum(each.weight.numel() for each in convolutions if max(each.kernel_size) > 1)
 
     def walk(
         self, part: Segment, value: Value, tile: tuple[Span, Span], target: bool = False

@@ -63,7 +63,7 @@ class Moments:
             both = torch.stack([spread(part, units) for part in (*means, *inverses)])
             both = both.to(exact(both.device))
             # Tiles, N, groups, and the channels of a group where they were measured one by one.
-            mean, inverse = both.unflatten(2, (self.groups, -1)).chunk(2)
+            mean, inverse = torch.unflatten(both, 2, (self.groups, -1)).chunk(2)
             self.merged = merged(counts, mean, inverse.pow(-2))
             # Keep only the merged statistics: those of the single tiles take memory on the device.
             self.before, self.parts = (self.count, *self.merged), []
