@@ -12,8 +12,6 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any, TypeVar, cast
 
-from torch import nn
-
 from .errors import TilingError
 from .segments import REST, Segment, closure, segments
 from .steps import Add, Attend, Conv, Program, Shape, Value
@@ -30,12 +28,6 @@ COMFORTABLE = 2**23
 
 SCORES = 2**28
 """Scores of a band of queries with all keys, at most."""
-
-WORTHWHILE = 0.8
-"""The share of its peak that a plan has to come down to before planes are computed more than once.
-
-On the published decoders that takes a tenth of the work more, and frees a third of the memory.
-"""
 
 ATTENDED = 6
 """Tensors of the size of a band that attention holds at once."""
@@ -162,7 +154,10 @@ class BandPlan:
             line = max(self.line(value, part) for value in values)
         rows, columns = max(self.area // line, 1), shape.width
         if self.budget.tile is not None:
-            side = max(round(self.budget.tile * self.program.levels[part.output]), 1)
+            levels = self.program.levels
+            # On coarse planes a tile may have as many pixels as one of the finest plane.
+            level = levels[part.output] if isinstance(step, Attend) else max(levels)
+            side = max(round(self.budget.tile * level), 1)
             rows = min(rows, side)
             columns = columns if isinstance(step, Attend) else min(columns, side)
         across = tuple(Span(*pair) for pair in pairwise(cuts(shape.width, columns)))
@@ -222,9 +217,8 @@ class BandPlan:
 
     def weights(self, part: Segment) -> int:
         """Elements of the weights of a segment with their channels innermost."""
-        modules = [step.module for step in part.steps if isinstance(step, Conv)]
-        kernels = [cast("nn.Conv2d", module).weight for module in modules]
-        return sum(kernel.numel() for kernel in kernels if kernel.shape[-1] > 1)
+        convolutions = [cast(Any, step.module) for step in part.steps if isinstance(step, Conv)]
+        return sum(each.weight.numel() for each in convolutions if max(each.kernel_size) > 1)
 
     def walk(
         self, part: Segment, value: Value, tile: tuple[Span, Span], target: bool = False
@@ -296,20 +290,22 @@ class BandPlan:
         return replace(self, offloaded=self.offloaded | self.family(value))
 
     def growing(self) -> frozenset[Value]:
-        """Planes that are larger than what they are computed from, in memory of their own.
+        """The largest plane that is larger than what it is computed from, in memory of its own.
 
-        The first plane of a level whose first block has a convolution as its shortcut: it is
-        measured, and then read twice.
+        It is the first of a level whose first block has a convolution as its shortcut: measured,
+        and then read twice. To compute it each time takes a quarter more work on the published
+        decoders, and no link to the host.
         """
         reused = {*self.successors.values(), self.program.output}
-        return frozenset(
+        found = [
             part.output
             for part in self.parts
             if isinstance(part.steps[-1], Conv)
             and part.steps[-1].rows.up > 1
             and len(part.steps) == 1
             and part.output not in reused
-        )
+        ]
+        return frozenset(sorted(found, key=lambda value: self.shapes[value].elements)[-1:])
 
 
 def even(size: int, most: int) -> list[int]:
@@ -333,15 +329,13 @@ def planned(plan: BandPlan, residency: str) -> BandPlan:
     plan = replace(plan, area=min(plan.area, max(shape.elements for shape in plan.shapes)))
     if residency == "host":
         return all_offloaded(plan)
-    lean = replace(plan, recomputed=plan.growing())
-    if lean.peak <= plan.peak * WORTHWHILE:
-        plan = lean
     if residency == "device":
         return plan
-    for area in areas(plan.area, min(plan.area, COMFORTABLE)):
-        resident = replace(plan, area=area)
-        if resident.peak <= plan.budget.nbytes:
-            return resident
+    for recomputed in (plan.recomputed, plan.growing()):
+        for area in areas(plan.area, min(plan.area, COMFORTABLE)):
+            resident = replace(plan, area=area, recomputed=recomputed)
+            if resident.peak <= plan.budget.nbytes:
+                return resident
     for area in areas(plan.area // 2, 1):
         offloading = thinned(replace(plan, area=area))
         if offloading.peak <= plan.budget.nbytes:
