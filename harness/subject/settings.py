@@ -105,7 +105,8 @@ def read_signature(spec: HookSpec, entry: Any) -> Signature:
         parameters = parameters[1:]
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
     named = {p.name: p for p in parameters if p.kind not in _VARIADIC}
-    offered = KEYWORDS if spec.kind is Kind.FORWARD else KEYWORDS[1:]
+    elsewhere = {"net": Kind.FORWARD, "group": Kind.RANKS}
+    offered = tuple(name for name in KEYWORDS if elsewhere.get(name, spec.kind) is spec.kind)
     for name, parameter in named.items():
         if name not in offered and parameter.default is inspect.Parameter.empty:
             told = f"{spec.entry} requires {name!r}, which a hook of kind {str(spec.kind)!r} is not"

@@ -304,7 +304,7 @@ def test_a_function_hook_is_given_vae_input_and_direction(view: View) -> None:
 def test_forward_hooks_get_sizes_in_units_of_the_direction() -> None:
     decode = settings_seen(taking_all, CASE)
     encode = settings_seen(taking_all, replace(CASE, direction=ENCODE))
-    assert decode.keys() == set(KEYWORDS) - {"tile_overlap"}  # for those who name it
+    assert decode.keys() == set(KEYWORDS) - {"tile_overlap", "group"}  # for those who name it
     assert (decode["tile_size"], encode["tile_size"]) == (16, 128)
     assert (decode["min_tile_size"], encode["min_tile_size"]) == (8, 64)
     assert (decode["is_decoder"], encode["is_decoder"]) == (True, False)
