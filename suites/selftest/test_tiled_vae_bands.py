@@ -21,6 +21,8 @@ from vae_compat.tiled_vae.statistics import Moments
 from vae_compat.tiled_vae.steps import Shape
 from vae_compat.tiled_vae.translate import translate
 
+pytestmark = pytest.mark.slow
+
 
 @cache
 def shared(family: str) -> nn.Module:

@@ -30,6 +30,8 @@ from vae_compat.tiled_vae import VAEHook, tiled
 from vae_compat.tiled_vae.modules import is_container, kind
 from vae_compat.tiled_vae.provenance import role
 
+pytestmark = pytest.mark.slow
+
 
 @cache
 def shared(family: str) -> nn.Module:

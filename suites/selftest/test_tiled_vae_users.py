@@ -14,6 +14,8 @@ from vae_compat.fixtures.vaes import build
 from vae_compat.subject.hosts import host_modules
 from vae_compat.tiled_vae import TilingError, comfyui, tiled
 
+pytestmark = pytest.mark.slow
+
 
 @cache
 def shared(family: str) -> nn.Module:
