@@ -179,6 +179,12 @@ def promises_host_cost(_case: Case, promise: Promise) -> bool:
 
 
 @condition
+def clamped(case: Case, _promise: Promise) -> bool:
+    """The VAE clamps what its decoder gives to -1 to 1."""
+    return case.facts.clamped
+
+
+@condition
 def beside_plain_tiles(case: Case, promise: Promise) -> bool:
     """No more than ``degraded`` is promised, so that plain tiles are what it is held to."""
     return promise.beside_plain_tiles(case)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from vae_compat.checks.comparing import comparable, promised, seams_of
-from vae_compat.checks.conditions import claimed, decode, promises_bounds, single_run, whole_net
+from vae_compat.checks.conditions import (
+    claimed,
+    clamped,
+    decode,
+    promises_bounds,
+    single_run,
+    whole_net,
+)
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
 from vae_compat.checks.wording import apart
 from vae_compat.contracts.finding import Grade, Metrics, Tier
@@ -88,9 +95,9 @@ def check_bounds(observation: Observation) -> Answer:
     return passed(numbers)
 
 
-@check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net & decode)
+@check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net & decode & clamped)
 def check_value_range(observation: Observation) -> Answer:
-    """Where the untiled picture stays within -1 to 1, so does the output: both end in a clamp."""
+    """Where the VAE ends in a clamp, the picture stays within -1 to 1."""
     output = finite_output(observation)
     if isinstance(output, Answer):
         return output

@@ -85,6 +85,9 @@ class Family:
     patch: int = 1
     """Side of the squares of image pixels that are folded into channels outside the coders."""
 
+    clamped: bool = False
+    """Whether the VAE clamps what its decoder gives to -1 to 1."""
+
     trained: Trained | None = None
     """``None`` where no trained weights ship: a family gets none of a net that is not its own."""
     real_by_default: bool = False

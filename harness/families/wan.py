@@ -59,6 +59,7 @@ def _family(
         feature_cache=True,
         chunking=Chunking(encode=4, decode=1),
         patch=patch,
+        clamped=True,  # _decode of AutoencoderKLQwenImage and AutoencoderKLWan, diffusers
         trained=Trained("video.safetensors", MappingProxyType(widths)) if trained else None,
         real_by_default=real_by_default,
     )

@@ -12,6 +12,16 @@ from vae_compat.suites.bench.measuring import Figures
 from vae_compat.suites.bench.rows import Row
 
 GIVEN = ("peak over weights", "FLOPs", "CPU time", "host to device", "error / floor", "grade")
+ON_GPU = (
+    "decode",
+    "max_vram",
+    "time (at most)",
+    "peak (at most)",
+    "launches",
+    "bytes",
+    "FLOPs",
+    "pinned copies",
+)
 NOT = "not measured"
 
 
@@ -37,6 +47,7 @@ class Tables:
     rows: list[list[str]] = field(default_factory=list)
     beside: list[list[str]] = field(default_factory=list)
     growth: list[list[str]] = field(default_factory=list)
+    on_gpu: list[list[str]] = field(default_factory=list)
 
     def add(self, row: Row, found: dict[str, Figures | str]) -> None:
         """Add a row: the first contender with its bounds, and all contenders side by side."""
@@ -56,6 +67,9 @@ class Tables:
                 "Peak over weights at fixed tiles of 128 px",
                 ("decoder", "image", "untiled", "hook", "growth against untiled's"),
                 self.growth,
+            ),
+            _table(
+                "`tiled(vae)` on an H200, estimated, bfloat16, untiled = 1", ON_GPU, self.on_gpu
             ),
         ]
         return "\n\n".join(part for part in parts if part)
