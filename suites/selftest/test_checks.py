@@ -51,7 +51,7 @@ NAMES = [
     for one in CHECKS
     if any(
         one.applies(case, Promise(claimed=claimed, bounds=Bounds(), waits_per_tile=1))
-        for case in (CASE, PROBE, TWO, SMALL)
+        for case in (CASE, PROBE, TWO, SMALL, QWEN)
         for claimed in (True, False)
     )
 ]
