@@ -6,6 +6,8 @@ import sys
 from threading import Thread
 from typing import Any
 
+import torch
+
 RECURSION = 2000
 """To at least this the compiler raises Python's limit (torch/_inductor/compile_fx.py)."""
 _COMPILERS = ("torch._dynamo", "torch._inductor")
@@ -29,11 +31,16 @@ def raised_by_inductor(now: int, then: int) -> bool:
 
 
 def named_by_inductor(variable: str, value: str | None) -> bool:
-    """Whether an environment variable holds the compiler's own cache folder.
+    """Whether an environment variable holds the compiler's own cache folder, or its address.
 
-    The compiler puts it there for its child processes
-    (torch/_inductor/runtime/cache_dir_utils.py).
+    The compiler puts the folder there for its child processes
+    (torch/_inductor/runtime/cache_dir_utils.py), and for code that it has compiled the address of
+    a function of torch (torch/_inductor/codecache.py).
     """
+    guards = getattr(getattr(torch._C, "_dynamo", None), "guards", None)
+    address = getattr(guards, "_torchinductor_pyobject_tensor_data_ptr", None)
+    if variable == "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR":
+        return address is not None and value == str(address)
     found = sys.modules.get("torch._inductor.runtime.cache_dir_utils")
     if found is None or value is None:
         return False

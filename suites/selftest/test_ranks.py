@@ -121,7 +121,7 @@ def test_rows_of_each_rank_make_the_picture_or_are_found_out(name: str, tmp_path
     run = prepared([profile_of(specimen)], tmp_path)
     cases = run.cases[name]
     assert {case.scenario for case in cases} == {None}
-    assert {case.scale for case in cases} == {Scale.MOCK, Scale.PROBE}
+    assert {case.scale for case in cases} == {Scale.MOCK, Scale.PROBE, Scale.TRAINED}
     shown = specimen.shows_on or "sd-mock-diffusers-encode-exact-17x17t16-b1-f1-float32-sim"
     records, _ = judged(run, name, parse_case(shown))
     causes = {record.check for record in records if is_wrong(record) and is_cause(record)}

@@ -36,7 +36,7 @@ class Stuck:
         library.pthread_mutex_lock(mutex)
         library.pthread_mutex_lock(mutex)
 """
-CASES = 4
+CASES = 5
 """How many mock cases of a family and direction are in float32."""
 
 
