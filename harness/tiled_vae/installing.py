@@ -6,7 +6,7 @@ import copy
 import functools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -23,8 +23,6 @@ logger = logging.getLogger(__name__)
 
 ENCODE, DECODE = "encode", "decode"
 """Methods of a VAE, after which its coders are named ``encoder`` and ``decoder``."""
-
-FORWARDS = ("forward", "original_forward")
 
 LOOPS = {ENCODE: "_encode", DECODE: "_decode"}
 """Methods of diffusers' video VAEs that pass a clip to the coder in chunks."""
@@ -115,28 +113,43 @@ class Installed:
             self.hooks = {}
 
 
-class Switch:
+class Replacement:
+    """Stands in the place of attributes of a coder or a VAE while contexts are open."""
+
+    original: Callable[..., Any]
+    """What was called before."""
+
+    def __init__(self, owner: Any, put: Mapping[str, Any]) -> None:
+        self.owner = owner
+        self.contexts: list[Installed] = []
+        self.before = {name: owner.__dict__.get(name) for name in put}
+        owner.__dict__.update(put)
+
+    def leave(self, context: Installed) -> bool:
+        """A context ends; the last one puts back what was there. Whether it was the last."""
+        if context in self.contexts:
+            self.contexts.remove(context)
+        if self.contexts:
+            return False
+        for name, value in self.before.items():
+            if value is None:
+                self.owner.__dict__.pop(name, None)
+            else:
+                self.owner.__dict__[name] = value
+        return True
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy of the owner is not tiled."""
+        return copy.deepcopy(self.original, memo)
+
+
+class Switch(Replacement):
     """In the place of a coder's forward: leads each thread to the hook of its own context."""
 
     def __init__(self, net: nn.Module) -> None:
         self.net = net
-        self.contexts: list[Installed] = []
-        self.before = {name: net.__dict__.get(name) for name in FORWARDS}
-        self.original: Callable[..., Any] = net.forward
-        net.__dict__["original_forward"] = self.original
-        net.__dict__["forward"] = self
-
-    def leave(self, context: Installed) -> None:
-        """A context ends; the last one puts back what was there."""
-        if context in self.contexts:
-            self.contexts.remove(context)
-        if self.contexts:
-            return
-        for name, value in self.before.items():
-            if value is None:
-                self.net.__dict__.pop(name, None)
-            else:
-                self.net.__dict__[name] = value
+        self.original = net.forward
+        super().__init__(net, {"original_forward": self.original, "forward": self})
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the coder's own forward would return for the same arguments."""
@@ -152,12 +165,8 @@ class Switch:
 
     run_apart = uncompiled(run)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """A copy of the coder is not tiled."""
-        return copy.deepcopy(self.original, memo)
 
-
-class Door:
+class Door(Replacement):
     """In the place of a VAE's ``encode`` or ``decode``: sees to it that its coder is tiled.
 
     Even if the coder is a new one, or the VAE's own tiling is switched on meanwhile.
@@ -166,27 +175,19 @@ class Door:
     def __init__(self, holder: Any, name: str) -> None:
         self.holder = holder
         self.name = name
-        self.contexts: list[Installed] = []
-        self.before = holder.__dict__.get(name)
-        self.original: Callable[..., Any] = getattr(holder, name)
+        self.original = getattr(holder, name)
         functools.update_wrapper(self, self.original, updated=())
         self.blends = blends(holder)
         if self.blends:
             holder.use_tiling = False
-        holder.__dict__[name] = self
+        super().__init__(holder, {name: self})
 
-    def leave(self, context: Installed) -> None:
+    def leave(self, context: Installed) -> bool:
         """A context ends; the last one leaves the VAE as it was."""
-        if context in self.contexts:
-            self.contexts.remove(context)
-        if self.contexts:
-            return
-        if self.before is None:
-            del self.holder.__dict__[self.name]
-        else:
-            self.holder.__dict__[self.name] = self.before
-        if self.blends:
+        last = super().leave(context)
+        if last and self.blends:
             self.holder.use_tiling = True
+        return last
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Encode or decode."""
@@ -215,32 +216,15 @@ class Door:
 
     run_apart = uncompiled(run)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """A copy of the VAE is not tiled."""
-        return copy.deepcopy(self.original, memo)
 
-
-class FrameLoop:
+class FrameLoop(Replacement):
     """In the place of a VAE's loop over a clip: lets the hook know how many frames will come."""
 
     def __init__(self, holder: Any, name: str) -> None:
         self.holder = holder
         self.name = name
-        self.contexts: list[Installed] = []
-        self.before = holder.__dict__.get(LOOPS[name])
-        self.original: Callable[..., Any] = getattr(holder, LOOPS[name])
-        holder.__dict__[LOOPS[name]] = self
-
-    def leave(self, context: Installed) -> None:
-        """A context ends; the last one puts back what was there."""
-        if context in self.contexts:
-            self.contexts.remove(context)
-        if self.contexts:
-            return
-        if self.before is None:
-            del self.holder.__dict__[LOOPS[self.name]]
-        else:
-            self.holder.__dict__[LOOPS[self.name]] = self.before
+        self.original = getattr(holder, LOOPS[name])
+        super().__init__(holder, {LOOPS[name]: self})
 
     def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """What the loop gives for a clip ``B C T H W``."""
@@ -252,10 +236,6 @@ class FrameLoop:
         # An encoder is given one frame and then four at a time; those that are left over never.
         with hook.expecting(frames if hook.is_decoder else (frames - 1) // 4 * 4 + 1):
             return self.original(x, *args, **kwargs)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """A copy of the VAE is not tiled."""
-        return copy.deepcopy(self.original, memo)
 
 
 def context_here(contexts: list[Installed]) -> Installed | None:
