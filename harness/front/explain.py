@@ -193,7 +193,7 @@ def _statuses() -> dict[str, str]:
 
 def closest(word: str, known: Iterable[str]) -> str:
     """``: did you mean 'sdxl'?`` or, where nothing is near, all that is known."""
-    words = [str(name) for name in known]
+    words = list(dict.fromkeys(map(str, known)))
     near = difflib.get_close_matches(word, words, n=3, cutoff=0.6)
     if near:
         return f": did you mean {' or '.join(repr(name) for name in near)}?"
