@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -20,12 +21,21 @@ PLACES = ("forward", "original_forward")
 """Where installers put this hook, and what it replaces."""
 
 
-def uncompiled(function: F) -> F:
-    """A function that Dynamo leaves alone: it would unroll loops over tiles.
+def uncompiled(method: F) -> F:
+    """A method that Dynamo leaves alone: it would unroll loops over tiles.
 
-    `torch.compiler.disable` imports all of Dynamo at once, which takes seconds.
+    `torch.compiler.disable` imports all of Dynamo at once, which takes seconds; and so does the
+    first call of a function that is kept apart, which is why it is only called while compiling.
     """
-    return cast(F, torch._disable_dynamo(function))  # type: ignore[attr-defined]
+    apart = torch._disable_dynamo(method)  # type: ignore[attr-defined]
+
+    @functools.wraps(method)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_dynamo_compiling():
+            return apart(*args, **kwargs)
+        return method(*args, **kwargs)
+
+    return cast(F, called)
 
 
 def check_surroundings(net: nn.Module, original: Any) -> None:

@@ -132,14 +132,12 @@ class VAEHook:
         """By thread, the clip whose chunks will come, where that is known."""
         self.reasons: set[str] = set()
 
+    @uncompiled
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the coder's own forward would return for the same arguments."""
-        if torch.compiler.is_dynamo_compiling():
-            return self.run_apart(*args, **kwargs)
-        return self.run(*args, **kwargs)
+        """What the coder's own forward would return for the same arguments.
 
-    def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Run tile by tile where that is known to be right, untiled otherwise."""
+        Tile by tile where that is known to be right, untiled otherwise.
+        """
         try:
             check_surroundings(self.net, self.original())
             call = bound(self.net, args, kwargs)
@@ -155,9 +153,6 @@ class VAEHook:
             self.say(str(reason))
         # Outside the handler, because its traceback would keep tensors of the attempt alive.
         return self.original()(*args, **kwargs)
-
-    # Kept out of compiled graphs: Dynamo would unroll the loop over tiles.
-    run_apart = uncompiled(run)
 
     def original(self) -> Callable[..., Any]:
         """The forward that the hook replaces."""

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from .errors import TilingError, UnknownCoderError
@@ -151,19 +150,12 @@ class Switch(Replacement):
         self.original = net.forward
         super().__init__(net, {"original_forward": self.original, "forward": self})
 
+    @uncompiled
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the coder's own forward would return for the same arguments."""
-        if torch.compiler.is_dynamo_compiling():
-            return self.run_apart(*args, **kwargs)
-        return self.run(*args, **kwargs)
-
-    def run(self, *args: Any, **kwargs: Any) -> Any:
         """Run by the hook of this thread's context."""
         context = context_here(self.contexts)
         hook = None if context is None else context.hooks.get(self.net)
         return (hook or self.original)(*args, **kwargs)
-
-    run_apart = uncompiled(run)
 
 
 class Door(Replacement):
@@ -189,13 +181,8 @@ class Door(Replacement):
             self.holder.use_tiling = True
         return last
 
+    @uncompiled
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Encode or decode."""
-        if torch.compiler.is_dynamo_compiling():
-            return self.run_apart(*args, **kwargs)
-        return self.run(*args, **kwargs)
-
-    def run(self, *args: Any, **kwargs: Any) -> Any:
         """Encode or decode, with this thread's hook on the coder that the VAE has now."""
         context = context_here(self.contexts)
         net = coder_of(self.holder, self.name)
@@ -213,8 +200,6 @@ class Door(Replacement):
             hook.over_calls = None
             if blending:
                 self.holder.use_tiling = True
-
-    run_apart = uncompiled(run)
 
 
 class FrameLoop(Replacement):
