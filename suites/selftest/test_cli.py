@@ -93,6 +93,15 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert "vae-compat" in done.stdout
 
 
+def test_what_starts_a_run_leaves_torch_to_the_processes_that_judge() -> None:
+    program = (
+        "import sys, vae_compat.front.running\n"
+        "sys.exit(' '.join({'torch', 'numpy', 'diffusers'} & sys.modules.keys()) or 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def unexplained(parser: argparse.ArgumentParser) -> list[str]:
     """Options and arguments of a command, and of the commands below it, without a help text."""
     found = []
