@@ -171,6 +171,7 @@ def _forked(act: Callable[[], None]) -> int:
     child = os.fork()
     if child:
         return child
+    torch.set_num_threads(1)  # threads of the parent that OpenMP would wait for are not here
     BEAT.set(lambda _seconds: None)  # the judge listens to the runner alone
     leave = os._exit
     try:

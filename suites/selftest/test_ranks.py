@@ -68,6 +68,20 @@ def test_every_rank_has_its_own_place_in_the_group() -> None:
     assert not dist.is_initialized()
 
 
+def test_a_rank_does_not_wait_for_threads_that_the_process_it_comes_from_had() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert torch.ones(10**6).sum() == 10**6  # by two threads, which OpenMP keeps
+        made = perform_in_ranks(stage(CASE), lambda _: called(float(torch.ones(10**6).sum())))
+        threads = perform_in_ranks(stage(CASE), lambda _: called(peak=torch.get_num_threads()))
+    finally:
+        torch.set_num_threads(before)
+    assert made.output is not None
+    assert made.output.max() == 10**6
+    assert threads.reading.peak_bytes == 1
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_what_a_rank_raises_is_the_failure_and_a_rank_that_dies_is_told() -> None:
     def raises(_stage: Stage) -> Called:
