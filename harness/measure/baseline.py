@@ -15,7 +15,7 @@ from vae_compat.measure.distance import noise
 from vae_compat.measure.float64 import QuickFloat64
 from vae_compat.measure.observation import Baseline
 from vae_compat.measure.placing import live_bytes, running
-from vae_compat.subject.state import snapshot
+from vae_compat.subject.state import snapshot_of
 
 
 def measure_baseline(
@@ -27,7 +27,7 @@ def measure_baseline(
     """
     with running(view, device):
         weights = live_bytes(device)
-        before = snapshot(view.vae, encoder=view.encoder, decoder=view.decoder)
+        before = snapshot_of(view)
         given = device.put(x)
         started = time.process_time()
         with device.metered() as reading:
@@ -36,7 +36,6 @@ def measure_baseline(
         output = device.host(result)
         del result, given
         changes = before.changes()
-        before.restore()
     return Baseline(
         output=output.detach().clone(),
         truth=truth,

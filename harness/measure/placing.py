@@ -10,13 +10,22 @@ from torch import nn
 
 from vae_compat.contracts.coders import LayoutVAE
 from vae_compat.device import Device
+from vae_compat.subject.state import snapshot_of
 
 
 @contextmanager
 def running(view: LayoutVAE, device: Device) -> Iterator[Device]:
-    """The device is entered inside and the view is on it, without gradients."""
+    """The device is entered inside and the view is on it, without gradients.
+
+    What runs leave behind on the VAE is taken away: causal VAEs keep their caches, and what one run
+    leaves is what the next one would find there.
+    """
     with torch.no_grad(), device, placed(view, device):
-        yield device
+        before = snapshot_of(view)
+        try:
+            yield device
+        finally:
+            before.restore()
 
 
 @contextmanager

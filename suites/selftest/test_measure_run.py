@@ -23,8 +23,10 @@ from vae_compat.contracts.promise import Promise
 from vae_compat.device import open_device
 from vae_compat.isolation.limiting import BEAT, limited
 from vae_compat.measure.baseline import measure_baseline, measure_truth
+from vae_compat.measure.draws import draw_floors
 from vae_compat.measure.observation import Observation, Origin
 from vae_compat.measure.plain import is_plain
+from vae_compat.measure.plain_tiles import measure_plain_tiles
 from vae_compat.scenarios.conventions import beside_untiled, untiled_conventions
 from vae_compat.scenarios.single import perform_call, perform_whole
 from vae_compat.scenarios.single import seen as beside
@@ -71,6 +73,24 @@ def test_baseline_has_output_truth_floor_and_reading(baseline):
     assert baseline.reading.peak_bytes > baseline.weight_bytes > 0
     assert baseline.input_bytes == 4 * 40 * 8 * 4
     assert baseline.reading.flops > 0
+
+
+class LeavesCaches(TinyView):
+    """Keeps a list on its VAE, as causal VAEs do."""
+
+    def run(self, direction: Any, x: torch.Tensor) -> torch.Tensor:
+        self.vae._feat_map = [x]
+        return super().run(direction, x)
+
+
+def test_what_untiled_leaves_behind_does_not_hang_on_what_ran_before(x: torch.Tensor):
+    view, truth = LeavesCaches(), torch.zeros(CASE.image_shape)
+    draw_floors(CASE, view, x, truth, open_device("sim"))
+    measure_plain_tiles(CASE, view, x, open_device("sim"))
+    for _ in range(2):
+        made = measure_baseline(CASE, view, truth, x, open_device("sim"))
+        assert made.leaves == (("", "_feat_map"),)
+        assert not hasattr(view.vae, "_feat_map")
 
 
 def test_a_sound_hook_is_observed_whole(watch, baseline):
