@@ -73,16 +73,25 @@ SIZES = {
 """Planes that tilings get wrong: a multiple of the tile, not a multiple, odd, not square, one pixel
 over a tile, smaller than a tile, one tile wide and three high. Any hook must tile all of them
 except ``plus_one`` and ``small`` (``Case.must_tile``)."""
+SIZES_OF_CLIPS = SIZES | {
+    "multiple": Geometry(16, 32, 8),
+    "ragged": Geometry(12, 36, 8),
+    "odd": Geometry(11, 37, 8),
+    "tall": Geometry(36, 10, 8),
+    "narrow": Geometry(36, 6, 8),
+}
+"""The same kinds in tiles of half the side: a third of the time, on planes where a clip costs nine
+pictures. Coders of clips have no norms over the plane, whose statistics need one of some size."""
 
-REAL_SIZE = Geometry(16, 40, 8)
-"""Small, and still large enough that every published hook has to tile: 128 x 320 pixels at ratio
+REAL_SIZE = Geometry(10, 40, 8)
+"""Small, and still large enough that every published hook has to tile: 80 x 320 pixels at ratio
 8, in 64-pixel tiles."""
 REAL_FULL_SIZE = Geometry(32, 32, 8)
 """256 x 256 pixels at ratio 8, 64-pixel tiles: the setting of the published figures."""
 REAL_CUDA_SIZE = Geometry(48, 80, 16)
 """384 x 640 pixels at ratio 8, 128-pixel tiles: what VRAM is judged by on a real GPU. Tiles with
 the full receptive field around them are smaller than the plane, and untiled takes a GiB."""
-PROBE_SIZE = Geometry(20, 40)
+PROBE_SIZE = Geometry(12, 36, 8)
 """Cut along both axes: for hooks that blend corners wrongly or cut along one axis only."""
 
 CLIPS = (
@@ -317,13 +326,17 @@ class _Span:
             deal = list(FAMILIES).index(family) + list(Direction).index(direction)
             for size, turn, variation in self._dealt(family, deal):
                 if cell in self.leading or turn % 2:
-                    yield self.case(cell, SIZES[size], **variation)
+                    yield self._sized(cell, size, **variation)
 
     def _all(self, cell: _Cell) -> Iterator[Case]:
         frames = (1, SEVERAL_FRAMES) if FAMILIES[cell[0]].frame_axis else (1,)
         for size, batch, count, dtype in product(SIZES, (1, 2), frames, self.dtypes):
             if dtype != "float16" or self.device == "cuda" or size in _SMALL:
-                yield self.case(cell, SIZES[size], batch=batch, frames=count, dtype=dtype)
+                yield self._sized(cell, size, batch=batch, frames=count, dtype=dtype)
+
+    def _sized(self, cell: _Cell, size: str, frames: int = 1, **variation: Any) -> Case:
+        sizes = SIZES_OF_CLIPS if frames > 1 else SIZES
+        return self.case(cell, sizes[size], frames=frames, **variation)
 
     def _dealt(self, family: str, deal: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
         """Each size with one variation and its turn.

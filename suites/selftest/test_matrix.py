@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -20,6 +20,8 @@ from vae_compat.matrix import (
     HALF_SIZE,
     REAL_CUDA_SIZE,
     SIZES,
+    SIZES_OF_CLIPS,
+    Geometry,
     Selection,
     applies,
     cost,
@@ -71,6 +73,17 @@ def mocks(found: Iterable[Case], family: str, direction: Direction, mode: Mode) 
     ]
 
 
+def kind_of(case: Case) -> str:
+    """Which of the sizes a case has."""
+    (name,) = {
+        name
+        for sizes in (SIZES, SIZES_OF_CLIPS)
+        for name, size in sizes.items()
+        if (case.height, case.width, case.tile) == (size.height, size.width, size.tile)
+    }
+    return name
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("direction", Direction)
 @pytest.mark.parametrize("family", FAMILIES)
@@ -78,7 +91,7 @@ def test_the_selection_covers_every_factor_of_every_family_and_direction(
     family: str, direction: Direction, device: str
 ) -> None:
     found = mocks(cases(Claimed(), device=device), family, direction, Mode.EXACT)
-    assert {(c.height, c.width) for c in found} == {(s.height, s.width) for s in SIZES.values()}
+    assert {kind_of(case) for case in found} == set(SIZES)
     assert len(found) == len(SIZES)
     assert {case.batch for case in found} == {1, 2}
     assert {case.dtype for case in found} == {"float32", "bfloat16"}
@@ -123,25 +136,29 @@ def test_every_mode_meets_every_size_in_some_family() -> None:
     found = cases()
     for mode, direction in product(Mode, Direction):
         some = [case for family in FAMILIES for case in mocks(found, family, direction, mode)]
-        sizes = {(case.height, case.width) for case in some}
-        assert not some or len(sizes) == len(SIZES)
+        assert not some or {kind_of(case) for case in some} == set(SIZES)
 
 
-def test_the_sizes_are_those_that_tilings_get_wrong() -> None:
-    def holds(name: str, *sides: bool) -> bool:
-        return all(sides) and (max(SIZES[name].height, SIZES[name].width) > 38) is (
-            name not in ("plus_one", "small")
+TRAITS: dict[str, Callable[[int, int, int], bool]] = {
+    "multiple": lambda height, width, tile: height % tile == width % tile == 0,
+    "ragged": lambda height, width, tile: height % tile > 0 and width % tile > 0,
+    "odd": lambda height, width, tile: height % 2 == width % 2 == 1,
+    "tall": lambda height, width, tile: height > 2 * width > 2 * tile,
+    "plus_one": lambda height, width, tile: height == width == tile + 1,
+    "small": lambda height, width, tile: height < tile and width < tile,
+    "narrow": lambda height, width, tile: height > 2 * tile and width < tile,
+}
+
+
+@pytest.mark.parametrize("sizes", [SIZES, SIZES_OF_CLIPS])
+def test_the_sizes_are_those_that_tilings_get_wrong(sizes: dict[str, Geometry]) -> None:
+    assert sizes.keys() == TRAITS.keys()
+    for name, plane in sizes.items():
+        assert TRAITS[name](plane.height, plane.width, plane.tile), name
+        largest_untiled = plane.tile + 22  # with the widest halo of a published hook around it
+        assert (max(plane.height, plane.width) > largest_untiled) is (
+            (plane.height, plane.width) not in SMALL
         )
-
-    tile = {size.tile for size in SIZES.values()}
-    assert tile == {16}
-    assert holds("multiple", *(side % 16 == 0 for side in (32, 48)))
-    assert (SIZES["multiple"].height, SIZES["multiple"].width) == (32, 48)
-    assert holds("ragged", SIZES["ragged"].height % 16 != 0, SIZES["ragged"].height % 2 == 0)
-    assert holds("odd", SIZES["odd"].height % 2 == 1, SIZES["odd"].width % 2 == 1)
-    assert holds("tall", SIZES["tall"].height > 2 * SIZES["tall"].width)
-    assert holds("plus_one", SIZES["plus_one"].height == SIZES["plus_one"].width == 17)
-    assert holds("small", max(SIZES["small"].height, SIZES["small"].width) < 16)
 
 
 def test_a_single_dtype_still_meets_both_batches() -> None:
@@ -213,7 +230,8 @@ def test_the_whole_matrix_holds_the_selection(device: str) -> None:
             assert values[0] <= values[1], factor
     in_modes = mocks(whole, "qwen", Direction.DECODE, Mode.FAST)
     half = {(case.height, case.width) for case in whole if case.dtype == "float16"}
-    everywhere = {(size.height, size.width) for size in SIZES.values()}
+    every_size = (*SIZES.values(), *SIZES_OF_CLIPS.values())
+    everywhere = {(size.height, size.width) for size in every_size}
     assert half - {(HALF_SIZE.height, HALF_SIZE.width)} == (
         everywhere if device == "cuda" else SMALL
     )
@@ -351,12 +369,13 @@ def test_a_real_gpu_runs_planes_that_vram_is_judged_by_in_every_mode() -> None:
 
 def test_larger_nets_planes_and_clips_cost_more() -> None:
     clips = mocks(cases(full=True), "qwen", Direction.DECODE, Mode.EXACT)
-    found = {(c.height, c.batch, c.frames): c for c in clips if c.dtype == "float32"}
-    assert cost(found[10, 1, 1]) < cost(found[17, 1, 1]) < cost(found[40, 1, 1])
-    assert cost(found[40, 1, 1]) < cost(found[40, 2, 1]) < cost(found[40, 2, 3])
+    found = {(kind_of(c), c.batch, c.frames): c for c in clips if c.dtype == "float32"}
+    small, plus_one, ragged = (found[name, 1, 1] for name in ("small", "plus_one", "ragged"))
+    assert cost(small) < cost(plus_one) < cost(ragged)
+    assert cost(found["ragged", 2, 1]) < cost(found["ragged", 2, 3])
     real = [case for case in cases() if case.scale is Scale.REAL]
     computed = [case for case in real if case.scenario is not Scenario.ESTIMATE]
-    assert min(map(cost, computed)) > cost(found[40, 2, 3])
+    assert min(map(cost, computed)) > cost(found["ragged", 2, 3])
 
 
 def test_what_is_claimed_of_hosts_has_cases_and_nothing_else_has() -> None:
