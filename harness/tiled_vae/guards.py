@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules import module as module_of_torch
 
 from .errors import UnknownCoderError
-from .modules import is_replaced
-from .offloading import group_hooks, is_own_forward
-from .provenance import of_torch
+from .nets.modules import is_replaced
+from .nets.offloading import group_hooks, is_own_forward
+from .nets.provenance import of_torch
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -14,27 +14,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .bandplan import BandPlan, Budget, planned
-from .bands import execute_bands
-from .budget import free_memory, settled
-from .caches import Caches, ItemCaches
-from .call_protocol import call_protocol, check_shapes
-from .clip import Clip, clip_bands
 from .errors import TilingError, UnknownCoderError
-from .estimate import estimated, spatial_norms
+from .executors.bands import execute_bands
+from .executors.estimate import estimated, spatial_norms
+from .executors.job import Job
+from .executors.run import execute
+from .front_ends.call_protocol import call_protocol, check_shapes
+from .front_ends.translate import translate
+from .fusion.segments import BANDS, CARRY, REST, Segment, segments
 from .guards import check_input, check_surroundings, uncompiled
-from .job import Job
-from .offloading import onloaded
-from .plan import Partition, Planner
-from .planes import Plane
-from .progress import Progress, Tell, told, visits
-from .run import execute
-from .segments import BANDS, CARRY, REST, Segment, segments
+from .nets.offloading import onloaded
+from .planner.bandplan import BandPlan, Budget, planned
+from .planner.budget import free_memory, settled
+from .planner.clip import Clip, clip_bands
+from .planner.plan import Partition, Planner
+from .planner.tiles import quadtree
+from .program.steps import Program, Shape
+from .program.window import Span
+from .progress import Progress, Tell, told
+from .runtime.caches import Caches, ItemCaches
+from .runtime.planes import Plane
 from .settings import bytes_of, check_choices, check_progress, check_sizes
-from .steps import Program, Shape
-from .tiles import quadtree
-from .translate import translate
-from .window import Span
 
 logger = logging.getLogger(__name__)
 
@@ -280,7 +280,7 @@ class VAEHook:
         job = Job(program, shapes, device, device, ItemCaches(caches, 0, x.shape[0]))
         job.skip_zeros = self.skip_zeros or clip.frames == 1
         planner = Planner(program, shapes, partition, self.parts(program))
-        return self.items(job, Way(partial(self.item, partition), partial(visits, planner)), x)
+        return self.items(job, Way(partial(self.item, partition), planner.visits), x)
 
     def way(self, program: Program, shapes: list[Shape], x: Tensor, device: torch.device) -> Way:
         """How an item is run: by bands, or by tiles."""
@@ -290,7 +290,7 @@ class VAEHook:
         side, resident_limit = self.settle(program, shapes, x)
         partition = self.partition(program, side, x)
         planner = Planner(program, shapes, partition, self.parts(program))
-        return Way(partial(self.item, partition), partial(visits, planner), resident_limit)
+        return Way(partial(self.item, partition), planner.visits, resident_limit)
 
     def estimates(self, program: Program) -> set[nn.Module]:
         """Norms whose statistics are estimated."""

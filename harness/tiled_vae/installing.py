@@ -12,11 +12,11 @@ from typing import Any
 from torch import nn
 
 from .errors import TilingError, UnknownCoderError
+from .front_ends.translate import translate
 from .guards import uncompiled
 from .hook import VAEHook
+from .nets.provenance import is_known_function
 from .progress import told
-from .provenance import is_known_function
-from .translate import translate
 
 logger = logging.getLogger(__name__)
 

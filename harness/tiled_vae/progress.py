@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from .plan import Planner
-from .steps import Attend
-
 Tell = Callable[[int, int], object]
 """Called with the number of tiles done and the number of all."""
 
@@ -70,18 +67,3 @@ def told(progress: Tell | bool | None, calls: int) -> Iterator[Progress | None]:
             bar.update(done - bar.n)
 
         yield Progress(show, calls)
-
-
-def visits(planner: Planner) -> int:
-    """In how many tiles all segments of a program are run."""
-    count = 0
-    for part in planner.parts:
-        step = part.steps[-1]
-        if isinstance(step, Attend):
-            count += 1 if step.whole is not None else 2 * len(planner.bands(part))
-        elif part.carried:
-            rows, cols, _ = planner.borders(part)
-            count += (len(rows) - 1) * (len(cols) - 1)
-        else:
-            count += len(planner.cells(part))
-    return count

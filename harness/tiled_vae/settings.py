@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from .errors import TilingError
-from .segments import BANDS, CARRY, REST
+from .fusion.segments import BANDS, CARRY, REST
 
 UNITS = {
     "": 1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class Place:
         else:
             (only,) = new
             setattr(self.parent, self.field, only)
+
+
+def module_file(package: Path, name: str) -> Path:
+    """The file of a module of a package, in whatever room of it; no two have the same name."""
+    return next(package.rglob(f"{name}.py"), package / f"{name}.py")
 
 
 def places(tree: ast.AST, length: int = 1) -> Iterator[Place]:

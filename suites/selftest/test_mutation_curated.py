@@ -11,7 +11,7 @@ import pytest
 
 from vae_compat.checks.registry import CHECKS
 from vae_compat.suites.mutation.curated.listed import Mutation, Selection, mutations
-from vae_compat.suites.mutation.syntax import changed
+from vae_compat.suites.mutation.syntax import changed, module_file
 
 HOOK = Path(__file__).parents[2] / "harness" / "tiled_vae"
 MUTATIONS = mutations()
@@ -32,10 +32,10 @@ class Box:
 def test_mutation_fits_the_source_and_is_accused_by_known_checks(
     mutation: Mutation, tmp_path: Path
 ) -> None:
-    shutil.copy(HOOK / mutation.file, tmp_path)
-    before = ast.dump(ast.parse((tmp_path / mutation.file).read_text()))
+    copy = Path(shutil.copy(module_file(HOOK, mutation.within.partition(".")[0]), tmp_path))
+    before = ast.dump(ast.parse(copy.read_text()))
     mutation.plant(tmp_path)
-    assert ast.dump(ast.parse((tmp_path / mutation.file).read_text())) != before
+    assert ast.dump(ast.parse(copy.read_text())) != before
     assert mutation.fails
     assert {check.name for check in CHECKS}.issuperset(mutation.fails)
 

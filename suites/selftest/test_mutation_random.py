@@ -27,7 +27,7 @@ from vae_compat.suites.mutation.random_faults.rewriting import source_faults
 from vae_compat.suites.mutation.random_faults.targets import targets
 from vae_compat.suites.mutation.random_faults.values import KINDS, at, differs, kind_of, parts, put
 from vae_compat.suites.mutation.spreading import spread
-from vae_compat.tiled_vae.statistics import Moments
+from vae_compat.tiled_vae.runtime.statistics import Moments
 
 CPU = torch.device("cpu")
 SAMPLES: dict[str, Any] = {

@@ -15,11 +15,11 @@ from vae_compat.fixtures.vaes import build
 from vae_compat.fixtures.vaes.building import unseeded
 from vae_compat.fixtures.vaes.precision import truth
 from vae_compat.tiled_vae import TilingError, VAEHook, tiled
-from vae_compat.tiled_vae.bandplan import BandPlan, Budget, even, planned
-from vae_compat.tiled_vae.caches import Caches
-from vae_compat.tiled_vae.statistics import Moments
-from vae_compat.tiled_vae.steps import Shape
-from vae_compat.tiled_vae.translate import translate
+from vae_compat.tiled_vae.front_ends.translate import translate
+from vae_compat.tiled_vae.planner.bandplan import BandPlan, Budget, even, planned
+from vae_compat.tiled_vae.program.steps import Shape
+from vae_compat.tiled_vae.runtime.caches import Caches
+from vae_compat.tiled_vae.runtime.statistics import Moments
 
 pytestmark = pytest.mark.slow
 

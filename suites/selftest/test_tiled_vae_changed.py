@@ -27,8 +27,8 @@ from vae_compat.fixtures.layouts import view
 from vae_compat.fixtures.vaes import build
 from vae_compat.scenarios.coders import offloaded
 from vae_compat.tiled_vae import VAEHook, tiled
-from vae_compat.tiled_vae.modules import is_container, kind
-from vae_compat.tiled_vae.provenance import role
+from vae_compat.tiled_vae.nets.modules import is_container, kind
+from vae_compat.tiled_vae.nets.provenance import role
 
 pytestmark = pytest.mark.slow
 
@@ -408,7 +408,7 @@ def test_a_class_of_convolutions_that_is_patched_is_not_undone(monkeypatch):
 
 
 def test_convolutions_that_cudnn_is_asked_for_by_name_are_tiled(monkeypatch):
-    from vae_compat.tiled_vae import following
+    from vae_compat.tiled_vae.nets import following
 
     def cudnn(x, weight, padding, stride, dilation, groups, *switches):
         assert switches == (True, False, False)

@@ -5,11 +5,11 @@ import itertools
 import pytest
 import torch
 
-from vae_compat.tiled_vae.line_buffer import schedule
-from vae_compat.tiled_vae.statistics import Moments
-from vae_compat.tiled_vae.steps import Conv
-from vae_compat.tiled_vae.tiles import cuts, grid, quadtree, scaled
-from vae_compat.tiled_vae.window import Span, Window
+from vae_compat.tiled_vae.executors.line_buffer import schedule
+from vae_compat.tiled_vae.planner.tiles import cuts, grid, quadtree, scaled
+from vae_compat.tiled_vae.program.steps import Conv
+from vae_compat.tiled_vae.program.window import Span, Window
+from vae_compat.tiled_vae.runtime.statistics import Moments
 
 WINDOWS = [
     Window(),

@@ -6,7 +6,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from vae_compat.suites.mutation.syntax import changed
+from vae_compat.suites.mutation.syntax import changed, module_file
 
 
 @dataclass(frozen=True)
@@ -43,18 +43,14 @@ class Mutation:
     fails: tuple[str, ...]
     selection: Selection
 
-    @property
-    def file(self) -> str:
-        """In the package."""
-        return f"{self.within.partition('.')[0]}.py"
-
     def plant(self, package: Path) -> None:
         """Raises ``ValueError`` where the source has moved on."""
-        file, function = package / self.file, self.within.partition(".")[2]
+        module, _, function = self.within.partition(".")
+        file = module_file(package, module)
         try:
             file.write_text(changed(file.read_text(), function, self.old, self.new))
         except (OSError, ValueError) as error:
-            raise ValueError(f"{self.name}: {self.file}: {error}") from error
+            raise ValueError(f"{self.name}: {file.name}: {error}") from error
 
 
 def mutations() -> list[Mutation]:

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+from vae_compat.suites.mutation.syntax import module_file
+
 _NUMBER = itertools.count()
 
 
@@ -31,12 +33,12 @@ class Copy:
         return getattr(sys.modules[f"{self.name}.{module}"], attribute)
 
     def modules(self) -> dict[str, ModuleType]:
-        """The copied modules, by their names inside of the package."""
+        """The copied modules by their own names, whatever room of the package they are in."""
         inside = f"{self.name}."
         return {
-            name.removeprefix(inside): module
+            name.rpartition(".")[2]: module
             for name, module in sys.modules.items()
-            if name.startswith(inside)
+            if name.startswith(inside) and not hasattr(module, "__path__")
         }
 
     def functions(self) -> Iterator[tuple[str, FunctionType]]:
@@ -76,8 +78,8 @@ class Copy:
 def copied(package: str, entry: str, code: Mapping[str, CodeType] | None = None) -> Copy:
     """Load the modules of ``package`` that ``entry`` needs under a new name.
 
-    ``code`` holds other code for some modules, by their names in the package. They must not be
-    imported by what they import.
+    ``code`` holds other code for some modules, by their own names. They must not be imported by
+    what they import.
     """
     found = find_spec(package)
     assert found is not None
@@ -88,11 +90,14 @@ def copied(package: str, entry: str, code: Mapping[str, CodeType] | None = None)
     shell.__path__ = [str(folder)]
     sys.modules[copy.name] = shell
     for name, changed in (code or {}).items():
-        spec = spec_from_file_location(f"{copy.name}.{name}", folder / f"{name}.py")
+        file = module_file(folder, name)
+        rooms = file.relative_to(folder).parent.parts
+        room = importlib.import_module(".".join((copy.name, *rooms)))
+        spec = spec_from_file_location(f"{room.__name__}.{name}", file)
         assert spec is not None
         module = module_from_spec(spec)
         sys.modules[spec.name] = module
-        setattr(shell, name, module)
+        setattr(room, name, module)
         exec(changed, vars(module))
     importlib.import_module(f"{copy.name}.{entry.partition(':')[0]}")
     return copy

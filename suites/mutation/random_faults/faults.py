@@ -321,7 +321,7 @@ class Watch:
             self._traced[frame.f_code] = calls = self._traced.get(frame.f_code, 0) + 1
             return self._trace if calls <= ENOUGH else None
         if event == "line":
-            self.seen.lines.add((module.removeprefix(f"{self._copy.name}."), frame.f_lineno))
+            self.seen.lines.add((module.rpartition(".")[2], frame.f_lineno))
         return self._trace
 
 

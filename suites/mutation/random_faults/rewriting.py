@@ -14,7 +14,7 @@ from types import CodeType
 
 from vae_compat.suites.mutation.random_faults.copies import Copy
 from vae_compat.suites.mutation.random_faults.faults import Seen, Target
-from vae_compat.suites.mutation.syntax import places
+from vae_compat.suites.mutation.syntax import module_file, places
 
 _OPPOSITE: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE,
@@ -223,4 +223,4 @@ def _file(package: str, module: str) -> Path:
     found = find_spec(package)
     assert found is not None
     assert found.origin is not None
-    return Path(found.origin).parent / f"{module}.py"
+    return module_file(Path(found.origin).parent, module)

@@ -1,0 +1,191 @@
+"""Line buffers: tiles keep their last rows and columns for the tiles after them.
+
+Each tile of a grid runs through many steps. Every step buffers the few rows and columns of its
+input that its next outputs depend on, so a tile continues where its neighbours ended. Nothing is
+computed or read twice. Tiles of deeper steps are shifted by a few pixels against those of earlier
+steps, because an output is computed only once all the inputs it depends on have arrived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..program.steps import Step, Value
+from ..program.window import Span, Window
+from .job import Job
+
+Cuts = list[int]
+"""Ascending borders between tiles along one axis, both ends included.
+
+Equal neighbours denote an empty tile.
+"""
+
+
+def schedule(
+    steps: Sequence[Step],
+    output: Value,
+    cuts: Cuts,
+    demand: bool,
+    size: Callable[[Value], int],
+    window: Callable[[Step], Window],
+) -> dict[Value, Cuts]:
+    """Borders of every value along one axis.
+
+    With ``demand``, ``cuts`` are the output's borders, and earlier values are computed as far
+    ahead as it needs. Without, they are the input's borders, and later values lag behind.
+    """
+    borders: dict[Value, Cuts] = {}
+    if demand:
+        borders[output] = cuts
+        for step in reversed(steps):
+            for value in step.inputs:
+                need = [window(step).demand(stop, size(value)) for stop in borders[step.output]]
+                known = borders.get(value, need)
+                borders[value] = [max(a, b) for a, b in zip(known, need, strict=True)]
+        return borders
+    for step in steps:
+        ready: list[Cuts] = []
+        for value in step.inputs:
+            have = borders.setdefault(value, cuts)
+            ready.append([window(step).ready(stop, size(value)) for stop in have])
+        borders[step.output] = [min(stops) for stops in zip(*ready, strict=True)]
+    return borders
+
+
+class Stream:
+    """The line buffer of one input of one step: pixels that later tiles still need."""
+
+    def __init__(self, rows: Axis, cols: Axis) -> None:
+        self.rows = rows
+        self.cols = cols
+        self.left: Tensor | None = None
+        self.above: dict[int, Tensor | None] = {}
+
+    def take(self, new: Tensor | None, i: int, j: int) -> Tensor | None:
+        """All pixels available to tile ``(i, j)``: rows from ``rows.keep[i]``, columns likewise."""
+        if j == 0:
+            self.left = None
+        body = joined([self.above.pop(j, None), new], -2)
+        del new
+        left, self.left = self.left, None
+        whole = joined([left, body], -1)
+        del left, body
+        if whole is None:
+            return None
+        top, side = self.rows.keep[i], self.cols.keep[j]
+        if i + 1 < self.rows.count:
+            lines = slice(self.rows.keep[i + 1] - top, None)
+            self.above[j] = owned(whole[..., lines, self.cols.borders[j] - side :])
+        if j + 1 < self.cols.count:
+            self.left = owned(whole[..., :, self.cols.keep[j + 1] - side :])
+        return whole
+
+
+class Axis:
+    """Borders of an input along one axis, and the first pixel that later tiles still need."""
+
+    def __init__(self, borders: Cuts, out: Cuts, window: Window, size: int) -> None:
+        self.borders = borders
+        self.count = len(borders) - 1
+        ended = window.length(size)
+        self.keep = [
+            have if done >= ended else min(window.oldest(done, size), have)
+            for have, done in zip(borders, out, strict=True)
+        ]
+
+    def held(self, index: int) -> Span:
+        """The pixels available to a tile."""
+        return Span(self.keep[index], self.borders[index + 1])
+
+
+def joined(parts: Iterable[Tensor | None], dim: int) -> Tensor | None:
+    """Concatenate the parts that are not empty."""
+    there = [part for part in parts if part is not None and part.numel()]
+    if len(there) > 1:
+        return torch.cat(there, dim=dim)
+    return there[0] if there else None
+
+
+def owned(part: Tensor) -> Tensor | None:
+    """A copy that does not keep the tile alive."""
+    return part.clone(memory_format=torch.contiguous_format) if part.numel() else None
+
+
+def run_buffered(
+    job: Job, steps: Sequence[Step], output: Value, rows: Cuts, cols: Cuts, demand: bool
+) -> None:
+    """Fill the plane of ``output`` from stored planes, by ``steps``, tile by tile."""
+    shapes = job.shapes
+    row_cuts = schedule(
+        steps, output, rows, demand, lambda v: shapes[v].height, lambda step: step.rows
+    )
+    col_cuts = schedule(
+        steps, output, cols, demand, lambda v: shapes[v].width, lambda step: step.cols
+    )
+    streams: dict[tuple[Value, int], Stream] = {}
+    last: dict[Value, tuple[Value, int]] = {}
+    for step in steps:
+        for number, value in enumerate(step.inputs):
+            shape, out = shapes[value], step.output
+            streams[out, number] = Stream(
+                Axis(row_cuts[value], row_cuts[out], step.rows, shape.height),
+                Axis(col_cuts[value], col_cuts[out], step.cols, shape.width),
+            )
+            last[value] = (out, number)
+    sources = [value for value in row_cuts if value in job.planes and value != output]
+    for i in range(len(rows) - 1):
+        for j in range(len(cols) - 1):
+            area = {
+                value: (Span(*row_cuts[value][i : i + 2]), Span(*col_cuts[value][j : j + 2]))
+                for value in row_cuts
+            }
+            values: dict[Value, Tensor | None] = {
+                value: job.planes[value].read(*area[value], job.device) for value in sources
+            }
+            for step in steps:
+                values[step.output] = advance(job, step, values, area, streams, last, (i, j))
+            done = values.pop(output)
+            if done is not None:
+                job.planes[output].write(*area[output], done)
+            del done
+            job.visit()
+
+
+def advance(
+    job: Job,
+    step: Step,
+    values: dict[Value, Tensor | None],
+    area: dict[Value, tuple[Span, Span]],
+    streams: dict[tuple[Value, int], Stream],
+    last: dict[Value, tuple[Value, int]],
+    at: tuple[int, int],
+) -> Tensor | None:
+    """The next outputs of a step, or ``None`` while there are none."""
+    rows, cols = area[step.output]
+    first = values[step.inputs[0]]
+    if first is not None and first.numel():
+        job.remember(step, first, *area[step.inputs[0]])
+    del first
+    empty = rows.size == 0 or cols.size == 0
+    box: list[Tensor] = []
+    for number, value in enumerate(step.inputs):
+        stream = streams[step.output, number]
+        ends = last[value] == (step.output, number)
+        whole = stream.take(values.pop(value) if ends else values[value], *at)
+        if empty or whole is None:
+            continue
+        shape = job.shapes[value]
+        need_rows = step.rows.reach(rows, shape.height).source
+        need_cols = step.cols.reach(cols, shape.width).source
+        box.append(
+            whole[
+                ...,
+                need_rows.within(stream.rows.held(at[0])),
+                need_cols.within(stream.cols.held(at[1])),
+            ]
+        )
+        del whole
+    return None if empty else job.compute(step, box, rows, cols)

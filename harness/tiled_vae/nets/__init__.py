@@ -1,0 +1,1 @@
+"""The modules of a coder: whose code they run, and how one is called for a tile."""

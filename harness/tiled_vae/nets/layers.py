@@ -1,0 +1,185 @@
+"""Runs one module of a coder on a tile, padded by its neighbours instead of by zeros.
+
+A plain module's parameters are used directly, so that nothing is computed only to be cut off. Any
+other (hooks that move its weights, a subclass that casts them, an adapter, a replaced method) is
+called as it is and followed, see `following`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..program.steps import Conv
+from ..program.window import Reach
+from ..runtime.statistics import Moments
+from .following import Given, followed
+from .interpose import apply_moments
+from .modules import is_plain, is_trusted, kind
+
+
+def pointwise(module: nn.Module, x: Tensor, *, tokens: bool = False) -> Tensor:
+    """A module that looks at one pixel at a time; ``tokens``: of ``N tokens channels``."""
+    if is_trusted(module):
+        return cast(Tensor, module(x))
+    return followed(module, Given(tokens=tokens), x)
+
+
+class Prepared:
+    """Weights in the dtype and layout that kernels take, made once for all tiles of a segment."""
+
+    def __init__(self) -> None:
+        self.made: dict[tuple[nn.Module, str], Tensor] = {}
+
+    def affine(self, norm: nn.GroupNorm, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+        """Weight and bias of a norm in the dtype of its statistics."""
+        if norm.weight is None or norm.weight.dtype == dtype:
+            return norm.weight, norm.bias
+        weight = self.kept(norm, "weight", lambda: norm.weight.to(dtype))
+        return weight, self.kept(norm, "bias", lambda: norm.bias.to(dtype))
+
+    def weight(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
+        """The weight of a convolution, with channels innermost on a GPU where ``x`` has them so.
+
+        The library would otherwise convert it for every tile.
+        """
+        last = torch.channels_last
+        innermost = x.is_contiguous(memory_format=last) and not x.is_contiguous()
+        if x.device.type != "cuda" or not innermost:
+            return conv.weight
+        if conv.weight.is_contiguous(memory_format=last):
+            return conv.weight
+        return self.kept(conv, "weight", lambda: conv.weight.contiguous(memory_format=last))
+
+    def kept(self, module: nn.Module, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """A parameter in its new form, made when it is asked for first."""
+        if (module, name) not in self.made:
+            self.made[module, name] = make()
+        return self.made[module, name]
+
+    def clear(self) -> None:
+        """Let go of all of them."""
+        self.made.clear()
+
+
+def upsampled(module: nn.Module | None, x: Tensor) -> Tensor:
+    """Nearest upsampling by two of ``N C h w``, the way the coder does it."""
+    if module is not None:
+        return cast(Tensor, module(x))
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def convolve(
+    step: Conv,
+    box: list[Tensor],
+    rows: Reach,
+    cols: Reach,
+    prepared: Prepared,
+    skip_zeros: bool = False,
+) -> Tensor:
+    """The convolution of a tile, which covers what ``rows`` and ``cols`` read, halo included.
+
+    ``box`` holds the tile and is emptied, so that its memory is free as soon as a padded copy
+    exists. A second tensor may hold the past frames of the same pixels from the cache. With
+    ``skip_zeros``, taps that would meet only padding in time are left out.
+    """
+    if isinstance(step.module, nn.Conv3d):
+        return convolve_causal(step, box, rows, cols, skip_zeros)
+    if box[0].dim() == 4:
+        return convolve_2d(step, box, rows, cols, prepared)
+    batch, frames = box[0].shape[0], box[0].shape[2]
+    y = convolve_2d(step, [box.pop().transpose(1, 2).flatten(0, 1)], rows, cols, prepared)
+    return torch.unflatten(y, 0, (batch, frames)).transpose(1, 2)
+
+
+def convolve_2d(
+    step: Conv, box: list[Tensor], rows: Reach, cols: Reach, prepared: Prepared
+) -> Tensor:
+    """A 2D convolution of ``N C h w``."""
+    x = box.pop()
+    if step.rows.up > 1:
+        x = upsampled(step.upsample, x)
+        x = x[..., slice(*rows.crop), slice(*cols.crop)]
+    module = step.module
+    if step.plain and isinstance(module, nn.Conv2d):
+        pad: tuple[int, ...] = (0, 0)
+        if rows.zeros[0] == rows.zeros[1] and cols.zeros[0] == cols.zeros[1]:
+            pad = (rows.zeros[0], cols.zeros[0])
+        else:
+            x = F.pad(x, (*cols.zeros, *rows.zeros))
+        weight = prepared.weight(module, x)
+        return F.conv2d(x, weight, module.bias, module.stride, pad, groups=module.groups)
+    zeros = (*cols.zeros, *rows.zeros)
+    if not any(step.own):
+        x, zeros = F.pad(x, zeros), (0, 0, 0, 0)
+    return followed(module, Given(zeros, step.own, (step.rows.wrap, step.cols.wrap)), x)
+
+
+def convolve_causal(
+    step: Conv, box: list[Tensor], rows: Reach, cols: Reach, skip_zeros: bool
+) -> Tensor:
+    """A causal 3D convolution of ``N C t h w``."""
+    past = box.pop() if len(box) > 1 else None
+    x = box.pop()
+    module = cast("nn.Conv3d", step.module)
+    if not step.plain:
+        return followed(module, Given((*cols.zeros, *rows.zeros), step.own), x, past)
+    missing = step.past
+    if past is not None:
+        x = torch.cat([past, x], dim=2)
+        missing -= past.shape[2]
+        del past
+    weight = module.weight
+    if skip_zeros and missing == step.past > 0 and x.shape[2] == 1:
+        weight, missing = weight[:, :, -1:], 0
+    pad = (0, 0, 0)
+    if missing == 0 and rows.zeros[0] == rows.zeros[1] and cols.zeros[0] == cols.zeros[1]:
+        pad = (0, rows.zeros[0], cols.zeros[0])
+    else:
+        x = F.pad(x, (*cols.zeros, *rows.zeros, missing, 0))
+    return F.conv3d(x, weight, module.bias, module.stride, pad, groups=module.groups)
+
+
+def over_time(module: nn.Module, x: Tensor, past: Tensor | None) -> Tensor:
+    """A causal convolution over time alone, called as the coder calls it."""
+    if not is_trusted(module):
+        return followed(module, Given(), x, past)
+    return cast(Tensor, module(x) if past is None else module(x, past))
+
+
+def normalised(module: nn.Module, x: Tensor, moments: Moments | None, prepared: Prepared) -> Tensor:
+    """A fresh tensor: ``x`` normalised by statistics of its plane, or over channels alone."""
+    if moments is not None:
+        return group_normalised(cast("nn.GroupNorm", module), x, moments, prepared)
+    half = x.dtype in (torch.float16, torch.bfloat16)
+    if half or kind(module) != "RMS_norm" or not is_trusted(module):
+        return pointwise(module, x)
+    norm = cast(Any, module)
+    if norm.gamma.dtype != x.dtype or torch.is_autocast_enabled(x.device.type):
+        return cast(Tensor, module(x))
+    y = F.normalize(x, dim=1).mul_(norm.scale).mul_(norm.gamma)
+    return y if norm.bias is None or isinstance(norm.bias, float) else y.add_(norm.bias)
+
+
+def group_normalised(
+    module: nn.GroupNorm, x: Tensor, moments: Moments, prepared: Prepared
+) -> Tensor:
+    """GroupNorm with given statistics, in float32 at least and in the dtype of the original."""
+    if is_plain(module, nn.GroupNorm):
+        exact = torch.float64 if x.dtype == torch.float64 else torch.float32
+        weight, bias = prepared.affine(module, exact)
+        return apply_moments(x, weight, bias, module.eps, moments)
+    return followed(module, Given(moments=moments), x)
+
+
+def activated(module: nn.Module | None, x: Tensor) -> Tensor:
+    """The activation of a fresh tensor, in place where the result is the same."""
+    if module is None or isinstance(module, nn.Identity):
+        return x
+    if is_plain(module, nn.SiLU):
+        return F.silu(x, inplace=True)
+    return pointwise(module, x)

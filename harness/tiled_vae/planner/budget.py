@@ -1,0 +1,68 @@
+"""Choosing a tile size, and which planes stay on the device, for a given amount of memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+
+from ..errors import TilingError
+from ..fusion.segments import Segment
+from ..program.steps import Program, Shape
+from .plan import Partition, Planner
+
+MARGIN = 1.15
+"""Measured peaks stay within this factor of what is planned."""
+
+UNTOUCHED = 1 / 16
+"""Share of the free memory that is left to workspaces of kernels and to fragmentation."""
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that may be taken on a device; no limit is known but on a GPU."""
+    if device.type != "cuda":
+        return math.inf
+    free, _ = torch.cuda.mem_get_info(device)
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return (free + cached) * (1 - UNTOUCHED)
+
+
+def settled(
+    program: Program,
+    shapes: Sequence[Shape],
+    parts: Sequence[Segment],
+    largest: Partition,
+    budget: float,
+    others: int,
+    width: int,
+) -> tuple[int, float]:
+    """The largest tiles whose peak is at most ``budget`` bytes, and room for planes beside them.
+
+    ``budget`` is what a call may hold on the device beyond the coder's weights, its input and its
+    output counted; ``others`` are the bytes that the other items of the batch take of it; and
+    ``width`` is the size of an element. Tiles are no larger than those of ``largest``. Raises
+    `TilingError` where not even the smallest tiles fit.
+    """
+    need = 0.0
+    align = max(round(1 / min(program.levels)), 1)
+    for tile in smaller(largest.tile, align):
+        planner = Planner(program, shapes, replace(largest, tile=tile), parts)
+        need = others + planner.peak() * width * MARGIN
+        if need <= budget:
+            return tile, (budget - need) / width / MARGIN
+    unit = "latent" if program.levels[-1] > 1 else "input"
+    raise TilingError(
+        f"max_vram is {budget / 2**20:.1f} MiB, but a plane of {shapes[0].width}x"
+        f"{shapes[0].height} needs {need / 2**20:.1f} MiB even in tiles of {align} {unit} "
+        "pixels: give more memory, use a smaller dtype, or cut the image down"
+    )
+
+
+def smaller(tile: int, align: int) -> Iterator[int]:
+    """Tile sizes to try, in steps of a quarter, down to ``align``."""
+    while tile > align:
+        yield tile
+        tile = max(tile * 3 // 4 // align * align, align)
+    yield align

@@ -1,0 +1,1 @@
+"""A coder as a program: its steps, and which pixels each depends on."""
