@@ -1,8 +1,12 @@
 """Tests of the harness share the machine's cores between their processes."""
 
 import os
+from collections.abc import Iterator
 
+import pytest
 import torch
+
+from vae_compat.isolation.client import Nursery
 
 
 def pytest_configure() -> None:
@@ -11,3 +15,11 @@ def pytest_configure() -> None:
     # Runs that the tests start get one thread a process: with another number a sum rounds otherwise
     # in its last digit, and one process and two could not be compared to the letter.
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """What runners come from: it imports for seconds, and a test that kills it gets another."""
+    made = Nursery()
+    yield made
+    made.close()

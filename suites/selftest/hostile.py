@@ -66,7 +66,7 @@ class Bench:
         idle: float = IDLE,
         seconds: float = 20.0,
         memory: int = 0,
-        nursery: Nursery | None = None,
+        nursery: Nursery,
     ) -> None:
         """Without ``sources`` there is one hook, named ``hook``, that does what it is told to."""
         self.folder, self.seconds = folder, seconds
@@ -75,10 +75,7 @@ class Bench:
             name: loading(folder, name, source, memory=memory) for name, source in sources.items()
         }
         self.untiled = Untiled(Fixtures(), folder / "shared")
-        self._own = nursery is None
-        self.runners = InRunners(
-            self.loadings, folder / "shared", idle=idle, nursery=nursery or Nursery()
-        )
+        self.runners = InRunners(self.loadings, folder / "shared", idle=idle, nursery=nursery)
         self._subjects = {
             name: Subject(
                 profile_from_flags(
@@ -113,10 +110,8 @@ class Bench:
             file.unlink()
 
     def close(self) -> None:
-        """End all runners; a nursery that others use as well stays."""
+        """End all runners; the nursery, which others use as well, stays."""
         self.runners.close_runners()
-        if self._own:
-            self.runners.close()
 
 
 @contextmanager

@@ -53,13 +53,6 @@ def _limits_of_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    made = Nursery()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory, nursery: Nursery) -> Iterator[Bench]:
     """One hook, in one runner as long as that lives."""
     folder = tmp_path_factory.mktemp("calls")
