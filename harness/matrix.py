@@ -37,6 +37,11 @@ class Claims(Protocol):
         ...
 
     @property
+    def temporal(self) -> bool:
+        """Whether clips are cut in time as well."""
+        ...
+
+    @property
     def when(self) -> str:
         """``always``, or ``memory`` where the hook tiles only if that is short."""
         ...
@@ -102,6 +107,8 @@ COHERENCE_FRAMES = 17
 COHERENCE_SIZE = Geometry(4, 10, 8)
 """A clip in two tiles, for the tier recommended. With 65 image frames it is longer than the pieces
 into which programs cut clips by default: 64 frames in ComfyUI, 16 in most classes of diffusers."""
+TEMPORAL_CLIP = (9, COHERENCE_SIZE)
+"""Longer than a time tile, and no multiple of one."""
 CLIPS_OF_KIN = (2, 9)
 """Default lengths for a family if another family with the same coders runs at every length."""
 
@@ -191,7 +198,9 @@ def generate(
     asked = {Mode(mode) for mode in claims.modes} | set(unclaimed_modes) or {Mode.EXACT}
     refusals = [cell for cell in cells if cell not in claimed and cell[2] in asked]
     ordered = tuple(sorted(dtypes, key=_DTYPE_ORDER.index))
-    span = _Span(layout, device, ordered, tuple(claimed), full, _usages(claims), in_ranks)
+    span = _Span(
+        layout, device, ordered, tuple(claimed), full, _usages(claims), claims.temporal, in_ranks
+    )
     refused = (span.case(cell, SIZES["ragged"]) for cell in refusals)
     return tuple(dict.fromkeys(chain(span.all(), refused)))
 
@@ -232,6 +241,7 @@ class _Span:
     """Families, directions and modes that are claimed."""
     full: bool
     usages_claimed: tuple[tuple[Scenario, Geometry, str], ...]
+    temporal: bool
     in_ranks: bool = False
 
     def all(self) -> Iterator[Case]:
@@ -424,6 +434,9 @@ class _Span:
                 for scenario, size, dtype in self.usages_claimed:
                     if dtype in self.dtypes:
                         yield self.case(cell, size, scenario=scenario, dtype=dtype)
+                if self.temporal and FAMILIES[cell[0]].frame_axis:
+                    frames, size = TEMPORAL_CLIP
+                    yield self.case(cell, size, scenario=Scenario.TEMPORAL, frames=frames)
 
     def strips(self) -> Iterator[Case]:
         """What size of tile runs, in every family: some hooks know some classes of VAEs only."""

@@ -165,7 +165,7 @@ METRICS: Mapping[str, Metric] = {
     "batch_peak": Metric(_BYTES, "Most that was live for a batch, beyond what was there before."),
     "item_peak": Metric(_BYTES, "The same for its larger item alone."),
     "steps": Metric(_COUNT, "Calls of a sequence."),
-    "sizes": Metric(_COUNT, "Tile sizes that were tried."),
+    "sizes": Metric(_COUNT, "Sizes of tiles that were tried."),
     "pairs": Metric(_COUNT, "Pairs of results that were compared to the bit."),
     "apart": Metric("x rms", "Largest difference of two results that should be one."),
     "bound": Metric("x rms", "What `apart` may be: rounding, or 0."),

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from vae_compat.contracts.cases import Case, Direction
+from vae_compat.contracts.cases import TIME_TILES, Case, Direction, TimeTiles
+from vae_compat.measure.attempt import Subject
 from vae_compat.scenarios.comparison import Comparison, same
 from vae_compat.scenarios.performed import Called
 from vae_compat.scenarios.results import Results
 from vae_compat.scenarios.stage import Player
 from vae_compat.scenarios.usage import Usage, UsageObserved, call, each_ran, observed, ran
 from vae_compat.subject.hook import Hook
+from vae_compat.subject.settings import Units
 
 TILES = (1, 3, 8)
 """Latent pixels. The first that a hook takes must work; three quarters of eight leave a sliver of
 ``matrix.TINY_SIZE``, as do three and eight themselves."""
 OTHER = "the other direction"
+USUAL = "time tiles as in all cases"
+SHORTER = "time tiles of another length"
+APART = "time tiles that do not overlap"
+STEPLESS = "time tiles without a step from one to the next, or with one past its end"
+_SIZE_IN_TIME = ("temporal_tile_size",)
+_STEP_IN_TIME = ("temporal_stride", "temporal_overlap")
 
 
 def _play_settings(player: Player) -> None:
@@ -102,17 +111,44 @@ def _play_on_host(player: Player) -> None:
 
 
 def _play_overlaps(player: Player) -> None:
-    """No overlap, and half a tile; in the unit in which the hook is given the size of tiles."""
-    hook, case = player.stage.hook, player.case
-    decoding = case.direction is Direction.DECODE
-    unit = 1 if decoding and player.stage.promise.kind == "forward" else player.view.ratio
-    for overlap in (0, case.tile // 2):
-        fixed = {"tile_overlap": overlap * unit}
-        there = replace(hook, fixed=fixed) if isinstance(hook, Hook) else hook
-        call(player, f"tiles that overlap by {overlap} latent pixels", hook=there)
+    """No overlap, half a tile, and steps that are none: past the end of a tile, or of no length."""
+    case, hook = player.case, player.stage.hook
+    strides = isinstance(hook, Hook) and hook.takes("tile_stride")
+    for overlap in (0, case.tile // 2, -case.tile // 2 if strides else case.tile):
+        told = f"tiles of {case.tile} latent pixels that overlap by {overlap}"
+        call(player, told, hook=_given(player, lambda u, n=overlap: u.tiles(case.tile, n)))
 
 
 OVERLAPS = Usage(_play_overlaps, each_ran)
+
+
+def _play_temporal(player: Player) -> None:
+    """A clip in time tiles of two sizes and overlaps, and with steps that are none."""
+    hook, half, shared = player.stage.hook, TIME_TILES.size // 2, TIME_TILES.overlap
+    sized, steps, strides = (
+        not isinstance(hook, Hook) or any(map(hook.takes, names))
+        for names in (_SIZE_IN_TIME, _STEP_IN_TIME, _STEP_IN_TIME[:1])
+    )
+    size = half if sized else TIME_TILES.size
+    plan = [(USUAL, TIME_TILES)]
+    if sized:
+        plan.append((SHORTER, TimeTiles(size, shared)))
+    if steps:
+        plan.append((APART, TimeTiles(size, 0)))
+        plan.append((STEPLESS, TimeTiles(size, -1 if strides else size)))
+    for what, time in plan:
+        call(player, what, hook=_given(player, lambda units, t=time: units.time(t)))
+
+
+TEMPORAL = Usage(_play_temporal, each_ran)
+
+
+def _given(player: Player, settings: Callable[[Units], dict[str, int]]) -> Subject:
+    """The hook with further settings, in its own units."""
+    hook = player.stage.hook
+    if not isinstance(hook, Hook):
+        return hook
+    return hook.given(settings(hook.units(player.case, player.view.ratio)))
 
 
 def _play_inference_mode(player: Player) -> None:

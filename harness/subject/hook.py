@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from vae_compat.contracts.cases import Case, Direction, Mode
+from vae_compat.contracts.cases import Case, Direction, Mode, TimeTiles
 from vae_compat.contracts.coders import CoderCall, LayoutVAE
 from vae_compat.subject.profile import HookSpec, Kind
 from vae_compat.subject.recorder import Recorder, set_plainly
@@ -19,6 +19,7 @@ from vae_compat.subject.settings import (
     TUNING,
     ModeNotOffered,
     Signature,
+    Units,
     needed_keywords,
     read_signature,
     settings_for,
@@ -45,6 +46,8 @@ class Hook:
     source: Loadable
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Settings whose values do not come from the case."""
+    time: TimeTiles | None = None
+    """How clips are cut in time, where the hook claims to do so."""
     taken_off: Callable[[], None] | None = None
     """Called each time after the hook has taken itself off, before the VAE is restored."""
 
@@ -92,6 +95,18 @@ class Hook:
         left = self.accepted_settings - (TUNING & self.signature.own_defaults.keys())
         return replace(self, signature=replace(self.signature, accepted=left))
 
+    def given(self, settings: Mapping[str, Any]) -> Hook:
+        """The same, built with these settings instead of those of the case, where it takes them."""
+        return replace(self, fixed={**self.fixed, **settings})
+
+    def takes(self, *keywords: str) -> bool:
+        """Whether it takes all of these keywords of the contract."""
+        return self.accepted_settings.issuperset(keywords)
+
+    def units(self, case: Case, ratio: int) -> Units:
+        """What its sizes are counted in."""
+        return Units.of(self.spec.kind, case, ratio)
+
     def is_default_tile(self, case: Case, ratio: int) -> bool:
         """Whether the tile size of a case is the one that the hook takes by itself."""
         if not self.offers(case.mode, case.direction):
@@ -115,7 +130,7 @@ class Hook:
         found by a small untiled run once the hook is off. Raises ``ModeNotOffered`` at once
         where the hook has no keyword for the mode of the case.
         """
-        settings = settings_for(self.spec, self.signature, case, view.ratio, None)
+        settings = settings_for(self.spec, self.signature, case, view.ratio, None, self.time)
         return Fitting(self, view, case, settings | dict(self.fixed), expected)
 
 
