@@ -39,7 +39,7 @@ def measure_plain_tiles(
         def run(tile: Tensor) -> Tensor:
             return device.host(view.run(case.direction, device.put(tile.contiguous())))
 
-        made = overlapping(run if time is None else _in_time(run, case, time), x, case)
+        made = overlapping(run if time is None else in_time(run, case, time), x, case)
         before.restore()  # causal VAEs keep caches, which would pass for there before the baseline
         return made
 
@@ -63,7 +63,7 @@ def overlapping(run: Callable[[Tensor], Tensor], x: Tensor, case: Case) -> Tenso
     return (sums / weights).to(dtype)
 
 
-def _in_time(
+def in_time(
     run: Callable[[Tensor], Tensor], case: Case, time: TimeTiles
 ) -> Callable[[Tensor], Tensor]:
     """The same over time tiles; what two of them have made fades from one into the other."""

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vae_compat.checks.registry import BY_NAME
-from vae_compat.contracts.cases import Case, Direction, Mode, Scale, Scenario
+from vae_compat.contracts.cases import TIME_TILES, Case, Direction, Mode, Scale, Scenario
 from vae_compat.contracts.finding import Status
 from vae_compat.contracts.promise import Promise
 from vae_compat.device import open_device
 from vae_compat.measure.observation import Observation
-from vae_compat.measure.plain_tiles import measure_plain_tiles, overlapping
+from vae_compat.measure.plain_tiles import in_time, measure_plain_tiles, overlapping
 from vae_compat.suites.selftest.measure_fakes import (
     CASE,
     TinyView,
@@ -83,6 +83,34 @@ def test_nothing_stays_in_the_vae_that_the_baseline_would_find_there() -> None:
     made = measure_plain_tiles(case, view, x, open_device("cpu"))
     assert made.shape == case.image_shape
     assert not hasattr(view.vae, "kept")
+
+
+@pytest.mark.parametrize("direction", Direction)
+@pytest.mark.parametrize("frames", [9, 17])
+def test_time_tiles_of_a_net_that_remembers_nothing_are_its_clip(
+    direction: Direction, frames: int
+) -> None:
+    case = a_case(family="qwen", direction=direction, frames=frames, height=4, width=4)
+    x = torch.rand(case.input_shape, generator=torch.Generator().manual_seed(0))
+    lengths: list[int] = []
+
+    def run(clip: Tensor) -> Tensor:
+        lengths.append(clip.shape[2])
+        if direction is Direction.ENCODE:
+            return clip[:, :, ::4]
+        return clip.repeat_interleave(4, 2)[:, :, 3:]
+
+    made = in_time(run, case, TIME_TILES)(x)
+    count = 2 if frames == 9 else 3
+    assert len(lengths) == count
+    torch.testing.assert_close(made, run(x))
+
+
+def test_clips_are_cut_in_time_for_hooks_that_claim_it() -> None:
+    clip = replace(CLIP, frames=9)
+    assert Promise(grade="degraded").time_tiles(clip) is None
+    assert Promise(grade="degraded", temporal=True).time_tiles(clip) == TIME_TILES
+    assert Promise(grade="degraded", temporal=True).time_tiles(CLIP) is None
 
 
 # The check
