@@ -63,6 +63,9 @@ METRICS: Mapping[str, Metric] = {
         "8-bit levels", "The largest mean difference from untiled of a channel of an item."
     ),
     "plain_rms": Metric(_VALUE, "error_rms of plain tiles that overlap and fade into each other."),
+    "frames_apart": Metric(
+        "x", "error_rms over plain_rms of the worst latent frame, over that of the best."
+    ),
     "plain_shift": Metric("8-bit levels", "The shift of the worst region of plain tiles."),
     # Seams
     "seam": Metric("0 or 1", "Whether a seam was found."),

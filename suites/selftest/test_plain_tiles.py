@@ -30,6 +30,7 @@ LEVEL = 2 / 255
 CHECK = BY_NAME["plain_tiles"]
 LOW = a_case(height=8, width=32)
 CLIP = a_case(family="qwen", frames=2, height=4, width=32)
+LONG_CLIP = replace(CLIP, frames=9)
 
 
 # The tiler
@@ -162,6 +163,12 @@ def flashing(output: Tensor) -> Tensor:
     return output
 
 
+def cut_in_time(output: Tensor) -> Tensor:
+    """The frames of two latent frames have more than twice the error of others, and do not jump."""
+    output[:, :, 13:21] += 1.5 * (output - a_baseline(LONG_CLIP).output)[:, :, 13:21]
+    return output
+
+
 def one_item(output: Tensor) -> Tensor:
     return torch.cat([output[:1], noisy(output[1:])])
 
@@ -184,6 +191,7 @@ def test_a_better_result_passes() -> None:
         (noisy, LOW, "2 x that of plain tiles"),
         (one_item, replace(LOW, batch=2), "batch item 1"),
         (flashing, CLIP, "between frames"),
+        (cut_in_time, LONG_CLIP, "a clip is not cut in time; at batch item 0, frames 13 to 16"),
     ],
 )
 def test_what_plain_tiles_do_not_do_fails(
@@ -193,6 +201,12 @@ def test_what_plain_tiles_do_not_do_fails(
     assert found.status is Status.FAILED
     assert said in found.message
     assert found.metrics["plain_rms"]
+
+
+def test_a_hook_that_claims_to_cut_in_time_may_do_so() -> None:
+    cut = beside(cut_in_time, LONG_CLIP)
+    assert CHECK(replace(cut, promise=replace(cut.promise, temporal=True))).status is Status.PASSED
+    assert CHECK(beside(case=LONG_CLIP)).status is Status.PASSED
 
 
 def test_without_plain_tiles_nothing_is_judged() -> None:
