@@ -312,8 +312,10 @@ class _Span:
 
         The selection gives every family and direction all sizes, with variations dealt out over
         them, another deal for each, so that every size meets several. Mode exact (or what a
-        profile claims first) runs all of it, each further mode every second variation. The deal
-        does not depend on the hook: modes and hooks meet on the same baselines.
+        profile claims first) runs all of it, each further mode every second variation in the first
+        family of each build, and the smallest plane that must be tiled in the others: what a mode
+        does to a build does not depend on numbers of channels. The deal does not depend on the
+        hook: modes and hooks meet on the same baselines.
         """
         for cell in self.cells:
             family, direction, _ = cell
@@ -326,7 +328,8 @@ class _Span:
                 continue
             deal = list(FAMILIES).index(family) + list(Direction).index(direction)
             for size, turn, variation in self._dealt(family, deal):
-                if cell in self.leading or turn % 2:
+                first = family in self.representatives
+                if cell in self.leading or (turn % 2 if first else size == "narrow"):
                     yield self.case(cell, SIZES[size], **variation)
 
     def _all(self, cell: _Cell) -> Iterator[Case]:

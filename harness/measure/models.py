@@ -142,7 +142,7 @@ def _tell_training(vae: nn.Module) -> None:
     """
     for part in vae.modules():
         if isinstance(part, nn.Dropout):
-            part.p = 0.5
+            part.p = 0.9
 
 
 class Weights:

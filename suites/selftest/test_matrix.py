@@ -115,10 +115,12 @@ def test_every_two_of_a_batch_a_clip_and_a_half_dtype_meet_and_no_mode_lacks_one
         some = mocks(found, family, direction, mode)
         if mode is Mode.COLOR_FIX and direction is Direction.DECODE:
             continue
+        if family not in ("sd", "qwen", "wan22"):  # the first of their builds
+            assert [(case.height, case.width) for case in some] == [(44, 12)]
+            continue
         assert max(case.batch for case in some) == 2
         assert max(case.frames for case in some) == max(frames)
-        first = family in ("sd", "qwen", "wan22")  # of its build
-        assert {case.dtype for case in some} == {"float32", *(["bfloat16"] if first else [])}
+        assert {case.dtype for case in some} == {"float32", "bfloat16"}
 
 
 def test_every_mode_meets_every_size_in_some_family() -> None:
