@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from vae_compat.contracts.cases import TIME_TILES, Case, Direction, TimeTiles
-from vae_compat.measure.attempt import Subject
 from vae_compat.scenarios.comparison import Comparison, same
 from vae_compat.scenarios.performed import Called
 from vae_compat.scenarios.results import Results
 from vae_compat.scenarios.stage import Player
-from vae_compat.scenarios.usage import Usage, UsageObserved, call, each_ran, observed, ran
+from vae_compat.scenarios.usage import (
+    Usage,
+    UsageObserved,
+    call,
+    each_ran,
+    observed,
+    ran,
+    takes,
+    units_of,
+)
 from vae_compat.subject.hook import Hook
-from vae_compat.subject.settings import Units
 
 TILES = (1, 3, 8)
 """Latent pixels. The first that a hook takes must work; three quarters of eight leave a sliver of
@@ -24,8 +30,6 @@ USUAL = "time tiles as in all cases"
 SHORTER = "time tiles of another length"
 APART = "time tiles that do not overlap"
 STEPLESS = "time tiles without a step from one to the next, or with one past its end"
-_SIZE_IN_TIME = ("temporal_tile_size",)
-_STEP_IN_TIME = ("temporal_stride", "temporal_overlap")
 
 
 def _play_settings(player: Player) -> None:
@@ -105,18 +109,17 @@ TINY_TILES = Usage(_play_tiny_tiles, each_ran)
 
 def _play_on_host(player: Player) -> None:
     """VAE and input on the CPU of a machine whose default is its GPU."""
-    hook, x = player.stage.hook, player.stage.models.make_input(player.case)
-    there = replace(hook, fixed={"to_gpu": False}) if isinstance(hook, Hook) else hook
-    call(player, "the VAE on the CPU beside a GPU", x=x, hook=there)
+    x = player.stage.models.make_input(player.case)
+    call(player, "the VAE on the CPU beside a GPU", x=x, settings={"to_gpu": False})
 
 
 def _play_overlaps(player: Player) -> None:
     """No overlap, half a tile, and steps that are none: past the end of a tile, or of no length."""
-    case, hook = player.case, player.stage.hook
-    strides = isinstance(hook, Hook) and hook.takes("tile_stride")
-    for overlap in (0, case.tile // 2, -case.tile // 2 if strides else case.tile):
-        told = f"tiles of {case.tile} latent pixels that overlap by {overlap}"
-        call(player, told, hook=_given(player, lambda u, n=overlap: u.tiles(case.tile, n)))
+    tile, units = player.case.tile, units_of(player)
+    stepless = -tile // 2 if takes(player, "tile_stride") else tile
+    for overlap in (0, tile // 2, stepless):
+        told = f"tiles of {tile} latent pixels that overlap by {overlap}"
+        call(player, told, settings=units.tiles(tile, overlap))
 
 
 OVERLAPS = Usage(_play_overlaps, each_ran)
@@ -124,31 +127,19 @@ OVERLAPS = Usage(_play_overlaps, each_ran)
 
 def _play_temporal(player: Player) -> None:
     """A clip in time tiles of two sizes and overlaps, and with steps that are none."""
-    hook, half, shared = player.stage.hook, TIME_TILES.size // 2, TIME_TILES.overlap
-    sized, steps, strides = (
-        not isinstance(hook, Hook) or any(map(hook.takes, names))
-        for names in (_SIZE_IN_TIME, _STEP_IN_TIME, _STEP_IN_TIME[:1])
-    )
-    size = half if sized else TIME_TILES.size
+    sized, strides = takes(player, "temporal_tile_size"), takes(player, "temporal_stride")
+    size = TIME_TILES.size // 2 if sized else TIME_TILES.size
     plan = [(USUAL, TIME_TILES)]
     if sized:
-        plan.append((SHORTER, TimeTiles(size, shared)))
-    if steps:
+        plan.append((SHORTER, TimeTiles(size, TIME_TILES.overlap)))
+    if strides or takes(player, "temporal_overlap"):
         plan.append((APART, TimeTiles(size, 0)))
         plan.append((STEPLESS, TimeTiles(size, -1 if strides else size)))
     for what, time in plan:
-        call(player, what, hook=_given(player, lambda units, t=time: units.time(t)))
+        call(player, what, settings=units_of(player).time(time))
 
 
 TEMPORAL = Usage(_play_temporal, each_ran)
-
-
-def _given(player: Player, settings: Callable[[Units], dict[str, int]]) -> Subject:
-    """The hook with further settings, in its own units."""
-    hook = player.stage.hook
-    if not isinstance(hook, Hook):
-        return hook
-    return hook.given(settings(hook.units(player.case, player.view.ratio)))
 
 
 def _play_inference_mode(player: Player) -> None:

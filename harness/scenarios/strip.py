@@ -12,11 +12,9 @@ from vae_compat.measure.observation import Observed, untold
 from vae_compat.scenarios.performed import Played
 from vae_compat.scenarios.scene import Scene
 from vae_compat.scenarios.stage import Player, Stage
-from vae_compat.scenarios.usage import call
-from vae_compat.subject.hook import Hook
+from vae_compat.scenarios.usage import call, units_of
 
 if TYPE_CHECKING:
-    from vae_compat.measure.attempt import Subject
     from vae_compat.measure.bench import Bench  # the judge's alone
 
 
@@ -47,8 +45,8 @@ class Strip(Scene):
             sizes = both_sizes(player.case)
             for case, other in zip(sizes, reversed(sizes), strict=True):
                 told = f"tiles of {case.tile} latent pixels"
-                hook = _sided(player, case.tile, other.tile)
-                if call(player, told, case=case, hook=hook).failure is not None:
+                sides = _sides(player, case.tile, other.tile)
+                if call(player, told, case=case, settings=sides).failure is not None:
                     break
         return player.played
 
@@ -69,13 +67,10 @@ def both_sizes(case: Case) -> tuple[Case, Case]:
     return case, replace(case, tile=2 * case.tile)
 
 
-def _sided(player: Player, along: int, across: int) -> Subject:
-    """The hook with a tile that is so long along the strip, and has another size across it."""
-    hook, case = player.stage.hook, player.case
-    if not isinstance(hook, Hook) or not hook.takes("tile_height", "tile_width"):
-        return hook
-    sides = (along, across) if case.height > case.width else (across, along)
-    return hook.given(hook.units(case, player.view.ratio).sides(*sides))
+def _sides(player: Player, along: int, across: int) -> dict[str, int]:
+    """The settings of a tile that is so long along the strip, and has another size across it."""
+    high = player.case.height > player.case.width
+    return units_of(player).sides(*((along, across) if high else (across, along)))
 
 
 def _reached(reading: Reading, case: Case) -> float:

@@ -19,7 +19,6 @@ from vae_compat.subject.settings import (
     TUNING,
     ModeNotOffered,
     Signature,
-    Units,
     needed_keywords,
     read_signature,
     settings_for,
@@ -94,18 +93,6 @@ class Hook:
         """The same, built with its own tile size and the like where it has defaults for them."""
         left = self.accepted_settings - (TUNING & self.signature.own_defaults.keys())
         return replace(self, signature=replace(self.signature, accepted=left))
-
-    def given(self, settings: Mapping[str, Any]) -> Hook:
-        """The same, built with these settings instead of those of the case, where it takes them."""
-        return replace(self, fixed={**self.fixed, **settings})
-
-    def takes(self, *keywords: str) -> bool:
-        """Whether it takes all of these keywords of the contract."""
-        return self.accepted_settings.issuperset(keywords)
-
-    def units(self, case: Case, ratio: int) -> Units:
-        """What its sizes are counted in."""
-        return Units.of(self.spec.kind, case, ratio)
 
     def is_default_tile(self, case: Case, ratio: int) -> bool:
         """Whether the tile size of a case is the one that the hook takes by itself."""
