@@ -16,6 +16,7 @@ from vae_compat.contracts.cases import TIME_TILES, Case, Direction, Mode, Scale,
 from vae_compat.contracts.finding import Status
 from vae_compat.contracts.promise import Promise
 from vae_compat.device import open_device
+from vae_compat.measure.borders import most_distinct
 from vae_compat.measure.observation import Observation
 from vae_compat.measure.plain_tiles import in_time, measure_plain_tiles, overlapping
 from vae_compat.suites.selftest.measure_fakes import (
@@ -169,6 +170,17 @@ def cut_in_time(output: Tensor) -> Tensor:
     return output
 
 
+def meeting(output: Tensor) -> Tensor:
+    """Smooth errors on either side of a line, which have nothing to do with each other."""
+    chance = torch.Generator().manual_seed(3)
+    sides = [
+        F.interpolate(torch.randn((*output.shape[:2], 5, 9), generator=chance), (64, 128),
+                      mode="bilinear", align_corners=True)
+        for _ in range(2)
+    ]  # fmt: skip
+    return a_baseline(LOW).output + 1.2 * LEVEL * torch.cat(sides, -1)
+
+
 def one_item(output: Tensor) -> Tensor:
     return torch.cat([output[:1], noisy(output[1:])])
 
@@ -191,6 +203,7 @@ def test_a_better_result_passes() -> None:
         (noisy, LOW, "2 x that of plain tiles"),
         (one_item, replace(LOW, batch=2), "batch item 1"),
         (flashing, CLIP, "between frames"),
+        (meeting, LOW, "a seam; should be none, as with plain tiles; at x 128"),
         (cut_in_time, LONG_CLIP, "a clip is not cut in time; at batch item 0, frames 13 to 16"),
     ],
 )
@@ -207,6 +220,15 @@ def test_a_hook_that_claims_to_cut_in_time_may_do_so() -> None:
     cut = beside(cut_in_time, LONG_CLIP)
     assert CHECK(replace(cut, promise=replace(cut.promise, temporal=True))).status is Status.PASSED
     assert CHECK(beside(case=LONG_CLIP)).status is Status.PASSED
+
+
+def test_the_most_distinct_line_is_told_by_its_contrast() -> None:
+    base = a_baseline(LOW)
+    found = most_distinct(meeting(base.output), base, LOW)
+    assert (found.axis, found.position, found.batch) == ("x", 128, 0)
+    assert found.levels > 0.5
+    assert most_distinct(noisy(base.output.clone()), base, LOW).contrast < 1.5
+    assert most_distinct(base.output, base, LOW).contrast <= 1
 
 
 def test_without_plain_tiles_nothing_is_judged() -> None:
