@@ -219,7 +219,7 @@ def _check_ranks(parsed: _Profile, source: str) -> None:
     told = parsed.claims.ranks
     if told is None:
         return
-    if parsed.hook.kind != Kind.RANKS:
+    if Kind(parsed.hook.kind) is not Kind.RANKS:
         raise UsageError(
             f"claims.ranks in {source} counts processes, which a hook of kind "
             f"{parsed.hook.kind!r} does not have; say kind = 'ranks', or drop it."

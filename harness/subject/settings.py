@@ -291,7 +291,9 @@ def settings_for(
     sizes["tile_stride"] = (width - width // 4) * units.pixels
     times = units.time(time or TIME_TILES)
     # Its own overlap fits its own tiles, and its own cut in time may be none.
-    kept = {"tile_overlap", *(() if time else times)} & own.keys()
+    kept = {"tile_overlap"} & own.keys()
+    if time is None:
+        kept |= times.keys() & own.keys()
     given = {name: value for name, value in (sizes | times).items() if name not in kept}
     return given | {
         "net": net,

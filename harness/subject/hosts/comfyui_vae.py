@@ -270,8 +270,12 @@ class VAE:
 
 def wrapper(device: torch.device, dtype: torch.dtype, management: Mapping[str, Any]) -> type[VAE]:
     """The class as a host has it whose VAEs are on this device, in this dtype."""
-    names = {"device": device, "vae_dtype": dtype, "management": management}
-    return type("VAE", (VAE,), names)
+
+    class Hosted(VAE):
+        pass
+
+    Hosted.device, Hosted.vae_dtype, Hosted.management = device, dtype, management
+    return Hosted
 
 
 def _latent_channels(model: Any) -> int:
