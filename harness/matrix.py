@@ -107,6 +107,8 @@ COHERENCE_FRAMES = 17
 COHERENCE_SIZE = Geometry(4, 10, 8)
 """A clip in two tiles, for the tier recommended. With 65 image frames it is longer than the pieces
 into which programs cut clips by default: 64 frames in ComfyUI, 16 in most classes of diffusers."""
+ONE_TILE_SIZE = Geometry(2, 4, 8)
+"""Where the same clip has nothing to cut but its time."""
 TEMPORAL_CLIP = (9, COHERENCE_SIZE)
 """Longer than a time tile, and no multiple of one."""
 CLIPS_OF_KIN = (2, 9)
@@ -320,7 +322,8 @@ class _Span:
         for cell in self.cells:
             family, direction, _ = cell
             if FAMILIES[family].frame_axis and (self.full or cell in self.leading):
-                yield self.case(cell, COHERENCE_SIZE, frames=COHERENCE_FRAMES)
+                for size in (COHERENCE_SIZE, ONE_TILE_SIZE):
+                    yield self.case(cell, size, frames=COHERENCE_FRAMES)
             if "float16" in self.dtypes and (self.full or cell in self.leading):
                 yield self.case(cell, HALF_SIZE, dtype="float16")
             if self.full:

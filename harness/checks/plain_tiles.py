@@ -31,7 +31,7 @@ HARD = 2.5
 own that meet without fading have 5.7 times as much, and tiles that fade as much as plain ones. In
 mocks, where the difference is a texture of 20 levels and more, they cannot be told apart."""
 FRAMES_APART = 2.0
-"""Tilers that cut no clip in time measure up to 1.5, and those that do 2.5 and more: mocks of Qwen
+"""Tilers that cut no clip in time measure up to 1.6, and those that do 2.5 and more: mocks of Qwen
 and Wan, both directions, clips in two tiles."""
 DISTINCT = 4.0
 """Times the step beside it that a seam is here at least. Where tiles fade into each other there are

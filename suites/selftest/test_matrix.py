@@ -237,16 +237,18 @@ def test_probes_are_of_every_build_and_of_mechanisms_that_it_has() -> None:
     assert {case.mechanism for case in found} == set(Mechanism)
 
 
-def test_a_long_clip_in_two_tiles_is_run_in_every_family_that_has_frames() -> None:
+def test_a_long_clip_in_two_tiles_and_in_one_is_run_in_every_family_that_has_frames() -> None:
     found = [case for case in cases() if case.scenario is None and case.frames == COHERENCE_FRAMES]
     videos = [name for name, family in FAMILIES.items() if family.frame_axis]
-    whole = [(c.family, c.direction, c.mode) for c in found if c.scale is Scale.MOCK]
-    assert Counter(whole) == Counter(product(videos, Direction, [Mode.EXACT]))
+    mock = [case for case in found if case.scale is Scale.MOCK]
+    whole = [(c.family, c.direction, c.mode, c.fits_one_tile) for c in mock]
+    assert Counter(whole) == Counter(product(videos, Direction, [Mode.EXACT], [False, True]))
     probes = {(c.facts.build, c.direction) for c in found if c.scale is Scale.PROBE}
     assert probes == {(FAMILIES[name].build, d) for name in videos for d in Direction}
     for case in found:
         assert case.image_frames > 64
-        assert min(case.height, case.width) <= case.tile < max(case.height, case.width)
+        assert min(case.height, case.width) <= case.tile
+        assert max(case.height, case.width) < 2 * case.tile
 
 
 @pytest.mark.parametrize(
