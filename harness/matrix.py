@@ -37,6 +37,11 @@ class Claims(Protocol):
         ...
 
     @property
+    def temporal(self) -> bool:
+        """Whether clips are cut in time as well."""
+        ...
+
+    @property
     def when(self) -> str:
         """``always``, or ``memory`` where the hook tiles only if that is short."""
         ...
@@ -111,6 +116,10 @@ COHERENCE_FRAMES = 17
 COHERENCE_SIZE = Geometry(4, 10, 8)
 """A clip in two tiles, for the tier recommended. With 65 image frames it is longer than the pieces
 into which programs cut clips by default: 64 frames in ComfyUI, 16 in most classes of diffusers."""
+ONE_TILE_SIZE = Geometry(2, 4, 8)
+"""Where the same clip has nothing to cut but its time."""
+TEMPORAL_CLIP = (9, COHERENCE_SIZE)
+"""Longer than a time tile, and no multiple of one."""
 CLIPS_OF_KIN = (2, 9)
 """Default lengths for a family if another family with the same coders runs at every length."""
 
@@ -200,7 +209,9 @@ def generate(
     asked = {Mode(mode) for mode in claims.modes} | set(unclaimed_modes) or {Mode.EXACT}
     refusals = [cell for cell in cells if cell not in claimed and cell[2] in asked]
     ordered = tuple(sorted(dtypes, key=_DTYPE_ORDER.index))
-    span = _Span(layout, device, ordered, tuple(claimed), full, _usages(claims), in_ranks)
+    span = _Span(
+        layout, device, ordered, tuple(claimed), full, _usages(claims), claims.temporal, in_ranks
+    )
     refused = (span.case(cell, SIZES["ragged"]) for cell in refusals)
     return tuple(dict.fromkeys(chain(span.all(), refused)))
 
@@ -241,6 +252,7 @@ class _Span:
     """Families, directions and modes that are claimed."""
     full: bool
     usages_claimed: tuple[tuple[Scenario, Geometry, str], ...]
+    temporal: bool
     in_ranks: bool = False
 
     def all(self) -> Iterator[Case]:
@@ -311,13 +323,16 @@ class _Span:
 
         The selection gives every family and direction all sizes, with variations dealt out over
         them, another deal for each, so that every size meets several. Mode exact (or what a
-        profile claims first) runs all of it, each further mode every second variation. The deal
-        does not depend on the hook: modes and hooks meet on the same baselines.
+        profile claims first) runs all of it, each further mode every second variation in the first
+        family of each build, and the smallest plane that must be tiled in the others: what a mode
+        does to a build does not depend on numbers of channels. The deal does not depend on the
+        hook: modes and hooks meet on the same baselines.
         """
         for cell in self.cells:
             family, direction, _ = cell
             if FAMILIES[family].frame_axis and (self.full or cell in self.leading):
-                yield self.case(cell, COHERENCE_SIZE, frames=COHERENCE_FRAMES)
+                for size in (COHERENCE_SIZE, ONE_TILE_SIZE):
+                    yield self.case(cell, size, frames=COHERENCE_FRAMES)
             if "float16" in self.dtypes and (self.full or cell in self.leading):
                 yield self.case(cell, HALF_SIZE, dtype="float16")
             if self.full:
@@ -325,7 +340,8 @@ class _Span:
                 continue
             deal = list(FAMILIES).index(family) + list(Direction).index(direction)
             for size, turn, variation in self._dealt(family, deal):
-                if cell in self.leading or turn % 2:
+                first = family in self.representatives
+                if cell in self.leading or (turn % 2 if first else size == "narrow"):
                     yield self._sized(cell, size, **variation)
 
     def _all(self, cell: _Cell) -> Iterator[Case]:
@@ -437,6 +453,9 @@ class _Span:
                 for scenario, size, dtype in self.usages_claimed:
                     if dtype in self.dtypes:
                         yield self.case(cell, size, scenario=scenario, dtype=dtype)
+                if self.temporal and FAMILIES[cell[0]].frame_axis:
+                    frames, size = TEMPORAL_CLIP
+                    yield self.case(cell, size, scenario=Scenario.TEMPORAL, frames=frames)
 
     def strips(self) -> Iterator[Case]:
         """What size of tile runs, in every family: some hooks know some classes of VAEs only."""

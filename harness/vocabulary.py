@@ -70,5 +70,7 @@ class ExitCode(IntEnum):
     HARNESS = 3
 
 
+RANKS: tuple[int, ...] = (2, 3)
+"""Numbers of processes among which parallel VAEs share their work, where nothing is said."""
 DEFAULT_TIERS: tuple[str, ...] = (str(Tier.MINIMUM), str(Tier.RECOMMENDED))
 DEFAULT_PROFILES: tuple[str, ...] = ("reference",)

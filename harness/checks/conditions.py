@@ -149,6 +149,12 @@ def sets_overlap(_case: Case, promise: Promise) -> bool:
 
 
 @condition
+def cuts_in_time(_case: Case, promise: Promise) -> bool:
+    """The hook claims to cut clips in time as well."""
+    return promise.temporal
+
+
+@condition
 def claims_coder(case: Case, promise: Promise) -> bool:
     """The hook claims to work on such coders as the scenario has."""
     return case.scenario in promise.coders

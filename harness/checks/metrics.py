@@ -63,6 +63,9 @@ METRICS: Mapping[str, Metric] = {
         "8-bit levels", "The largest mean difference from untiled of a channel of an item."
     ),
     "plain_rms": Metric(_VALUE, "error_rms of plain tiles that overlap and fade into each other."),
+    "frames_apart": Metric(
+        "x", "error_rms over plain_rms of the worst latent frame, over that of the best."
+    ),
     "plain_shift": Metric("8-bit levels", "The shift of the worst region of plain tiles."),
     # Seams
     "seam": Metric("0 or 1", "Whether a seam was found."),
@@ -165,7 +168,7 @@ METRICS: Mapping[str, Metric] = {
     "batch_peak": Metric(_BYTES, "Most that was live for a batch, beyond what was there before."),
     "item_peak": Metric(_BYTES, "The same for its larger item alone."),
     "steps": Metric(_COUNT, "Calls of a sequence."),
-    "sizes": Metric(_COUNT, "Tile sizes that were tried."),
+    "sizes": Metric(_COUNT, "Sizes of tiles that were tried."),
     "pairs": Metric(_COUNT, "Pairs of results that were compared to the bit."),
     "apart": Metric("x rms", "Largest difference of two results that should be one."),
     "bound": Metric("x rms", "What `apart` may be: rounding, or 0."),

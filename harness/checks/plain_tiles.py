@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
 from vae_compat.checks.clips import LEVEL
 from vae_compat.checks.comparing import seams_of
-from vae_compat.checks.conditions import beside_plain_tiles, whole_net
+from vae_compat.checks.conditions import LONG, beside_plain_tiles, whole_net
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
 from vae_compat.checks.picture import finite_output
 from vae_compat.checks.wording import apart
 from vae_compat.contracts.cases import Direction
 from vae_compat.contracts.finding import Metrics, Tier
+from vae_compat.measure.borders import Step, most_distinct
 from vae_compat.measure.distance import Part, distance_of, frame_changes, is_exact
 from vae_compat.measure.observation import Observation
 from vae_compat.measure.regions import most_shifted
@@ -24,6 +26,13 @@ TONE = 3.0
 """Times the shift of their worst region, which is one of hundreds and varies more ..."""
 TONE_LEVELS = 2.0
 """... and beyond that so many 8-bit levels."""
+HARD = 2.5
+"""Times the contrast of their most distinct line. On a photograph tiles with statistics of their
+own that meet without fading have 5.7 times as much, and tiles that fade as much as plain ones. In
+mocks, where the difference is a texture of 20 levels and more, they cannot be told apart."""
+FRAMES_APART = 2.0
+"""Tilers that cut no clip in time measure up to 1.6, and those that do 2.5 and more: mocks of Qwen
+and Wan, both directions, clips in two tiles."""
 DISTINCT = 4.0
 """Times the step beside it that a seam is here at least. Where tiles fade into each other there are
 slopes, which on small planes stand out by a factor of two."""
@@ -37,7 +46,10 @@ def check_plain_tiles(observation: Observation) -> Answer:
     whole VAE by itself, and fade into each other. No batch item and no frame of the output may have
     more than twice their error, no region more than three times the shift of their worst region and
     2 levels, and no change between frames more than twice their largest and a level. Where they
-    show no seam, no line of the output may be a step of four times those beside it.
+    show no seam, no line of the output may be a step of four times those beside it, and along no
+    line may a picture jump 2.5 times as distinctly as along any of theirs. In a long clip
+    no latent frame may be twice as far from their error as any other: it would be cut in time,
+    which is for hooks that claim to do so. Then plain tiles are cut as well.
     """
     output = finite_output(observation)
     if isinstance(output, Answer):
@@ -80,6 +92,20 @@ def check_plain_tiles(observation: Observation) -> Answer:
         )
     if seam is not None and _seam(plain) is None:
         return failed("a seam", "none, as with plain tiles", str(seam), metrics=numbers)
+    step = _step(observation, plain)
+    if step is not None:
+        return failed("a seam", "none, as with plain tiles", str(step), metrics=numbers)
+    apart_by, where = _frames_apart(observation, plain)
+    if observation.case.frames >= LONG:
+        numbers = {**numbers, "frames_apart": apart_by}
+    if apart_by > FRAMES_APART:
+        got, should = apart(apart_by, FRAMES_APART, ".2f")
+        return failed(
+            f"an error that is {got} x as large beside that of plain tiles as in other frames",
+            f"at most {should} x: a clip is not cut in time",
+            where,
+            metrics=numbers,
+        )
     flash = _flash(observation, plain)
     if flash is not None:
         frame, jump, most = flash
@@ -98,11 +124,48 @@ def _seam(observation: Observation) -> Line | None:
     return next((line for line in lines if line.levels >= DISTINCT * line.beside), None)
 
 
+def _step(ours: Observation, plain: Observation) -> Step | None:
+    """The line of a picture along which tiles meet without fading, where there is one."""
+    if ours.case.direction is Direction.ENCODE or ours.output is None or plain.output is None:
+        return None
+    found = most_distinct(ours.output, ours.baseline, ours.case)
+    theirs = most_distinct(plain.output, ours.baseline, ours.case)
+    return found if found.levels >= 1 and found.contrast > HARD * theirs.contrast else None
+
+
 def _parts(ours: Observation, plain: Observation) -> Iterator[tuple[Part, Part]]:
     """Batch items and frames, with those of plain tiles."""
     one, other = distance_of(ours), distance_of(plain)
     yield from zip(one.items, other.items, strict=True)
     yield from zip(one.frames, other.frames, strict=True)
+
+
+def _frames_apart(ours: Observation, plain: Observation) -> tuple[float, str]:
+    """By how much the errors of latent frames differ, each over that of plain tiles, and where."""
+    case = ours.case
+    if case.frames < LONG or ours.promise.temporal:
+        return 1.0, ""
+    step = case.facts.temporal_ratio if case.direction is Direction.DECODE else 1
+    chunks: dict[tuple[int, int], list[tuple[Part, Part]]] = {}
+    for pair in zip(distance_of(ours).frames, distance_of(plain).frames, strict=True):
+        frame = pair[0].frame or 0
+        chunks.setdefault((pair[0].batch, (frame + step - 1) // step), []).append(pair)
+    ratios = {
+        key: math.hypot(*(one.error.rms for one, _ in pairs))
+        / (math.hypot(*(other.error.rms for _, other in pairs)) or math.inf)
+        for key, pairs in chunks.items()
+    }
+    worst, where = 1.0, ""
+    for batch in range(case.batch):
+        of_item = {key: ratio for key, ratio in ratios.items() if key[0] == batch}
+        key = max(of_item, key=of_item.__getitem__)
+        exact = all(is_exact(one.error, one.floor) for one, _ in chunks[key])
+        least = min(of_item.values())
+        found = of_item[key] / least if least else math.inf
+        if found > worst and not exact:
+            first, last = (chunks[key][end][0].frame for end in (0, -1))
+            worst, where = found, f"batch item {batch}, frames {first} to {last}"
+    return worst, where
 
 
 def _place(part: Part) -> str:

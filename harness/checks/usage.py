@@ -9,6 +9,7 @@ from vae_compat.checks.conditions import (
     any_context,
     claimed,
     claims_coder,
+    cuts_in_time,
     may_run_untiled,
     plays,
     sets_overlap,
@@ -21,6 +22,7 @@ from vae_compat.contracts.cases import Scenario
 from vae_compat.contracts.finding import Grade, Status, Tier
 from vae_compat.measure.observation import Observed
 from vae_compat.scenarios.comparison import Comparison
+from vae_compat.scenarios.settings import APART, STEPLESS
 from vae_compat.scenarios.usage import Ran, UsageObserved
 
 TINY = 8
@@ -139,18 +141,44 @@ def check_overlaps(observed: Observed) -> Answer:
     """Tiles that do not overlap, and tiles that overlap by half, give a result, and not by one way.
 
     No overlap may be refused with a clear error. Both overlaps must differ in what is computed, or
-    the setting is not read.
+    the setting is not read. An overlap as large as a tile leaves no step, and a stride that is
+    larger leaves strips between tiles: each must be refused, or the result is right all the same.
     """
     if not isinstance(observed, UsageObserved) or len(observed.ran) < 2:
         return _nothing(observed)
-    none, half = observed.ran
-    refused = none.seen.failure is not None and none.seen.failure.deliberate
-    for ran in (half,) if refused else (none, half):
-        if (wrong := _wrong(ran, refusing=ran is none)) is not None:
+    none, half, *further = observed.ran
+    for ran in (none, half, *further):
+        if (wrong := _wrong_or_refused(ran, may_refuse=ran is not half)) is not None:
             return failed(*wrong)
     if none.seen.reading.convolutions == half.seen.reading.convolutions:
         return failed("the same convolutions for both overlaps", "more work for the larger one")
     return passed({"convolutions_none": none.convolutions, "convolutions_half": half.convolutions})
+
+
+@check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.TEMPORAL) & cuts_in_time)
+def check_temporal_tiles(observed: Observed) -> Answer:
+    """The length and the overlap of time tiles that are asked for are what runs.
+
+    A clip is run in time tiles of two lengths and, where the hook takes an overlap or a stride,
+    without an overlap. Each must differ in what is computed. No overlap, and a step of no length or
+    past the end of a time tile, may be refused with a clear error; whatever runs must be right.
+    """
+    if not isinstance(observed, UsageObserved) or not observed.ran:
+        return _nothing(observed)
+    before: Ran | None = None
+    for ran in observed.ran:
+        refused = ran.seen.failure is not None
+        if (wrong := _wrong_or_refused(ran, may_refuse=ran.what in (APART, STEPLESS))) is not None:
+            return failed(*wrong)
+        if refused or ran.what == STEPLESS:
+            continue
+        if before and before.seen.reading.convolutions == ran.seen.reading.convolutions:
+            return failed(
+                f"the same convolutions for {ran.what} as for {before.what}",
+                "other work: a length that is asked for takes effect",
+            )
+        before = ran
+    return passed({"sizes": len(observed.ran)})
 
 
 @check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.INFERENCE_MODE) & any_context)
@@ -241,6 +269,14 @@ def _judged(observed: Observed, should: str) -> Answer:
 def _nothing(observed: Observed) -> Answer:
     """Why there is nothing to judge."""
     return not_judged(raised(observed.failure) if observed.failure else "nothing was run")
+
+
+def _wrong_or_refused(ran: Ran, *, may_refuse: bool) -> Wrong | None:
+    """What is wrong with a call that may be refused; ``None`` where nothing is."""
+    failure = ran.seen.failure
+    if may_refuse and failure is not None and failure.deliberate:
+        return None
+    return _wrong(ran, refusing=may_refuse)
 
 
 def _wrong(ran: Ran, *, refusing: bool = False) -> Wrong | None:

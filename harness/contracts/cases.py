@@ -118,10 +118,22 @@ class Scenario(StrEnum):
     """A VAE whose coders return the same memory for each call, as CUDA graphs do."""
     PATCHED = "patched"
     """A VAE in which somebody else has replaced the forwards of coders and convolutions."""
+    TEMPORAL = "temporal"
+    """A clip in time tiles of two sizes and overlaps, by a hook that claims to cut in time."""
     PLENTY = "plenty"
     """A hook that tiles only where memory is short has plenty of it."""
 
 
+@dataclass(frozen=True)
+class TimeTiles:
+    """How a clip is cut in time, in latent frames."""
+
+    size: int = 8
+    overlap: int = 2
+
+
+TIME_TILES = TimeTiles()
+"""In the proportions of ComfyUI's defaults, half as long, so that short clips are cut."""
 VRAM_PIXELS = 384 * 640
 """Image pixels of a frame from which on VRAM is judged on a real GPU.
 

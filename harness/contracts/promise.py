@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vae_compat.contracts.cases import Case, Direction, Mechanism, Mode
+from vae_compat.contracts.cases import TIME_TILES, Case, Direction, Mechanism, Mode, TimeTiles
+from vae_compat.vocabulary import RANKS
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Promise:
 
     temporal: bool = False
     """Whether it cuts clips in time as well, so that frames at a cut lack some of their past."""
+    ranks: tuple[int, ...] = RANKS
+    """Numbers of processes among which a hook of kind ``ranks`` shares its work."""
     bounds: Bounds | None = None
     slices: bool = False
     """Whether it runs a batch item by item, so that a batch takes no more memory than an item."""
@@ -81,6 +84,10 @@ class Promise:
         cut = case.scenario is None and not case.fits_one_tile
         estimates = case.mode in (Mode.FAST, Mode.COLOR_FIX)
         return self.claimed and self.grade == "degraded" and cut and not estimates
+
+    def time_tiles(self, case: Case) -> TimeTiles | None:
+        """How a clip may be cut in time; ``None`` where it may not be."""
+        return TIME_TILES if self.temporal and case.frames > TIME_TILES.size else None
 
     def longest(self, case: Case) -> int:
         """The longest side of a plane that the hook cuts along, in latent pixels."""

@@ -111,11 +111,13 @@ CLAIMS: Mapping[str, str] = {
     "grade": "`[claims.grade]`: what each mode promises, `exact` where nothing is said, `degraded`"
     " where the mode estimates.",
     "family_grade": "`[claims.family_grade.qwen]`: what a mode promises of this family.",
-    "overlap": "`overlap = true`: the hook takes `tile_overlap` (check `overlaps`).",
+    "overlap": "`overlap = true`: the hook takes `tile_overlap` or `tile_stride` (check"
+    " `overlaps`).",
+    "ranks": "`ranks = [2, 3]`: numbers of processes that a hook of kind `ranks` works with.",
     "parks": "`parks = true`: caches that are split are offloaded between the chunks of a clip"
     " (check `cache_parked`).",
     "temporal": "`temporal = true`: clips are cut in time as well, so that a frame at a cut may"
-    " lack some of its past.",
+    " lack some of its past (check `temporal_tiles`).",
     "slices": "`slices = true`: batches run item by item, and take no more memory than one.",
     "bounds": "`[claims.bounds]`, `psnr`, `levels`, `seams`: what a degraded picture still"
     " promises, of every case.",

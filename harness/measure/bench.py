@@ -95,12 +95,15 @@ class Bench(Models):
         if observation.output is None or not observation.promise.beside_plain_tiles(case):
             return observation
 
+        time = observation.promise.time_tiles(case)
+
         def compute() -> Tensor:
             view = self._supplies.views(self.vae(case), Layout.DIFFUSERS, case.facts)[0]
             x, device = self.make_input(case), open_device(case.device)
-            return measure_plain_tiles(case, view, x, device)
+            return measure_plain_tiles(case, view, x, device, time)
 
-        return replace(observation, plain_tiles=self._store.plain_tiles(case, compute))
+        name = case.tiles_id if time is None else f"{case.tiles_id}, {time}"
+        return replace(observation, plain_tiles=self._store.plain_tiles(name, compute))
 
     def beyond_doubt(self, observation: Observation) -> Observation:
         """The observation, with the floors of several draws where one draw does not settle it."""

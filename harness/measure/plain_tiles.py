@@ -4,7 +4,8 @@ Square tiles overlap by a quarter of their side and begin at multiples of the ot
 as those of diffusers do by default (``tile_overlap_factor`` in
 models/autoencoders/autoencoder_kl.py), so that the last ones may be slivers. Each goes through the
 whole VAE by itself, with statistics, attention and borders of its own, and neighbours fade into
-each other along a straight line. No clip is cut in time.
+each other along a straight line. Clips are cut in time only for hooks that claim to cut them: each
+time tile is a clip of its own, whose first frame stands for those of its first latent frame.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vae_compat.contracts.cases import Case, Direction
+from vae_compat.contracts.cases import Case, Direction, TimeTiles
 from vae_compat.contracts.coders import LayoutVAE
 from vae_compat.device import Device
 from vae_compat.measure.placing import running
@@ -24,14 +25,19 @@ OVERLAP = 1 / 4
 """Of a tile's side, with each neighbour."""
 
 
-def measure_plain_tiles(case: Case, view: LayoutVAE, x: Tensor, device: Device) -> Tensor:
-    """Run the untiled VAE tile by tile; ``x`` and ``device`` as for ``measure_baseline``."""
+def measure_plain_tiles(
+    case: Case, view: LayoutVAE, x: Tensor, device: Device, time: TimeTiles | None = None
+) -> Tensor:
+    """Run the untiled VAE tile by tile; ``x`` and ``device`` as for ``measure_baseline``.
+
+    ``time`` is how clips are cut as well.
+    """
     with running(view, device):
 
         def run(tile: Tensor) -> Tensor:
             return device.host(view.run(case.direction, device.put(tile.contiguous())))
 
-        return overlapping(run, x, case)
+        return overlapping(run if time is None else in_time(run, case, time), x, case)
 
 
 def overlapping(run: Callable[[Tensor], Tensor], x: Tensor, case: Case) -> Tensor:
@@ -51,6 +57,32 @@ def overlapping(run: Callable[[Tensor], Tensor], x: Tensor, case: Case) -> Tenso
             weights[place] += weight
     assert sums is not None
     return (sums / weights).to(dtype)
+
+
+def in_time(
+    run: Callable[[Tensor], Tensor], case: Case, time: TimeTiles
+) -> Callable[[Tensor], Tensor]:
+    """The same over time tiles; what two of them have made fades from one into the other."""
+    decoding, ratio = case.direction is Direction.DECODE, case.facts.temporal_ratio
+    given, made = (1, ratio) if decoding else (ratio, 1)
+    starts = range(0, max(1, case.frames - time.overlap), time.size - time.overlap)
+
+    def over(clip: Tensor) -> Tensor:
+        whole: Tensor | None = None
+        for start in starts:
+            last = min(start + time.size, case.frames) - 1
+            tile = run(clip[:, :, start * given : last * given + 1])
+            if whole is None:
+                whole = tile
+                continue
+            shared = whole.shape[2] - start * made
+            share = torch.arange(1, shared + 1).reshape(-1, 1, 1) / (shared + 1)
+            faded = whole[:, :, start * made :].lerp(tile[:, :, :shared], share.to(tile))
+            whole = torch.cat([whole[:, :, : start * made], faded, tile[:, :, shared:]], 2)
+        assert whole is not None
+        return whole
+
+    return over
 
 
 @dataclass(frozen=True)

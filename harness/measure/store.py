@@ -114,10 +114,11 @@ class BaselineStore:
         name = f"further draws of {case.baseline_id}"
         return self._shared(name, _Draws, lambda: _Draws(dict(compute()))).floors
 
-    def plain_tiles(self, case: Case, compute: Callable[[], Tensor]) -> Tensor:
-        """What plain overlapping tiles of a case give, whatever the mode and layout."""
-        name = f"plain tiles of {case.tiles_id}"
-        return self._shared(name, _Tiled, lambda: _Tiled(compute().contiguous())).output
+    def plain_tiles(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """What plain overlapping tiles give: of a case in any mode and layout, by its tiles id."""
+        return self._shared(
+            f"plain tiles of {name}", _Tiled, lambda: _Tiled(compute().contiguous())
+        ).output
 
     def key(self, name: str) -> str:
         """The name of the file of what has this name."""

@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 
 from vae_compat.contracts.cases import Case
+from vae_compat.contracts.promise import Promise
 from vae_compat.device.meter import Reading
 from vae_compat.isolation import wire
 from vae_compat.isolation.limiting import BEAT
@@ -61,17 +62,19 @@ class Ranked:
     """When it was done, on the clock of the machine: the first failure is the cause of others."""
 
 
-def ranks_for(case: Case) -> Ranks:
-    """Two ranks of two processes, or ranks 1 to 3 of four, from size to size.
+def ranks_for(case: Case, promise: Promise) -> Ranks:
+    """The numbers of ranks that are promised, in turn from size to size.
 
-    Heights of the matrix are multiples of neither, or of one.
+    Every second size has a process before them: two ranks of two processes and ranks 1 to 3 of
+    four, by default. Heights of the matrix are multiples of neither, or of one.
     """
-    return Ranks(3, 1) if case.height // 4 % 2 else Ranks(2, 0)
+    turn = case.height // 4
+    return Ranks(promise.ranks[turn % len(promise.ranks)], turn % 2)
 
 
 def perform_in_ranks(stage: Stage, perform: Callable[[Stage], Called]) -> Called:
     """Let each rank ``perform`` the call; the result of all, and the meters of the worst."""
-    ranks = ranks_for(stage.case)
+    ranks = ranks_for(stage.case, stage.promise)
     with tempfile.TemporaryDirectory(prefix="vae-compat-") as folder:
         meeting = Path(folder) / "meeting"
         pipes = [

@@ -74,6 +74,7 @@ USAGES: Mapping[Scenario, Usage] = MappingProxyType(
         Scenario.ON_HOST: settings.ON_HOST,
         Scenario.OUT_OF_MEMORY: OUT_OF_MEMORY,
         Scenario.OVERLAPS: settings.OVERLAPS,
+        Scenario.TEMPORAL: settings.TEMPORAL,
         Scenario.INFERENCE_MODE: settings.INFERENCE_MODE,
         Scenario.PLENTY: PLENTY,
         Scenario.OFFLOADED: coders.OFFLOADED,

@@ -5,18 +5,31 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from vae_compat.contracts.cases import Case, Direction
+from vae_compat.contracts.cases import TIME_TILES, Case, Direction, TimeTiles
 from vae_compat.scenarios.comparison import Comparison, same
 from vae_compat.scenarios.performed import Called
 from vae_compat.scenarios.results import Results
 from vae_compat.scenarios.stage import Player
-from vae_compat.scenarios.usage import Usage, UsageObserved, call, each_ran, observed, ran
+from vae_compat.scenarios.usage import (
+    Usage,
+    UsageObserved,
+    call,
+    each_ran,
+    observed,
+    ran,
+    takes,
+    units_of,
+)
 from vae_compat.subject.hook import Hook
 
 TILES = (1, 3, 8)
 """Latent pixels. The first that a hook takes must work; three quarters of eight leave a sliver of
 ``matrix.TINY_SIZE``, as do three and eight themselves."""
 OTHER = "the other direction"
+USUAL = "time tiles as in all cases"
+SHORTER = "time tiles of another length"
+APART = "time tiles that do not overlap"
+STEPLESS = "time tiles without a step from one to the next, or with one past its end"
 
 
 def _play_settings(player: Player) -> None:
@@ -96,23 +109,37 @@ TINY_TILES = Usage(_play_tiny_tiles, each_ran)
 
 def _play_on_host(player: Player) -> None:
     """VAE and input on the CPU of a machine whose default is its GPU."""
-    hook, x = player.stage.hook, player.stage.models.make_input(player.case)
-    there = replace(hook, fixed={"to_gpu": False}) if isinstance(hook, Hook) else hook
-    call(player, "the VAE on the CPU beside a GPU", x=x, hook=there)
+    x = player.stage.models.make_input(player.case)
+    call(player, "the VAE on the CPU beside a GPU", x=x, settings={"to_gpu": False})
 
 
 def _play_overlaps(player: Player) -> None:
-    """No overlap, and half a tile; in the unit in which the hook is given the size of tiles."""
-    hook, case = player.stage.hook, player.case
-    decoding = case.direction is Direction.DECODE
-    unit = 1 if decoding and player.stage.promise.kind == "forward" else player.view.ratio
-    for overlap in (0, case.tile // 2):
-        fixed = {"tile_overlap": overlap * unit}
-        there = replace(hook, fixed=fixed) if isinstance(hook, Hook) else hook
-        call(player, f"tiles that overlap by {overlap} latent pixels", hook=there)
+    """No overlap, half a tile, and steps that are none: past the end of a tile, or of no length."""
+    tile, units = player.case.tile, units_of(player)
+    stepless = -tile // 2 if takes(player, "tile_stride") else tile
+    for overlap in (0, tile // 2, stepless):
+        told = f"tiles of {tile} latent pixels that overlap by {overlap}"
+        call(player, told, settings=units.tiles(tile, overlap))
 
 
 OVERLAPS = Usage(_play_overlaps, each_ran)
+
+
+def _play_temporal(player: Player) -> None:
+    """A clip in time tiles of two sizes and overlaps, and with steps that are none."""
+    sized, strides = takes(player, "temporal_tile_size"), takes(player, "temporal_stride")
+    size = TIME_TILES.size // 2 if sized else TIME_TILES.size
+    plan = [(USUAL, TIME_TILES)]
+    if sized:
+        plan.append((SHORTER, TimeTiles(size, TIME_TILES.overlap)))
+    if strides or takes(player, "temporal_overlap"):
+        plan.append((APART, TimeTiles(size, 0)))
+        plan.append((STEPLESS, TimeTiles(size, -1 if strides else size)))
+    for what, time in plan:
+        call(player, what, settings=units_of(player).time(time))
+
+
+TEMPORAL = Usage(_play_temporal, each_ran)
 
 
 def _play_inference_mode(player: Player) -> None:

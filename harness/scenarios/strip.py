@@ -11,8 +11,8 @@ from vae_compat.device.meter import Reading
 from vae_compat.measure.observation import Observed, untold
 from vae_compat.scenarios.performed import Played
 from vae_compat.scenarios.scene import Scene
-from vae_compat.scenarios.stage import Stage
-from vae_compat.scenarios.usage import call
+from vae_compat.scenarios.stage import Player, Stage
+from vae_compat.scenarios.usage import call, units_of
 
 if TYPE_CHECKING:
     from vae_compat.measure.bench import Bench  # the judge's alone
@@ -33,14 +33,20 @@ class StripObserved(Observed):
 
 
 class Strip(Scene):
-    """The same plane in tiles of the case's size, and in tiles twice as large."""
+    """The same plane in tiles of the case's size, and in tiles twice as large.
+
+    A hook that takes both sides of a tile is given the other size across the strip, where nothing
+    is cut: one that mistakes one side for the other shows.
+    """
 
     def perform(self, stage: Stage) -> Played:
         """Make both calls."""
         with stage.play() as player:
-            for case in both_sizes(player.case):
+            sizes = both_sizes(player.case)
+            for case, other in zip(sizes, reversed(sizes), strict=True):
                 told = f"tiles of {case.tile} latent pixels"
-                if call(player, told, case=case).failure is not None:
+                sides = _sides(player, case.tile, other.tile)
+                if call(player, told, case=case, settings=sides).failure is not None:
                     break
         return player.played
 
@@ -59,6 +65,12 @@ class Strip(Scene):
 def both_sizes(case: Case) -> tuple[Case, Case]:
     """The case, and the same with tiles twice as large."""
     return case, replace(case, tile=2 * case.tile)
+
+
+def _sides(player: Player, along: int, across: int) -> dict[str, int]:
+    """The settings of a tile that is so long along the strip, and has another size across it."""
+    high = player.case.height > player.case.width
+    return units_of(player).sides(*((along, across) if high else (across, along)))
 
 
 def _reached(reading: Reading, case: Case) -> float:

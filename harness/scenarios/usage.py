@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,6 +18,8 @@ from vae_compat.scenarios.results import Results, ScenarioObserved, Untold
 from vae_compat.scenarios.scene import Scene
 from vae_compat.scenarios.single import seen
 from vae_compat.scenarios.stage import Player, Stage
+from vae_compat.subject.hook import Hook
+from vae_compat.subject.settings import Units
 
 if TYPE_CHECKING:
     from vae_compat.measure.attempt import Subject
@@ -95,16 +97,31 @@ def call(
     case: Case | None = None,
     hook: Subject | None = None,
     act: Callable[[Any], Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Called:
     """One call for its result, with the hook put on and taken off.
 
     ``x`` is another input than that of the case, ``act`` something else than a call with it.
+    ``settings`` are given instead of those of the case, where the hook takes them.
     """
-    case = case or player.case
+    case, hook = case or player.case, hook or player.stage.hook
+    if settings and isinstance(hook, Hook):
+        hook = replace(hook, fixed={**hook.fixed, **settings})
     given = player.x() if x is None else x
     made = player.attempt(act or (lambda run: run(case.direction, given)), case=case, hook=hook)
     player.calls.append(player.called(made, given, what=what, tile=case.tile))
     return player.calls[-1]
+
+
+def takes(player: Player, keyword: str) -> bool:
+    """Whether the hook takes a keyword of the contract."""
+    hook = player.stage.hook
+    return not isinstance(hook, Hook) or keyword in hook.accepted_settings
+
+
+def units_of(player: Player) -> Units:
+    """What sizes are counted in."""
+    return Units.of(player.stage.promise.kind, player.case, player.view.ratio)
 
 
 def ran(results: Results, number: int) -> Ran:

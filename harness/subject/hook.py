@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from vae_compat.contracts.cases import Case, Direction, Mode
+from vae_compat.contracts.cases import Case, Direction, Mode, TimeTiles
 from vae_compat.contracts.coders import CoderCall, LayoutVAE
 from vae_compat.subject.profile import HookSpec, Kind
 from vae_compat.subject.recorder import Recorder, set_plainly
@@ -45,6 +45,8 @@ class Hook:
     source: Loadable
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Settings whose values do not come from the case."""
+    time: TimeTiles | None = None
+    """How clips are cut in time, where the hook claims to do so."""
     taken_off: Callable[[], None] | None = None
     """Called each time after the hook has taken itself off, before the VAE is restored."""
 
@@ -115,7 +117,7 @@ class Hook:
         found by a small untiled run once the hook is off. Raises ``ModeNotOffered`` at once
         where the hook has no keyword for the mode of the case.
         """
-        settings = settings_for(self.spec, self.signature, case, view.ratio, None)
+        settings = settings_for(self.spec, self.signature, case, view.ratio, None, self.time)
         return Fitting(self, view, case, settings | dict(self.fixed), expected)
 
 

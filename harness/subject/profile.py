@@ -17,7 +17,7 @@ from vae_compat.contracts.cases import Case, Direction, Layout, Mode
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.matrix import is_claimed
-from vae_compat.vocabulary import Gpu
+from vae_compat.vocabulary import RANKS, Gpu
 
 if TYPE_CHECKING:
     from vae_compat.contracts.finding import Grade
@@ -99,6 +99,12 @@ HOSTS = ("comfyui", "a1111")
 Setting = Literal[
     "tile_size",
     "tile_overlap",
+    "tile_stride",
+    "tile_height",
+    "tile_width",
+    "temporal_tile_size",
+    "temporal_overlap",
+    "temporal_stride",
     "is_decoder",
     "fast_decoder",
     "fast_encoder",
@@ -156,7 +162,8 @@ class Claims:
     modes: tuple[Mode, ...] = ()
     cache: Cache = Cache.NONE
     overlap: bool = False
-    """Whether the hook takes ``tile_overlap``, and works with none and with half a tile."""
+    """Whether the hook takes ``tile_overlap`` or ``tile_stride``, and works with any overlap up to
+    half a tile."""
     parks: bool = False
     """Whether caches that are split are offloaded between the chunks of a clip."""
     when: When = When.ALWAYS
@@ -168,6 +175,8 @@ class Claims:
     axes: Axes = Axes.BOTH
     temporal: bool = False
     """Whether it cuts clips in time as well."""
+    ranks: tuple[int, ...] = RANKS
+    """Numbers of processes that a hook of kind ``ranks`` works with."""
     slices: bool = False
     """Whether it runs a batch item by item."""
     bounds: Bounds | None = None
@@ -199,6 +208,7 @@ class Claims:
             host_memory=self.cost.host_memory,
             axes=str(self.axes),
             temporal=self.temporal,
+            ranks=self.ranks,
             slices=self.slices,
             bounds=self.bounds,
         )

@@ -32,10 +32,12 @@ from vae_compat.subject.profile import (
     Setting,
     When,
 )
-from vae_compat.vocabulary import Gpu
+from vae_compat.vocabulary import RANKS, Gpu
 
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 _NAME_LENGTH = 80
+MOST_RANKS = 8
+"""Each is a process that holds a VAE."""
 _Name = Annotated[_Text, StringConstraints(pattern=r"^[A-Za-z0-9._+-]+$", max_length=_NAME_LENGTH)]
 """It is part of test ids, where brackets and colons have a meaning, and of file names."""
 _Mode = Literal["exact", "fast", "color_fix", "quadtree"]
@@ -82,6 +84,7 @@ class _Claims(_Table):
     cost: _Cost = Field(default_factory=_Cost)
     axes: Literal["both", "height", "width"] = "both"
     temporal: bool = False
+    ranks: list[int] | None = None
     slices: bool = False
     bounds: _Bounds | None = None
     grade: dict[_Mode, _Grade] = Field(default_factory=dict)
@@ -152,6 +155,7 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
             f"claims.parks in {source} is true, but only split caches can be parked; "
             f"claim cache = 'split', or drop it."
         )
+    _check_ranks(parsed, source)
     if parsed.hook.host is not None:
         _one_of(parsed.hook.host, HOSTS, "hook.host", source)
     bounds, cost = parsed.claims.bounds, parsed.claims.cost
@@ -177,6 +181,7 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
             cost=Cost(cost.time_ratio, Gpu(cost.gpu), cost.waits_per_tile, cost.host_memory),
             axes=Axes(parsed.claims.axes),
             temporal=parsed.claims.temporal,
+            ranks=tuple(dict.fromkeys(parsed.claims.ranks or RANKS)),
             slices=parsed.claims.slices,
             bounds=None if bounds is None else Bounds(bounds.psnr, bounds.levels, bounds.seams),
             grade=_graded(parsed.claims.grade),
@@ -208,6 +213,23 @@ def _check_grades(claims: _Claims, source: str) -> None:
                     f"{table} in {source} grades mode {mode!r}, which claims.modes does not "
                     f"list; claim the mode or drop its grade."
                 )
+
+
+def _check_ranks(parsed: _Profile, source: str) -> None:
+    told = parsed.claims.ranks
+    if told is None:
+        return
+    if Kind(parsed.hook.kind) is not Kind.RANKS:
+        raise UsageError(
+            f"claims.ranks in {source} counts processes, which a hook of kind "
+            f"{parsed.hook.kind!r} does not have; say kind = 'ranks', or drop it."
+        )
+    wrong = [count for count in told if not 2 <= count <= MOST_RANKS]
+    if wrong or not told:
+        raise UsageError(
+            f"claims.ranks in {source} is {told}; it must list numbers of processes, each from 2 "
+            f"to {MOST_RANKS}."
+        )
 
 
 def _coders(parsed: _Profile) -> tuple[Coder, ...]:

@@ -10,14 +10,35 @@ from typing import Any, get_args
 
 from torch import nn
 
-from vae_compat.contracts.cases import Case, Direction, Mode
+from vae_compat.contracts.cases import (
+    TIME_TILES,
+    Case,
+    Direction,
+    Mechanism,
+    Mode,
+    TimeTiles,
+)
 from vae_compat.errors import UsageError
 from vae_compat.subject.profile import HookSpec, Kind, Setting
 
 KEYWORDS: tuple[str, ...] = ("net", *get_args(Setting))
 """Every keyword of the contract: those of the published constructor, and the overlap of tiles."""
 
-TUNING = frozenset({"tile_size", "tile_overlap", "content_threshold", "max_depth", "min_tile_size"})
+NAMED = frozenset(
+    {
+        "tile_overlap",
+        "tile_stride",
+        "tile_height",
+        "tile_width",
+        "temporal_tile_size",
+        "temporal_overlap",
+        "temporal_stride",
+    }
+)
+"""Keywords for entries that name them: one that takes any may pass all on to what has never heard
+of an overlap."""
+
+TUNING = NAMED | {"tile_size", "content_threshold", "max_depth", "min_tile_size"}
 """Keywords that a user may leave to the hook. The others say what is to be done, and where."""
 
 GROUP: ContextVar[Any] = ContextVar("group", default=None)
@@ -119,8 +140,8 @@ def read_signature(spec: HookSpec, entry: Any) -> Signature:
                 f"{', '.join(offered)})."
             )
     accepted = frozenset(named.keys() & set(offered))
-    if open_ended:  # it may pass all on to what has never heard of an overlap
-        accepted |= set(offered) - ({"tile_overlap"} - spec.settings.keys())
+    if open_ended:
+        accepted |= set(offered) - (NAMED - spec.settings.keys())
     if renamed:
         accepted -= {"net"}
     elif spec.kind is Kind.FORWARD and "net" not in accepted:
@@ -201,29 +222,82 @@ def needed_keywords(mode: Mode, direction: Direction) -> tuple[str, ...]:
     }[mode]
 
 
+@dataclass(frozen=True)
+class Units:
+    """What sizes are counted in, for one kind of hook and one direction.
+
+    That is latent pixels and frames for kind ``forward`` to decode, and those of the image for all
+    else.
+    """
+
+    pixels: int
+    """To a latent pixel, along one side."""
+    frames: int
+    """To a latent frame."""
+
+    @classmethod
+    def of(cls, kind: str, case: Case, ratio: int) -> Units:
+        """Those of a case."""
+        latent = kind == Kind.FORWARD and case.direction is Direction.DECODE
+        return cls(1, 1) if latent else cls(ratio, case.facts.temporal_ratio)
+
+    def tiles(self, size: int, overlap: int) -> dict[str, int]:
+        """The keywords for tiles of this size and overlap, in latent pixels."""
+        return {
+            "tile_size": size * self.pixels,
+            "tile_overlap": overlap * self.pixels,
+            "tile_stride": (size - overlap) * self.pixels,
+        }
+
+    def sides(self, height: int, width: int) -> dict[str, int]:
+        """The keywords for the sides of a tile, in latent pixels."""
+        return {"tile_height": height * self.pixels, "tile_width": width * self.pixels}
+
+    def time(self, tiles: TimeTiles) -> dict[str, int]:
+        """The keywords for a cut in time."""
+        return {
+            "temporal_tile_size": tiles.size * self.frames,
+            "temporal_overlap": tiles.overlap * self.frames,
+            "temporal_stride": (tiles.size - tiles.overlap) * self.frames,
+        }
+
+
 def settings_for(
-    spec: HookSpec, signature: Signature, case: Case, ratio: int, net: nn.Module | None
+    spec: HookSpec,
+    signature: Signature,
+    case: Case,
+    ratio: int,
+    net: nn.Module | None,
+    time: TimeTiles | None = None,
 ) -> dict[str, Any]:
     """All keywords of the contract with their values for a case.
 
-    Sizes are in the units of the direction for kind ``forward`` (latent pixels to decode, image
-    pixels to encode) and in image pixels for the kinds ``vae`` and ``function``. A quadtree may
-    halve down to half a tile, for only then can it come to tiles no larger than ``case.tile`` on
-    any plane. Raises ``ModeNotOffered``.
+    For sizes see `Units`. A quadtree may halve down to half a tile, for only then can it come to
+    tiles no larger than ``case.tile`` on any plane. Entries that take both sides of a tile are
+    given tiles that are not square where a net shows nothing but their place. ``time`` is how clips
+    are cut by a hook that claims to. Raises ``ModeNotOffered``.
     """
     for keyword in needed_keywords(case.mode, case.direction):
         if keyword not in signature.accepted:
             raise ModeNotOffered(case.mode, keyword, spec.name)
-    decoding = case.direction is Direction.DECODE
-    unit = 1 if decoding and spec.kind is Kind.FORWARD else ratio
+    units = Units.of(spec.kind, case, ratio)
     fast = case.mode in (Mode.FAST, Mode.COLOR_FIX)
     own = signature.own_defaults
-    # Its own overlap fits its own tiles; only where it has none a quarter of a tile is given.
-    overlap = {} if "tile_overlap" in own else {"tile_overlap": case.tile // 4 * unit}
-    return overlap | {
+    oblong = (
+        signature.accepted >= {"tile_height", "tile_width"} and case.mechanism is Mechanism.STUB
+    )
+    width = case.tile * 3 // 4 if oblong else case.tile
+    sizes = units.tiles(case.tile, case.tile // 4) | units.sides(case.tile, width)
+    sizes["tile_stride"] = (width - width // 4) * units.pixels
+    times = units.time(time or TIME_TILES)
+    # Its own overlap fits its own tiles, and its own cut in time may be none.
+    kept = {"tile_overlap"} & own.keys()
+    if time is None:
+        kept |= times.keys() & own.keys()
+    given = {name: value for name, value in (sizes | times).items() if name not in kept}
+    return given | {
         "net": net,
-        "tile_size": case.tile * unit,
-        "is_decoder": decoding,
+        "is_decoder": case.direction is Direction.DECODE,
         "fast_decoder": fast,
         "fast_encoder": fast,
         "color_fix": case.mode is Mode.COLOR_FIX,
@@ -231,6 +305,6 @@ def settings_for(
         "use_quadtree": case.mode is Mode.QUADTREE,
         "content_threshold": own.get("content_threshold", CONTENT_THRESHOLD),
         "max_depth": own.get("max_depth", MAX_DEPTH),
-        "min_tile_size": max(1, case.tile // 2) * unit,
+        "min_tile_size": max(1, case.tile // 2) * units.pixels,
         "group": GROUP.get(),
     }

@@ -37,6 +37,7 @@ def profile_of(specimen: Specimen) -> Profile:
         specimen.entry,
         specimen.kind,
         specimen.layout,
+        specimen.host,
         name=specimen.name,
         families=specimen.families,
         directions=specimen.directions,

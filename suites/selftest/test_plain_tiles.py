@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vae_compat.checks.registry import BY_NAME
-from vae_compat.contracts.cases import Case, Direction, Mode, Scale, Scenario
+from vae_compat.contracts.cases import TIME_TILES, Case, Direction, Mode, Scale, Scenario
 from vae_compat.contracts.finding import Status
 from vae_compat.contracts.promise import Promise
 from vae_compat.device import open_device
+from vae_compat.measure.borders import most_distinct
 from vae_compat.measure.observation import Observation
-from vae_compat.measure.plain_tiles import measure_plain_tiles, overlapping
+from vae_compat.measure.plain_tiles import in_time, measure_plain_tiles, overlapping
 from vae_compat.suites.selftest.measure_fakes import (
     CASE,
     TinyView,
@@ -30,6 +31,7 @@ LEVEL = 2 / 255
 CHECK = BY_NAME["plain_tiles"]
 LOW = a_case(height=8, width=32)
 CLIP = a_case(family="qwen", frames=2, height=4, width=32)
+LONG_CLIP = replace(CLIP, frames=9)
 
 
 # The tiler
@@ -85,6 +87,34 @@ def test_nothing_stays_in_the_vae_that_the_baseline_would_find_there() -> None:
     assert not hasattr(view.vae, "kept")
 
 
+@pytest.mark.parametrize("direction", Direction)
+@pytest.mark.parametrize("frames", [9, 17])
+def test_time_tiles_of_a_net_that_remembers_nothing_are_its_clip(
+    direction: Direction, frames: int
+) -> None:
+    case = a_case(family="qwen", direction=direction, frames=frames, height=4, width=4)
+    x = torch.rand(case.input_shape, generator=torch.Generator().manual_seed(0))
+    lengths: list[int] = []
+
+    def run(clip: Tensor) -> Tensor:
+        lengths.append(clip.shape[2])
+        if direction is Direction.ENCODE:
+            return clip[:, :, ::4]
+        return clip.repeat_interleave(4, 2)[:, :, 3:]
+
+    made = in_time(run, case, TIME_TILES)(x)
+    count = 2 if frames == 9 else 3
+    assert len(lengths) == count
+    torch.testing.assert_close(made, run(x))
+
+
+def test_clips_are_cut_in_time_for_hooks_that_claim_it() -> None:
+    clip = replace(CLIP, frames=9)
+    assert Promise(grade="degraded").time_tiles(clip) is None
+    assert Promise(grade="degraded", temporal=True).time_tiles(clip) == TIME_TILES
+    assert Promise(grade="degraded", temporal=True).time_tiles(CLIP) is None
+
+
 # The check
 
 
@@ -134,6 +164,23 @@ def flashing(output: Tensor) -> Tensor:
     return output
 
 
+def cut_in_time(output: Tensor) -> Tensor:
+    """The frames of two latent frames have more than twice the error of others, and do not jump."""
+    output[:, :, 13:21] += 1.5 * (output - a_baseline(LONG_CLIP).output)[:, :, 13:21]
+    return output
+
+
+def meeting(output: Tensor) -> Tensor:
+    """Smooth errors on either side of a line, which have nothing to do with each other."""
+    chance = torch.Generator().manual_seed(3)
+    sides = [
+        F.interpolate(torch.randn((*output.shape[:2], 5, 9), generator=chance), (64, 128),
+                      mode="bilinear", align_corners=True)
+        for _ in range(2)
+    ]  # fmt: skip
+    return a_baseline(LOW).output + 1.2 * LEVEL * torch.cat(sides, -1)
+
+
 def one_item(output: Tensor) -> Tensor:
     return torch.cat([output[:1], noisy(output[1:])])
 
@@ -156,6 +203,8 @@ def test_a_better_result_passes() -> None:
         (noisy, LOW, "2 x that of plain tiles"),
         (one_item, replace(LOW, batch=2), "batch item 1"),
         (flashing, CLIP, "between frames"),
+        (meeting, LOW, "a seam; should be none, as with plain tiles; at x 128"),
+        (cut_in_time, LONG_CLIP, "a clip is not cut in time; at batch item 0, frames 13 to 16"),
     ],
 )
 def test_what_plain_tiles_do_not_do_fails(
@@ -165,6 +214,21 @@ def test_what_plain_tiles_do_not_do_fails(
     assert found.status is Status.FAILED
     assert said in found.message
     assert found.metrics["plain_rms"]
+
+
+def test_a_hook_that_claims_to_cut_in_time_may_do_so() -> None:
+    cut = beside(cut_in_time, LONG_CLIP)
+    assert CHECK(replace(cut, promise=replace(cut.promise, temporal=True))).status is Status.PASSED
+    assert CHECK(beside(case=LONG_CLIP)).status is Status.PASSED
+
+
+def test_the_most_distinct_line_is_told_by_its_contrast() -> None:
+    base = a_baseline(LOW)
+    found = most_distinct(meeting(base.output), base, LOW)
+    assert (found.axis, found.position, found.batch) == ("x", 128, 0)
+    assert found.levels > 0.5
+    assert most_distinct(noisy(base.output.clone()), base, LOW).contrast < 1.5
+    assert most_distinct(base.output, base, LOW).contrast <= 1
 
 
 def test_without_plain_tiles_nothing_is_judged() -> None:

@@ -15,6 +15,7 @@ from vae_compat.contracts.promise import Promise
 from vae_compat.device.meter import Convolution, Reading
 from vae_compat.errors import UsageError
 from vae_compat.fixtures.specimens import SPECIMENS
+from vae_compat.fixtures.specimens.in_ranks import IN_RANKS
 from vae_compat.front.explain import parse_case
 from vae_compat.measure.failing import failure_of
 from vae_compat.scenarios.performed import Called
@@ -46,8 +47,20 @@ def called(value: float = 0.0, *, peak: int = 300, live: int = 100, flops: int =
 
 
 def test_sizes_meet_two_ranks_and_three_in_a_group_that_does_not_begin_with_the_first() -> None:
-    assert (ranks_for(CASE).count, ranks_for(CASE).spare) == (2, 0)
-    assert (ranks_for(ODD).count, ranks_for(ODD).spare, ranks_for(ODD).world) == (3, 1, 4)
+    made = ranks_for(CASE, Promise()), ranks_for(ODD, Promise())
+    assert [(ranks.count, ranks.spare, ranks.world) for ranks in made] == [(2, 0, 2), (3, 1, 4)]
+
+
+def test_numbers_of_ranks_are_those_that_are_claimed(tmp_path: Path) -> None:
+    entry = SPECIMENS["rows-in-ranks"].entry
+    claimed = {"further": {"ranks": [4]}, "families": ["sd"], "modes": ["exact"]}
+    promise = profile_from_flags(entry, "ranks", **claimed).promise(CASE)
+    assert {ranks_for(case, promise).count for case in (CASE, ODD)} == {4}
+    for counts in ([1, 2], [9], []):
+        with pytest.raises(UsageError, match=r"claims\.ranks.*each from 2 to 8"):
+            profile_from_flags(entry, "ranks", **claimed | {"further": {"ranks": counts}})
+    with pytest.raises(UsageError, match=r"claims\.ranks.*kind = 'ranks'"):
+        profile_from_flags("hook.py:entry", "vae", **claimed)
 
 
 def test_every_rank_has_its_own_place_in_the_group() -> None:
@@ -128,8 +141,12 @@ def test_a_profile_of_kind_ranks_has_single_calls_alone_and_its_entry_is_given_t
         profile_from_flags(entry, "rank", families=["sd"], modes=["exact"])
 
 
+SHOWN = [specimen.name for specimen in IN_RANKS if specimen.name != "four-ranks"]
+"""Four ranks are for ``nox -s mutation-matrix``."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["rows-in-ranks", "swaps-rows", "drops-rest"])
+@pytest.mark.parametrize("name", SHOWN)
 def test_rows_of_each_rank_make_the_picture_or_are_found_out(name: str, tmp_path: Path) -> None:
     specimen = SPECIMENS[name]
     run = prepared([profile_of(specimen)], tmp_path)

@@ -13,7 +13,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vae_compat.contracts.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.contracts.cases import (
+    TIME_TILES,
+    Case,
+    Direction,
+    Layout,
+    Mechanism,
+    Mode,
+    Scale,
+    TimeTiles,
+)
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures.layouts import view as view_of
@@ -21,7 +30,7 @@ from vae_compat.fixtures.vaes import build
 from vae_compat.subject.hook import Hook, ModeNotOffered
 from vae_compat.subject.loading import load_hook
 from vae_compat.subject.profile import HookSpec, Kind, Profile, load_embedded
-from vae_compat.subject.settings import KEYWORDS
+from vae_compat.subject.settings import KEYWORDS, NAMED
 from vae_compat.subject.state import snapshot
 
 CASE = Case(
@@ -304,7 +313,7 @@ def test_a_function_hook_is_given_vae_input_and_direction(view: View) -> None:
 def test_forward_hooks_get_sizes_in_units_of_the_direction() -> None:
     decode = settings_seen(taking_all, CASE)
     encode = settings_seen(taking_all, replace(CASE, direction=ENCODE))
-    assert decode.keys() == set(KEYWORDS) - {"tile_overlap", "group"}  # for those who name it
+    assert decode.keys() == set(KEYWORDS) - NAMED - {"group"}
     assert (decode["tile_size"], encode["tile_size"]) == (16, 128)
     assert (decode["min_tile_size"], encode["min_tile_size"]) == (8, 64)
     assert (decode["is_decoder"], encode["is_decoder"]) == (True, False)
@@ -333,6 +342,50 @@ def test_a_hook_is_given_keywords_by_the_names_that_its_profile_tells() -> None:
     spec = replace(spec, settings={"max_depth": "levels"})
     with pytest.raises(UsageError, match=r"'max_depth' 'levels'.*it takes side, shared"):
         Hook.of(spec, Source(entry), entry)
+
+
+def taking_sizes(
+    net: Any,
+    tile_height: int,
+    tile_width: int,
+    tile_stride: int,
+    temporal_tile_size: int = 9,
+    temporal_overlap: int = 5,
+) -> Any:
+    """What it was given."""
+    del net
+    given = (tile_height, tile_width, tile_stride, temporal_tile_size, temporal_overlap)
+    return lambda x: given
+
+
+CLIP = replace(CASE, family="qwen", layout=Layout.WAN)
+
+
+@pytest.mark.parametrize(
+    ("case", "time", "given"),
+    [
+        (CASE, None, (16, 16, 12, 9, 5)),
+        (replace(CASE, direction=ENCODE), None, (128, 128, 96, 9, 5)),
+        (CLIP, TIME_TILES, (16, 16, 12, 8, 2)),
+        (replace(CLIP, direction=ENCODE), TIME_TILES, (128, 128, 96, 32, 8)),
+        (replace(CLIP, direction=ENCODE), TimeTiles(4, 1), (128, 128, 96, 16, 4)),
+    ],
+)
+def test_sides_strides_and_time_tiles_are_given_in_units_of_the_direction(
+    case: Case, time: TimeTiles | None, given: tuple[int, ...], view: View
+) -> None:
+    hook = replace(hook_of(taking_sizes), time=time)
+    with hook.put_on(view, case) as run:
+        coder = view.decoder if case.direction is DECODE else view.encoder
+        assert coder.forward(torch.ones(1)) == given
+        del run
+
+
+def test_where_places_alone_differ_tiles_are_not_square(view: View) -> None:
+    stub = replace(CASE, scale=Scale.PROBE, mechanism=Mechanism.STUB)
+    with hook_of(taking_sizes).put_on(view, stub):
+        height, width, stride, *_ = view.decoder.forward(torch.ones(1))
+    assert (height, width, stride) == (16, 12, 9)
 
 
 @pytest.mark.parametrize(

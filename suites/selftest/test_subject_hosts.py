@@ -165,6 +165,84 @@ def test_time_is_scaled_by_functions_and_downscaling_divides() -> None:
         assert torch.allclose(half, clip[:, :, 0, ::2, ::2])
 
 
+class Model(torch.nn.Module):
+    """Repeats latent pixels and frames, and takes every eighth pixel and fourth frame."""
+
+    def __init__(self, *, video: bool, most: int = 10**9) -> None:
+        super().__init__()
+        self.decoder = torch.nn.Module()
+        self.decoder.conv_in = self.conv2 = torch.nn.Conv2d(3, 3, 1)
+        self.most, self.planes = most, []
+        if video:
+            self.clear_cache = lambda: None
+        else:
+            del self.conv2
+
+    def noted(self, x: torch.Tensor) -> torch.Tensor:
+        self.planes.append(tuple(x.shape[-2:]))
+        if x.shape[-1] * x.shape[-2] > self.most:
+            raise torch.OutOfMemoryError
+        return x
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        x = self.noted(z).repeat_interleave(8, -1).repeat_interleave(8, -2)
+        return x if z.ndim == 4 else x.repeat_interleave(4, 2)[:, :, 3:]
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        z = torch.cat([self.noted(x)[..., ::8, ::8]] * 2, 1)
+        return z if x.ndim == 4 else z[:, :, ::4]
+
+
+def of_comfy(model: Model) -> SimpleNamespace:
+    with host_modules("comfyui", CPU):
+        return importlib.import_module("comfy.sd").VAE(first_stage_model=model)
+
+
+def latents(*shape: int) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_the_vae_of_comfyui_takes_and_gives_pictures() -> None:
+    vae, z = of_comfy(Model(video=False)), latents(2, 3, 6, 5)
+    image = vae.decode(z)
+    assert image.shape == (2, 48, 40, 3)
+    assert 0 <= image.min() <= image.max() <= 1
+    torch.testing.assert_close(image[:, ::8, ::8].movedim(-1, 1), (z + 1) / 2)
+    moments = vae.encode(torch.nn.functional.pad(image, (0, 0, 3, 3)))  # cropped to whole latents
+    torch.testing.assert_close(moments, torch.cat([z, z], 1))
+    assert vae.memory_used_decode(z.shape, torch.float32) == 2178 * 6 * 5 * 64 * 4
+    with pytest.raises(NotImplementedError, match="first_stage_model"):
+        type(vae)({"weight": z})
+
+
+@pytest.mark.parametrize("video", [False, True])
+def test_its_tiles_are_blended_in_latent_pixels_to_decode_and_in_image_pixels_to_encode(
+    video: bool,
+) -> None:
+    model = Model(video=video)
+    vae, z = of_comfy(model), latents(1, 3, *([9] if video else []), 20, 12)
+    time = {"tile_t": 4, "overlap_t": 2} if video else {}
+    image = vae.decode_tiled(z, tile_x=8, tile_y=8, overlap=2, **time)
+    torch.testing.assert_close(image, vae.decode(z))
+    assert max(max(plane) for plane in model.planes[:-1]) == (8 if video else 16)
+    time = {"tile_t": 16, "overlap_t": 8} if video else {}
+    del model.planes[:]
+    moments = vae.encode_tiled(image, tile_x=64, tile_y=64, overlap=16, **time)
+    torch.testing.assert_close(moments, torch.cat([z, z], 1))
+    assert max(max(plane) for plane in model.planes) == (64 if video else 128)
+
+
+@pytest.mark.parametrize("video", [False, True])
+def test_it_falls_back_to_tiles_where_memory_runs_out(video: bool) -> None:
+    model = Model(video=video, most=64 * 64)
+    vae, z = of_comfy(model), latents(1, 3, *([2] if video else []), 70, 80)
+    image = vae.decode(z)
+    assert model.planes[0] == (70, 80)
+    assert len(model.planes) > 2
+    model.most = 10**9
+    torch.testing.assert_close(image, vae.decode(z))
+
+
 EXTENSION = """
 import gradio as gr
 import modules.scripts as scripts

@@ -14,8 +14,10 @@ from vae_compat.checks.registry import CHECKS
 from vae_compat.checks.usage import (
     check_on_host,
     check_out_of_memory,
+    check_overlaps,
     check_settings,
     check_switches,
+    check_temporal_tiles,
     check_tiny_tiles,
 )
 from vae_compat.contracts.cases import Case, Direction, Layout, Mode, Scale, Scenario
@@ -26,7 +28,14 @@ from vae_compat.fixtures.specimens import SPECIMENS
 from vae_compat.measure.observation import Failure, Observation, Observed
 from vae_compat.scenarios.comparison import same
 from vae_compat.scenarios.performed import Called, Memory, Played
-from vae_compat.scenarios.settings import SETTINGS, SWITCHES
+from vae_compat.scenarios.settings import (
+    APART,
+    SETTINGS,
+    SHORTER,
+    STEPLESS,
+    SWITCHES,
+    USUAL,
+)
 from vae_compat.scenarios.usage import Ran, UsageObserved
 from vae_compat.suites.mutation.trial import prepared, profile_of
 from vae_compat.suites.selftest.measure_fakes import (
@@ -121,6 +130,57 @@ def test_a_size_without_effect_is_told_where_tiles_must_run() -> None:
             finding = check_settings(observed(Scenario.SETTINGS, ran=calls, comparisons=(PAIR,)))
             assert finding.status is wanted
             assert wanted is Status.PASSED or "takes effect" in finding.message
+
+
+def calls_of(*what: str, changes: dict[str, object] | None = None) -> tuple[Ran, ...]:
+    """Right results, each by other work; ``changes`` are of the observations of some calls."""
+    made = []
+    for number, name in enumerate(what):
+        work = {Convolution((8, 8, 3, 3), (80, 80)): 18 + number}
+        seen = an_observation(CASE, reading=tiled_reading(convolutions=work))
+        made.append(Ran(name, replace(seen, **(changes or {}).get(name, {}))))
+    return tuple(made)
+
+
+REFUSED = {"failure": Failure("ValueError", "no", "", "", "run", deliberate=True), "output": None}
+CRASHED = {"failure": Failure("KeyError", "no", "", "", "run"), "output": None}
+SAME, LIKE_SHORTER = (
+    {"reading": tiled_reading(convolutions={Convolution((8, 8, 3, 3), (80, 80)): count})}
+    for count in (18, 19)
+)
+WRONG = {"output": torch.zeros(1)}
+IN_TIME = (USUAL, SHORTER, APART, STEPLESS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, ""),
+        ({APART: REFUSED, STEPLESS: REFUSED}, ""),
+        ({STEPLESS: SAME}, ""),
+        ({SHORTER: SAME}, "the same convolutions"),
+        ({APART: LIKE_SHORTER}, "the same convolutions"),
+        ({SHORTER: REFUSED}, "ValueError"),
+        ({APART: CRASHED}, "KeyError"),
+        ({STEPLESS: CRASHED}, "or a clear refusal"),
+        ({STEPLESS: WRONG}, "the output is"),
+    ],
+)
+def test_lengths_of_time_tiles_take_effect_or_are_refused(
+    changes: dict[str, dict[str, object]], told: str
+) -> None:
+    ran = calls_of(*IN_TIME, changes=changes)
+    finding = check_temporal_tiles(observed(Scenario.TEMPORAL, ran=ran))
+    assert finding.status is (Status.FAILED if told else Status.PASSED)
+    assert told in finding.message
+
+
+def test_a_step_that_is_none_is_right_or_refused() -> None:
+    for change, status in ((REFUSED, Status.PASSED), ({}, Status.PASSED), (WRONG, Status.FAILED)):
+        ran = calls_of("none", "half", "no step", changes={"no step": change})
+        assert check_overlaps(observed(Scenario.OVERLAPS, ran=ran)).status is status
+    ran = calls_of("none", "half", "no step", changes={"half": REFUSED})
+    assert check_overlaps(observed(Scenario.OVERLAPS, ran=ran)).status is Status.FAILED
 
 
 def test_calls_that_the_runner_did_not_tell_of_are_no_pass() -> None:

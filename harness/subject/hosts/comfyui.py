@@ -1,8 +1,9 @@
 """Stand-ins for the ComfyUI modules that nodes import: ``comfy``, ``nodes``, ``folder_paths``.
 
 They answer what tiled-VAE nodes ask for, with ComfyUI's names and calling conventions
-(comfyanonymous/ComfyUI: comfy/model_management.py, comfy/utils.py, nodes.py, folder_paths.py),
-and refuse the rest by an error that says so. They load no models and keep nothing between uses.
+(comfyanonymous/ComfyUI: comfy/model_management.py, comfy/utils.py, comfy/sd.py, nodes.py,
+folder_paths.py), and refuse the rest by an error that says so. They load no models and keep nothing
+between uses.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from vae_compat.subject.hosts import comfyui_tiling as tiling
+from vae_compat.subject.hosts import comfyui_vae
 from vae_compat.subject.hosts.standing import packaged, stand_in
 
 ROOTS = ("comfy", "nodes", "folder_paths")
@@ -27,9 +29,11 @@ ROOTS = ("comfy", "nodes", "folder_paths")
 
 def build(device: torch.device, dtype: torch.dtype) -> dict[str, ModuleType]:
     """Fresh stand-ins for a case that runs on ``device`` in ``dtype``."""
+    management = _management(device, dtype)
     return packaged(
         _module("comfy"),
-        _module("comfy.model_management", **_management(device, dtype)),
+        _module("comfy.model_management", **management),
+        _module("comfy.sd", VAE=comfyui_vae.wrapper(device, dtype, management)),
         _module("comfy.utils", **_utils()),
         _module("nodes", **_nodes()),
         _module("folder_paths", **_folder_paths()),
