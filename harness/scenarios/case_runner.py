@@ -13,7 +13,7 @@ from vae_compat.measure.bench import Bench
 from vae_compat.measure.observation import Baseline, Failure, Observation, Observed
 from vae_compat.scenarios.asking import Ask
 from vae_compat.scenarios.clip import ClipObserved
-from vae_compat.scenarios.conventions import beside_untiled, untiled_conventions
+from vae_compat.scenarios.conventions import Untiled, beside_untiled, untiled_conventions
 from vae_compat.scenarios.performed import WholePerformed
 from vae_compat.scenarios.runners import GaveNone, Runners
 from vae_compat.scenarios.scenes import SCENES
@@ -84,7 +84,9 @@ class CaseRunner:
         whole = self.runners.perform(subject.name, ask, WholePerformed)
         ways = None
         if whole.conventions is not None:
-            ways = beside_untiled(whole.conventions, untiled_conventions(case, bench))
+            name = f"calling conventions of {case.baseline_id}"
+            bare = bench.kept(name, Untiled, lambda: untiled_conventions(case, bench))
+            ways = beside_untiled(whole.conventions, bare)
         observed = seen(whole.whole, case, promise, baseline, ways)
         observed = bench.beside_plain_tiles(replace(observed, times=whole.times))
         return bench.beyond_doubt(observed)
