@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from vae_compat.contracts.cases import Case, Layout, Scale
@@ -15,7 +16,7 @@ from vae_compat.contracts.travelling import OnWire, Pairs
 from vae_compat.device import open_device
 from vae_compat.measure.baseline import measure_baseline, measure_truth
 from vae_compat.measure.draws import draw_floors, in_doubt
-from vae_compat.measure.models import Models, Supplies, Weights
+from vae_compat.measure.models import Models, Supplies, Weights, key_of, serialized
 from vae_compat.measure.observation import WHOLE, Baseline, Floors, Noise, Observation
 from vae_compat.measure.plain_tiles import measure_plain_tiles
 from vae_compat.measure.sealing import Seal
@@ -30,6 +31,12 @@ RECENT = 12
 @dataclass(frozen=True)
 class _Draws:
     floors: Annotated[dict[tuple[int | None, int | None], Noise], Pairs()]
+
+
+@dataclass(frozen=True)
+class _Weights:
+    content: Annotated[Tensor, OnWire()]
+    """Bytes of safetensors."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +65,22 @@ class Bench(Models):
         self._store = BaselineStore(
             folder / "baselines", fingerprint, seal=Seal(key), lasting=lasting
         )
-        self._weights = Weights(supplies.build)
+        self._weights = Weights(self._serialized)
         self._recent: OrderedDict[Hashable, Any] = OrderedDict()
 
     def weights(self, cases: Iterable[Case]) -> Mapping[str, str]:
         """Where a runner reads the weights of the VAEs of cases, by ``models.key_of``."""
         return self._weights.of(cases)
+
+    def _serialized(self, case: Case) -> bytes:
+        if case.scale is Scale.REAL:  # made as fast as read, and gigabytes to keep
+            return serialized(self._supplies.build(case))
+
+        def build() -> _Weights:
+            content = bytearray(serialized(self._supplies.build(case)))
+            return _Weights(torch.frombuffer(content, dtype=torch.uint8))
+
+        return self.kept(f"weights of {key_of(case)}", _Weights, build).content.numpy().tobytes()
 
     def recent(self, case: Case, key: Hashable, make: Callable[[], T]) -> T:
         """What was made of a case under this key, if that is not long ago; else it is made."""

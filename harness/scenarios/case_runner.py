@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from vae_compat.contracts.cases import Case, Scenario
 from vae_compat.isolation.limits import seconds_for
@@ -20,6 +20,8 @@ from vae_compat.scenarios.scenes import SCENES
 from vae_compat.scenarios.shortage import capacity_for
 from vae_compat.scenarios.single import seen
 from vae_compat.subject.profile import Profile
+
+T = TypeVar("T", bound=Observed)
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,7 @@ class CaseRunner:
         try:
             observed = self._observed(subject, case, every_way)
         except GaveNone as none:
-            observed = self._without(subject, case, none.failure)
-        observed = replace(
-            observed, repeat=subject.repeat(case), printed=self.runners.printed(name)
-        )
+            observed = self._worded(subject, self._without(subject, case, none.failure))
         self._last = (name, case, observed)
         return observed
 
@@ -78,7 +77,7 @@ class CaseRunner:
             baseline = bench.baseline(replace(case, scenario=None)) if scene.against else None
             ask = self._ask(subject, case, baseline, scene.needs(case))
             performed: Any = self.runners.perform(subject.name, ask, scene.performed)
-            return scene.examine(case, promise, performed, bench)
+            return self._worded(subject, scene.examine(case, promise, performed, bench))
         baseline = bench.baseline(case)
         ask = replace(self._ask(subject, case, baseline, (case,)), every_way=every_way)
         whole = self.runners.perform(subject.name, ask, WholePerformed)
@@ -87,9 +86,14 @@ class CaseRunner:
             name = f"calling conventions of {case.baseline_id}"
             bare = bench.kept(name, Untiled, lambda: untiled_conventions(case, bench))
             ways = beside_untiled(whole.conventions, bare)
-        observed = seen(whole.whole, case, promise, baseline, ways)
-        observed = bench.beside_plain_tiles(replace(observed, times=whole.times))
-        return bench.beyond_doubt(observed)
+        observed = replace(seen(whole.whole, case, promise, baseline, ways), times=whole.times)
+        # Last of all what measures it: that is kept for this very observation.
+        return bench.beyond_doubt(bench.beside_plain_tiles(self._worded(subject, observed)))
+
+    def _worded(self, subject: Subject, observed: T) -> T:
+        """The observation, with the command that repeats it and what the hook printed."""
+        repeat, printed = subject.repeat(observed.case), self.runners.printed(subject.name)
+        return replace(observed, repeat=repeat, printed=printed)
 
     def _ask(
         self, subject: Subject, case: Case, baseline: Baseline | None, needs: tuple[Case, ...]
