@@ -181,15 +181,10 @@ def baseline(history: Path, header: Header, but: str = "") -> Night | None:
     """The run to compare another with; ``but`` is excluded.
 
     It is the last that held on the same device, with the same torch if there is one."""
-    standing = [each for each in alike(history, header) if each.stands and each.run != but]
+    known = alike(history, read_history(history), header)
+    standing = [each for each in known if each.stands and each.run != but]
     same = [night for night in standing if not apart(night.header, header)]
     return next(reversed(same or standing), None)
-
-
-def series(history: Path, header: Header, last: int) -> list[tuple[Night, Results]]:
-    """The last runs whose counts can be compared with those of a run, the oldest first."""
-    nights = [night for night in alike(history, header) if not apart(night.header, header)]
-    return [(night, results_of(history, night)) for night in nights[-last:]]
 
 
 def results_of(history: Path, night: Night) -> Results:
@@ -197,14 +192,14 @@ def results_of(history: Path, night: Night) -> Results:
     return read(folder_of(history, night.run))
 
 
-def alike(history: Path, header: Header) -> list[Night]:
-    """Runs of the same hooks, selection and seed on the same device that came to a verdict.
+def alike(history: Path, nights: Iterable[Night], header: Header) -> list[Night]:
+    """Those of the same hooks, selection and seed on the same device that came to a verdict.
 
     Those whose folder somebody has removed to save room are left out.
     """
     return [
         night
-        for night in read_history(history)
+        for night in nights
         if night.verdict.code in (0, 1)
         and _subject(night.header) == _subject(header)
         and (folder_of(history, night.run) / RESULTS).is_file()

@@ -11,7 +11,7 @@ from vae_compat.judge import Record
 from vae_compat.text import printable
 
 from . import digest, history
-from .compare import COUNTERS, Comparison, compare, grown, number, unheard_of
+from .compare import COUNTERS, apart, compare, grown, number, unheard_of
 from .history import Night
 from .results import Results, write_text
 from .table import plain_table, rendered
@@ -100,46 +100,80 @@ def _ratios(records: Iterable[Record]) -> dict[tuple[str, str], float]:
 # In words
 
 
-def told(folder: Path, night: Night, *, last: int = LAST, shown: int | None = SHOWN) -> str:
-    """What is new, mended and drifting in a run of a history; ``shown`` lines of a kind."""
-    lines = ["## Against the history", "", *_told(folder, night, last, shown)]
-    return "\n".join(printable(line, 1000) for line in lines) + "\n"
+@dataclass(frozen=True)
+class Section:
+    """Lines of one kind."""
+
+    name: str
+    lines: tuple[str, ...]
+
+    def shown(self, most: int | None) -> Iterator[str]:
+        """Its title and at most so many of its lines."""
+        yield from ("", f"{self.name}: {len(self.lines) or 'nothing'}")
+        yield from (f"- {line}" for line in self.lines[:most])
+        if most is not None and len(self.lines) > most:
+            yield f"- and {len(self.lines) - most} more: see {FILE_NAME} of the run"
 
 
-def _told(folder: Path, night: Night, last: int, shown: int | None) -> Iterator[str]:
-    results = history.results_of(folder, night)
-    yield f"- run {night.run}: {_verdict(night)}"
-    if night.against is None:
-        yield "- held against nothing: no run before it held on this device"
-    else:
-        yield f"- held against {night.against}: {night.regressions} regressions"
+@dataclass(frozen=True)
+class Told:
+    """What is told of a run of a history."""
+
+    facts: tuple[str, ...]
+    sections: tuple[Section, ...] = ()
+
+    def text(self, most: int | None = SHOWN) -> str:
+        """All of it, with at most so many lines of a kind; ``None`` for all."""
+        lines = ["## Against the history", "", *(f"- {fact}" for fact in self.facts)]
+        lines += [line for section in self.sections for line in section.shown(most)]
+        return "\n".join(printable(line, 1000) for line in lines) + "\n"
+
+    def write(self, folder: Path) -> Path:
+        """Write all of it beside the results of the run, and return the path."""
+        return write_text(folder / FILE_NAME, self.text(None))
+
+
+def told(folder: Path, night: Night, *, last: int = LAST) -> Told:
+    """What is new, mended and drifting in a run of a history; every run is read once."""
+    facts = [
+        f"run {night.run}: {_verdict(night)}",
+        "held against nothing: no run before it held on this device"
+        if night.against is None
+        else f"held against {night.against}: {night.regressions} regressions",
+    ]
     if night.verdict.code not in (0, 1):
-        return  # an incomplete run shows nothing as new or mended
-    earlier = _before(folder, night)
+        return Told(tuple(facts))  # an incomplete run shows nothing as new or mended
+    nights = history.read_history(folder)
+    alike = history.alike(folder, nights, night.header)
+    counted = [each for each in alike if not apart(each.header, night.header)][-last:]
+    earlier = _before(nights, alike, night)
+    wanted = {each.run: each for each in (night, earlier, *counted) if each is not None}
+    found = {run: history.results_of(folder, each) for run, each in wanted.items()}
+    sections = []
     if earlier is not None:
-        known = history.results_of(folder, earlier)
-        found = compare(known, results)
-        yield f"- the run before it was {earlier.run}: {_verdict(earlier)}"
-        yield from _section("new", _new(found, results, known), shown)
-        yield from _section("mended", [each.message for each in found.mended], shown)
-    runs = [each for _, each in history.series(folder, night.header, last)]
-    if len(runs) > 1:
-        moving = [each.message for each in drifts(runs)]
-        yield from _section(f"drift over {len(runs)} runs", moving, shown)
+        facts.append(f"the run before it was {earlier.run}: {_verdict(earlier)}")
+        sections = _changed(found[earlier.run], found[night.run])
+    if len(counted) > 1:
+        runs = [found[each.run] for each in counted]
+        moving = tuple(each.message for each in drifts(runs))
+        sections.append(Section(f"drift over {len(runs)} runs", moving))
         if took := times(runs):
-            yield from _section("time, for information", took, shown)
+            sections.append(Section("time, for information", took))
+    return Told(tuple(facts), tuple(sections))
 
 
-def _new(found: Comparison, results: Results, known: Results) -> list[str]:
-    return [*found.worse, *unheard_of(results, known)]
+def _changed(known: Results, results: Results) -> list[Section]:
+    found = compare(known, results)
+    return [
+        Section("new", (*found.worse, *unheard_of(results, known))),
+        Section("mended", tuple(each.message for each in found.mended)),
+    ]
 
 
-def _before(folder: Path, night: Night) -> Night | None:
+def _before(nights: Sequence[Night], alike: Sequence[Night], night: Night) -> Night | None:
     """The run before one of a history, which need not be its last."""
-    nights = list(history.read_history(folder))
     names = [each.run for each in nights]
     later = set(names[names.index(night.run) :]) if night.run in names else set()
-    alike = history.alike(folder, night.header)
     return next((each for each in reversed(alike) if each.run not in later), None)
 
 
@@ -148,20 +182,6 @@ def _verdict(night: Night) -> str:
     accepted = ", accepted all the same" if night.accepted and not night.verdict.holds else ""
     reason = f" ({night.verdict.reason})" if night.verdict.reason else ""
     return f"{word}{reason}{accepted}"
-
-
-def _section(name: str, lines: Sequence[str], shown: int | None) -> Iterator[str]:
-    yield ""
-    yield f"{name}: {len(lines) or 'nothing'}"
-    yield from (f"- {line}" for line in lines[:shown])
-    if shown is not None and len(lines) > shown:
-        yield f"- and {len(lines) - shown} more: see {FILE_NAME} of the run"
-
-
-def write_night(folder: Path, night: Night, *, last: int = LAST) -> Path:
-    """Write all of it beside the run's results, and return the path."""
-    text = told(folder, night, last=last, shown=None)
-    return write_text(history.folder_of(folder, night.run) / FILE_NAME, text)
 
 
 def listing(folder: Path) -> str:

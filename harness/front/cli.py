@@ -216,14 +216,7 @@ class _Version(argparse.Action):
 
 def _add_init(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--hook", metavar="FILE_OR_MODULE:ATTRIBUTE", help="the hook (asked for on a terminal)")
-    add("--kind", choices=KINDS, help="of the hook (default: what fits)")
-    add(
-        "--layout",
-        choices=tuple(map(str, Layout)),
-        help="of the hook (default: ldm for forward, else diffusers)",
-    )
-    add("--host", metavar="NAME", help="stand-ins for what its file imports (default: what fits)")
+    _add_hook(parser, "the hook (asked for on a terminal)", kind="what fits", host="what fits")
     add("--families", type=_names, metavar="LIST", help="that it claims (default: all)")
     add("--grade", metavar="GRADE", help="that plain tiles promise (default: exact)")
     add(
@@ -248,6 +241,25 @@ def _add_init(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_init)
 
 
+def _add_hook(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup, what: str, *, kind: str, host: str
+) -> None:
+    """What a profile says of how a hook is loaded; ``kind`` and ``host`` are what is taken else."""
+    add = parser.add_argument
+    add("--hook", metavar="FILE_OR_MODULE:ATTRIBUTE", help=what)
+    add("--kind", choices=KINDS, help=f"of --hook (default: {kind})")
+    add(
+        "--layout",
+        choices=tuple(map(str, Layout)),
+        help="of --hook (default: ldm for forward, else diffusers)",
+    )
+    add(
+        "--host",
+        metavar="NAME",
+        help=f"stand-ins for what its file imports: comfyui, a1111 (default: {host})",
+    )
+
+
 def _add_subject(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("hook under test")
     add = group.add_argument
@@ -259,14 +271,7 @@ def _add_subject(parser: argparse.ArgumentParser) -> None:
         + " and ".join(DEFAULT_PROFILES)
         + ")",
     )
-    add("--hook", metavar="FILE_OR_MODULE:ATTRIBUTE", help="the hook itself, without a profile")
-    add("--kind", choices=KINDS, help="of --hook (default: forward)")
-    add(
-        "--layout",
-        choices=tuple(map(str, Layout)),
-        help="of --hook (default: ldm for forward, else diffusers)",
-    )
-    add("--host", metavar="NAME", help="stand-ins for what --hook's file imports: comfyui, a1111")
+    _add_hook(group, "the hook itself, without a profile", kind="forward", host="none")
     add("--comfyui", metavar="PATH", help="use this ComfyUI checkout instead of stand-ins")
 
 

@@ -63,8 +63,9 @@ def kept(place: Place, results: Results, code: int) -> int:
     )
     try:
         history.append(place.history, night)
-        nights.write_night(place.history, night, last=place.last)
-        _say("\n" + nights.told(place.history, night, last=place.last))
+        told = nights.told(place.history, night, last=place.last)
+        told.write(history.folder_of(place.history, night.run))
+        _say(f"\n{told.text()}")
     except UsageError as error:
         sys.stderr.write(f"vae-compat: {error}; the run itself is in {place.history}\n")
         return ExitCode.HARNESS
@@ -82,7 +83,7 @@ def shown(folder: Path, *, accept: str | None, last: int) -> int:
     _say(nights.listing(folder))
     for night in history.groups(history.read_history(folder)):
         if (history.folder_of(folder, night.run) / "results.json").is_file():
-            _say("\n" + nights.told(folder, night, last=last))
+            _say(f"\n{nights.told(folder, night, last=last).text()}")
     return ExitCode.HOLDS
 
 

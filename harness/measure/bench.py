@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from vae_compat.contracts.cases import Case, Layout, Scale
+from vae_compat.contracts.travelling import OnWire, Pairs
 from vae_compat.device import open_device
 from vae_compat.measure.baseline import measure_baseline, measure_truth
 from vae_compat.measure.draws import draw_floors, in_doubt
-from vae_compat.measure.models import Models, Supplies, Weights
-from vae_compat.measure.observation import WHOLE, Baseline, Floors, Observation
+from vae_compat.measure.models import Models, Supplies, Weights, key_of, serialized
+from vae_compat.measure.observation import WHOLE, Baseline, Floors, Noise, Observation
 from vae_compat.measure.plain_tiles import measure_plain_tiles
 from vae_compat.measure.sealing import Seal
 from vae_compat.measure.shelf import Shelf
@@ -24,6 +26,22 @@ from vae_compat.measure.store import BaselineStore
 T = TypeVar("T")
 RECENT = 12
 """Results of small VAEs that are kept beside those in files: the ways of some clips."""
+
+
+@dataclass(frozen=True)
+class _Draws:
+    floors: Annotated[dict[tuple[int | None, int | None], Noise], Pairs()]
+
+
+@dataclass(frozen=True)
+class _Weights:
+    content: Annotated[Tensor, OnWire()]
+    """Bytes of safetensors."""
+
+
+@dataclass(frozen=True)
+class _Tiled:
+    output: Annotated[Tensor, OnWire()]
 
 
 class Bench(Models):
@@ -47,12 +65,22 @@ class Bench(Models):
         self._store = BaselineStore(
             folder / "baselines", fingerprint, seal=Seal(key), lasting=lasting
         )
-        self._weights = Weights(supplies.build)
+        self._weights = Weights(self._serialized)
         self._recent: OrderedDict[Hashable, Any] = OrderedDict()
 
     def weights(self, cases: Iterable[Case]) -> Mapping[str, str]:
         """Where a runner reads the weights of the VAEs of cases, by ``models.key_of``."""
         return self._weights.of(cases)
+
+    def _serialized(self, case: Case) -> bytes:
+        if case.scale is Scale.REAL:  # made as fast as read, and gigabytes to keep
+            return serialized(self._supplies.build(case))
+
+        def build() -> _Weights:
+            content = bytearray(serialized(self._supplies.build(case)))
+            return _Weights(torch.frombuffer(content, dtype=torch.uint8))
+
+        return self.kept(f"weights of {key_of(case)}", _Weights, build).content.numpy().tobytes()
 
     def recent(self, case: Case, key: Hashable, make: Callable[[], T]) -> T:
         """What was made of a case under this key, if that is not long ago; else it is made."""
@@ -64,6 +92,13 @@ class Bench(Models):
         while len(self._recent) > RECENT:
             self._recent.popitem(last=False)
         return found
+
+    def kept(self, name: str, kind: type[T], compute: Callable[[], T]) -> T:
+        """What untiled VAEs alone decide, from the store where it is known.
+
+        See `BaselineStore.kept`: no hook may have had a part in it.
+        """
+        return self._store.kept(name, kind, compute)
 
     def baseline(self, case: Case) -> Baseline:
         """The untiled result of a case, from the store where it is known."""
@@ -82,11 +117,12 @@ class Bench(Models):
         """The same with the floors of several draws: for results that miss those of one."""
         first = self.baseline(case)
 
-        def compute() -> Floors:
+        def compute() -> _Draws:
             x, device = self.make_input(case), open_device(case.device)
-            return draw_floors(case, self.view(case), x, first.truth, device)
+            return _Draws(dict(draw_floors(case, self.view(case), x, first.truth, device)))
 
-        further = self._store.further(case, compute)
+        name = f"further draws of {case.baseline_id}"
+        further: Floors = self.kept(name, _Draws, compute).floors
         return replace(first, floor=first.floor.largest(further.get(WHOLE)), further=further)
 
     def beside_plain_tiles(self, observation: Observation) -> Observation:
@@ -97,13 +133,14 @@ class Bench(Models):
 
         time = observation.promise.time_tiles(case)
 
-        def compute() -> Tensor:
+        def compute() -> _Tiled:
             view = self._supplies.views(self.vae(case), Layout.DIFFUSERS, case.facts)[0]
             x, device = self.make_input(case), open_device(case.device)
-            return measure_plain_tiles(case, view, x, device, time)
+            return _Tiled(measure_plain_tiles(case, view, x, device, time).contiguous())
 
         name = case.tiles_id if time is None else f"{case.tiles_id}, {time}"
-        return replace(observation, plain_tiles=self._store.plain_tiles(name, compute))
+        made = self.kept(f"plain tiles of {name}", _Tiled, compute)
+        return replace(observation, plain_tiles=made.output)
 
     def beyond_doubt(self, observation: Observation) -> Observation:
         """The observation, with the floors of several draws where one draw does not settle it."""

@@ -21,10 +21,10 @@ from vae_compat.machine import CudaDescription
 
 PACKAGES = ("torch", "diffusers", "numpy", "pillow", "scikit-image")
 """What computes VAEs and makes pictures."""
-APART = frozenset(
-    {"checks", "front", "reports", "scenarios", "specimens", "suites", "tiled_vae", "hosts"}
-)
-"""Folders of this package whose code no baseline runs through."""
+APART = frozenset({"checks", "front", "reports", "specimens", "suites", "tiled_vae", "hosts"})
+"""Folders of this package whose code no untiled result runs through."""
+SUFFIXES = (".py", ".toml", ".safetensors")
+"""Code, the rates of GPUs, and trained weights."""
 _VARIABLES = ("ATEN_", "CUBLAS_", "DNNL_", "KMP_", "MKL_", "NVIDIA_", "OMP_", "ONEDNN_", "OPENBLAS")
 """How the names of variables begin that choose kernels, or the order of additions."""
 
@@ -68,7 +68,7 @@ def _release(package: str) -> tuple[str, str] | None:
 
 @cache
 def _code() -> str:
-    """A digest of the code of this package that baselines run through, and of trained weights."""
+    """A digest of the code of this package that untiled results run through."""
     whole = hashlib.sha256()
     for file in code_files():
         whole.update(hashlib.sha256(file.read_bytes()).digest())
@@ -76,9 +76,12 @@ def _code() -> str:
 
 
 def code_files() -> list[Path]:
-    """The files of that code, and the weights that ship with it, in a fixed order."""
+    """The files of that code and what it reads, in a fixed order."""
     found = {
-        file.resolve() for root in _roots() for file in (*_python_of(root), *_weights_of(root))
+        file.resolve()
+        for root in _roots()
+        for file in root.rglob("*")
+        if file.suffix in SUFFIXES and not APART & set(file.relative_to(root).parts)
     }
     return sorted(found)
 
@@ -86,16 +89,6 @@ def code_files() -> list[Path]:
 def _roots() -> Iterable[Path]:
     """The folder of the engine, and that of the fixtures, which may lie elsewhere."""
     return Path(__file__).parents[1], *map(Path, fixtures.__path__)
-
-
-def _python_of(root: Path) -> Iterable[Path]:
-    for file in root.rglob("*.py"):
-        if not APART & set(file.relative_to(root).parts):
-            yield file
-
-
-def _weights_of(root: Path) -> Iterable[Path]:
-    return root.rglob("*.safetensors")
 
 
 @cache

@@ -151,8 +151,8 @@ class Weights:
     They come with all that is needed to build the modules again.
     """
 
-    def __init__(self, build: Callable[[Case], nn.Module]) -> None:
-        self._build = build
+    def __init__(self, serialize: Callable[[Case], bytes]) -> None:
+        self._serialize = serialize
         self._sealed: OrderedDict[str, SealedMemory] = OrderedDict()
 
     def of(self, cases: Iterable[Case]) -> Mapping[str, str]:
@@ -162,7 +162,7 @@ class Weights:
         for case in cases:
             key = key_of(case)
             known = self._sealed.pop(key, None)
-            self._sealed[key] = known or SealedMemory(serialized(self._build(case)))
+            self._sealed[key] = known or SealedMemory(self._serialize(case))
         while len(self._sealed) > max(most, len(cases)):
             self._sealed.popitem(last=False)
         return {key_of(case): str(self._sealed[key_of(case)].path) for case in cases}

@@ -6,7 +6,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -14,14 +14,14 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from vae_compat.contracts.cases import Case
-from vae_compat.contracts.travelling import OnWire, Pairs
+from vae_compat.contracts.travelling import OnWire
 from vae_compat.device.meter import Reading
-from vae_compat.measure.observation import Baseline, Floors, Noise
+from vae_compat.measure.observation import Baseline, Noise
 from vae_compat.measure.sealing import Seal
 from vae_compat.measure.shelf import Shelf, packed, unpacked
 
 _VERSION = 4
-T = TypeVar("T", bound="_Truth | _Untiled | _Draws | _Tiled")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,8 @@ class _Untiled:
     leaves: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True)
-class _Draws:
-    floors: Annotated[dict[tuple[int | None, int | None], Noise], Pairs()] = field(
-        default_factory=dict
-    )
-
-
-@dataclass(frozen=True)
-class _Tiled:
-    output: Annotated[Tensor, OnWire()]
-
-
 class BaselineStore:
-    """Baselines and truths of a run: a few in memory, all of them as files in a directory.
+    """Baselines, truths and the like: a few in memory, all of them as files in a directory.
 
     The first process that needs a baseline computes it under a lock, which the operating system
     releases if the process dies; the next process then computes it. A file appears whole or
@@ -97,7 +85,7 @@ class BaselineStore:
         baseline = self._recent.pop(name, None)
         if baseline is None:
             known = self.truth(case, truth)
-            untiled = self._shared(name, _Untiled, lambda: _without_truth(compute(known)))
+            untiled = self.kept(name, _Untiled, lambda: _without_truth(compute(known)))
             baseline = Baseline(truth=known, **_fields(untiled))
         self._recent[name] = baseline
         while len(self._recent) > self._keep:
@@ -107,25 +95,19 @@ class BaselineStore:
     def truth(self, case: Case, compute: Callable[[], Tensor]) -> Tensor:
         """The float64 truth of a case, which all its layouts and devices share."""
         name = f"truth of {case.truth_id}"
-        return self._shared(name, _Truth, lambda: _Truth(compute().contiguous())).truth
-
-    def further(self, case: Case, compute: Callable[[], Floors]) -> Floors:
-        """The noise of further draws of a case."""
-        name = f"further draws of {case.baseline_id}"
-        return self._shared(name, _Draws, lambda: _Draws(dict(compute()))).floors
-
-    def plain_tiles(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        """What plain overlapping tiles give: of a case in any mode and layout, by its tiles id."""
-        return self._shared(
-            f"plain tiles of {name}", _Tiled, lambda: _Tiled(compute().contiguous())
-        ).output
+        return self.kept(name, _Truth, lambda: _Truth(compute().contiguous())).truth
 
     def key(self, name: str) -> str:
         """The name of the file of what has this name."""
         text = f"{_VERSION}\n{name}\n{self._fingerprint}"
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
-    def _shared(self, name: str, kind: type[T], compute: Callable[[], T]) -> T:
+    def kept(self, name: str, kind: type[T], compute: Callable[[], T]) -> T:
+        """What has this name, computed if no process has done so.
+
+        ``name`` tells all that it depends on, beside the fingerprint. ``kind`` is a dataclass that
+        `packed` takes, without anything that a hook has given.
+        """
         key = self.key(name)
         found = self._read(key, kind)
         if found is not None:

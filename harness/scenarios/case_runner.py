@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from vae_compat.contracts.cases import Case, Scenario
 from vae_compat.isolation.limits import seconds_for
@@ -13,13 +13,15 @@ from vae_compat.measure.bench import Bench
 from vae_compat.measure.observation import Baseline, Failure, Observation, Observed
 from vae_compat.scenarios.asking import Ask
 from vae_compat.scenarios.clip import ClipObserved
-from vae_compat.scenarios.conventions import beside_untiled, untiled_conventions
+from vae_compat.scenarios.conventions import Untiled, beside_untiled, untiled_conventions
 from vae_compat.scenarios.performed import WholePerformed
 from vae_compat.scenarios.runners import GaveNone, Runners
 from vae_compat.scenarios.scenes import SCENES
 from vae_compat.scenarios.shortage import capacity_for
 from vae_compat.scenarios.single import seen
 from vae_compat.subject.profile import Profile
+
+T = TypeVar("T", bound=Observed)
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,7 @@ class CaseRunner:
         try:
             observed = self._observed(subject, case, every_way)
         except GaveNone as none:
-            observed = self._without(subject, case, none.failure)
-        observed = replace(
-            observed, repeat=subject.repeat(case), printed=self.runners.printed(name)
-        )
+            observed = self._worded(subject, self._without(subject, case, none.failure))
         self._last = (name, case, observed)
         return observed
 
@@ -78,16 +77,23 @@ class CaseRunner:
             baseline = bench.baseline(replace(case, scenario=None)) if scene.against else None
             ask = self._ask(subject, case, baseline, scene.needs(case))
             performed: Any = self.runners.perform(subject.name, ask, scene.performed)
-            return scene.examine(case, promise, performed, bench)
+            return self._worded(subject, scene.examine(case, promise, performed, bench))
         baseline = bench.baseline(case)
         ask = replace(self._ask(subject, case, baseline, (case,)), every_way=every_way)
         whole = self.runners.perform(subject.name, ask, WholePerformed)
         ways = None
         if whole.conventions is not None:
-            ways = beside_untiled(whole.conventions, untiled_conventions(case, bench))
-        observed = seen(whole.whole, case, promise, baseline, ways)
-        observed = bench.beside_plain_tiles(replace(observed, times=whole.times))
-        return bench.beyond_doubt(observed)
+            name = f"calling conventions of {case.baseline_id}"
+            bare = bench.kept(name, Untiled, lambda: untiled_conventions(case, bench))
+            ways = beside_untiled(whole.conventions, bare)
+        observed = replace(seen(whole.whole, case, promise, baseline, ways), times=whole.times)
+        # Last of all what measures it: that is kept for this very observation.
+        return bench.beyond_doubt(bench.beside_plain_tiles(self._worded(subject, observed)))
+
+    def _worded(self, subject: Subject, observed: T) -> T:
+        """The observation, with the command that repeats it and what the hook printed."""
+        repeat, printed = subject.repeat(observed.case), self.runners.printed(subject.name)
+        return replace(observed, repeat=repeat, printed=printed)
 
     def _ask(
         self, subject: Subject, case: Case, baseline: Baseline | None, needs: tuple[Case, ...]

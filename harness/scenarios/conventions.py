@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
 from vae_compat.contracts.cases import Case
 from vae_compat.contracts.coders import Convention, coder_of
+from vae_compat.contracts.travelling import Pairs
 from vae_compat.device import open_device
 from vae_compat.measure.failing import kind_of
 from vae_compat.measure.observation import ConventionResult, untold
 from vae_compat.measure.placing import running
-from vae_compat.scenarios.performed import ConventionCalled
+from vae_compat.scenarios.performed import ConventionCalled, Index
 from vae_compat.scenarios.stage import Models, Player, Stage
 
-Untiled = dict[tuple[int, str], tuple[tuple[int, ...], tuple[Any, ...]]]
-"""Shape and cache index after each call of the bare coder, by variant and convention."""
+
+@dataclass(frozen=True)
+class Untiled:
+    """What the bare coder gives."""
+
+    calls: Annotated[dict[tuple[int, str], tuple[tuple[int, ...], Index]], Pairs()]
+    """Shape and cache index after each call, by variant and convention."""
 
 
 def strip_of(case: Case) -> Case:
@@ -80,7 +86,7 @@ def untiled_conventions(case: Case, models: Models) -> Untiled:
                 coder = _Watched(coder_of(view, case.direction))
                 shape = tuple(convention.call(coder, given).shape)
                 found[variant, convention.name] = (shape, tuple(coder.index))
-    return found
+    return Untiled(found)
 
 
 def beside_untiled(
@@ -93,7 +99,7 @@ def beside_untiled(
     """
     by_name = {(each.variant, each.convention): each for each in called}
     found = []
-    for place, (shape, index) in untiled.items():
+    for place, (shape, index) in untiled.calls.items():
         each = by_name.get(place)
         missing = untold("the runner told nothing of it")
         found.append(

@@ -46,6 +46,14 @@ class EstimateObserved(Observed):
     untiled_reading: Reading
 
 
+@dataclass(frozen=True)
+class Untiled:
+    """The untiled run, on shapes alone."""
+
+    estimate: Estimate
+    reading: Reading
+
+
 class EstimateScene(Scene):
     """One call of the hook, and one of the untiled VAE, on shapes alone."""
 
@@ -71,27 +79,28 @@ class EstimateScene(Scene):
         failure, ours = performed.failure, performed.estimate
         if failure is None and (ours is None or not _tells(ours)):
             failure, ours = untold("the runner told no time"), None
-        reading = untiled_reading(case, bench)
+        name = f"untiled on an {promise.gpu}, without data: {case.baseline_id}"
+        untiled = bench.kept(name, Untiled, lambda: untiled_on(promise.gpu, case, bench))
         return EstimateObserved(
             case=case,
             promise=promise,
             failure=failure,
             ours=ours,
-            untiled=estimate(reading, promise.gpu),
+            untiled=untiled.estimate,
             reading=performed.reading,
-            untiled_reading=reading,
+            untiled_reading=untiled.reading,
         )
 
 
-def untiled_reading(case: Case, models: Models) -> Reading:
-    """What the simulated accelerator counts of an untiled run without data, its trace included."""
+def untiled_on(gpu: str, case: Case, models: Models) -> Untiled:
+    """What an untiled run without data counts, and would take on a GPU."""
     with FakeTensorMode():
         view, x = models.shapes(case), _empty_input(case)
         with torch.no_grad(), open_device("sim") as device, placed(view, device):
             given = device.put(x)
             with device.metered() as reading:
                 view.run(case.direction, given)
-    return reading
+    return Untiled(estimate(reading, gpu), reading)
 
 
 def _perform(stage: Stage) -> Counted:

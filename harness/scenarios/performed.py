@@ -17,6 +17,8 @@ from vae_compat.measure.caches import Access, Slot
 from vae_compat.measure.observation import Failure, Held, Origin, Times
 
 Travelling = Annotated[Tensor, OnWire()]
+Index = tuple[tuple[int, ...] | str | None, ...]
+"""Where ``feat_idx`` was after each call: its entries, or the type name of something else."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +66,7 @@ class ConventionCalled:
     failure: Failure | None
     shape: tuple[int, ...] | None
     finite: bool
-    index: tuple[tuple[int, ...] | str | None, ...]
-    """Where ``feat_idx`` was after each call: its entries, or the type name of something else."""
+    index: Index
 
 
 @dataclass(frozen=True, kw_only=True)

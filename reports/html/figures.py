@@ -54,7 +54,7 @@ class Figure:
     worst: tuple[int, int] | None
     full_scale: str
     amplified: str
-    """Times the difference, so that full scale is 255 levels: ``64``."""
+    """Times the difference, so that full scale is 255 levels: ``64``; empty where that is less."""
     profile: Lines | None
     frames: tuple[Bar, ...]
     slots: Heat | None
@@ -120,7 +120,7 @@ def _figure(exhibit: Exhibit, data: Mapping[str, bytes]) -> Figure:
         crop=exhibit.crop,
         worst=exhibit.worst,
         full_scale=f"{scale:g}",
-        amplified=f"{255 / scale:.3g}" if scale > 0 else "1",
+        amplified=f"{255 / scale:.3g}" if 0 < scale < 255 else "",
         profile=None if exhibit.profile is None else profile_lines(exhibit.profile),
         frames=frame_bars(exhibit.frames),
         slots=None if exhibit.slots is None else heat(exhibit.slots),

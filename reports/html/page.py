@@ -292,8 +292,7 @@ def _cell(cell: digest.Cell | None) -> CellView | None:
     status = {"passed": "good", "skipped": "idle", "xfailed": "known"}.get(cell.status, "bad")
     if cell.mark == "-":
         status = "idle"
-    ratio = f"{cell.ratio_text} x VRAM" if cell.vram_ratio is not None else cell.ratio_text
-    return CellView(status, cell.mark, cell.grade_text, ratio)
+    return CellView(status, cell.mark, cell.grade_text, cell.ratio_text)
 
 
 def _costs(

@@ -171,7 +171,7 @@ def test_what_is_new_and_what_is_mended_is_told_against_the_night_before(
     keep("one", record(grade="exact"), record(case_id("flux"), "failed"))
     keep("two", record(grade="close"), record(case_id("flux")), record(case_id("sd3"), "failed"))
     (last,) = history.groups(history.read_history(tmp_path))
-    text = nights.told(tmp_path, last)
+    text = nights.told(tmp_path, last).text()
     new, mended = text.split("\nnew: ")[1].split("\nmended: ")
     assert new.startswith("2\n")
     assert f"parity[{case_id()}]: grade was exact, is close" in new
@@ -181,7 +181,7 @@ def test_what_is_new_and_what_is_mended_is_told_against_the_night_before(
 
 
 def test_the_first_run_is_held_against_nothing(tmp_path: Path, keep: Keep) -> None:
-    text = nights.told(tmp_path, keep("one"))
+    text = nights.told(tmp_path, keep("one")).text()
     assert "held against nothing" in text
     assert "mended" not in text
 
@@ -207,17 +207,17 @@ def test_creeping_growth_that_passes_every_night_is_told(tmp_path: Path, keep: K
     for number in range(4):
         night = keep(f"night {number}", record(metrics={"peak_bytes": size}))
         size = int(size * 1.015)
-    text = nights.told(tmp_path, night, last=4)
+    text = nights.told(tmp_path, night, last=4).text()
     assert "new: nothing" in text
     assert "drift over 4 runs: 1\n" in text
     assert "is 104,566 (+4.6 %)" in text
-    assert "drift over 2 runs" in nights.told(tmp_path, night, last=2)
+    assert "drift over 2 runs" in nights.told(tmp_path, night, last=2).text()
 
 
 def test_runs_with_another_torch_are_no_part_of_a_drift(tmp_path: Path, keep: Keep) -> None:
     keep("old", record(metrics={"peak_bytes": 1}), torch="2.11.0")
     night = keep("new", record(metrics={"peak_bytes": 2}))
-    assert "drift" not in nights.told(tmp_path, night)
+    assert "drift" not in nights.told(tmp_path, night).text()
 
 
 def test_time_is_told_by_its_median_and_spread_and_is_no_drift() -> None:

@@ -131,7 +131,7 @@ def test_what_failed_and_what_passed_have_pictures(document: Document) -> None:
     alts = [image["alt"] for image in document.all_of("img")]
     assert alts.count("what the hook gives") == 2
     assert alts.count("their difference in false colours") == 2
-    assert "times 12.8" in document.said  # 20 of 255 levels
+    assert "12.8 times as bright" in document.said  # 20 of 255 levels
 
 
 def test_nothing_is_loaded_from_anywhere(page: str, document: Document) -> None:

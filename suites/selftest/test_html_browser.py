@@ -61,6 +61,24 @@ def test_nothing_is_wider_than_a_phone(page: Any) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_the_first_screen_has_the_verdict_the_table_and_the_costs(page: Any) -> None:
+    page.set_viewport_size({"width": 1280, "height": 900})
+    for place in ("h1", ".whys", "#results table", "#costs .bar"):
+        box = page.locator(place).first.bounding_box()
+        assert box["y"] + box["height"] < 900, place
+
+
+def test_tall_pictures_leave_room_and_keep_the_grid_on_them(page: Any) -> None:
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('.laid')].map(each => [each.clientHeight, "
+        "each.querySelector('img').clientHeight, each.querySelector('.grid')?.clientHeight])"
+    )
+    for whole, picture, grid in sizes:
+        assert picture <= 28 * 16
+        assert whole == picture
+        assert grid in (None, picture)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(page: Any, scheme: str) -> None:
     """Contrast, labels, roles, order of headings: what axe knows, with everything unfolded."""

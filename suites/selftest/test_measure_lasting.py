@@ -14,12 +14,14 @@ import torch
 
 import vae_compat
 from vae_compat import fixtures
+from vae_compat.device.meter import Convolution, Copies, Estimate, Reading
+from vae_compat.measure import bench, shelf
 from vae_compat.measure import circumstances as told
-from vae_compat.measure import shelf
 from vae_compat.measure.observation import Baseline
 from vae_compat.measure.sealing import Seal
 from vae_compat.measure.shelf import lasting
 from vae_compat.measure.store import BaselineStore
+from vae_compat.scenarios import case_runner, conventions, estimate
 from vae_compat.suites.selftest.measure_fakes import a_baseline, a_case
 from vae_compat.suites.selftest.running import here, profile
 from vae_compat.suites.selftest.test_measure_store import got, never, same
@@ -159,6 +161,34 @@ def test_packing_keeps_half_precision_and_layout_apart(tmp_path: Path) -> None:
     assert same(again, made)
 
 
+COUNTED = Reading(
+    flops=7,
+    convolutions={Convolution((4, 3, 3, 3), (8, 9)): 2},
+    copies=(Copies("host_to_device", True, False, False, 2, 1024),),
+)
+OTHERS = (
+    estimate.Untiled(Estimate("a GPU", 0.1 + 0.2, {"convolution": 0.9, "memory": 0.1}), COUNTED),
+    conventions.Untiled({(1, "as a clip"): ((1, 3, 2, 8, 8), ((3, 4), None, "tuple"))}),
+)
+
+
+@pytest.mark.parametrize("made", OTHERS, ids=lambda made: type(made).__module__.split(".")[-1])
+def test_what_scenarios_keep_is_found_as_it_was_and_never_where_it_is_broken(
+    tmp_path: Path, made
+) -> None:
+    def store(name: str) -> BaselineStore:
+        return BaselineStore(tmp_path / name, "a", lasting=lasting(tmp_path / "cache", LATER))
+
+    store("first").kept("it", type(made), lambda: made)
+    found = store("second").kept("it", type(made), never)
+    assert found == made
+    assert str(found) == str(made)  # in its order, which says what takes most of the time
+    (file,) = (tmp_path / "cache").iterdir()
+    flipped(file)
+    with pytest.raises(AssertionError, match="computed again"):
+        store("third").kept("it", type(made), never)
+
+
 # What entries are found by -----------------------------------------------------------------------
 
 
@@ -201,24 +231,34 @@ def imported(*modules: str) -> set[str]:
 
 
 def test_a_change_of_any_code_that_makes_baselines_tells() -> None:
-    needed = imported("vae_compat.measure.bench", "vae_compat.fixtures.supplies")
+    kept = ("measure.bench", "scenarios.conventions", "scenarios.estimate", "fixtures.supplies")
+    needed = imported(*(f"vae_compat.{name}" for name in kept))
     assert len(needed) > 40
     assert not {name for name in needed if told.APART & set(name.split("."))}
     own = {Path(module.__file__ or "").resolve() for module in (shelf, fixtures)}
     assert own <= set(told.code_files())
+    assert "gpus.toml" in {file.name for file in told.code_files()}
 
 
 @pytest.mark.slow
-def test_a_warm_run_finds_to_the_byte_what_a_cold_one_did(tmp_path: Path) -> None:
+def test_a_warm_run_computes_nothing_untiled_and_finds_the_same_to_the_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = profile(tmp_path, "sound")
-    case = "sd-mock-ldm-decode-exact-17x17t16-b1-f1-float32-sim"
-    hook = (f"--profile={file}", "--case", case, "-k", "finite or parity or work")
+    case = "sd-mock-ldm-decode-exact-44x20t16-b1-f1-float32-sim"
+    hook = (f"--profile={file}", "--case", case, "-k", "call_contract or parity or work")
     plain = here(tmp_path / "plain", *hook)
-    cold, warm = (
-        here(tmp_path / name, *hook, "--cache", tmp_path / "cache") for name in ("cold", "warm")
-    )
-    assert plain.code == cold.code == warm.code == 0, plain.out
+    cold = here(tmp_path / "cold", *hook, "--cache", tmp_path / "cache")
+    for room, name in (
+        (bench, "measure_truth"),
+        (bench, "measure_baseline"),
+        (case_runner, "untiled_conventions"),
+    ):
+        monkeypatch.setattr(room, name, lambda *_: never())
+    warm = here(tmp_path / "warm", *hook, "--cache", tmp_path / "cache")
+    assert plain.code == cold.code == warm.code == 0, warm.out
     assert plain.results["records"] == cold.results["records"] == warm.results["records"]
+    assert len(plain.results["records"]) == 3
     validator("results").validate(warm.results)
     for line in (Path(warm.folder) / "records.jsonl").read_text().splitlines():
         validator("records").validate(json.loads(line))

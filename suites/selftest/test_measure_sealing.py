@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from vae_compat.contracts.cases import Case, Scale
-from vae_compat.measure.models import Weights, key_of
+from vae_compat.measure.models import Weights, key_of, serialized
 from vae_compat.measure.sealing import Seal, SealedMemory
 from vae_compat.measure.store import BaselineStore
 from vae_compat.suites.selftest.measure_fakes import a_baseline, a_case
@@ -76,9 +76,9 @@ class Small(torch.nn.Linear):
 def test_weights_are_made_once_and_stay_while_they_are_needed() -> None:
     made: list[Case] = []
 
-    def build(case: Case) -> Small:
+    def build(case: Case) -> bytes:
         made.append(case)
-        return Small(2, 2)
+        return serialized(Small(2, 2))
 
     weights = Weights(build)
     case = a_case()

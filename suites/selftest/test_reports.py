@@ -393,7 +393,7 @@ def test_the_page_holds_header_failures_known_failures_and_diagnosis(tmp_path: P
     path = summary.write_summary(found, tmp_path)
     text = path.read_text(encoding="utf-8")
     assert path.name == "summary.md"
-    assert text.startswith("# vae-compat: gate does not hold\n\n1 failed (exit code 1)\n")
+    assert text.startswith("# vae-compat: gate does not hold\n\n1 failed, exit code 1\n")
     assert "torch 2.13.0" in text
     assert "| sd | **FAIL** |" in text
     assert "    a | b\n      <c>\n" in text
