@@ -1,7 +1,8 @@
 """A call of a hook whose work several processes share, each with a device and a meter of its own.
 
 The processes are children of the runner, so that whatever ends the runner ends them as well. They
-talk over gloo, as ranks of ``torch.distributed`` do without GPUs.
+talk over gloo, as ranks of ``torch.distributed`` do without GPUs, and find in the environment what
+``torchrun`` tells those of one machine.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch.distributed as dist
 
 from vae_compat.contracts.cases import Case
 from vae_compat.device.meter import Reading
+from vae_compat.device.tensor import ORDINAL
 from vae_compat.isolation import wire
 from vae_compat.isolation.limiting import BEAT
 from vae_compat.isolation.wire import Sort
@@ -61,17 +63,19 @@ class Ranked:
     """When it was done, on the clock of the machine: the first failure is the cause of others."""
 
 
-def ranks_for(case: Case) -> Ranks:
+def ranks_for(case: Case, *, grouped: bool = True) -> Ranks:
     """Two ranks of two processes, or ranks 1 to 3 of four, from size to size.
 
-    Heights of the matrix are multiples of neither, or of one.
+    Heights of the matrix are multiples of neither, or of one. Hooks that take no group (not
+    ``grouped``) talk to all processes, so that there are no others.
     """
-    return Ranks(3, 1) if case.height // 4 % 2 else Ranks(2, 0)
+    return Ranks(3, 1 if grouped else 0) if case.height // 4 % 2 else Ranks(2, 0)
 
 
 def perform_in_ranks(stage: Stage, perform: Callable[[Stage], Called]) -> Called:
     """Let each rank ``perform`` the call; the result of all, and the meters of the worst."""
-    ranks = ranks_for(stage.case)
+    taken = getattr(stage.hook, "accepted_settings", ("group",))
+    ranks = ranks_for(stage.case, grouped="group" in taken)
     with tempfile.TemporaryDirectory(prefix="vae-compat-") as folder:
         meeting = Path(folder) / "meeting"
         pipes = [
@@ -145,6 +149,9 @@ def _started(
         try:
             with _group(ranks, rank, meeting) as group:
                 GROUP.set(group)
+                ORDINAL.set(rank)
+                numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks.world}
+                os.environ.update({name: str(number) for name, number in numbers.items()})
                 called = perform(stage)
                 at = time.monotonic()
                 if called.failure is None:  # nobody leaves while others still talk to it
