@@ -25,7 +25,15 @@ from vae_compat.device.ledger import Block, Ledger
 from vae_compat.device.precision import in_float32
 from vae_compat.device.recording import recorder
 from vae_compat.device.streams import Streams
-from vae_compat.device.tensor import HOST, SimTensor, become, is_alias_of, mixed_devices, wrap
+from vae_compat.device.tensor import (
+    HOST,
+    ORDINAL,
+    SimTensor,
+    become,
+    is_alias_of,
+    mixed_devices,
+    wrap,
+)
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
@@ -419,11 +427,12 @@ def is_accelerator(device: torch.device) -> bool:
     """Whether a device is the simulated one.
 
     Raises:
-        DeviceError: for a CUDA device other than the first, as where there is one GPU.
+        DeviceError: for a CUDA device other than the first, as where there is one GPU, and the
+            process's own.
     """
     if device.type != "cuda":
         return False
-    if device.index:
+    if device.index and device.index != ORDINAL.get():
         raise DeviceError("CUDA error: invalid device ordinal")
     return True
 

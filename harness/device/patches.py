@@ -18,7 +18,7 @@ import torch
 from vae_compat.device.graphs import graph_answers
 from vae_compat.device.ledger import Ledger
 from vae_compat.device.streams import Streams, stream_answers
-from vae_compat.device.tensor import with_index
+from vae_compat.device.tensor import ORDINAL, with_index
 from vae_compat.device.trace import CacheCleared, Collected
 
 NAME = "Simulated accelerator"
@@ -134,7 +134,7 @@ def _answers(ledger: Ledger, streams: Streams) -> dict[str, Any]:
         "init": constant(None),
         "_lazy_init": constant(None),
         "_lazy_call": lambda callable_, **_: None,
-        "device_count": constant(1),
+        "device_count": lambda: ORDINAL.get() + 1,
         "current_device": constant(0),
         "set_device": constant(None),
         "_exchange_device": constant(0),

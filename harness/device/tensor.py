@@ -6,6 +6,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from typing import Any, NoReturn
 
 import torch
@@ -15,6 +16,8 @@ from vae_compat.device.ledger import Block
 
 DEVICE = torch.device("cuda", 0)
 HOST = torch.device("cpu")
+ORDINAL: ContextVar[int] = ContextVar("ordinal", default=0)
+"""Number of the device beside 0. Each rank on a machine has its own GPU, with the rank's number."""
 
 _base_data = Tensor.data
 
@@ -279,13 +282,16 @@ def _plain_bound(bound: Any) -> Any:
 
 
 def with_index(device: Any) -> Any:
-    """A device as PyTorch's C++ front can take it here: ``cuda`` becomes ``cuda:0``."""
+    """A device as PyTorch's C++ front can take it here: ``cuda`` becomes ``cuda:0``.
+
+    So does the number that the device has in the process of a rank.
+    """
     place: Any = device
     if isinstance(device, int) and not isinstance(device, bool):
         place = torch.device("cuda", device)
     elif isinstance(device, str):
         place = torch.device(device)
-    return DEVICE if str(place) == "cuda" else place
+    return DEVICE if str(place) in ("cuda", f"cuda:{ORDINAL.get()}") else place
 
 
 def mixed_devices(first: Tensor, second: Tensor) -> RuntimeError:

@@ -1,7 +1,8 @@
 """A call of a hook whose work several processes share, each with a device and a meter of its own.
 
 The processes are children of the runner, so that whatever ends the runner ends them as well. They
-talk over gloo, as ranks of ``torch.distributed`` do without GPUs.
+talk over gloo, as ranks of ``torch.distributed`` do without GPUs, and find in the environment what
+``torchrun`` tells those of one machine.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch.distributed as dist
 from vae_compat.contracts.cases import Case
 from vae_compat.contracts.promise import Promise
 from vae_compat.device.meter import Reading
+from vae_compat.device.tensor import ORDINAL
 from vae_compat.isolation import wire
 from vae_compat.isolation.limiting import BEAT
 from vae_compat.isolation.wire import Sort
@@ -62,19 +64,21 @@ class Ranked:
     """When it was done, on the clock of the machine: the first failure is the cause of others."""
 
 
-def ranks_for(case: Case, promise: Promise) -> Ranks:
+def ranks_for(case: Case, promise: Promise, *, grouped: bool = True) -> Ranks:
     """The numbers of ranks that are promised, in turn from size to size.
 
     Every second size has a process before them: two ranks of two processes and ranks 1 to 3 of
-    four, by default. Heights of the matrix are multiples of neither, or of one.
+    four, by default. Heights of the matrix are multiples of neither, or of one. Hooks that take no
+    group (not ``grouped``) talk to all processes, so that there are no others.
     """
     turn = case.height // 4
-    return Ranks(promise.ranks[turn % len(promise.ranks)], turn % 2)
+    return Ranks(promise.ranks[turn % len(promise.ranks)], turn % 2 if grouped else 0)
 
 
 def perform_in_ranks(stage: Stage, perform: Callable[[Stage], Called]) -> Called:
     """Let each rank ``perform`` the call; the result of all, and the meters of the worst."""
-    ranks = ranks_for(stage.case, stage.promise)
+    taken = getattr(stage.hook, "accepted_settings", ("group",))
+    ranks = ranks_for(stage.case, stage.promise, grouped="group" in taken)
     with tempfile.TemporaryDirectory(prefix="vae-compat-") as folder:
         meeting = Path(folder) / "meeting"
         pipes = [
@@ -148,6 +152,9 @@ def _started(
         try:
             with _group(ranks, rank, meeting) as group:
                 GROUP.set(group)
+                ORDINAL.set(rank)
+                numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks.world}
+                os.environ.update({name: str(number) for name, number in numbers.items()})
                 called = perform(stage)
                 at = time.monotonic()
                 if called.failure is None:  # nobody leaves while others still talk to it

@@ -127,10 +127,10 @@ class Entry:
                 message += "; the comfyui stand-ins lack it: use --comfyui PATH"
             return f"{self} cannot be loaded: {message}."
         if isinstance(error, ModuleNotFoundError) and name:
-            return (
-                f"{self} imports {name!r}, which is not installed; install it, or name the "
-                f"program that the hook is written for with --host."
-            )
+            told = f"{self} imports {name!r}, which is not installed; install it"
+            if self.host.name is not None:
+                return f"{told}."
+            return f"{told}, or name the program that the hook is written for with --host."
         return f"{self} cannot be loaded: {error}."
 
     def _imported(self) -> ModuleType:

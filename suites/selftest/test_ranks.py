@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from vae_compat.contracts.cases import Case, Scale
 from vae_compat.contracts.promise import Promise
+from vae_compat.device import open_device
 from vae_compat.device.meter import Convolution, Reading
 from vae_compat.errors import UsageError
 from vae_compat.fixtures.specimens import SPECIMENS
@@ -93,6 +94,34 @@ def test_a_rank_does_not_wait_for_threads_that_the_process_it_comes_from_had() -
     assert made.output is not None
     assert made.output.max() == 10**6
     assert threads.reading.peak_bytes == 1
+
+
+def test_a_hook_that_takes_no_group_has_all_processes_for_itself() -> None:
+    def perform(_stage: Stage) -> Called:
+        return called(peak=dist.get_world_size())
+
+    told = stage(ODD)
+    told.hook.accepted_settings = frozenset({"tile_size"})  # type: ignore[attr-defined]
+    assert perform_in_ranks(told, perform).reading.peak_bytes == 3
+    told.hook.accepted_settings = frozenset({"group"})  # type: ignore[attr-defined]
+    assert perform_in_ranks(told, perform).reading.peak_bytes == 4
+
+
+def test_the_gpu_of_a_rank_goes_by_its_number_as_torchrun_tells_it() -> None:
+    def perform(_stage: Stage) -> Called:
+        own = int(os.environ["LOCAL_RANK"])
+        assert own == dist.get_rank() == torch.cuda.device_count() - 1
+        told = torch.full((2,), float(own), device=f"cuda:{own}")
+        heard = [torch.empty(2, device="cuda").to(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(heard, told)
+        with pytest.raises(RuntimeError, match="invalid device ordinal"):
+            told.to(f"cuda:{own + 1}")
+        return called(peak=int(torch.stack(heard).sum()))
+
+    with open_device("sim"):
+        assert perform_in_ranks(stage(CASE), perform).reading.peak_bytes == 2
+        with pytest.raises(RuntimeError, match="invalid device ordinal"):
+            torch.empty(2, device="cuda:1")
 
 
 @pytest.mark.filterwarnings("ignore")
