@@ -14,6 +14,7 @@ make a seam; a shift of all pixels makes no step. All bounds are in 8-bit levels
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +73,11 @@ class Line:
     """The same beside the line."""
     nominal: bool
     """Whether a nominal tile border lies within two pixels."""
+
+    @property
+    def contrast(self) -> float:
+        """How much the line stands out: those of small contrast are none."""
+        return self.levels / self.beside if self.beside else math.inf
 
     def __str__(self) -> str:
         across = "y" if self.axis == "x" else "x"
