@@ -234,7 +234,8 @@ class Fitting:
         changes = before.changes()
         if not changes:
             return
-        self.beyond_repair = before.restore()
+        before.restore()
+        self.beyond_repair = before.differences()
         expected = self._expected
         if expected is None:
             expected = untiled_residue(self._view, self._case)

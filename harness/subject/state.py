@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -42,15 +43,23 @@ class Change:
         return (self.path, self.attribute)
 
 
-@dataclass(frozen=True)
+_WITHOUT_PARTS = frozenset({bool, int, float, str, type(None), FunctionType, MethodType})
+
+
+@dataclass(slots=True)
 class _Image:
-    """A saved value: the object, and for containers and tensors their changeable content."""
+    """A saved value: the object, and for containers and tensors their changeable content.
+
+    A VAE has thousands of them, and snapshots are taken before and after every call.
+    """
 
     value: Any
     inside: Any = None
 
     @classmethod
     def of(cls, value: Any, depth: int = _NESTING) -> _Image:
+        if type(value) in _WITHOUT_PARTS:
+            return cls(value)
         if isinstance(value, Tensor):
             return cls(value, _tensor_facts(value))
         if depth == 0:
@@ -66,6 +75,8 @@ class _Image:
     def difference(self, now: Any) -> str | None:
         """How the value has changed, in words, or ``None``."""
         old = self.value
+        if self.inside is None and old is now:
+            return None
         if isinstance(old, Tensor):
             return _tensor_difference(old, self.inside, now)
         if isinstance(self.inside, dict):
@@ -153,8 +164,8 @@ class Snapshot:
         """
         return tuple(str(change) for change in self.changes() if change not in expected)
 
-    def restore(self) -> tuple[str, ...]:
-        """Restore everything possible; returns in words what cannot be restored."""
+    def restore(self) -> None:
+        """Restore everything possible: what cannot be restored is still a difference."""
         for path, module in self._modules.items():
             now, images = vars(module), self._images[path]
             for name in now.keys() - images.keys():
@@ -169,7 +180,6 @@ class Snapshot:
             for name, value in then.items():
                 if now_functions.get(name) is not value:
                     setattr(owner, name, value)
-        return self.differences()
 
 
 def snapshot(vae: nn.Module, **further: nn.Module) -> Snapshot:

@@ -96,7 +96,8 @@ def test_a_change_is_named_and_undone(words: str) -> None:
         CHANGES[words](vae)
         found = before.differences()
     finally:
-        left = before.restore()
+        before.restore()
+        left = before.differences()
     assert words in found
     if words.endswith(BEYOND_REPAIR):
         assert words in left
@@ -114,7 +115,8 @@ def test_weights_that_lost_precision_on_a_round_trip_are_seen() -> None:
     vae.half().float()
     words = "decoder.conv.weight (parameter) was changed in place"
     assert words in before.differences()
-    assert words in before.restore()
+    before.restore()
+    assert words in before.differences()
 
 
 def test_a_change_behind_the_version_counter_is_seen() -> None:
