@@ -19,6 +19,8 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(128 * 2**20), "MALLOC_TRIM_THRESHOLD_
 def install(session: nox.Session, *extra: str) -> None:
     """Install the package, editable, with the one torch release of the constraints file."""
     session.install("-c", "constraints.txt", "-e", ".", *extra)
+    # Where Python may keep no bytecode every process compiles the whole package, for a second.
+    session.env["PYTHONDONTWRITEBYTECODE"] = ""
 
 
 @nox.session
