@@ -322,8 +322,8 @@ class _Span:
         for cell in self.cells:
             family, direction, _ = cell
             if FAMILIES[family].frame_axis and (self.full or cell in self.leading):
-                for size in (COHERENCE_SIZE, ONE_TILE_SIZE):
-                    yield self.case(cell, size, frames=COHERENCE_FRAMES)
+                for plane in (COHERENCE_SIZE, ONE_TILE_SIZE):
+                    yield self.case(cell, plane, frames=COHERENCE_FRAMES)
             if "float16" in self.dtypes and (self.full or cell in self.leading):
                 yield self.case(cell, HALF_SIZE, dtype="float16")
             if self.full:
