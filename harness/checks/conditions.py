@@ -90,9 +90,10 @@ def one_tile(case: Case, promise: Promise) -> bool:
     """The plane fits one tile and the mode uses one.
 
     Quadtrees may cut below the tile, and estimating modes may look at the plane twice. Ranks cut
-    every plane.
+    every plane, and hooks that claim to cut in time any clip.
     """
-    return case.fits_one_tile and case.mode is Mode.EXACT and not promise.in_ranks
+    cut = promise.in_ranks or promise.time_tiles(case) is not None
+    return case.fits_one_tile and case.mode is Mode.EXACT and not cut
 
 
 @condition
