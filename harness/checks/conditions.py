@@ -90,10 +90,10 @@ def one_tile(case: Case, promise: Promise) -> bool:
     """The plane fits one tile and the mode uses one.
 
     Quadtrees may cut below the tile, and estimating modes may look at the plane twice. Ranks cut
-    every plane, and hooks that claim to cut in time any clip.
+    every plane, and clips may run in other chunks than untiled.
     """
-    cut = promise.in_ranks or promise.time_tiles(case) is not None
-    return case.fits_one_tile and case.mode is Mode.EXACT and not cut
+    alone = case.frames == 1 and not promise.in_ranks
+    return case.fits_one_tile and case.mode is Mode.EXACT and alone
 
 
 @condition
