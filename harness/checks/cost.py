@@ -107,6 +107,8 @@ def check_work(observation: Observation) -> Answer:
     ratio, bound = ours / untiled, work_bound(observation.case)
     if observation.promise.is_short(observation.case):
         bound += 1.0  # an attempt without tiles that ends for want of memory
+    if observation.promise.time_tiles(observation.case):
+        bound *= 2.0  # time tiles that overlap by half
     numbers: Metrics = {"flops_ratio": ratio, "flops": ours, "flops_bound": bound}
     if ratio > bound * (1 + WORK_SLACK) and observation.case.mode is not Mode.QUADTREE:
         got, most = apart(ratio, bound, ".2f")

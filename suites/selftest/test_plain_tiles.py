@@ -165,8 +165,8 @@ def flashing(output: Tensor) -> Tensor:
 
 
 def cut_in_time(output: Tensor) -> Tensor:
-    """The frames of two latent frames have more than twice the error of others, and do not jump."""
-    output[:, :, 13:21] += 1.5 * (output - a_baseline(LONG_CLIP).output)[:, :, 13:21]
+    """The frames of a latent frame have more than twice the error of others, and do not jump."""
+    output[:, :, 13:17] += 1.5 * (output - a_baseline(LONG_CLIP).output)[:, :, 13:17]
     return output
 
 

@@ -328,6 +328,7 @@ class Claimed:
     when: str = "always"
     context: str | None = None
     coders: tuple[str, ...] = ()
+    temporal: bool = False
 
 
 def relations(device: str = "sim", **claims: Any) -> Iterator[Case]:

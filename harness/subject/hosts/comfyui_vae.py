@@ -108,7 +108,8 @@ class VAE:
     ) -> Tensor | None:
         free = self.management["get_free_memory"](self.device)
         try:
-            made = [run(part) for part in torch.split(x, max(1, int(free / max(1, estimate))))]
+            items = max(1, int(free / max(1, estimate)))
+            made = [run(part) for part in torch.split(x, items)]
         except self.management["OOM_EXCEPTION"]:
             made = []  # tiles run after the exception has let go of the first attempt
         if made:
