@@ -20,6 +20,7 @@ from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES, Family
 from vae_compat.families.installed import left_out
 from vae_compat.fixtures.specimens import known_bad
+from vae_compat.front.thresholds import declared
 from vae_compat.judge import Outcome
 from vae_compat.reports.digest import MARKS
 from vae_compat.subject.profile import Axes, Cache, Coder, Context, When
@@ -151,7 +152,7 @@ def explain(word: str) -> str:
     texts = words()
     found = [f"{kind} {name}\n\n{docs[name]}" for kind, docs in texts.items() if name in docs]
     if name in texts["check"]:
-        found.insert(1, _known_bad(name))
+        found[1:1] = [declared(name), _known_bad(name)]
     if (metric := metric_of(name)) is not None:
         found.append(f"metric {line_of(metric[0])}")
     if name in FAMILIES:
@@ -165,7 +166,7 @@ def explain(word: str) -> str:
 
 
 def words() -> dict[str, Mapping[str, str]]:
-    """For each kind of word its words, with what they mean."""
+    """The words of each kind, with what they mean."""
     return {
         "check": check_docs(),
         "grade": {str(grade): text for grade, text in GRADES.items()},
