@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from vae_compat.contracts.cases import Case, Layout, Scale
+from vae_compat.contracts.cases import Case, Layout, Scale, Scenario
 from vae_compat.device import open_device
 from vae_compat.measure.baseline import measure_baseline, measure_truth
 from vae_compat.measure.draws import draw_floors, in_doubt
-from vae_compat.measure.models import Models, Supplies, Weights
+from vae_compat.measure.models import Models, Supplies, Weights, key_of
 from vae_compat.measure.observation import WHOLE, Baseline, Floors, Observation
 from vae_compat.measure.plain_tiles import measure_plain_tiles
 from vae_compat.measure.sealing import Seal
@@ -47,16 +47,22 @@ class Bench(Models):
         self._store = BaselineStore(
             folder / "baselines", fingerprint, seal=Seal(key), lasting=lasting
         )
-        self._weights = Weights(supplies.build)
+        self._weights = Weights(self._float32)
         self._recent: OrderedDict[Hashable, Any] = OrderedDict()
 
     def weights(self, cases: Iterable[Case]) -> Mapping[str, str]:
         """Where a runner reads the weights of the VAEs of cases, by ``models.key_of``."""
         return self._weights.of(cases)
 
+    def _float32(self, case: Case) -> nn.Module:
+        """The VAE of a case in float32; a large one that is not kept anyway is not kept here."""
+        plain = replace(case, dtype="float32")
+        known = (key_of(plain), plain.dtype) in self._vaes
+        return self.vae(plain) if known or case.scale is not Scale.REAL else self._build(plain)
+
     def recent(self, case: Case, key: Hashable, make: Callable[[], T]) -> T:
         """What was made of a case under this key, if that is not long ago; else it is made."""
-        if case.scale is Scale.REAL:  # too large to be kept
+        if case.scale is Scale.REAL and case.scenario is not Scenario.ESTIMATE:  # large results
             return make()
         key = (case.baseline_id, key)
         found: T = self._recent.pop(key) if key in self._recent else make()

@@ -71,7 +71,7 @@ class EstimateScene(Scene):
         failure, ours = performed.failure, performed.estimate
         if failure is None and (ours is None or not _tells(ours)):
             failure, ours = untold("the runner told no time"), None
-        reading = untiled_reading(case, bench)
+        reading = bench.recent(case, "estimate", lambda: untiled_reading(case, bench))
         return EstimateObserved(
             case=case,
             promise=promise,
