@@ -141,13 +141,16 @@ def claim_docs() -> dict[str, str]:
 
 
 def explain(word: str) -> str:
-    """Explain a word of a report, or a case id.
+    """Explain a word of a report, a case id, or the id of a record: its check and its case.
 
     Words are checks, metrics, grades, statuses, columns, modes, phases, mechanisms, scenarios,
     scales, families and terms. Some are both a scenario and the check that is for it.
 
     Raises ``UsageError`` with the closest known words where the word is none of these.
     """
+    check, bracket, case = word.partition("[")
+    if bracket and case.endswith("]"):
+        return f"{explain(check)}\n\n{_case(case.removesuffix(']'))}"
     name = word.removeprefix("check_")
     texts = words()
     found = [f"{kind} {name}\n\n{docs[name]}" for kind, docs in texts.items() if name in docs]

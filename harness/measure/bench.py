@@ -61,7 +61,7 @@ class Bench(Models):
         return self.vae(plain) if known or case.scale is not Scale.REAL else self._build(plain)
 
     def recent(self, case: Case, key: Hashable, make: Callable[[], T]) -> T:
-        """What was made of a case under this key, if that is not long ago; else it is made."""
+        """What was made of a case under this key; it is made again if that was long ago."""
         if case.scale is Scale.REAL and case.scenario is not Scenario.ESTIMATE:  # large results
             return make()
         key = (case.baseline_id, key)

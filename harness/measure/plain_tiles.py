@@ -22,7 +22,7 @@ from vae_compat.measure.placing import running
 from vae_compat.subject.state import snapshot
 
 OVERLAP = 1 / 4
-"""Of a tile's side, with each neighbour."""
+"""Share of a tile's side by which it overlaps each neighbour."""
 
 
 def measure_plain_tiles(case: Case, view: LayoutVAE, x: Tensor, device: Device) -> Tensor:

@@ -31,5 +31,10 @@ def test_numbers_are_found_through_calls_and_imports() -> None:
     assert "\nCLOSE_PSNR = 40.0 (" in told
 
 
+def test_a_record_is_explained_by_its_check_and_its_case() -> None:
+    case = "sd-mock-ldm-decode-exact-40x40t16-b1-f1-float32-sim"
+    assert explain(f"parity[{case}]") == f"{explain('parity')}\n\n{explain(case)}"
+
+
 def test_what_is_no_check_is_declared_nowhere() -> None:
     assert declared("no_such_check") == ""
