@@ -59,8 +59,9 @@ def mutation_curated(session: nox.Session) -> None:
     """Plant curated mutations in the hook that ships here: each alone turns its run red."""
     install(session)
     environment = ALLOCATOR | {"OMP_NUM_THREADS": "1"}
+    # One process: baselines are shared, and imports cost more than most mutations.
     session.run(
-        "pytest", "-n", "auto", "suites/mutation/curated", *session.posargs, env=environment
+        "pytest", "-p", "no:xdist", "suites/mutation/curated", *session.posargs, env=environment
     )
 
 

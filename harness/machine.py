@@ -19,7 +19,7 @@ class CudaDescription:
     cuda: str
     cudnn: str
     torch: str
-    """With its build, as in ``2.13.0+cu130``."""
+    """Version with its build, as in ``2.13.0+cu130``."""
     allocator: str
     """Back end and settings of PyTorch's allocator."""
     switches: tuple[tuple[str, str], ...]

@@ -87,7 +87,7 @@ class Cell:
 
 
 def phases(records: Iterable[Record]) -> dict[str, dict[str, str]]:
-    """For each family with a cache, by direction, what its clips show: ``splits 0.21``.
+    """What the clips of each family with a cache show, by direction: ``splits 0.21``.
 
     The worst of all clips, with the highest peak as a fraction of untiled.
     """
@@ -99,13 +99,13 @@ def phases(records: Iterable[Record]) -> dict[str, dict[str, str]]:
             measured = float(ratio) if isinstance(ratio, int | float) else None
             found.setdefault((case.family, case.direction), []).append((Phase(phase), measured))
     made: dict[str, dict[str, str]] = {}
-    for family, direction in sorted(found, key=lambda place: _rank(place[1], Direction)):
+    for family, direction in sorted(found, key=lambda place: rank(place[1], Direction)):
         seen = found[family, direction]
         worst = min((phase for phase, _ in seen), key=list(Phase).index)
         ratios = [ratio for _, ratio in seen if ratio is not None]
         shown = f" {max(ratios):.2f}" if ratios and worst is not Phase.CRASHES else ""
         made.setdefault(family, {})[direction] = f"{worst}{shown}"
-    return dict(sorted(made.items(), key=lambda row: (_rank(row[0], FAMILIES), row[0])))
+    return dict(sorted(made.items(), key=lambda row: (rank(row[0], FAMILIES), row[0])))
 
 
 def hook_names(records: Iterable[Record]) -> tuple[str, ...]:
@@ -233,18 +233,18 @@ def columns(keys: Iterable[Key]) -> list[tuple[str, str]]:
 
 
 def _family_place(name: str) -> tuple[int, str]:
-    return _rank(name, FAMILIES), name
+    return rank(name, FAMILIES), name
 
 
 def _place(key: Key) -> tuple[int, str, int, int]:
-    return (_rank(key.family, FAMILIES), key.family, *_column_place(key.direction, key.mode))
+    return (rank(key.family, FAMILIES), key.family, *_column_place(key.direction, key.mode))
 
 
 def _column_place(direction: str, mode: str) -> tuple[int, int]:
-    return (_rank(direction, Direction), _rank(mode, Mode))
+    return (rank(direction, Direction), rank(mode, Mode))
 
 
-def _rank(word: str, words: Iterable[str]) -> int:
+def rank(word: str, words: Iterable[str]) -> int:
     """Place of a word; an unknown one comes last."""
     known = list(words)
     return known.index(word) if word in known else len(known)
@@ -353,13 +353,13 @@ def groups(records: Iterable[Record], statuses: Iterable[str] = BAD) -> list[Gro
 
 def _group_place(group: Group) -> tuple[bool, int, bool, float, bool, int]:
     unrooted = group.check not in ROOTS  # without a result there is nothing that could be less off
-    rank = _rank(group.tier, Tier)
+    tier = rank(group.tier, Tier)
     least = group.check != "parity"  # which tells most of one and the same picture
-    return (not group.claimed, severity(group.status), unrooted, group.psnr, least, rank)
+    return (not group.claimed, severity(group.status), unrooted, group.psnr, least, tier)
 
 
 def psnrs(records: Iterable[Record]) -> dict[tuple[str, str], float]:
-    """For each hook and case its PSNR against the truth in dB; what is not finite is -infinite."""
+    """PSNR of each hook and case against the truth in dB; what is not finite is -infinite."""
     found: dict[tuple[str, str], float] = {}
     for record in records:
         told = record.metrics.get("psnr")
@@ -371,7 +371,7 @@ def psnrs(records: Iterable[Record]) -> dict[tuple[str, str], float]:
 
 
 def counts(records: Iterable[Record]) -> dict[str, Counter[str]]:
-    """For each tier that has records, how many have which status."""
+    """How many records of each tier have which status."""
     made: dict[str, Counter[str]] = {}
     for record in records:
         made.setdefault(str(record.tier), Counter())[str(record.status)] += 1
@@ -398,9 +398,9 @@ def not_measured(records: Iterable[Record]) -> dict[str, int]:
 
 
 def worst_grades(records: Iterable[Record]) -> list[tuple[str, Record]]:
-    """For each family its record with the worst grade, in the families' published order."""
+    """The record with the worst grade of each family, in the families' published order."""
 
-    def rank(record: Record) -> int:
+    def badness(record: Record) -> int:
         return list(Grade).index(Grade(record.grade or Grade.BROKEN))
 
     worst: dict[str, Record] = {}
@@ -409,6 +409,6 @@ def worst_grades(records: Iterable[Record]) -> list[tuple[str, Record]]:
         if key is None or not record.grade or _is_probe(record):
             continue
         old = worst.get(key.family)
-        if old is None or rank(record) > rank(old):
+        if old is None or badness(record) > badness(old):
             worst[key.family] = record
     return sorted(worst.items(), key=lambda item: _place(Key(item[0], "", "")))

@@ -16,7 +16,7 @@ from .results import Results, jsonable, write_text
 PROPERTIES = ("status", "grade", "claimed", "metrics", "repeat")
 """Fields of a record that a test case has as properties, each as JSON."""
 _LONGEST = 100_000
-"""Characters of a property: cut JSON is none."""
+"""Most characters of a property: more than any record has, because cut JSON is no JSON."""
 _ELEMENTS = {
     "failed": "failure",
     "xpassed": "failure",

@@ -16,11 +16,11 @@ class Trial:
     killed_by: str | None
     """The check that must catch its defect; ``None`` for a sound hook."""
     tier: str = ""
-    """Of that check."""
+    """Tier of that check."""
     judged: Mapping[str, int] = field(default_factory=dict)
     """Records of each check."""
     wrong: Mapping[str, int] = field(default_factory=dict)
-    """Those of them that accuse the hook."""
+    """Records of each check that accuse the hook."""
     causes: frozenset[str] = frozenset()
     """Checks that fail on their own, not because another check could not judge."""
     message: str = ""
@@ -106,7 +106,7 @@ class Matrix:
 
     @property
     def killed(self) -> list[Trial]:
-        """Those caught by the check named for them."""
+        """Known-bad hooks that were caught by the check named for them."""
         return [trial for trial in self.broken if trial.as_should_be]
 
     @property
@@ -121,7 +121,7 @@ class Matrix:
 
     @property
     def survivors(self) -> list[Mutant]:
-        """Those of them on which no check failed."""
+        """Mutants on which no check failed."""
         return [mutant for mutant in self.faults if not mutant.check and not mutant.worse]
 
     @property
@@ -131,7 +131,7 @@ class Matrix:
 
     @property
     def kill_rate(self) -> float:
-        """Of mutants that are not equivalent."""
+        """Share of killed ones among the mutants that are not equivalent."""
         return 1 - len(self.survivors) / len(self.faults) if self.faults else 0.0
 
     @property
@@ -141,7 +141,7 @@ class Matrix:
 
     @property
     def rightly_diagnosed(self) -> list[Trial]:
-        """Those of them whose mechanism was named."""
+        """Known-bad hooks whose mechanism was named."""
         return [trial for trial in self.diagnosed if trial.diagnosed == trial.mechanism]
 
     @property

@@ -43,9 +43,9 @@ class HookEntry:
     profile: str | None = None
     """Path or embedded name of the profile; ``None`` where the hook came by flags."""
     sha256: str | None = None
-    """Of the hook's file, or of all Python files where it is a package."""
+    """Hash of the hook's file, or of all files of its package."""
     commit: str | None = None
-    """Of the repository that the file is in, with ``+`` where files differ from it."""
+    """Commit of the file's repository, with ``+`` where files differ from it."""
     claims: str | None = None
     """SHA-256 of what the profile claims and knows."""
 
@@ -56,7 +56,7 @@ class Header:
 
     schema: int
     version: str
-    """Of vae-compat itself."""
+    """Version of vae-compat."""
     python: str
     torch: str
     diffusers: str
@@ -65,7 +65,7 @@ class Header:
     device: str
     hooks: tuple[HookEntry, ...]
     commit: str | None
-    """Of the harness checkout; ``None`` where the package is installed."""
+    """Commit of the harness checkout; ``None`` where the package is installed."""
     seed: int
     selection: str
     """``default`` or ``full``, with what narrowed it."""
@@ -76,7 +76,7 @@ class Header:
     inputs: str = ""
     """Identifies seed, weights, picture and torch, which also decide what is measured."""
     gpu: CudaDescription | None = None
-    """Of a run on ``cuda``."""
+    """The GPU of a run on ``cuda``."""
     left_out: tuple[str, ...] = ()
     """A sentence for each family that was asked for and that the installed diffusers lacks."""
     shard: str | None = None

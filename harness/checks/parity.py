@@ -36,7 +36,7 @@ most."""
 UNLIKE = 1000.0
 """Errors in floors from which on an item shows that tiles ran: far above any noise."""
 _MISSING = 4
-"""From this many pixels that are zero in every channel on, it is no coincidence."""
+"""So many pixels that are zero in every channel are no coincidence."""
 
 
 def grade_of(observation: Observation) -> Grade:
@@ -111,7 +111,7 @@ def graded(observation: Observation, meaning: str = "", *, least: Grade = Grade.
 
 
 def _latent(observation: Observation) -> Metrics:
-    """Of moments: how far the mean, which is what a model is given, is from the truth."""
+    """How far the mean of an encoder's moments, which a model is given, is from the truth."""
     if observation.case.direction is Direction.DECODE or observation.output is None:
         return {}
     truth = planes(observation.baseline.truth)

@@ -151,7 +151,7 @@ def _resident(chunk: ChunkSeen) -> str:
     when=claimed & clip & replaces_forward & accelerator & long_clip & whole_net & vram_tells,
 )
 def check_memory_growth(observed: ClipObserved) -> Answer:
-    """With the number of chunks, peak and live bytes grow by no more than those of untiled.
+    """Peak and live bytes grow with the number of chunks by no more than those of untiled.
 
     The first two settled chunks of the clip are compared with its last two.
     """

@@ -69,5 +69,5 @@ CHECKS: tuple[Check, ...] = tuple(
     for check in _declared_in(module)
     if check.tier is tier
 )
-"""By tier, then in the order above."""
+"""Ordered by tier, then as above."""
 BY_NAME = {check.name: check for check in CHECKS}

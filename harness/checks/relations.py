@@ -26,7 +26,7 @@ def check_tile_size(related: Related) -> Answer:
 
 @check(tier=Tier.ADVANCED, when=claimed & plays(Scenario.OVERSIZE) & tiles_freely)
 def check_oversize(related: Related) -> Answer:
-    """On a plane that untiled has no memory for, the hook runs, and all tile sizes agree."""
+    """The hook runs on a plane that is too large for untiled, and all tile sizes agree."""
     return _judged(related, "the result depends on the tile size or on free memory")
 
 

@@ -18,7 +18,7 @@ documentation, cublasSetWorkspace): a real device allocates them whenever the fi
 
 @check(tier=Tier.RECOMMENDED, when=claimed & single_run & whole_net & accelerator)
 def check_live_bytes(observation: Observation) -> Answer:
-    """As many bytes are live afterwards, the output aside, as before.
+    """After a call as many bytes are live as before it, the output aside.
 
     While the hook is on it may refer to the last input that it was called with.
     """

@@ -193,7 +193,7 @@ def check_inference_mode(observed: Observed) -> Answer:
 
 @check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.OFFLOADED) & claims_coder)
 def check_offloaded(observed: Observed) -> Answer:
-    """With weights that are not on the device until their module is called, the result is right.
+    """The result is right where weights are not on the device until their module is called.
 
     Or the hook refuses with a clear error. Hosts keep weights elsewhere where memory is short:
     ComfyUI's layers, accelerate's and diffusers' hooks.
@@ -203,7 +203,7 @@ def check_offloaded(observed: Observed) -> Answer:
 
 @check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.STATIC) & claims_coder)
 def check_static(observed: Observed) -> Answer:
-    """On a coder that returns the same memory for each call the result is right, or it is refused.
+    """The result is right on a coder that returns the same memory for each call, or it is refused.
 
     A tile that is kept for later without a copy is overwritten by the next one of its size.
     """
@@ -212,7 +212,7 @@ def check_static(observed: Observed) -> Answer:
 
 @check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.PATCHED) & claims_coder)
 def check_patched(observed: Observed) -> Answer:
-    """On a coder whose forwards somebody else has replaced, the hook calls what was there.
+    """Where somebody else has replaced forwards of the coder, the hook calls the replacements.
 
     Each of them at least once: that of the coder itself, and those of its convolutions. Or it
     refuses with a clear error.

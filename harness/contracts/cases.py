@@ -238,7 +238,7 @@ class Case:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of what the direction is given: ``latent_shape`` or ``image_shape``."""
+        """Shape of what the direction is given: ``latent_shape`` or ``image_shape``."""
         return self.latent_shape if self.direction is Direction.DECODE else self.image_shape
 
     @property

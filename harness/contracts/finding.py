@@ -46,4 +46,4 @@ class Finding:
     grade: Grade | None = None
     metrics: Metrics = field(default_factory=dict)
     blocked_by: str | None = None
-    """For a finding that was not judged: the check that says why."""
+    """The check that says why there was nothing to judge, for a finding that was not judged."""

@@ -23,11 +23,11 @@ REDUCED = ("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precisi
 """Whether products of half precision may be summed in half precision: as PyTorch has it."""
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 _DRIVER_VERSION = re.compile(r"\b\d{3,}\.\d+(\.\d+)?\b")
-"""As in ``NVIDIA UNIX x86_64 Kernel Module  580.65.06``: no other number there is as long."""
+"""The version in ``NVIDIA UNIX x86_64 Kernel Module  580.65.06``: no other number is as long."""
 
 
 MIXED = "a mix of PyTorch's old and new flags"
-"""What a switch for TF32 says that was set by ``fp32_precision`` alone."""
+"""What an older switch for TF32 tells where only ``fp32_precision`` was set."""
 
 
 def told(get: Callable[[], Any]) -> Any:
@@ -129,7 +129,7 @@ class Timing:
 
     median: float
     spread: float
-    """From the fastest to the slowest, as a share of the median."""
+    """Slowest less fastest time, as a share of the median."""
     seconds: tuple[float, ...]
 
 

@@ -48,7 +48,7 @@ class Level:
     allocated: int = 0
 
     def summary(self) -> HostMemory:
-        """As it goes into a reading."""
+        """The figures for a reading."""
         pageable, pinned = self.peak
         return HostMemory(pageable, pinned, self.allocations, self.allocated)
 
@@ -132,7 +132,7 @@ class Host:
             self._reusable = min(self._reusable + touched, 2 * MAPPED)
 
     def first_touched(self, tensor: Tensor, nbytes: int, *, shared: bool) -> None:
-        """So much of a tensor was written, whose pages may be new.
+        """So many bytes of a tensor were written; their pages may be new.
 
         ``shared``: by the host's cores together, not by the driver's thread.
         """

@@ -96,7 +96,7 @@ class Ledger:
         """Bytes of memory the device says it has."""
         self.live = 0
         self.allocations = 0
-        """Of the device's whole life."""
+        """How many allocations were made since the device was opened."""
         self.tally = Tally()
         self.out_of_memory = 0
         """How often an allocation was refused."""

@@ -116,7 +116,7 @@ class Reading:
     device_to_host: int | None = None
     allocations: int | None = None
     flops: int | None = None
-    """As ``torch.utils.flop_counter`` counts them (a multiply-add is two)."""
+    """FLOPs as ``torch.utils.flop_counter`` counts them (a multiply-add is two)."""
     convolutions: Annotated[Mapping[Convolution, int], Pairs()] = field(default_factory=dict)
     """How often each convolution ran on which plane."""
     products: Annotated[Mapping[Product, int], Pairs()] = field(default_factory=dict)

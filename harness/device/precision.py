@@ -53,7 +53,7 @@ SUMS = NORMS | frozenset(
 """Operations (of ``aten``) that add up products or elements."""
 
 WIDE_STATISTICS = frozenset({"_scaled_dot_product_flash_attention_for_cpu", "_fused_rms_norm"})
-"""Those whose results after the first are float32 whatever goes in."""
+"""Operations whose results after the first are float32 whatever goes in."""
 
 SOFTMAX = frozenset({"_softmax", "_log_softmax"})
 

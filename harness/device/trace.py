@@ -28,7 +28,7 @@ class Part(NamedTuple):
     """Bytes read and written."""
     flops: int = 0
     dtype: str = ""
-    """Of the numbers that are multiplied or added up; empty where nothing is."""
+    """Dtype of the numbers that are multiplied or added up; empty where none are."""
     blocks: int = 0
     """Thread blocks, where they are so few that they bound the time; else 0."""
     elements: int = 0

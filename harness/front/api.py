@@ -73,7 +73,7 @@ class Report:
 
     findings: tuple[ReportedFinding, ...]
     code: ExitCode
-    """As ``vae-compat run`` ends with."""
+    """The exit code of ``vae-compat run``."""
     reason: str
     """Why the gate does not hold."""
     results: Results = field(repr=False)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vae_compat.front.options import Options
 
 MOST_SECONDS = 1_000_000
-"""Of a case; timers of the system take no much longer."""
+"""Longest time limit of a case: the system's timers take little more."""
 DEVICES = tuple(map(str, Device))
 TIERS = tuple(map(str, Tier))
 KINDS = ("forward", "vae", "function", "ranks")

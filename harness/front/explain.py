@@ -19,6 +19,7 @@ from vae_compat.contracts.mechanisms import EXPLANATION
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES, Family
 from vae_compat.families.installed import left_out
+from vae_compat.front.thresholds import declared
 from vae_compat.judge import Outcome
 from vae_compat.reports.digest import MARKS
 from vae_compat.subject.profile import Axes, Cache, Coder, Context, When
@@ -141,18 +142,21 @@ def claim_docs() -> dict[str, str]:
 
 
 def explain(word: str) -> str:
-    """Explain a word of a report, or a case id.
+    """Explain a word of a report, a case id, or the id of a record: its check and its case.
 
     Words are checks, metrics, grades, statuses, columns, modes, phases, mechanisms, scenarios,
     scales, families and terms. Some are both a scenario and the check that is for it.
 
     Raises ``UsageError`` with the closest known words where the word is none of these.
     """
+    check, bracket, case = word.partition("[")
+    if bracket and case.endswith("]"):
+        return f"{explain(check)}\n\n{_case(case.removesuffix(']'))}"
     name = word.removeprefix("check_")
     texts = words()
     found = [f"{kind} {name}\n\n{docs[name]}" for kind, docs in texts.items() if name in docs]
     if name in texts["check"]:
-        found.insert(1, _known_bad(name))
+        found[1:1] = [declared(name), _known_bad(name)]
     if (metric := metric_of(name)) is not None:
         found.append(f"metric {line_of(metric[0])}")
     if name in FAMILIES:
@@ -166,7 +170,7 @@ def explain(word: str) -> str:
 
 
 def words() -> dict[str, Mapping[str, str]]:
-    """For each kind of word its words, with what they mean."""
+    """The words of each kind, with what they mean."""
     return {
         "check": check_docs(),
         "grade": {str(grade): text for grade, text in GRADES.items()},

@@ -128,8 +128,9 @@ class Gathering:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Write down the record of a test, or that the harness failed in it."""
-        record = workers.record_in(report.user_properties) if report.when == "call" else None
-        if report.when == "call" and (why := workers.unpictured_in(report.user_properties)):
+        called, properties = report.when == "call", report.user_properties
+        record = workers.record_in(properties) if called else None
+        if called and (why := workers.said(properties, workers.UNPICTURED)):
             self.unpictured[why] += 1
         found = told_by(report.nodeid)
         if record is not None:
@@ -138,7 +139,7 @@ class Gathering:
             died = report.when not in ("setup", "call", "teardown")
             if died and (found.hook, found.case, found.check) in self.entries:
                 return  # it had reported every record already
-            message = workers.crash_in(report.user_properties) or str(report.longrepr)
+            message = workers.said(properties, workers.CRASH) or str(report.longrepr)
             if died:
                 message = "the worker process that ran this case died"
             self._take(Entry(self._run.unjudged(*found, message), harness=True))

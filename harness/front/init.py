@@ -115,7 +115,7 @@ def _usual_kind(parameters: Sequence[str]) -> str:
 
 
 def _completed(wanted: Wanted, found: Profile, ask: Ask) -> Wanted:
-    """With the answers to what was not told."""
+    """What is wanted, with the answers to what was not told."""
     layout, grade, names = wanted.layout, wanted.grade, wanted.families
     if layout is None:
         question = f"the hook is of kind '{found.hook.kind}'; the module names that it expects"

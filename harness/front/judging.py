@@ -134,7 +134,7 @@ class _Asked:
 
 
 def _found(run: Run, items: list[Item], *, pictured: bool) -> dict[str, dict[str, Any]]:
-    """By check its record, and the traceback of what the harness failed with."""
+    """The record of each check, and the traceback where the harness failed."""
     found: dict[str, dict[str, Any]] = {}
     for item in items:
         told: dict[str, Any] = {}

@@ -47,7 +47,7 @@ class Options:
     seed: int = 0
     case: str | None = None
     expression: str | None = None
-    """As pytest takes it with ``-k``."""
+    """An expression as for pytest's ``-k``."""
     workers: int | None = None
     """Processes; ``None`` for one a core."""
     timeout: float = SECONDS
@@ -73,7 +73,7 @@ class Options:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Options:
-        """From parsed options or JSON: unknown names are left out, and so is what is ``None``."""
+        """Options from parsed ones or JSON; unknown names and what is ``None`` are left out."""
         known = {field.name for field in fields(cls)}
         taken: dict[str, Any] = {}
         for name, value in values.items():
@@ -85,7 +85,7 @@ class Options:
         return cls(**taken)
 
     def to_json(self) -> str:
-        """As the processes of a run hand it to each other."""
+        """The form in which the processes of a run pass it on."""
         return json.dumps(asdict(self), default=str)
 
     @classmethod

@@ -120,7 +120,7 @@ class Gate:
         self.left_out: list[str] = described["left_out"]
         """A sentence for each family that the installed diffusers lacks."""
         self.header: dict[str, Any] | None = described.get("header")
-        """Of the report that is wanted."""
+        """Header of the report that is wanted."""
         self.selected = 0
         """Tests that the session is to run."""
         self._records: dict[tuple[str, str], dict[str, Any]] = {}

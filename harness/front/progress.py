@@ -23,7 +23,7 @@ class Progress:
     total: int
     """Records that the run is to have."""
     done: int = 0
-    """Of these, how many there are; those of an earlier run count from the start."""
+    """How many of these records there are; those of an earlier run count from the start."""
     failed: int = 0
     terminal: bool = False
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)

@@ -11,8 +11,9 @@ from xdist.scheduler import LoadScopeScheduling
 class BaselineScheduling(LoadScopeScheduling):  # type: ignore[misc]
     """Hands tests out in groups, in the order in which they were collected.
 
-    xdist's own ``loadgroup`` writes the group into the id of a test, which is no longer possible
-    since pytest 9.2. Here the group is looked up, and ids stay unchanged.
+    xdist 3.8's own ``loadgroup`` writes the group into the id of a test, through an attribute that
+    pytest has no longer had since 9.2 (``Node._nodeid``), so that every test is a group. Here the
+    group is looked up, and ids stay unchanged.
     """
 
     def __init__(self, config: Any, log: Any, group_of: Callable[[str], str]) -> None:
@@ -29,9 +30,7 @@ class BaselineScheduling(LoadScopeScheduling):  # type: ignore[misc]
         xdist would run that test again, and so lose one process after the other.
         """
         if self.collection is None:
-            self.registered_collections.pop(
-                node, None
-            )  # the process that replaces it collects again
+            self.registered_collections.pop(node, None)  # its replacement collects again
         lost: str | None = None
         workload = self.assigned_work.pop(node)
         for tests in workload.values():

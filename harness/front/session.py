@@ -155,7 +155,7 @@ class Run:
 
     @cached_property
     def _places(self) -> dict[str, tuple[float, str]]:
-        """For each group its cost, highest first."""
+        """Sort keys of groups: the dearest first."""
         total = costs(chain.from_iterable(self.cases.values()))
         return {group: (-value, group) for group, value in total.items()}
 

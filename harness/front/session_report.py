@@ -20,7 +20,7 @@ import pytest
 from vae_compat.errors import UsageError
 
 PROPERTY = "vae_compat"
-"""Of a test: its record, as JSON."""
+"""The property of a test that holds its record, as JSON."""
 GATES = "vae_compat_gates"
 """What workers of pytest-xdist tell of their gates when they end."""
 _PROGRAM = (
@@ -34,11 +34,11 @@ class GateFacts(NamedTuple):
     out: str
     """The folder of its report."""
     header: dict[str, Any]
-    """Of the report, as JSON has it."""
+    """Header of the report, in JSON's types."""
     tests: int
     """Checks of cases that it has."""
     selected: int
-    """Those of them that this session is to run."""
+    """How many of them this session is to run."""
 
 
 def folder_for(nodeid: str, reports: Path) -> Path:

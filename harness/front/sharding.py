@@ -26,12 +26,12 @@ class Shard:
     """One of several parts of a selection."""
 
     number: int
-    """From 1."""
+    """Which part, counted from 1."""
     count: int
 
     @classmethod
     def of(cls, text: str) -> Shard:
-        """From ``K/N``. Raises ``ValueError`` where it is no shard."""
+        """The shard that ``K/N`` names. Raises ``ValueError`` where it names none."""
         found = re.fullmatch(r"(\d{1,4})/(\d{1,4})", text.strip(), re.ASCII)
         if found is None:
             raise ValueError("give K/N, as in 1/4 for the first of four")

@@ -31,9 +31,9 @@ class Looked:
     modes: tuple[str, ...]
     """Modes it can be asked for, whether they are claimed or not."""
     sha256: str | None
-    """Of its file, or of all Python files where it is a package; ``None`` where none is found."""
+    """Hash of its file, or of all files of its package; ``None`` where none is found."""
     commit: str | None
-    """Of the repository that the file is in, with ``+`` where files differ from it."""
+    """Commit of the file's repository, with ``+`` where files differ from it."""
 
     @property
     def offered_modes(self) -> tuple[Mode, ...]:

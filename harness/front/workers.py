@@ -36,7 +36,7 @@ class Given(NamedTuple):
     """
 
     folder: str
-    """Of the run."""
+    """Folder of the run."""
     controller: int
     """Process id of the command."""
     key: str
@@ -141,15 +141,9 @@ def unpictured(error: Exception) -> tuple[str, str]:
     return UNPICTURED, json.dumps(printable(told, 200))
 
 
-def unpictured_in(properties: list[tuple[str, object]]) -> str | None:
-    """Why there is no picture, among the properties of a test."""
-    text = dict(properties).get(UNPICTURED)
-    return str(json.loads(text)) if isinstance(text, str) else None
-
-
-def crash_in(properties: list[tuple[str, object]]) -> str | None:
-    """What was raised, among the properties of a test."""
-    text = dict(properties).get(CRASH)
+def said(properties: list[tuple[str, object]], name: str) -> str | None:
+    """The words of one property of a test: `UNPICTURED` or `CRASH`."""
+    text = dict(properties).get(name)
     return str(json.loads(text)) if isinstance(text, str) else None
 
 

@@ -134,7 +134,7 @@ class Nursery:
 _TEST = "PYTEST_CURRENT_TEST"
 """Changes from test to test, and is nothing to a hook."""
 _SHARED: dict[str, Nursery] = {}
-"""By what a process inherits: that of whoever asked before, as long as nothing of it changed."""
+"""Nurseries by what their processes inherit, reused while nothing of that has changed."""
 
 
 def shared_nursery() -> Nursery:

@@ -42,7 +42,7 @@ def cpu_of(process: int) -> float:
 
 
 def children(process: int) -> list[int]:
-    """Those of its own, as the kernel lists them."""
+    """Its direct child processes, as the kernel lists them."""
     lists = (_read(f"/proc/{process}/task/{thread}/children") for thread in _threads(process))
     return [int(child) for listed in lists for child in listed.split()]
 
@@ -139,7 +139,7 @@ def _files_in_memory(process: int) -> dict[tuple[int, int], int]:
 
 @cache
 def _devices_in_memory() -> frozenset[int]:
-    """Of file systems that are kept in memory alone, that of nameless files included."""
+    """Device numbers of file systems that live in memory alone, that of nameless files included."""
     found = set()
     with suppress(OSError, AttributeError):
         nameless = os.memfd_create("vae-compat")

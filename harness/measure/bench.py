@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vae_compat.contracts.cases import Case, Layout, Scale
 from vae_compat.contracts.travelling import OnWire, Pairs
@@ -74,16 +74,22 @@ class Bench(Models):
 
     def _serialized(self, case: Case) -> bytes:
         if case.scale is Scale.REAL:  # made as fast as read, and gigabytes to keep
-            return serialized(self._supplies.build(case))
+            return serialized(self._float32(case))
 
         def build() -> _Weights:
-            content = bytearray(serialized(self._supplies.build(case)))
+            content = bytearray(serialized(self._float32(case)))
             return _Weights(torch.frombuffer(content, dtype=torch.uint8))
 
         return self.kept(f"weights of {key_of(case)}", _Weights, build).content.numpy().tobytes()
 
+    def _float32(self, case: Case) -> nn.Module:
+        """The VAE of a case in float32; a large one that is not kept anyway is not kept here."""
+        plain = replace(case, dtype="float32")
+        known = (key_of(plain), plain.dtype) in self._vaes
+        return self.vae(plain) if known or case.scale is not Scale.REAL else self._build(plain)
+
     def recent(self, case: Case, key: Hashable, make: Callable[[], T]) -> T:
-        """What was made of a case under this key, if that is not long ago; else it is made."""
+        """What was made of a case under this key; it is made again if that was long ago."""
         if case.scale is Scale.REAL:  # too large to be kept
             return make()
         key = (case.baseline_id, key)

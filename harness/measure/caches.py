@@ -54,7 +54,7 @@ class CacheLog:
 
 
 _LOGS: dict[int, CacheLog] = {}
-"""Of the lists that are watched, by their ids, as long as they live."""
+"""Logs of the lists that are watched, by their ids, as long as the lists live."""
 
 
 def watched_cache(slots: Iterable[Any], log: CacheLog) -> list[Any]:

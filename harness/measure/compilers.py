@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 RECURSION = 2000
-"""To at least this the compiler raises Python's limit (torch/_inductor/compile_fx.py)."""
+"""The compiler raises Python's recursion limit to this at least (torch/_inductor/compile_fx.py)."""
 _COMPILERS = ("torch._dynamo", "torch._inductor")
 
 

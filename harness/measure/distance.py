@@ -48,7 +48,7 @@ class Part:
     @property
     def ratio(self) -> float:
         """Error over floor."""
-        return self.error.rms / self.floor.rms if self.floor.rms else _quotient(self.error.rms)
+        return _quotient(self.error.rms, self.floor.rms)
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,12 @@ class Distance:
     @property
     def ratio(self) -> float:
         """Error over floor."""
-        return self.error.rms / self.floor.rms if self.floor.rms else _quotient(self.error.rms)
+        return _quotient(self.error.rms, self.floor.rms)
 
 
-def _quotient(error: float) -> float:
+def _quotient(error: float, floor: float) -> float:
+    if floor:
+        return error / floor
     return math.inf if error else 1.0
 
 
@@ -350,7 +352,7 @@ def changes(output: Tensor, baseline: Baseline) -> list[tuple[Noise, Noise]]:
 
 
 def frame_changes(difference: Tensor) -> list[Noise]:
-    """From each frame to the next, ``B C T H W``."""
+    """Noise of the changes from each frame to the next of ``B C T H W``."""
     change = difference.double().diff(dim=2).transpose(0, 2).flatten(1)
     rms, worst = change.square().mean(1).sqrt(), change.abs().amax(1)
     return [Noise(*map(float, pair)) for pair in zip(rms, worst, strict=True)]

@@ -31,7 +31,7 @@ from vae_compat.measure.placing import running
 DRAWS = 8
 """Beyond the first."""
 SHARE = 1 / 8
-"""Of the values of the input that are moved."""
+"""Share of the input's values that are moved."""
 EXPLAINED = 100.0
 """A miss of the bounds by more than this factor is not due to the draw: the widest range seen is
 60, for the worst element. Making no further draws there saves most of the time that wrong hooks

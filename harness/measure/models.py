@@ -184,7 +184,7 @@ class ModelFiles:
 
     def __init__(self) -> None:
         self.paths: Mapping[str, str] = {}
-        """By `key_of`."""
+        """Files of weights by `key_of`."""
 
     def build(self, case: Case) -> nn.Module:
         """The VAE of a case, float32, on the plain CPU."""

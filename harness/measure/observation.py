@@ -40,7 +40,7 @@ class Baseline:
     """The untiled result of a case."""
 
     output: Tensor
-    """On the plain CPU, in the dtype of the case."""
+    """The result, on the plain CPU, in the dtype of the case."""
     truth: Tensor
     """float64, on the plain CPU."""
     floor: Noise
@@ -155,7 +155,7 @@ class Times:
 
     @property
     def ratio(self) -> float:
-        """Of the medians."""
+        """Ratio of the medians."""
         return self.seconds / self.untiled_seconds
 
     @property
@@ -186,7 +186,7 @@ class Observation(Observed):
 
     baseline: Baseline
     output: Tensor | None
-    """On the plain CPU; ``None`` where the hook raised or returned no tensor."""
+    """The result, on the plain CPU; ``None`` where the hook raised or returned no tensor."""
     returned: str = "Tensor"
     """Type name of what the hook returned."""
     output_device: str | None = None

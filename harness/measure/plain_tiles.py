@@ -22,7 +22,7 @@ from vae_compat.device import Device
 from vae_compat.measure.placing import running
 
 OVERLAP = 1 / 4
-"""Of a tile's side, with each neighbour."""
+"""Share of a tile's side by which it overlaps each neighbour."""
 
 
 def measure_plain_tiles(

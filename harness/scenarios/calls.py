@@ -18,7 +18,7 @@ class Call:
 
     case: Case
     x: Tensor
-    """On the plain CPU."""
+    """The input, on the plain CPU."""
     right: str
     """Identifies the right result of the call."""
 

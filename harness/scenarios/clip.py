@@ -52,7 +52,7 @@ class Way:
     borders: tuple[int, ...]
     """Frames of the output with which a chunk begins, but for the first."""
     distance: Distance | None = None
-    """Of the output, where it can be compared."""
+    """Distance of the output from the truth, where it can be compared."""
     failure: Failure | None = None
 
 

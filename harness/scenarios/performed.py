@@ -76,7 +76,7 @@ class WholePerformed:
     whole: Called
     conventions: tuple[ConventionCalled, ...] | None = None
     times: Times | None = None
-    """Of the hook and of untiled, where the case is timed and both ran."""
+    """Times of the hook and of untiled, where the case is timed and both ran."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Sent:
     """What one chunk of a clip returned and left behind. Tensors are on the plain CPU."""
 
     number: int
-    """Of the chunk, from 0."""
+    """Number of the chunk, from 0."""
     frames: int
     """Given to the coder."""
     returned: str
@@ -135,7 +135,7 @@ class Memory:
     after: int | None
     """The least at any convolution after it; ``None`` where there was none."""
     left: int
-    """By how much more was live after the call than before it."""
+    """Bytes that were live after the call beyond those live before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,7 @@ class Played:
     failure: Failure | None = None
     """What ended the scenario before its last call."""
     dtype: str = ""
-    """Of the VAE, where it is another than that of the case."""
+    """Dtype of the VAE, where it is not that of the case."""
     plane: int = 0
     """Area of the largest plane that a convolution wrote while the hook was on."""
     memory: Memory | None = None

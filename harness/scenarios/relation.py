@@ -1,8 +1,8 @@
 """Scenarios that need no baseline: several results of the hook that must equal each other.
 
 There is no noise floor without a truth, so the hook runs on the float64 twin of the VAE where it
-can: there, results that differ only by rounding
-agree to 1e-13, and a real difference stands out. Each run has a fresh device and a fresh hook.
+can: there, results that differ only by rounding agree to 1e-13, and a real difference stands out.
+Each run has a fresh device and a fresh hook.
 """
 
 from __future__ import annotations

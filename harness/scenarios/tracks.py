@@ -69,7 +69,7 @@ class ChunkSeen:
     """Where ``feat_idx`` ended."""
     slots: tuple[SlotSeen, ...]
     lengths: tuple[int, int]
-    """Of the cache list."""
+    """Lengths of the cache list: the hook's, and untiled."""
     shared: frozenset[tuple[int | str, int | str]]
     """Slots that share memory although they don't untiled."""
     written_between: tuple[int, ...]
@@ -96,7 +96,7 @@ class Track:
     names: Mapping[int, str]
     """Module path of the causal convolution behind each slot."""
     looking_back: frozenset[str]
-    """Those of them that look at frames before the present one."""
+    """Module paths of the convolutions that look at frames before the present one."""
     plane: int = 0
     """Area of the largest plane that a convolution wrote untiled."""
     further: Further | None = None

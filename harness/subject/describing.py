@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SERVER = "vae_compat.subject.serving"
 _KNOWN: dict[str, HookFacts] = {}
-"""By `_key`: a runner takes seconds to start."""
+"""Facts by `_key`, kept because a runner takes seconds to start."""
 
 
 def loading_of(profile: Profile, comfyui: Path | None = None) -> Loading:

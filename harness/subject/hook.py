@@ -67,7 +67,7 @@ class Hook:
 
     @property
     def accepted_settings(self) -> frozenset[str]:
-        """Those keywords of the contract that it takes."""
+        """The keywords of the contract that it takes."""
         return self.signature.accepted
 
     @property

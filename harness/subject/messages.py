@@ -27,7 +27,7 @@ class Loading:
     image: str | None = None
     """A picture that replaces the photographs."""
     threads: int = 1
-    """Of torch; 0 leaves them as they are."""
+    """Threads of torch; 0 leaves their number as it is."""
     memory: int = 0
     """Bytes that the runner may take beyond what it has when it has loaded; 0 for no limit."""
 
@@ -41,6 +41,6 @@ class HookFacts:
     apart: bool
     """Whether it is put on for one direction alone."""
     file: str | None = None
-    """Of the entry; ``None`` for a module."""
+    """The file of the entry; ``None`` for a module."""
     parameters: tuple[str, ...] = ()
     """Names of all that the entry takes, in order."""

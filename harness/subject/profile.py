@@ -77,7 +77,7 @@ class Coder(StrEnum):
 
 
 class Context(StrEnum):
-    """Under which of torch's switches against gradients the host calls the hook."""
+    """Which of torch's switches against gradients is on where the host calls the hook."""
 
     NO_GRAD = "no_grad"
     """``torch.no_grad()``, as in diffusers' pipelines."""
@@ -168,7 +168,7 @@ class Claims:
     """Whether caches that are split are offloaded between the chunks of a clip."""
     when: When = When.ALWAYS
     coders: tuple[Coder, ...] = ()
-    """On which it works, besides plain ones."""
+    """Coders on which it works, besides plain ones."""
     context: Context | None = None
     """``None``: either of them; most cases run under ``no_grad``."""
     cost: Cost = field(default_factory=Cost)
@@ -183,7 +183,7 @@ class Claims:
     """What holds beyond the grades; ``None`` for nothing."""
     grade: Mapping[Mode, Grade] = field(default_factory=dict)
     family_grade: Mapping[str, Mapping[Mode, Grade]] = field(default_factory=dict)
-    """Of families for which a mode promises another grade than for the others."""
+    """Grades of families for which a mode promises another grade than for the others."""
 
     def promise(self, case: Case) -> Promise:
         """What is promised of a case (as a hook of kind ``forward``; see ``Profile.promise``)."""

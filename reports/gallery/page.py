@@ -1,4 +1,4 @@
-"""From a run of the gallery's hooks to one page."""
+"""Makes one page of a run of the gallery's hooks."""
 
 from __future__ import annotations
 

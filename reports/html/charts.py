@@ -11,7 +11,7 @@ from vae_compat.reports.plot import SERIES, Course
 from vae_compat.text import printable
 
 WIDTH, HEIGHT = 320.0, 120.0
-"""Of the area that lines are drawn in, in units of the drawing."""
+"""Size of the area that lines are drawn in, in units of the drawing."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Heat:
     title: str
     chunks: int
     rows: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
-    """For each slot its name and, for each chunk, a class of the style sheet and the text."""
+    """A name for each slot, and a class of the style sheet and a text for each of its chunks."""
 
 
 def profile_lines(profile: Profile) -> Lines:

@@ -66,7 +66,7 @@ class GroupView:
 
     @property
     def order(self) -> float:
-        """For sorting: what is farthest off first."""
+        """Key for sorting: what is farthest off comes first."""
         return min(max(self.group.psnr, -1e6), 1e6)
 
 
@@ -250,7 +250,7 @@ def _view(group: Group, pictures: Pictures, name: str, most: int) -> GroupView:
 
 
 def _examples(records: Iterable[Record], pictures: Pictures) -> Iterator[tuple[str, Figure]]:
-    """For each hook and family what passed with the least to spare, where it is not shown yet."""
+    """What passed with the least to spare, for each hook and family, where it is not shown yet."""
     found: dict[tuple[str, str], list[Exhibit]] = {}
     for record in records:
         key = digest.key_of(record)
@@ -352,10 +352,7 @@ def _cost_of(record: Record) -> dict[str, float]:
 
 
 def _place(key: Key) -> tuple[int, int, int, Key]:
-    def rank(word: str, words: Iterable[str]) -> int:
-        known = list(words)
-        return known.index(word) if word in known else len(known)
-
+    rank = digest.rank
     return rank(key.family, FAMILIES), rank(key.direction, Direction), rank(key.mode, Mode), key
 
 

@@ -18,7 +18,7 @@ BAD = frozenset({Outcome.FAILED, Outcome.ERROR, Outcome.XPASSED})
 
 
 class Group(NamedTuple):
-    """Records of which the case that shows most is shown."""
+    """Records that are shown by one case, the one that shows most."""
 
     hook: str
     check: str

@@ -18,7 +18,7 @@ which grows evenly in brightness, also for readers who see no colours."""
 NOT_FINITE = (0, 229, 255)
 """Colour of NaN and infinity, which no other number has."""
 QUALITY = 75
-"""Of WebP, for pictures that are looked at; differences are kept without loss."""
+"""WebP's quality for pictures that are looked at; differences are kept without loss."""
 
 
 def ramp() -> Bytes:

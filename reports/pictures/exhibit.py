@@ -20,9 +20,9 @@ from vae_compat.reports.results import parsed_json, validated
 FOLDER = "pictures"
 """In the folder of the run."""
 MOST_BYTES = 2 * 2**20
-"""Of one file; a larger one is none of ours."""
+"""Most bytes of one file; a larger one is none of ours."""
 MOST_VALUES = 1000
-"""Of one list in a description."""
+"""Most values of one list in a description."""
 MOST_CELLS = 4096
 """Slots by chunks."""
 MOST_PIXELS = 2048
@@ -95,7 +95,7 @@ class Exhibit:
     """What the pictures show: ``the decoded picture, batch item 0``."""
     height: int
     width: int
-    """Of the result, in pixels."""
+    """Size of the result, in pixels."""
     tile: int
     """Side of the nominal tile, in pixels of the result."""
     full_scale: float = 0.0
@@ -103,7 +103,7 @@ class Exhibit:
     worst: tuple[int, int] | None = None
     """The worst pixel: y, x."""
     crop: tuple[int, int, int, int] | None = None
-    """Of the crops: y, x, height, width."""
+    """Place of the crops: y, x, height, width."""
     pictures: tuple[Picture, ...] = ()
     profile: Profile | None = None
     frames: tuple[float, ...] = ()

@@ -1,4 +1,4 @@
-"""From what the judge has seen of a case to the pictures of it."""
+"""Makes the pictures of a case from what the judge has seen of it."""
 
 from __future__ import annotations
 

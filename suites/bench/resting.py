@@ -11,5 +11,5 @@ def hook(net: nn.Module, tile_size: int, is_decoder: bool) -> VAEHook:
 
 
 def offloading(net: nn.Module, tile_size: int, is_decoder: bool) -> VAEHook:
-    """By the method that it chooses. Arguments are the published constructor's first ones."""
+    """The same with the method that it chooses. The arguments are the published constructor's."""
     return VAEHook(net, tile_size, is_decoder, residency="host")

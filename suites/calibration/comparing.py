@@ -15,11 +15,11 @@ from vae_compat.reports.table import plain_table, rendered
 from vae_compat.suites.calibration.scenes import SCENES, Said
 
 ALLOWED = {"peak": 0.05, "peak_with_workspaces": 0.10}
-"""By how much the peak of live bytes may differ, workspaces set aside and with them."""
+"""Share by which the peak of live bytes may differ, workspaces set aside and with them."""
 FACTOR = 1.6
-"""By which an estimated time may be off, either way."""
+"""Factor by which an estimated time may be off, either way."""
 SHARE = 0.9
-"""Of the times that must be within that factor."""
+"""Share of the times that must be within that factor."""
 WORDS = {
     "peak": "peak",
     "peak_with_workspaces": "peak with workspaces",

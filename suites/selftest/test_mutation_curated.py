@@ -1,91 +1,81 @@
-"""Curated mutations fit the source of the hook. A session of its own plants them."""
+"""Curated mutations fit the source of the hook. A session of its own judges them."""
 
 from __future__ import annotations
 
-import ast
-import shutil
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import torch
 
 from vae_compat.checks.registry import CHECKS
-from vae_compat.suites.mutation.curated.listed import Mutation, Selection, mutations
-from vae_compat.suites.mutation.syntax import changed, module_file
+from vae_compat.contracts.cases import Layout
+from vae_compat.matrix import generate
+from vae_compat.suites.mutation.copies import Copy, copied, copied_with, with_seam
+from vae_compat.suites.mutation.curated.declaring import ENTRY, PACKAGE, Mutation, Topic, all_of
+from vae_compat.suites.mutation.curated.judging import MUTATIONS, SETUPS
+from vae_compat.tiled_vae.runtime.statistics import Moments
 
-HOOK = Path(__file__).parents[2] / "harness" / "tiled_vae"
-MUTATIONS = mutations()
-SOURCE = """
-class Box:
-    def area(self, scale=1):
-        # as a picture has it
-        side = self.side * scale
-        return (side *
-                side)
+DTYPES = ("float32", "bfloat16", "float16")
 
-    def twice(self):
-        return self.area() + self.area()
-"""
+
+@pytest.fixture(scope="module")
+def copy() -> Iterator[Copy]:
+    made = copied(PACKAGE, ENTRY)
+    yield made
+    made.forget()
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 def test_mutation_fits_the_source_and_is_accused_by_known_checks(
-    mutation: Mutation, tmp_path: Path
+    mutation: Mutation, copy: Copy
 ) -> None:
-    copy = Path(shutil.copy(module_file(HOOK, mutation.within.partition(".")[0]), tmp_path))
-    before = ast.dump(ast.parse(copy.read_text()))
-    mutation.plant(tmp_path)
-    assert ast.dump(ast.parse(copy.read_text())) != before
+    if mutation.calls is None:
+        copy.place(mutation.within)
+    else:
+        with_seam(PACKAGE, mutation.within, mutation.calls)
     assert mutation.fails
     assert {check.name for check in CHECKS}.issuperset(mutation.fails)
 
 
-def test_there_are_twenty_mutations_or_more() -> None:
-    changes = {(mutation.within, mutation.old, mutation.new) for mutation in MUTATIONS}
-    assert len(changes) == len(MUTATIONS)
-    assert len({mutation.name for mutation in MUTATIONS}) == len(MUTATIONS) >= 20
+def test_there_are_fifty_mutations_or_more_and_each_meets_a_case_of_the_default_matrix() -> None:
+    known = {
+        (name, case.id)
+        for name, setup in SETUPS.items()
+        for case in generate(setup.profile.claims, Layout(setup.profile.hook.layout), "sim", DTYPES)
+    }
+    assert {(mutation.setup, mutation.case) for mutation in MUTATIONS} <= known
+    assert len(MUTATIONS) >= 50
+    with pytest.raises(ValueError, match="one name"):
+        all_of([Topic(MUTATIONS[:1]), Topic(MUTATIONS[:1])])
 
 
 @pytest.mark.parametrize(
-    ("stale", "match"),
+    ("within", "calls", "match"),
     [
-        ({"old": "self.no_such_name"}, r"hook\.py: 'VAEHook.item' has .* 0 times"),
-        ({"old": "self"}, r"hook\.py: 'VAEHook.item' has 'self' \d+ times"),
-        ({"within": "hook.item"}, r"hook\.py: 'item' is there 0 times"),
-        ({"within": "hooks.VAEHook.item"}, r"No such file"),
+        ("VAEHook.no_such_name", None, "VAEHook.no_such_name is there 0 times"),
+        ("attend", None, "attend is there 3 times, not once: .*attention.attend"),
+        ("VAEHook.tiled", "no_such_name", "VAEHook.tiled calls no no_such_name"),
     ],
 )
 def test_mutation_that_no_longer_fits_fails_loudly(
-    tmp_path: Path, stale: dict[str, str], match: str
+    within: str, calls: str | None, match: str
 ) -> None:
-    shutil.copy(HOOK / "hook.py", tmp_path)
-    mutation = Mutation("stale", "hook.VAEHook.item", "True", "False", ("parity",), Selection())
-    before = (tmp_path / "hook.py").read_text()
-    with pytest.raises(ValueError, match=f"stale: .*{match}"):
-        replace(mutation, **stale).plant(tmp_path)
-    assert (tmp_path / "hook.py").read_text() == before
+    stale = Mutation("stale", within, calls, lambda right: right, "reference", "", ("parity",))
+    with pytest.raises(LookupError, match=match):
+        stale.plant()
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "expected"),
-    [
-        ("side * side", "side", "return side\n"),
-        ("return side*side", "return 0", "return 0\n"),
-        ("side = self.side * scale", "pass", "pass\n"),
-        ("side=self.side*scale\nreturn side * side", "return scale", ":\n        return scale\n"),
-        ("side = self.side * scale", "a = 1\nside = a", "a = 1\n        side = a\n"),
-        ("def _(self, scale=1): ...", "def _(self, scale=2): ...", "def area(self, scale=2):\n"),
-    ],
-    ids=["expression", "statement", "deleted", "several", "more", "parameters"],
-)
-def test_code_is_found_by_what_it_means_in_the_function_that_is_named(
-    old: str, new: str, expected: str
-) -> None:
-    found = changed(SOURCE, "Box.area", old, new)
-    assert expected in found
-    assert "self.area() + self.area()" in found
+def test_what_a_function_calls_is_wrong_there_alone() -> None:
+    def wrong(right: Any) -> Any:
+        return lambda counts, means, variances: (means.sum() + 1, right(counts, means, variances))
 
-
-def test_code_that_is_there_twice_is_refused() -> None:
-    with pytest.raises(ValueError, match="2 times"):
-        changed(SOURCE, "Box.twice", "self.area()", "0")
+    copy = copied_with(PACKAGE, ENTRY, "Moments.summary", "merged", wrong)
+    tile = torch.full((1, 1, 2, 2), 3.0)
+    both = (Moments(1), copy.place("Moments.add")[0](1))
+    for moments in both:
+        moments.add(tile)
+    right, found = (moments.summary() for moments in both)
+    assert float(right[0]) == 3
+    assert float(found[0]) == 4
+    copy.forget()

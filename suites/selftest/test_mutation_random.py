@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from vae_compat.fixtures.specimens.resting import Box
 from vae_compat.reports.kill_matrix import Matrix, Mutant, Trial, to_markdown, to_text
-from vae_compat.suites.mutation.random_faults.copies import Copy, copied
+from vae_compat.suites.mutation.copies import Copy, copied, written
 from vae_compat.suites.mutation.random_faults.faults import (
     RESULT,
     Planted,
@@ -75,8 +76,8 @@ def test_parts_are_found_and_replaced_in_a_copy() -> None:
 
 def test_copy_is_another_one_and_leaves_nothing_behind() -> None:
     before = set(sys.modules)
-    copy = copied("vae_compat.tiled_vae", "hook:VAEHook")
-    theirs = copy.modules()["statistics"].Moments
+    copy = copied("vae_compat.tiled_vae", ":VAEHook")
+    theirs = copy.modules()["runtime.statistics"].Moments
     copy.replace("statistics.Moments.add", lambda function: lambda self, tile: None)
     assert theirs is not Moments
     moments, numb = Moments(1), theirs(1)
@@ -88,9 +89,9 @@ def test_copy_is_another_one_and_leaves_nothing_behind() -> None:
 
 
 def test_function_is_replaced_wherever_it_is_named() -> None:
-    copy = copied("vae_compat.tiled_vae", "hook:VAEHook")
+    copy = copied("vae_compat.tiled_vae", ":VAEHook")
     copy.replace("tiles.grid", lambda function: lambda *args: "replaced")
-    assert copy.modules()["plan"].grid() == "replaced"
+    assert copy.modules()["planner.plan"].grid() == "replaced"
     copy.forget()
 
 
@@ -198,6 +199,13 @@ def test_matrix_counts_what_is_killed_equivalent_and_accused() -> None:
     assert "| caught | K |" in text
     assert "**missed**: `seams` does not fail" in text
     assert "**accused**: accused. p[c]: why" in text
+
+
+@pytest.mark.parametrize("target", targets().values(), ids=list(targets()))
+def test_every_pattern_of_a_target_names_some_of_its_functions(target: Target) -> None:
+    functions = [f".{path}" for path, _ in written(target.package)]
+    for pattern, _ in target.levels:
+        assert any(fnmatch(function, f"*.{pattern}") for function in functions), pattern
 
 
 def test_dtype_of_no_floating_point_is_no_place_for_a_tensor_fault() -> None:

@@ -166,7 +166,7 @@ def _free(device: torch.device) -> int:
 
 
 def _cheap_approximation(sample: Tensor) -> Tensor:
-    """A preview ``3 H W`` of a latent ``C H W``: grey, for nobody looks at it."""
+    """A preview ``3 H W`` of a latent ``C H W``: grey, because it is not looked at."""
     return sample.mean(0, keepdim=True).expand(3, -1, -1)
 
 

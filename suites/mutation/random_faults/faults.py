@@ -21,7 +21,7 @@ import torch
 
 from vae_compat.subject.hook import Hook
 from vae_compat.subject.profile import Profile
-from vae_compat.suites.mutation.random_faults.copies import Copy, copied
+from vae_compat.suites.mutation.copies import Copy, copied
 from vae_compat.suites.mutation.random_faults.values import (
     KINDS,
     Route,
@@ -47,11 +47,13 @@ class Target:
     entry: str
     """Module of the package and attribute."""
     levels: tuple[tuple[str, str], ...]
-    """Patterns of functions and what a fault there is a fault of; the first that matches counts."""
+    """Patterns of the ends of functions' dotted paths, and what a fault there is a fault of; the
+    first that matches counts."""
 
     def level(self, function: str) -> str | None:
         """``tile``, ``halo``, ``statistics``, ``cache``, ``merge`` or ``install``."""
-        return next((level for shape, level in self.levels if fnmatch(function, shape)), None)
+        name = f".{function}"
+        return next((level for shape, level in self.levels if fnmatch(name, f"*.{shape}")), None)
 
     def copy(self, code: dict[str, CodeType] | None = None) -> Copy:
         """A fresh copy of the hook."""
@@ -131,7 +133,7 @@ class ValueFault:
 
     @property
     def level(self) -> str:
-        """Of what it is a fault."""
+        """What it is a fault of."""
         return self.target.level(self.site.function) or ""
 
     @property

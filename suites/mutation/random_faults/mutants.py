@@ -70,7 +70,7 @@ class Sound:
 
     seen: Seen
     shows: Mapping[str, Shown]
-    """By the ids of the cases."""
+    """What each case shows, by its id."""
 
 
 def cases_for(target: Target, run: Run) -> list[Case]:

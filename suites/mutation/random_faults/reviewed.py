@@ -10,18 +10,20 @@ _BORDERS = (
     "as near to the truth, and no counter is worse"
 )
 _CUTTING = (
-    *(f"plan.Planner.{name}" for name in ("side", "nominal", "most", "cells", "borders")),
-    *(f"plan.Planner.{name}" for name in ("bands", "band", "visit", "tile", "made")),
+    *(f"Planner.{name}" for name in ("side", "nominal", "most", "cells", "borders")),
+    *(f"Planner.{name}" for name in ("bands", "band", "visit", "tile", "made")),
     "tiles.cuts",
+    "BandPlan.bands",
+    "bandplan.even",
 )
 REVIEWED: tuple[KnownFailure, ...] = (
     *(
-        KnownFailure(f"reference: * {function}{follows}*", _BORDERS)
+        KnownFailure(f"reference: *{function}{follows}*", _BORDERS)
         for function in _CUTTING
         for follows in "(:"  # a value of it, or a line
     ),
     KnownFailure(
-        "reference: swap hook.VAEHook.__init__(skip_zeros) *",
+        "reference: swap *VAEHook.__init__(skip_zeros) *",
         "an option of the hook: taps that would meet padding alone are left out, to the same end",
     ),
     KnownFailure(

@@ -12,9 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType
 
-from vae_compat.suites.mutation.random_faults.copies import Copy
+from vae_compat.suites.mutation.copies import Copy
 from vae_compat.suites.mutation.random_faults.faults import Seen, Target
-from vae_compat.suites.mutation.syntax import module_file, places
 
 _OPPOSITE: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE,
@@ -58,7 +57,7 @@ class SourceFault:
 
     @property
     def level(self) -> str:
-        """Of what it is a fault."""
+        """What it is a fault of."""
         return self.target.level(self.function) or ""
 
     @property
@@ -197,8 +196,14 @@ def _apply(tree: ast.AST, node: ast.AST, operator: str) -> None:
         case "swallowed argument", ast.Call():
             node.keywords.pop()
         case "deleted", _:
-            place = next(place for place in places(tree) if place.nodes[0] is node)
-            place.put([ast.copy_location(ast.Pass(), node)])
+            body = next(body for body in _bodies(tree) if node in body)
+            body[body.index(node)] = ast.copy_location(ast.Pass(), node)
+
+
+def _bodies(tree: ast.AST) -> Iterator[list[ast.AST]]:
+    """All runs of statements below a node."""
+    for parent in ast.walk(tree):
+        yield from (value for _, value in ast.iter_fields(parent) if isinstance(value, list))
 
 
 def _line_of(tree: ast.AST, node: ast.AST) -> str:
@@ -223,4 +228,4 @@ def _file(package: str, module: str) -> Path:
     found = find_spec(package)
     assert found is not None
     assert found.origin is not None
-    return module_file(Path(found.origin).parent, module)
+    return Path(found.origin).parent.joinpath(*module.split(".")).with_suffix(".py")

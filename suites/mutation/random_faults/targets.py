@@ -25,6 +25,12 @@ _REFERENCE = (
     ("job.Job.remember", "cache"),
     ("job.Job.kept", "cache"),
     ("planes.*", "merge"),
+    ("BandPlane.*", "merge"),
+    ("bands.*", "merge"),
+    ("Arena.*", "merge"),
+    ("OffloadedRows.*", "merge"),
+    ("Reader.*", "merge"),
+    ("Writer.*", "merge"),
     ("job.*", "merge"),
     ("hook.VAEHook.item", "merge"),
     ("hook.VAEHook.tiled", "merge"),
@@ -32,13 +38,14 @@ _REFERENCE = (
     ("hook.VAEHook.side", "tile"),
     ("tiles.*", "tile"),
     ("plan.*", "tile"),
+    ("bandplan.*", "tile"),
+    ("budget.*", "tile"),
     ("recompute.*", "tile"),
     ("run.*", "tile"),
     ("segments.*", "tile"),
     ("hook.*", "install"),
     ("translate.*", "install"),
-    ("video.*", "install"),
-    ("image.*", "install"),
+    ("*front_end*", "install"),
     ("builder.*", "install"),
     ("modules.*", "install"),
     ("steps.*", "install"),
@@ -58,10 +65,10 @@ _RESTING = (
 
 
 def targets() -> dict[str, Target]:
-    """By short names."""
+    """The targets by short names."""
     resting = profile_of(SPECIMENS["resting"])
     return {
-        "reference": Target(reference(), "vae_compat.tiled_vae", "hook:VAEHook", _REFERENCE),
+        "reference": Target(reference(), "vae_compat.tiled_vae", ":VAEHook", _REFERENCE),
         "resting": Target(
             resting, "vae_compat.fixtures.specimens", "resting:RestingTiler", _RESTING
         ),

@@ -1,0 +1,40 @@
+"""A reader of a failing record finds the check, and the numbers that it judges by."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+from vae_compat.checks.declaring import Check
+from vae_compat.checks.registry import CHECKS
+from vae_compat.front.explain import explain
+from vae_compat.front.thresholds import declared
+from vae_compat.measure import distance
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+def test_tier_and_place_are_those_of_the_check(check: Check) -> None:
+    first = declared(check.name).splitlines()[0]
+    assert first.startswith(f"Tier {check.tier}, declared in ")
+    file, line = first.rstrip(".").rpartition(" ")[2].rsplit(":", 1)
+    assert Path(file).samefile(inspect.getfile(check.answer))
+    lines, start = inspect.getsourcelines(check.answer)
+    assert f"def check_{check.name}(" in lines[int(line) - start]
+
+
+def test_numbers_are_found_through_calls_and_imports() -> None:
+    told = explain("parity")
+    assert f"\nFLOOR_RATIO = {distance.FLOOR_RATIO} (" in told
+    assert "\n  An exact result is as accurate as the VAE itself" in told
+    assert "\nCLOSE_PSNR = 40.0 (" in told
+
+
+def test_a_record_is_explained_by_its_check_and_its_case() -> None:
+    case = "sd-mock-ldm-decode-exact-40x40t16-b1-f1-float32-sim"
+    assert explain(f"parity[{case}]") == f"{explain('parity')}\n\n{explain(case)}"
+
+
+def test_what_is_no_check_is_declared_nowhere() -> None:
+    assert declared("no_such_check") == ""
