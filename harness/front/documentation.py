@@ -36,11 +36,12 @@ NAV = (
     ("Metrics", "metrics.md"),
     ("Words of a report", "words.md"),
     ("Stored files", "stored.md"),
+    ("Known bugs", "gallery.md"),
     ("Contributing", "contributing.md"),
     ("Changes", "changes.md"),
 )
 GALLERY = "vae_compat.reports.gallery"
-"""The module that makes pictures of known defects."""
+"""The module that makes pictures of known bugs: a page of its own, in the place of ours."""
 API = {
     "Tile a VAE": ("tiled_vae.tiled", "tiled_vae.VAEHook", "tiled_vae.TilingError"),
     "Judge a hook": ("front.api.check_hook", "front.api.Report", "front.api.ReportedFinding"),
@@ -81,6 +82,11 @@ def pages(root: Path) -> dict[str, str]:
         "metrics.md": _metrics(),
         "words.md": _words(),
         "stored.md": _stored(),
+        "gallery.md": (
+            "# Known bugs",
+            "",
+            f"Their pictures are made by `python -m {GALLERY} DIR`.",
+        ),
     }
     return found | {name: "\n".join(lines) + "\n" for name, lines in made.items()}
 

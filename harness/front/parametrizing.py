@@ -52,9 +52,7 @@ def parametrize_hook(
     timeout: float | None = None,
     comfyui: Path | str | None = None,
 ) -> pytest.MarkDecorator:
-    """Parametrize a test over every check of every case of a hook, one test each.
-
-    ::
+    """Parametrize a test over every check of every case of a hook, one test each:
 
         from vae_compat import parametrize_hook
 

@@ -13,7 +13,7 @@ from vae_compat.measure.bench import Bench
 from vae_compat.measure.observation import Baseline, Failure, Observation, Observed
 from vae_compat.scenarios.asking import Ask
 from vae_compat.scenarios.clip import ClipObserved
-from vae_compat.scenarios.conventions import Untiled, beside_untiled, untiled_conventions
+from vae_compat.scenarios.conventions import Untiled, beside_untiled, strip_of, untiled_conventions
 from vae_compat.scenarios.performed import WholePerformed
 from vae_compat.scenarios.runners import GaveNone, Runners
 from vae_compat.scenarios.scenes import SCENES
@@ -83,7 +83,7 @@ class CaseRunner:
         whole = self.runners.perform(subject.name, ask, WholePerformed)
         ways = None
         if whole.conventions is not None:
-            name = f"calling conventions of {case.baseline_id}"
+            name = f"calling conventions of {strip_of(case).baseline_id}"
             bare = bench.kept(name, Untiled, lambda: untiled_conventions(case, bench))
             ways = beside_untiled(whole.conventions, bare)
         observed = replace(seen(whole.whole, case, promise, baseline, ways), times=whole.times)

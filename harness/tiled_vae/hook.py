@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 class VAEHook:
     """Runs a coder tile by tile, with the result of the coder.
 
-    Install it the way published hooks are installed::
+    Install it the way published hooks are installed:
 
         net.original_forward = net.forward
         net.forward = VAEHook(net, tile_size=64, is_decoder=True)

@@ -14,6 +14,7 @@ from diffusers.models.resnet import ResnetBlock2D
 
 from vae_compat.isolation import watching
 from vae_compat.isolation.client import Nursery
+from vae_compat.measure import distance
 from vae_compat.measure.observation import Observation, Origin
 from vae_compat.scenarios import case_runner, runners
 from vae_compat.scenarios.asking import Ask
@@ -75,6 +76,15 @@ def _child(bench: Bench, how: str, end: str) -> str:
 
 def _gone(bench: Bench) -> bool:
     return not alive(int((bench.folder / "child").read_text()))
+
+
+def test_a_result_is_measured_once_for_all_checks(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured, measure = [], distance.distance
+    monkeypatch.setattr(distance, "distance", lambda *all: measured.append(1) or measure(*all))
+    assert sound(bench.observe())
+    assert measured == [1]
 
 
 def test_a_hook_that_does_nothing_of_the_kind_passes_in_one_warm_runner(bench: Bench) -> None:
