@@ -218,8 +218,10 @@ def settings_for(
     unit = 1 if decoding and spec.kind is Kind.FORWARD else ratio
     fast = case.mode in (Mode.FAST, Mode.COLOR_FIX)
     own = signature.own_defaults
-    # Its own overlap fits its own tiles; only where it has none a quarter of a tile is given.
-    overlap = {} if "tile_overlap" in own else {"tile_overlap": case.tile // 4 * unit}
+    # Its own overlap fits its own tiles, but perhaps not these.
+    shared = own.get("tile_overlap")
+    fits = "tile_overlap" in own and not (type(shared) is int and 2 * shared > case.tile * unit)
+    overlap = {} if fits else {"tile_overlap": case.tile // 4 * unit}
     return overlap | {
         "net": net,
         "tile_size": case.tile * unit,
