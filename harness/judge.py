@@ -192,6 +192,8 @@ def _never_ran(records: Iterable[Record]) -> list[str]:
     return [hook for hook, any_passed in completed.items() if not any_passed]
 
 
+_EVERYWHERE = (Mechanism.STUB, Mechanism.HALO, Mechanism.ATTENTION)
+"""Mechanisms that every family has a probe of."""
 _NEEDING_A_HALO = (Mechanism.HALO, Mechanism.UPSAMPLE, Mechanism.DOWNSAMPLE)
 TRACE = 80.0
 """PSNR in dB above which a probe's difference may be a trace of wrong GroupNorm statistics: nets
@@ -219,6 +221,8 @@ class Diagnosis:
     """PSNR in dB of the probes of all these mechanisms, the first one's first."""
     told: str = ""
     """What the check said, where every probe differs and tiles are not the cause."""
+    unseen: tuple[Mechanism, ...] = ()
+    """Mechanisms of every family whose probes were not judged: not selected, or ended early."""
 
     @property
     def strongest_first(self) -> tuple[tuple[Mechanism, float], ...]:
@@ -237,6 +241,9 @@ class Diagnosis:
         """What the hook breaks, in words."""
         if self.told:
             return f"every net differs, and tiles are not the cause: {self.told}"
+        if self.mechanism is None and self.unseen:
+            names = ", ".join(self.unseen)
+            return f"no probe that was judged differs; those of {names} were not"
         if self.mechanism is None:
             return "no probe differs, so the mechanism is unknown"
         also = ", ".join(self.further)
@@ -321,7 +328,7 @@ def diagnose(records: Iterable[Record]) -> list[Diagnosis]:
         judged = record.judged and record.grade is not None
         differs = judged and record.grade != Grade.EXACT
         if mechanism is not None:
-            if record.check == "mechanism":
+            if record.check == "mechanism" and judged:
                 found = probes.setdefault(place, {})
                 told = record.metrics.get("psnr") if differs else EXACT
                 psnr = float(told) if isinstance(told, int | float) else 0.0
@@ -340,7 +347,8 @@ def _diagnosed(
 ) -> Diagnosis:
     first, further = _explained(probes)
     away = () if first is None else tuple(probes[each] for each in (first, *further))
-    return Diagnosis(*place, first, further, len(failing), away, _told(probes, failing))
+    unseen = tuple(mechanism for mechanism in _EVERYWHERE if mechanism not in probes)
+    return Diagnosis(*place, first, further, len(failing), away, _told(probes, failing), unseen)
 
 
 def _told(probes: Mapping[Mechanism, float], failing: Iterable[Record]) -> str:

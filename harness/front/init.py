@@ -95,7 +95,8 @@ def look_at(wanted: Wanted) -> tuple[Profile, HookFacts]:
             first = next(iter(fitting.values()))
             return fitting.get(_usual_kind(first[1].parameters), first)
     told = str(refusals[-len(kinds)]).rstrip(".")
-    raise UsageError(told if wanted.kind else f"{told}; --kind and --host say how it is loaded")
+    otherwise = "if it was loaded the wrong way, --kind and --host say how"
+    raise UsageError(told if wanted.kind else f"{told}; {otherwise}")
 
 
 def _looked(wanted: Wanted, kind: str, host: str | None) -> tuple[Profile, HookFacts]:

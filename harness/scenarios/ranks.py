@@ -39,6 +39,11 @@ PATIENCE = timedelta(hours=1)
 """How long a rank waits for another. On a busy machine one may be slow, and where all wait the
 judge ends them: none uses the CPU."""
 
+_LOST = "gloo/transport"
+"""In what gloo says of a connection that is lost: the place in its source."""
+_OUTSIDE = " (processes outside of `group` have left: does the hook talk to the default group?)"
+"""A member that fails first has another reason than that."""
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -64,21 +69,21 @@ class Ranked:
     """When it was done, on the clock of the machine: the first failure is the cause of others."""
 
 
-def ranks_for(case: Case, promise: Promise, *, grouped: bool = True) -> Ranks:
+def ranks_for(case: Case, promise: Promise) -> Ranks:
     """The numbers of ranks that are promised, in turn from size to size.
 
     Every second size has a process before them: two ranks of two processes and ranks 1 to 3 of
-    four, by default. Heights of the matrix are multiples of neither, or of one. Hooks that take no
-    group (not ``grouped``) talk to all processes, so that there are no others.
+    four, by default. Heights of the matrix are multiples of neither, or of one.
     """
     turn = case.height // 4
-    return Ranks(promise.ranks[turn % len(promise.ranks)], turn % 2 if grouped else 0)
+    return Ranks(promise.ranks[turn % len(promise.ranks)], turn % 2)
 
 
 def perform_in_ranks(stage: Stage, perform: Callable[[Stage], Called]) -> Called:
     """Let each rank ``perform`` the call; the result of all, and the meters of the worst."""
-    taken = getattr(stage.hook, "accepted_settings", ("group",))
-    ranks = ranks_for(stage.case, stage.promise, grouped="group" in taken)
+    ranks = ranks_for(stage.case, stage.promise)
+    if "group" not in getattr(stage.hook, "accepted_settings", {"group"}):
+        ranks = replace(ranks, spare=0)  # it talks to all processes
     with tempfile.TemporaryDirectory(prefix="vae-compat-") as folder:
         meeting = Path(folder) / "meeting"
         pipes = [
@@ -89,7 +94,11 @@ def perform_in_ranks(stage: Stage, perform: Callable[[Stage], Called]) -> Called
         made = [_received(pipe, rank) for rank, (_, pipe) in enumerate(pipes)]
         for child in (*outsiders, *(child for child, _ in pipes)):
             os.waitpid(child, 0)
-    return merged(made)
+    called = merged(made)
+    failure = called.failure
+    if failure is None or not ranks.spare or _LOST not in failure.message:
+        return called
+    return replace(called, failure=replace(failure, message=failure.message + _OUTSIDE))
 
 
 def merged(made: list[Ranked]) -> Called:

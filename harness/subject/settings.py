@@ -290,8 +290,10 @@ def settings_for(
     sizes = units.tiles(case.tile, case.tile // 4) | units.sides(case.tile, width)
     sizes["tile_stride"] = (width - width // 4) * units.pixels
     times = units.time(time or TIME_TILES)
-    # Its own overlap fits its own tiles, and its own cut in time may be none.
-    kept = {"tile_overlap"} & own.keys()
+    # Its own overlap fits its own tiles, but perhaps not these; its own cut in time may be none.
+    shared = own.get("tile_overlap")
+    fits = "tile_overlap" in own and not (type(shared) is int and 2 * shared > sizes["tile_size"])
+    kept = {"tile_overlap"} if fits else set()
     if time is None:
         kept |= times.keys() & own.keys()
     given = {name: value for name, value in (sizes | times).items() if name not in kept}

@@ -72,7 +72,7 @@ def test_kind_and_host_are_those_that_fit(
 
 def test_a_hook_that_fits_nothing_is_refused_with_the_reason(hook: Callable[..., None]) -> None:
     hook(["x"])
-    with pytest.raises(UsageError, match="does not fit; --kind and --host say how"):
+    with pytest.raises(UsageError, match="does not fit; if it was loaded the wrong way"):
         look_at(Wanted(hook="nodes.tiled:Hook"))
     with pytest.raises(UsageError, match=r"vae on (comfyui|a1111) does not fit$"):
         look_at(Wanted(hook="nodes.tiled:Hook", kind="vae"))

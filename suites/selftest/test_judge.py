@@ -214,6 +214,16 @@ def test_what_is_wrong_without_tiles_is_told_in_the_words_of_the_check(
     assert "tiles are not the cause" not in found.reason
 
 
+def test_probes_that_were_not_judged_are_told_and_count_as_nothing():
+    stub, halo = probe(Mechanism.STUB, "passed"), probe(Mechanism.HALO, "passed")
+    (found,) = diagnose([degraded(), stub, halo, probe(Mechanism.ATTENTION, "passed")])
+    assert found.reason == "no probe differs, so the mechanism is unknown"
+    crashed = replace(probe(Mechanism.ATTENTION, "error"), judged=False)
+    (found,) = diagnose([degraded(), stub, crashed])
+    assert found.reason == "no probe that was judged differs; those of halo, attention were not"
+    assert diagnose([degraded(), crashed]) == []
+
+
 def test_what_is_exact_needs_no_diagnosis():
     assert diagnose([record(), probe(Mechanism.HALO, "failed")]) == []
     crashed = replace(degraded("error"), judged=False)

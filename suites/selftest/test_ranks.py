@@ -146,6 +146,20 @@ def test_what_a_rank_raises_is_the_failure_and_a_rank_that_dies_is_told() -> Non
     assert failure.message == "rank 1 died"
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_hook_that_talks_to_processes_outside_of_its_group_is_told_so() -> None:
+    def talks_to_all(_stage: Stage) -> Called:
+        try:
+            dist.all_reduce(torch.zeros(1))
+        except RuntimeError as error:
+            return Called(failure=failure_of(error, "run", 1.0))
+        return called()
+
+    failure = perform_in_ranks(stage(ODD), talks_to_all).failure
+    assert failure is not None
+    assert failure.message.endswith("does the hook talk to the default group?)")
+
+
 def test_peaks_are_those_of_the_worst_rank_and_all_convolutions_count() -> None:
     ours = [called(peak=300), called(peak=500, flops=30), called(live=104)]
     reading = merged([Ranked(one, 0.0) for one in ours]).reading

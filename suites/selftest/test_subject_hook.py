@@ -330,6 +330,19 @@ def test_the_other_kinds_get_sizes_in_image_pixels(kind: str) -> None:
         assert "net" not in seen
 
 
+@pytest.mark.parametrize(("default", "given"), [(64, 64), (65, 32), (0.25, 0.25), (None, None)])
+def test_a_default_overlap_of_more_than_half_a_tile_is_not_left_to_the_hook(
+    default: Any, given: Any
+) -> None:
+    def entry(vae: Any, x: Tensor, direction: Any, tile_overlap: Any = default) -> Tensor:
+        del vae, direction
+        assert tile_overlap == given
+        return x
+
+    with hook_of(entry, "function").put_on(View(VAE()), CASE) as run:
+        run(DECODE, torch.ones(1))
+
+
 def test_a_hook_is_given_keywords_by_the_names_that_its_profile_tells() -> None:
     def entry(vae: Any, x: Tensor, direction: Any, side: int, shared: int) -> Tensor:
         del vae, direction
