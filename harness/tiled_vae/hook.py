@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -21,10 +20,12 @@ from .executors.estimate import estimated, spatial_norms
 from .executors.job import Job
 from .executors.run import execute
 from .front_ends.call_protocol import call_protocol, check_shapes
+from .front_ends.calls import Call, bound
 from .front_ends.translate import translate
 from .fusion.segments import BANDS, CARRY, REST, Segment, segments
 from .guards import check_input, check_surroundings, uncompiled
 from .nets.offloading import onloaded
+from .nets.placing import lent, working_device
 from .planner.bandplan import BandPlan, Budget, planned
 from .planner.budget import free_memory, settled
 from .planner.plan import Partition, Planner
@@ -289,7 +290,7 @@ class VAEHook:
             last = shapes[-1]
             return x.new_empty((x.shape[0], last.channels, 0, last.height, last.width))
         x = clip.whole()
-        largest = high_bands(program, shapes, self.bound(program, x))
+        largest = high_bands(program, shapes, self.asked_side(program, x))
         limit, parts = self.limit(device), self.parts(program)
         partition = fitting(program, shapes, parts, largest, limit, x.shape[0], x.element_size())
         job = Job(program, shapes, device, device, ItemCaches(caches, 0, x.shape[0]))
@@ -322,7 +323,7 @@ class VAEHook:
 
     def on_device(self, job: Job, x: Tensor) -> Partition | None:
         """Tiles for a call whose planes stay on a GPU; ``None`` where there is no room for them."""
-        program, shapes, tile = job.program, job.shapes, self.bound(job.program, x)
+        program, shapes, tile = job.program, job.shapes, self.asked_side(job.program, x)
         largest = high_bands(program, shapes) if tile is None else Partition(tile)
         largest = replace(largest, windows=self.windows(job.caches.caches, program))
         if tile is not None and self.max_vram is None:
@@ -344,7 +345,7 @@ class VAEHook:
         """Bytes that a call may take on the device."""
         return free_memory(device) if self.max_vram is None else self.max_vram
 
-    def bound(self, program: Program, x: Tensor) -> int | None:
+    def asked_side(self, program: Program, x: Tensor) -> int | None:
         """The side of a tile, where somebody asked for one."""
         return None if self.tile_is_default or self.tile_size is None else self.side(program, x)
 
@@ -369,7 +370,7 @@ class VAEHook:
         """How many rows at a time, and which planes stay on the device."""
         width = x.element_size()
         others = (x.shape[0] - 1) * (shapes[0].elements + shapes[-1].elements) * width
-        budget = Budget(self.limit(device), others, width, self.bound(program, x))
+        budget = Budget(self.limit(device), others, width, self.asked_side(program, x))
         residency = self.residency if self.max_vram is None else "auto"
         return planned(BandPlan(program, shapes, budget), residency)
 
@@ -448,67 +449,3 @@ class Way:
     """In how many tiles that is done."""
     resident_limit: float = 0.0
     """Elements of planes that may stay resident on the device beside the tiles."""
-
-
-@dataclass
-class Call:
-    """What a coder was called with."""
-
-    x: Tensor
-    feat_cache: list[Any] | None
-    feat_idx: list[int]
-    first_chunk: bool
-    final: bool
-
-
-def bound(net: nn.Module, args: Any, kwargs: Any) -> Call:
-    """Arguments by name, as the coder's class would see them.
-
-    Defaults are the class's own: a caller that gives a cache but no index shares the default
-    index with the original, as it would untiled.
-    """
-    try:
-        given = inspect.signature(type(net).forward).bind(net, *args, **kwargs)
-    except TypeError as error:
-        raise UnknownCoderError(f"it was called in an unknown way ({error})") from error
-    given.apply_defaults()
-    names = dict(given.arguments)
-    positional = list(names.pop("args", ()))
-    names |= names.pop("kwargs", {})
-    names.pop(next(iter(names)))
-    x = names.pop(next(iter(names))) if names else None
-    if not isinstance(x, Tensor) or positional:
-        raise UnknownCoderError("it was called without a tensor to work on")
-    cache, index = names.pop("feat_cache", None), names.pop("feat_idx", None)
-    first_chunk, final = bool(names.pop("first_chunk", None)), bool(names.pop("final", None))
-    others = [name for name, value in names.items() if value is not None]
-    if others:
-        raise UnknownCoderError(f"it was called with {', '.join(others)}")
-    if not isinstance(index, list):
-        index = [0]
-    return Call(x, cache, index, first_chunk, final)
-
-
-@contextmanager
-def lent(net: nn.Module, wanted: bool) -> Iterator[None]:
-    """Move a coder from the host to the accelerator, if there is one, and back."""
-    weights = next(net.parameters(), None)
-    if not wanted or weights is None or weights.device.type != "cpu":
-        yield
-        return
-    if not torch.cuda.is_available():
-        yield
-        return
-    net.to(torch.device("cuda", torch.cuda.current_device()))
-    try:
-        yield
-    finally:
-        net.to("cpu")
-
-
-def working_device(net: nn.Module, x: Tensor) -> torch.device:
-    """Where the tiles of ``x`` are computed: on its accelerator, or on that of the coder."""
-    if x.device.type != "cpu":
-        return x.device
-    weights = next(net.parameters(), None)
-    return x.device if weights is None or weights.device.type == "meta" else weights.device

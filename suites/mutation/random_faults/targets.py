@@ -36,6 +36,7 @@ _REFERENCE = (
     ("run.*", "tile"),
     ("segments.*", "tile"),
     ("hook.*", "install"),
+    ("calls.*", "install"),
     ("translate.*", "install"),
     ("video.*", "install"),
     ("image.*", "install"),
