@@ -142,8 +142,9 @@ STRIPS = (Geometry(4, 60, 8), Geometry(60, 4, 8))
 a tile with the widest halo, so that any tile is seen, and no default size of a published hook."""
 ESTIMATE_SIZE = Geometry(128, 128, 64)
 """1024 pixels in tiles of 512, as in the measurements that the rates of GPUs are from."""
-TINY_SIZE = Geometry(9, 13, 16)
-"""One tile of sixteen, though not one step from tile to tile; slivers in tiles of eight."""
+TINY_SIZE = Geometry(9, 4, 16)
+"""One tile of sixteen; slivers in tiles of eight and three and in steps of six, and few tiles of
+one pixel, each of which costs as much as a larger one."""
 
 SEVERAL_FRAMES = 3
 """The third latent frame is the first whose every cache slot holds a tensor: the first finds no

@@ -17,7 +17,7 @@ from .nets.provenance import of_torch
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-PLACES = ("forward", "original_forward")
+PLACES = ("forward", "original_forward", "_replicate_for_data_parallel")
 """Where installers put this hook, and what it replaces."""
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -20,19 +20,24 @@ from .executors.estimate import estimated, spatial_norms
 from .executors.job import Job
 from .executors.run import execute
 from .front_ends.call_protocol import call_protocol, check_shapes
+from .front_ends.calls import Call, bound
 from .front_ends.translate import translate
 from .fusion.segments import BANDS, CARRY, REST, Segment, segments
 from .guards import check_input, check_surroundings, uncompiled
 from .nets.offloading import onloaded
+from .nets.placing import lent, working_device
 from .planner.bandplan import BandPlan, Budget, planned
 from .planner.budget import free_memory, settled
-from .planner.clip import Clip, clip_bands
 from .planner.plan import Partition, Planner
+from .planner.resident import fitting, high_bands
 from .planner.tiles import quadtree
 from .program.steps import Program, Shape
 from .program.window import Span
 from .progress import Progress, Tell, told
+from .runtime.arena import Arena
 from .runtime.caches import Caches, ItemCaches
+from .runtime.clip import Clip
+from .runtime.parked import ParkedCaches
 from .runtime.planes import Plane
 from .settings import bytes_of, check_choices, check_progress, check_sizes
 
@@ -66,9 +71,9 @@ class VAEHook:
         max_depth: how many times a tile may be quartered.
         min_tile_size: no quarter is smaller; default a quarter of ``tile_size``.
         residency: where activations and feature caches are stored: ``host`` offloads them;
-            ``device`` saves the transfers and takes memory for all activations; ``auto`` keeps
-            the planes of images on a GPU as far as ``max_vram`` or the free memory allows, and
-            is ``host`` elsewhere.
+            ``device`` saves the transfers and takes memory for all of them; ``auto`` keeps planes
+            on a GPU as far as ``max_vram`` or the free memory allows and has feature caches come
+            and go beside the computing, and is ``host`` elsewhere.
         method: ``rest`` stores activations after each convolution, ``carry`` keeps the borders of
             tiles in line buffers where statistics allow it, ``bands`` stores planes with channels
             innermost and goes by bands of full rows, a tile wide where ``tile_size`` is given;
@@ -184,10 +189,21 @@ class VAEHook:
         protocol = call_protocol(program, shapes, caches, call.final)
         program, shapes = protocol.program, shapes[: len(protocol.program.steps) + 1]
         check_shapes(program, shapes, x.dim())
-        way = self.way(program, shapes, x, device)
-        job = Job(program, shapes, device, home, ItemCaches(caches, 0, x.shape[0]), self.skip_zeros)
+        items = ItemCaches(caches, 0, x.shape[0])
+        job = Job(program, shapes, device, home, items, self.skip_zeros)
+        partition = self.on_device(job, x) if self.stays_on_device(program, x, device) else None
+        if partition is None:
+            way = self.way(job, x)
+        else:
+            way = self.by_tiles(job, partition)
+            job.home = caches.home = device
+            if caches.cached:
+                job.caches = items = ParkedCaches(caches, 0, x.shape[0], Arena(device))
         job.resident_limit = way.resident_limit
-        result = protocol.answer(self.items(job, way, x), caches)
+        try:
+            result = protocol.answer(self.items(job, way, x), caches)
+        finally:
+            items.settle()
         caches.commit()
         if caches.cached:
             call.feat_idx[0] += protocol.moved
@@ -195,12 +211,12 @@ class VAEHook:
 
     def items(self, whole: Job, way: Way, x: Tensor) -> Tensor:
         """Run the program on every item of the batch."""
-        batch, caches = x.shape[0], whole.caches.caches
+        batch = x.shape[0]
         out: Tensor | None = None
         with self.counting(way, batch) as visit:
             for item in range(batch):
-                mine = ItemCaches(caches, item, batch)
-                job = replace(whole, caches=mine, visit=visit, planes={}, unstored={})
+                caches = whole.caches.of(item)
+                job = replace(whole, caches=caches, visit=visit, planes={}, unstored={})
                 tile = way.run(job, x[item : item + 1])
                 if batch == 1:
                     out = tile
@@ -274,23 +290,64 @@ class VAEHook:
             last = shapes[-1]
             return x.new_empty((x.shape[0], last.channels, 0, last.height, last.width))
         x = clip.whole()
-        limit = free_memory(device) if self.max_vram is None else self.max_vram
-        tile = None if self.tile_is_default or self.tile_size is None else self.side(program, x)
-        partition = clip_bands(program, shapes, x, limit, tile)
+        largest = high_bands(program, shapes, self.asked_side(program, x))
+        limit, parts = self.limit(device), self.parts(program)
+        partition = fitting(program, shapes, parts, largest, limit, x.shape[0], x.element_size())
         job = Job(program, shapes, device, device, ItemCaches(caches, 0, x.shape[0]))
         job.skip_zeros = self.skip_zeros or clip.frames == 1
-        planner = Planner(program, shapes, partition, self.parts(program))
-        return self.items(job, Way(partial(self.item, partition), planner.visits), x)
+        return self.items(job, self.by_tiles(job, partition), x)
 
-    def way(self, program: Program, shapes: list[Shape], x: Tensor, device: torch.device) -> Way:
+    def way(self, job: Job, x: Tensor) -> Way:
         """How an item is run: by bands, or by tiles."""
+        program, shapes, device = job.program, job.shapes, job.device
         if self.banded(program, x, device):
             plan = self.band_plan(program, shapes, x, device)
             return Way(partial(self.by_bands, plan), plan.visits)
         side, resident_limit = self.settle(program, shapes, x)
-        partition = self.partition(program, side, x)
-        planner = Planner(program, shapes, partition, self.parts(program))
+        return self.by_tiles(job, self.partition(program, side, x), resident_limit)
+
+    def by_tiles(self, job: Job, partition: Partition, resident_limit: float = 0.0) -> Way:
+        """By tiles that run through many steps at once."""
+        planner = Planner(job.program, job.shapes, partition, self.parts(job.program))
         return Way(partial(self.item, partition), planner.visits, resident_limit)
+
+    def stays_on_device(self, program: Program, x: Tensor, device: torch.device) -> bool:
+        """Whether a call has all of its planes on a GPU, and parks the slots of feature caches.
+
+        Where statistics are estimated or none are needed, few planes are stored.
+        """
+        if self.method != "auto" or self.residency != "auto" or device.type != "cuda":
+            return False
+        few = x.dim() == 5 or bool(self.estimates(program))
+        return few and not (self.use_quadtree or program.wraps)
+
+    def on_device(self, job: Job, x: Tensor) -> Partition | None:
+        """Tiles for a call whose planes stay on a GPU; ``None`` where there is no room for them."""
+        program, shapes, tile = job.program, job.shapes, self.asked_side(job.program, x)
+        largest = high_bands(program, shapes) if tile is None else Partition(tile)
+        largest = replace(largest, windows=self.windows(job.caches.caches, program))
+        if tile is not None and self.max_vram is None:
+            return largest
+        limit, parts = self.limit(job.device), self.parts(program)
+        try:
+            return fitting(program, shapes, parts, largest, limit, x.shape[0], x.element_size())
+        except TilingError:
+            return None
+
+    def windows(self, caches: Caches, program: Program) -> int:
+        """How many bands of a slot are on the device: of what it will hold, and of what it held."""
+        if not caches.cached:
+            return 0
+        held = any(isinstance(caches.holds(slot), Tensor) for slot in range(program.slots))
+        return 2 if held else 1
+
+    def limit(self, device: torch.device) -> float:
+        """Bytes that a call may take on the device."""
+        return free_memory(device) if self.max_vram is None else self.max_vram
+
+    def asked_side(self, program: Program, x: Tensor) -> int | None:
+        """The side of a tile, where somebody asked for one."""
+        return None if self.tile_is_default or self.tile_size is None else self.side(program, x)
 
     def estimates(self, program: Program) -> set[nn.Module]:
         """Norms whose statistics are estimated."""
@@ -313,11 +370,9 @@ class VAEHook:
         """How many rows at a time, and which planes stay on the device."""
         width = x.element_size()
         others = (x.shape[0] - 1) * (shapes[0].elements + shapes[-1].elements) * width
-        limit = free_memory(device) if self.max_vram is None else self.max_vram
-        bound = self.tile_size is not None and not self.tile_is_default
-        tile = self.side(program, x) if bound else None
+        budget = Budget(self.limit(device), others, width, self.asked_side(program, x))
         residency = self.residency if self.max_vram is None else "auto"
-        return planned(BandPlan(program, shapes, Budget(limit, others, width, tile)), residency)
+        return planned(BandPlan(program, shapes, budget), residency)
 
     def by_bands(self, plan: BandPlan, job: Job, x: Tensor) -> Tensor:
         """Run the program on one item, by bands."""
@@ -340,7 +395,13 @@ class VAEHook:
     def item(self, partition: Partition, job: Job, x: Tensor) -> Tensor:
         """Run the program on one item."""
         if self.estimates(job.program):
-            job.given = estimated(job.program, x, partition.tile, job.device, self.color_fix)
+            tile = partition.tile
+            if partition.bands:
+                # As much of the picture as a band has, or as the tile that was asked for.
+                tile = min(self.side(job.program, x), math.isqrt(tile * x.shape[-1]))
+            job.given = estimated(job.program, x, tile, job.device, self.color_fix)
+        if partition.bands and x.dim() == 4:
+            x = x.to(memory_format=torch.channels_last)
         parts = segments(job.program, self.chosen(job.program), job.given)
         job.planes[0] = Plane(job.shapes[0], x.device, x)
         plane = execute(job, parts, partition)
@@ -388,67 +449,3 @@ class Way:
     """In how many tiles that is done."""
     resident_limit: float = 0.0
     """Elements of planes that may stay resident on the device beside the tiles."""
-
-
-@dataclass
-class Call:
-    """What a coder was called with."""
-
-    x: Tensor
-    feat_cache: list[Any] | None
-    feat_idx: list[int]
-    first_chunk: bool
-    final: bool
-
-
-def bound(net: nn.Module, args: Any, kwargs: Any) -> Call:
-    """Arguments by name, as the coder's class would see them.
-
-    Defaults are the class's own: a caller that gives a cache but no index shares the default
-    index with the original, as it would untiled.
-    """
-    try:
-        given = inspect.signature(type(net).forward).bind(net, *args, **kwargs)
-    except TypeError as error:
-        raise UnknownCoderError(f"it was called in an unknown way ({error})") from error
-    given.apply_defaults()
-    names = dict(given.arguments)
-    positional = list(names.pop("args", ()))
-    names |= names.pop("kwargs", {})
-    names.pop(next(iter(names)))
-    x = names.pop(next(iter(names))) if names else None
-    if not isinstance(x, Tensor) or positional:
-        raise UnknownCoderError("it was called without a tensor to work on")
-    cache, index = names.pop("feat_cache", None), names.pop("feat_idx", None)
-    first_chunk, final = bool(names.pop("first_chunk", None)), bool(names.pop("final", None))
-    others = [name for name, value in names.items() if value is not None]
-    if others:
-        raise UnknownCoderError(f"it was called with {', '.join(others)}")
-    if not isinstance(index, list):
-        index = [0]
-    return Call(x, cache, index, first_chunk, final)
-
-
-@contextmanager
-def lent(net: nn.Module, wanted: bool) -> Iterator[None]:
-    """Move a coder from the host to the accelerator, if there is one, and back."""
-    weights = next(net.parameters(), None)
-    if not wanted or weights is None or weights.device.type != "cpu":
-        yield
-        return
-    if not torch.cuda.is_available():
-        yield
-        return
-    net.to(torch.device("cuda", torch.cuda.current_device()))
-    try:
-        yield
-    finally:
-        net.to("cpu")
-
-
-def working_device(net: nn.Module, x: Tensor) -> torch.device:
-    """Where the tiles of ``x`` are computed: on its accelerator, or on that of the coder."""
-    if x.device.type != "cpu":
-        return x.device
-    weights = next(net.parameters(), None)
-    return x.device if weights is None or weights.device.type == "meta" else weights.device

@@ -26,6 +26,9 @@ ENCODE, DECODE = "encode", "decode"
 LOOPS = {ENCODE: "_encode", DECODE: "_decode"}
 """Methods of diffusers' video VAEs that pass a clip to the coder in chunks."""
 
+REPLICATE = "_replicate_for_data_parallel"
+"""The method by which ``DataParallel`` makes the replica of a module for another device."""
+
 _lock = threading.RLock()
 
 
@@ -80,7 +83,7 @@ class Installed:
                 raise TilingError(f"this {type(net).__name__} is tiled already")
             hook = self.hooks[net] = self.made(net, name)
             if not isinstance(switch, Switch):
-                switch = Switch(net)
+                switch = Switch(net, name)
             switch.contexts.append(self)
             return hook
 
@@ -123,6 +126,8 @@ class Replacement:
         self.contexts: list[Installed] = []
         self.before = {name: owner.__dict__.get(name) for name in put}
         owner.__dict__.update(put)
+        if isinstance(owner, nn.Module):
+            owner.__dict__.setdefault(REPLICATE, Replication(owner))
 
     def leave(self, context: Installed) -> bool:
         """A context ends; the last one puts back what was there. Whether it was the last."""
@@ -130,23 +135,53 @@ class Replacement:
             self.contexts.remove(context)
         if self.contexts:
             return False
+        self.put_back(self.owner)
+        if not any(isinstance(value, Replacement) for value in self.owner.__dict__.values()):
+            self.owner.__dict__.pop(REPLICATE, None)
+        return True
+
+    def put_back(self, owner: Any) -> None:
+        """Give the owner, or a replica of it, what was there before."""
         for name, value in self.before.items():
             if value is None:
-                self.owner.__dict__.pop(name, None)
+                owner.__dict__.pop(name, None)
             else:
-                self.owner.__dict__[name] = value
-        return True
+                owner.__dict__[name] = value
+
+    def replicate(self, replica: nn.Module) -> None:
+        """``DataParallel`` has copied the owner, this replacement included, for one call."""
+        self.put_back(replica)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """A copy of the owner is not tiled."""
         return copy.deepcopy(self.original, memo)
 
 
+class Replication:
+    """In the place of a module's `REPLICATE`: a replica calls nothing of what it is copied from."""
+
+    def __init__(self, owner: nn.Module) -> None:
+        self.owner = owner
+
+    def __call__(self) -> nn.Module:
+        """The replica, without weights as yet."""
+        replica: nn.Module = getattr(type(self.owner), REPLICATE)(self.owner)
+        replica.__dict__.pop(REPLICATE, None)
+        for each in [*replica.__dict__.values()]:
+            if isinstance(each, Replacement):
+                each.replicate(replica)
+        return replica
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy of the owner has its own method."""
+        return getattr(type(self.owner), REPLICATE).__get__(copy.deepcopy(self.owner, memo))
+
+
 class Switch(Replacement):
     """In the place of a coder's forward: leads each thread to the hook of its own context."""
 
-    def __init__(self, net: nn.Module) -> None:
-        self.net = net
+    def __init__(self, net: nn.Module, name: str) -> None:
+        self.name = name
         self.original = net.forward
         super().__init__(net, {"original_forward": self.original, "forward": self})
 
@@ -154,8 +189,15 @@ class Switch(Replacement):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run by the hook of this thread's context."""
         context = context_here(self.contexts)
-        hook = None if context is None else context.hooks.get(self.net)
+        hook = None if context is None else context.hooks.get(self.owner)
         return (hook or self.original)(*args, **kwargs)
+
+    def replicate(self, replica: nn.Module) -> None:
+        """A replica has a hook of its own, which works on its device."""
+        super().replicate(replica)
+        context = context_here(self.contexts)
+        if context is not None:
+            replica.__dict__["forward"] = context.made(replica, self.name)
 
 
 class Door(Replacement):
@@ -165,7 +207,6 @@ class Door(Replacement):
     """
 
     def __init__(self, holder: Any, name: str) -> None:
-        self.holder = holder
         self.name = name
         self.original = getattr(holder, name)
         functools.update_wrapper(self, self.original, updated=())
@@ -178,42 +219,41 @@ class Door(Replacement):
         """A context ends; the last one leaves the VAE as it was."""
         last = super().leave(context)
         if last and self.blends:
-            self.holder.use_tiling = True
+            self.owner.use_tiling = True
         return last
 
     @uncompiled
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Encode or decode, with this thread's hook on the coder that the VAE has now."""
         context = context_here(self.contexts)
-        net = coder_of(self.holder, self.name)
+        net = coder_of(self.owner, self.name)
         if context is None or net is None:
             return self.original(*args, **kwargs)
         hook = context.hook_on(net, self.name)
-        blending = blends(self.holder)
+        blending = blends(self.owner)
         if blending:
-            self.holder.use_tiling = False
+            self.owner.use_tiling = False
         try:
             x = next((each for each in (*args, *kwargs.values()) if hasattr(each, "shape")), None)
-            with told(hook.progress, calls_of(self.holder, self.name, x)) as hook.over_calls:
+            with told(hook.progress, calls_of(self.owner, self.name, x)) as hook.over_calls:
                 return self.original(*args, **kwargs)
         finally:
             hook.over_calls = None
             if blending:
-                self.holder.use_tiling = True
+                self.owner.use_tiling = True
 
 
 class FrameLoop(Replacement):
     """In the place of a VAE's loop over a clip: lets the hook know how many frames will come."""
 
     def __init__(self, holder: Any, name: str) -> None:
-        self.holder = holder
         self.name = name
         self.original = getattr(holder, LOOPS[name])
         super().__init__(holder, {LOOPS[name]: self})
 
     def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """What the loop gives for a clip ``B C T H W``."""
-        context, net = context_here(self.contexts), coder_of(self.holder, self.name)
+        context, net = context_here(self.contexts), coder_of(self.owner, self.name)
         hook = None if context is None or net is None else context.hooks.get(net)
         if hook is None or not hook.takes_clips(x):
             return self.original(x, *args, **kwargs)
@@ -253,7 +293,7 @@ def coder_of(holder: Any, name: str) -> nn.Module | None:
     net = getattr(holder, f"{name}r", None)
     while isinstance(net, nn.Module):
         within = net._modules.get("_orig_mod")
-        if within is None and isinstance(net, nn.DataParallel) and len(net.device_ids) < 2:
+        if within is None and isinstance(net, nn.DataParallel):
             within = net.module
         if within is None:
             return net

@@ -16,11 +16,16 @@ from vae_compat.contracts.cases import Case, Direction, Layout, Mode, Scale
 from vae_compat.device import open_device
 from vae_compat.device.cuda import CudaDevice
 from vae_compat.device.estimate import estimate
+from vae_compat.device.meter import Reading
 from vae_compat.fixtures.layouts import view
+from vae_compat.fixtures.layouts.base import View
 from vae_compat.fixtures.vaes.building import unseeded
-from vae_compat.subject.hook import Hook
 from vae_compat.subject.loading import load_hook
 from vae_compat.subject.profile import load_embedded
+
+Run = Callable[[Direction, Tensor], Tensor]
+PutOn = Callable[[View], contextlib.AbstractContextManager[Run]]
+"""Puts something on a VAE; inside, the function runs it."""
 
 UNTILED = "untiled"
 USUAL_TILE = 64
@@ -121,14 +126,7 @@ def simulated(scene: Scene, gpu: str | None, *, channels_first_attention: bool =
     To be asked where no real GPU is in use: the simulated one takes its place.
     ``channels_first_attention``: see ``Recorded``.
     """
-    with (
-        FakeTensorMode(),
-        open_device("sim") as device,
-        _ready(scene, device, channels_first_attention) as run,
-    ):
-        with device.metered() as reading:
-            result = run()
-        del result
+    reading = counted(scene, _subject(scene), channels_first_attention=channels_first_attention)
     before = reading.live_before or 0
     return Said(
         peak=_beyond(reading.peak_bytes, before),
@@ -138,9 +136,21 @@ def simulated(scene: Scene, gpu: str | None, *, channels_first_attention: bool =
     )
 
 
+def counted(scene: Scene, put_on: PutOn, *, channels_first_attention: bool = False) -> Reading:
+    """The meters of the simulated accelerator for a scene, on shapes alone."""
+    with (
+        FakeTensorMode(),
+        open_device("sim") as device,
+        _ready(scene, device, put_on, channels_first_attention) as run,
+        device.metered() as reading,
+    ):
+        run()
+    return reading
+
+
 def measured(scene: Scene, device: CudaDevice, *, repeats: int = 3) -> Said:
     """What a real GPU says, once under meters and a few times by its own clock."""
-    with device, _ready(scene, device) as run:
+    with device, _ready(scene, device, _subject(scene)) as run:
         run()  # what libraries allocate once is not the VAE's
         with device.metered() as reading, Between() as between:
             result = run()
@@ -175,7 +185,7 @@ def _beyond(peak: int | None, before: int) -> int | None:
 
 @contextlib.contextmanager
 def _ready(
-    scene: Scene, device: Any, channels_first_attention: bool = False
+    scene: Scene, device: Any, put_on: PutOn, channels_first_attention: bool = False
 ) -> Iterator[Callable[[], Tensor]]:
     """The VAE with its input on an open device: a function that runs it."""
     case, dtype = scene.case, getattr(torch, scene.dtype)
@@ -191,10 +201,7 @@ def _ready(
         device.place(whole)
         try:
             given = device.put(torch.zeros(case.input_shape, dtype=dtype))
-            with contextlib.ExitStack() as stack:
-                run = seen.run
-                if (hook := _hook(scene)) is not None:
-                    run = stack.enter_context(hook.put_on(seen, case, expected=()))
+            with put_on(seen) as run:
                 yield lambda: run(scene.direction, given)
         finally:
             device.withdraw(whole)
@@ -216,5 +223,14 @@ def _keep_channels_first(vae: nn.Module) -> None:
             module.register_forward_hook(lambda _module, _given, result: result.contiguous())
 
 
-def _hook(scene: Scene) -> Hook | None:
-    return None if scene.subject == UNTILED else load_hook(load_embedded(scene.subject))
+def _subject(scene: Scene) -> PutOn:
+    if scene.subject == UNTILED:
+        return untiled
+    hook = load_hook(load_embedded(scene.subject))
+    return lambda seen: hook.put_on(seen, scene.case, expected=())
+
+
+@contextlib.contextmanager
+def untiled(seen: View) -> Iterator[Run]:
+    """The VAE as it is."""
+    yield seen.run

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from vae_compat.contracts.cases import Direction
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures.layouts import view
-from vae_compat.fixtures.vaes import build
 from vae_compat.fixtures.vaes.precision import truth
+from vae_compat.suites.selftest.coders import shared
 from vae_compat.tiled_vae import TilingError, VAEHook, tiled
 
 pytestmark = pytest.mark.slow
@@ -23,13 +23,8 @@ CAUSAL = ["qwen", "wan22"]
 
 
 @cache
-def vae_of(family: str) -> nn.Module:
-    return build(family, "mock")
-
-
-@cache
 def truth_of(family: str) -> nn.Module:
-    return truth(vae_of(family))
+    return truth(shared(family))
 
 
 def seen(vae: nn.Module, family: str, layout: str, variant: str = "original"):
@@ -89,7 +84,7 @@ def untiled(family, direction, size, frames, batch) -> tuple[Tensor, Tensor]:
     x = random_input(family, direction, size, frames, batch)
     with torch.no_grad():
         exact = seen(truth_of(family), family, "diffusers").run(direction, x.double())
-        return seen(vae_of(family), family, "diffusers").run(direction, x), exact
+        return seen(shared(family), family, "diffusers").run(direction, x), exact
 
 
 def assert_exact(family, layout, direction, size, *, tile=5, frames=1, batch=1, **settings):
@@ -97,7 +92,7 @@ def assert_exact(family, layout, direction, size, *, tile=5, frames=1, batch=1, 
     x = random_input(family, direction, size, frames, batch)
     plain, exact = untiled(family, direction, size, frames, batch)
     with torch.no_grad():
-        ours = seen(vae_of(family), family, layout)
+        ours = seen(shared(family), family, layout)
         tiles = Tiles()
         with hooked(
             coder(ours, direction), direction, tile, family, progress=tiles, **settings
@@ -128,7 +123,7 @@ def test_every_size_is_exact(family, direction, size):
 
 @pytest.mark.parametrize("size", [(61, 75), (33, 90)])
 def test_images_that_are_no_multiple_of_the_ratio_are_exact(size):
-    vae, exact = vae_of("sd"), truth_of("sd")
+    vae, exact = shared("sd"), truth_of("sd")
     x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         plain, true = vae.encoder(x), exact.encoder(x.double())
@@ -202,7 +197,7 @@ def psnr(a: Tensor, b: Tensor) -> float:
 
 
 def test_fast_modes_come_close_and_a_colour_fix_comes_closer():
-    vae = vae_of("sd")
+    vae = shared("sd")
     soft = torch.nn.functional.interpolate(
         random_input("sd", ENCODE, (2, 3)), scale_factor=16, mode="bicubic"
     )
@@ -224,7 +219,7 @@ def test_fast_modes_come_close_and_a_colour_fix_comes_closer():
 @pytest.mark.parametrize("direction", [DECODE, ENCODE])
 @pytest.mark.parametrize("family", ["sd", "qwen"])
 def test_half_precision_is_as_good_as_untiled(family, direction, dtype):
-    half = copy.deepcopy(vae_of(family)).to(dtype)
+    half = copy.deepcopy(shared(family)).to(dtype)
     x = random_input(family, direction, (5, 6), dtype=dtype)
     exact = truth(half)
     ours = seen(half, family, "diffusers")
@@ -253,7 +248,7 @@ VIEWS = [
 @pytest.mark.parametrize(("family", "layout", "variant"), VIEWS)
 def test_every_way_to_call_a_coder_is_taken(family, layout, variant, direction):
     frames = 3 if FAMILIES[family].frame_axis else 1
-    ours = seen(vae_of(family), family, layout, variant)
+    ours = seen(shared(family), family, layout, variant)
     net = coder(ours, direction)
     with torch.no_grad():
         x = ours.coder_input(direction, random_input(family, direction, (5, 6), frames))
@@ -268,7 +263,7 @@ def test_every_way_to_call_a_coder_is_taken(family, layout, variant, direction):
 
 @pytest.mark.parametrize("family", ["sd", "wan22"])
 def test_a_whole_vae_is_tiled_in_two_lines(family):
-    vae, x = vae_of(family), random_input(family, DECODE, (6, 7))
+    vae, x = shared(family), random_input(family, DECODE, (6, 7))
     before = [dict(net.__dict__) for net in (vae.encoder, vae.decoder)]
     with torch.no_grad():
         plain = vae.decode(x).sample

@@ -1,6 +1,8 @@
 """Bands of full rows: exact, within their budget, and nothing left to chance between streams."""
 
+import copy
 import math
+from collections import OrderedDict
 from dataclasses import replace
 from functools import cache
 
@@ -14,19 +16,16 @@ from vae_compat.families import FAMILIES
 from vae_compat.fixtures.vaes import build
 from vae_compat.fixtures.vaes.building import unseeded
 from vae_compat.fixtures.vaes.precision import truth
+from vae_compat.suites.selftest.coders import shared
 from vae_compat.tiled_vae import TilingError, VAEHook, tiled
 from vae_compat.tiled_vae.front_ends.translate import translate
+from vae_compat.tiled_vae.planner import bandplan
 from vae_compat.tiled_vae.planner.bandplan import BandPlan, Budget, even, planned
 from vae_compat.tiled_vae.program.steps import Shape
 from vae_compat.tiled_vae.runtime.caches import Caches
 from vae_compat.tiled_vae.runtime.statistics import Moments
 
 pytestmark = pytest.mark.slow
-
-
-@cache
-def shared(family: str) -> nn.Module:
-    return build(family, "mock")
 
 
 @cache
@@ -90,6 +89,22 @@ def test_a_plane_that_is_computed_again_gives_the_same():
     assert noise(got, right) <= 2 * noise(plain, right)
 
 
+def test_planes_that_are_written_over_what_they_are_computed_from_are_right():
+    net, x = shared("sd").decoder, given("sd", True, 6, 6)
+    plan = replace(plan_of(net, 6, None), area=3000)
+    apart = replace(plan, known={("shifted", plan.recomputed): {}})
+    assert plan.shifted
+    numbers = [n for n, part in enumerate(plan.parts) if part.output in plan.shifted]
+    assert all(plan.held(number) < apart.held(number) for number in numbers)
+    assert all(len(plan.bands(part)) > 3 for part in plan.parts if part.output in plan.shifted)
+    hook = VAEHook(net, 3, True, method="bands")
+    hook.band_plan = lambda *_: plan
+    with torch.no_grad():
+        plain, right, got = net(x), exact("sd").decoder(x.double()), hook(x)
+    assert not hook.reasons
+    assert noise(got, right) <= 2 * noise(plain, right)
+
+
 def test_what_a_budget_lacks_is_computed_again_before_it_is_sent_to_the_host():
     with FakeTensorMode():
         net = unseeded(FAMILIES["sdxl"], FAMILIES["sdxl"].real).decoder
@@ -101,6 +116,28 @@ def test_what_a_budget_lacks_is_computed_again_before_it_is_sent_to_the_host():
     least = planned(plan_of(net, 128, None, 0.4 * whole.peak), "auto")
     assert least.offloaded
     assert 0.2 * whole.peak < least.peak <= 0.4 * whole.peak
+
+
+def test_a_plan_is_worked_out_once_for_coders_that_are_built_alike(monkeypatch):
+    tried: list[BandPlan] = []
+    work_out = bandplan.worked_out
+    monkeypatch.setattr(bandplan, "_choices", OrderedDict())
+    monkeypatch.setattr(
+        bandplan, "worked_out", lambda *given: tried.append(given[0]) or work_out(*given)
+    )
+    nets = shared("sd").decoder, copy.deepcopy(shared("sd").decoder)
+    plans = [planned(plan_of(net, 6, 3), "auto") for net in nets]
+    assert len(tried) == 1
+    assert plans[1].program.steps[0].module is nets[1].conv_in
+    assert (plans[0].area, plans[0].peak) == (plans[1].area, plans[1].peak)
+    for other in (
+        plan_of(nets[0], 6, 2),
+        plan_of(nets[0], 7, 3),
+        plan_of(nets[0], 6, 3, 2 * plans[0].peak),
+    ):
+        planned(other, "auto")
+    planned(plan_of(nets[0], 6, 3), "host")
+    assert len(tried) == 5
 
 
 def on_sim(share: float | None, **settings: object) -> tuple[Reading, int]:

@@ -215,16 +215,28 @@ def test_a_call_that_fails_leaves_the_cache_as_it_was():
     assert all(now is then for now, then in zip(stream.cache, before, strict=True))
 
 
-def test_parked_caches_are_off_the_device_and_an_untiled_chunk_still_takes_them():
-    vae = build("wan21", "mock")
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+def test_parked_caches_travel_pinned_beside_the_computing_and_an_untiled_chunk_takes_them(name):
+    net = build("wan21", "mock").get_submodule(name)
     with open_device("sim") as device, torch.no_grad():
-        net = vae.to(device.torch_device).decoder
-        first, second, third = (c.to(device.torch_device) for c in chunks(net, "decoder", 3))
-        ours, plain = Stream(net, "decoder"), Stream(net, "decoder")
-        for chunk, tiled in ((first, True), (second, True), (third, False)):
-            got = ours.send(chunk, tiled)[0].cpu()
-            assert_same(got, plain.send(chunk, False)[0].cpu())
+        net.to(device.torch_device)
+        ours, plain = Stream(net, name), Stream(net, name)
+        for chunk, tiled in zip(chunks(net, name, 3), (True, True, False), strict=True):
+            both = device.put(torch.cat([chunk, -chunk]))
+            with device.metered() as reading:
+                got = ours.send(both, tiled)[0]
+            assert_same(got.cpu(), plain.send(both, False)[0].cpu())
+            for slot, other in zip(ours.cache, plain.cache, strict=True):
+                assert_same(on_host(slot), on_host(other))
             if tiled:
                 held = [slot for slot in ours.cache if isinstance(slot, Tensor)]
-                assert held
-                assert all(slot.device.type == "cpu" for slot in held)
+                parked = [slot for slot in held if slot.device.type == "cpu"]
+                assert 2 * len(parked) > len(held) > 0
+                assert reading.copies
+                assert all(each.pinned and not each.strided for each in reading.copies)
+                assert reading.waits.total == 1
+                assert not reading.races
+
+
+def on_host(slot: Any) -> Any:
+    return slot.cpu() if isinstance(slot, Tensor) else slot

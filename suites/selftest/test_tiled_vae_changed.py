@@ -5,9 +5,7 @@ import importlib
 import sys
 import textwrap
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,9 +21,10 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from vae_compat.families import FAMILIES
-from vae_compat.fixtures.layouts import view
+from vae_compat.fixtures.layouts import ldm, view
 from vae_compat.fixtures.vaes import build
 from vae_compat.scenarios.coders import offloaded
+from vae_compat.suites.selftest.coders import latent, shared, tiling
 from vae_compat.tiled_vae import VAEHook, tiled
 from vae_compat.tiled_vae.nets.modules import is_container, kind
 from vae_compat.tiled_vae.nets.provenance import role
@@ -33,31 +32,8 @@ from vae_compat.tiled_vae.nets.provenance import role
 pytestmark = pytest.mark.slow
 
 
-@cache
-def shared(family: str) -> nn.Module:
-    """For tests that leave it as it was."""
-    return build(family, "mock")
-
-
-def latent(family: str = "sd", height: int = 5, width: int = 6) -> Tensor:
-    facts = FAMILIES[family]
-    time = (1,) if facts.frame_axis else ()
-    shape = (1, facts.latent_channels, *time, height, width)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-
 def picture(height: int = 40, width: int = 48) -> Tensor:
     return torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-
-
-@contextmanager
-def tiling(net: nn.Module, tile: int = 4, is_decoder: bool = True) -> Iterator[VAEHook]:
-    net.original_forward = net.forward
-    net.forward = VAEHook(net, tile_size=tile, is_decoder=is_decoder)
-    try:
-        yield net.forward
-    finally:
-        del net.forward, net.original_forward
 
 
 def same(got: Tensor, plain: Tensor) -> bool:
@@ -542,6 +518,33 @@ def test_layers_that_extend_their_packages_operations_are_known(tmp_path, monkey
     finally:
         for name in set(sys.modules) - before:
             del sys.modules[name]
+
+
+WEB_UIS = ("backend.nn.vae", "ldm_patched.ldm.modules.diffusionmodules.model")
+"""Modules in which forks of the web UI keep latent-diffusion's coders."""
+
+
+@pytest.mark.parametrize("name", WEB_UIS)
+def test_coders_of_forks_of_the_web_ui_are_tiled(name, tmp_path, monkeypatch):
+    """By what they are: the same code in a module that nobody has read runs untiled."""
+    source = Path(ldm.__file__).read_text()
+    for module in (name, "somewhere.else"):
+        file = tmp_path.joinpath(*module.split(".")).with_suffix(".py")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    try:
+        vae = shared("sd")
+        for is_decoder, x in ((True, latent()), (False, picture())):
+            kind, part = ("Decoder", "decoder") if is_decoder else ("Encoder", "encoder")
+            coder = getattr(importlib.import_module(name), kind)(getattr(vae, part), 64)
+            assert_tiled(coder, x, is_decoder)
+        other = importlib.import_module("somewhere.else").Decoder(vae.decoder, 64)
+        assert_untiled(other, latent(), "somewhere.else", "does not know")
+    finally:
+        for module in set(sys.modules) - before:
+            del sys.modules[module]
 
 
 @pytest.mark.parametrize(

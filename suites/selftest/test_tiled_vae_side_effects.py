@@ -3,8 +3,6 @@
 import gc
 import re
 import weakref
-from contextlib import contextmanager
-from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,31 +14,10 @@ from vae_compat.device import open_device
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures.layouts import view
 from vae_compat.fixtures.vaes import build
+from vae_compat.suites.selftest.coders import latent, shared, tiling
 from vae_compat.tiled_vae import TilingError, VAEHook, tiled
 
 pytestmark = pytest.mark.slow
-
-
-@cache
-def vae_of(family: str) -> nn.Module:
-    return build(family, "mock")
-
-
-def latent(family: str, height: int = 7, width: int = 6) -> Tensor:
-    facts = FAMILIES[family]
-    time = (1,) if facts.frame_axis else ()
-    shape = (1, facts.latent_channels, *time, height, width)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-
-@contextmanager
-def tiling(net: nn.Module, tile: int = 4, is_decoder: bool = True, **settings: Any):
-    net.original_forward = net.forward
-    net.forward = VAEHook(net, tile_size=tile, is_decoder=is_decoder, **settings)
-    try:
-        yield net.forward
-    finally:
-        del net.forward, net.original_forward
 
 
 def peak_over_weights(family: str, side: int, **settings: Any) -> tuple[int, int, int]:
@@ -86,11 +63,11 @@ def test_a_budget_is_kept_and_used(family, mebibytes):
 
 def test_a_budget_that_cannot_be_kept_is_refused_in_words():
     with (
-        tiling(vae_of("sd").decoder, tile=None, max_vram=1000),
+        tiling(shared("sd").decoder, tile=None, max_vram=1000),
         torch.no_grad(),
         pytest.raises(TilingError, match=r"max_vram is .* needs .* MiB even in tiles of 1 latent"),
     ):
-        vae_of("sd").decode(latent("sd"))
+        shared("sd").decode(latent("sd"))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +85,7 @@ def test_a_budget_that_cannot_be_kept_is_refused_in_words():
 def test_settings_that_cannot_work_are_refused_at_once(settings, words):
     with pytest.raises(TilingError, match=words):
         VAEHook(
-            vae_of("sd").decoder,
+            shared("sd").decoder,
             settings.pop("tile", 4),
             is_decoder=True,
             **settings,
@@ -132,23 +109,23 @@ def test_where_a_gradient_is_wanted_the_result_has_it_and_is_untiled(wanting):
 @pytest.mark.parametrize("size", [0, -5, True, 64.5, "256"])
 def test_sizes_that_are_no_pixels_are_refused_in_the_same_words(size):
     words = f"tile_size is {size!r}: give a whole number of pixels, at least one"
-    with pytest.raises(TilingError, match=re.escape(words)), tiled(vae_of("sd"), size):
+    with pytest.raises(TilingError, match=re.escape(words)), tiled(shared("sd"), size):
         pass
     with pytest.raises(TilingError, match=re.escape(words)):
-        VAEHook(vae_of("sd").decoder, size, is_decoder=True)
+        VAEHook(shared("sd").decoder, size, is_decoder=True)
 
 
 @pytest.mark.parametrize(
     ("told", "nbytes"), [("4GiB", 2**32), ("800 MB", 800 * 10**6), (1000, 1000), ("1.5kib", 1536)]
 )
 def test_a_budget_is_a_number_of_bytes_or_words(told, nbytes):
-    assert VAEHook(vae_of("sd").decoder, 4, is_decoder=True, max_vram=told).max_vram == nbytes
+    assert VAEHook(shared("sd").decoder, 4, is_decoder=True, max_vram=told).max_vram == nbytes
 
 
 @pytest.mark.parametrize("told", ["much", "", "-1GiB", "4 GiB of it", 0, True, float("nan"), []])
 def test_a_budget_that_means_nothing_is_refused(told):
     with pytest.raises(TilingError, match="words such as '4GiB'"):
-        VAEHook(vae_of("sd").decoder, 4, is_decoder=True, max_vram=told)
+        VAEHook(shared("sd").decoder, 4, is_decoder=True, max_vram=told)
 
 
 def test_a_vae_is_found_in_what_holds_it_and_its_own_tiling_is_off_meanwhile():
@@ -171,7 +148,7 @@ def test_a_vae_is_found_in_what_holds_it_and_its_own_tiling_is_off_meanwhile():
 
 @pytest.mark.parametrize("family", ["sd", "qwen"])
 def test_inference_mode_and_channels_last(family):
-    decoder, z = vae_of(family).decoder, latent(family)
+    decoder, z = shared(family).decoder, latent(family)
     with torch.no_grad():
         plain = decoder(z)
     with torch.inference_mode(), tiling(decoder):
@@ -185,7 +162,7 @@ def test_inference_mode_and_channels_last(family):
 
 @pytest.mark.parametrize("family", ["sd", "qwen"])
 def test_autocast_is_as_good_as_untiled(family):
-    decoder, z = vae_of(family).decoder, latent(family)
+    decoder, z = shared(family).decoder, latent(family)
     with torch.no_grad():
         exact = decoder(z)
         with torch.autocast("cpu", torch.bfloat16):
@@ -199,7 +176,7 @@ def test_autocast_is_as_good_as_untiled(family):
 
 
 def test_the_input_is_not_written_to_and_nothing_is_kept_alive():
-    decoder, z = vae_of("sd").decoder, latent("sd")
+    decoder, z = shared("sd").decoder, latent("sd")
     copy = z.clone()
     with torch.no_grad(), tiling(decoder):
         out = decoder(z)
@@ -232,7 +209,7 @@ def test_device_memory_is_free_afterwards_and_after_an_interrupt(family):
 
 
 def test_the_vae_is_as_before_after_an_exception():
-    vae = vae_of("sd")
+    vae = shared("sd")
 
     def stop(done: int, total: int) -> None:
         raise RuntimeError(f"stop after {done}")
@@ -248,7 +225,7 @@ def test_the_vae_is_as_before_after_an_exception():
 
 
 def test_tiling_twice_is_refused():
-    vae = vae_of("sd")
+    vae = shared("sd")
     with tiled(vae), pytest.raises(TilingError, match="tiled already"), tiled(vae):
         pass
     assert "forward" not in vae.decoder.__dict__
@@ -342,14 +319,14 @@ def test_latents_on_the_host_are_decoded_on_the_device_of_the_coder():
 
 
 def test_unknown_arguments_are_left_to_the_original():
-    decoder = vae_of("sd").decoder
+    decoder = shared("sd").decoder
     with torch.no_grad(), tiling(decoder) as hook, pytest.raises(TypeError, match="nonsense"):
         decoder(latent("sd"), nonsense=1)
     assert len(hook.reasons) == 1
 
 
 def test_a_single_tile_is_the_original_itself():
-    decoder, z = vae_of("sd").decoder, latent("sd")
+    decoder, z = shared("sd").decoder, latent("sd")
     with torch.no_grad():
         plain = decoder(z)
         with tiling(decoder, tile=7) as hook:
@@ -359,7 +336,7 @@ def test_a_single_tile_is_the_original_itself():
 
 def test_the_ldm_layout_takes_the_place_of_a_published_hook():
     """It takes its arguments by position, as published installers give them."""
-    vae = vae_of("sd")
+    vae = shared("sd")
     net = view(vae, "ldm", FAMILIES["sd"]).decoder
     with torch.no_grad():
         plain = net(latent("sd"))
@@ -410,7 +387,7 @@ def test_convolutions_of_another_class_cost_nothing_more():
 
 @pytest.mark.parametrize(("family", "shape"), [("sd", (1, 4, 1, 6, 6)), ("qwen", (1, 16, 6, 6))])
 def test_a_clip_for_an_image_coder_and_the_other_way_round_fail_as_untiled(family, shape):
-    decoder, z = vae_of(family).decoder, torch.zeros(shape)
+    decoder, z = shared(family).decoder, torch.zeros(shape)
     with torch.no_grad():
         with pytest.raises((RuntimeError, ValueError)) as plain:
             decoder(z)
@@ -429,8 +406,8 @@ def test_a_budget_shrinks_the_tiles_of_a_quadtree_too():
             "use_quadtree": True,
             "progress": lambda done, _, tiles=tiles: tiles.append(done),
         }
-        with torch.no_grad(), tiling(vae_of("sd").decoder, None, **settings) as hook:
-            vae_of("sd").decoder(latent("sd", 16, 16))
+        with torch.no_grad(), tiling(shared("sd").decoder, None, **settings) as hook:
+            shared("sd").decoder(latent("sd", 16, 16))
         assert not hook.reasons
         counts.append(len(tiles))
     assert counts[1] > counts[0]

@@ -3,31 +3,17 @@
 import copy
 import logging
 import threading
-from functools import cache
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from vae_compat.families import FAMILIES
 from vae_compat.fixtures.vaes import build
 from vae_compat.subject.hosts import host_modules
+from vae_compat.suites.selftest.coders import latent, shared
 from vae_compat.tiled_vae import TilingError, comfyui, tiled
 
 pytestmark = pytest.mark.slow
-
-
-@cache
-def shared(family: str) -> nn.Module:
-    """For tests that leave it as it was."""
-    return build(family, "mock")
-
-
-def latent(family: str = "sd", batch: int = 1, frames: int = 1) -> Tensor:
-    facts = FAMILIES[family]
-    time = (frames,) if facts.frame_axis else ()
-    shape = (batch, facts.latent_channels, *time, 5, 6)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 def same(got: Tensor, plain: Tensor) -> bool:
@@ -84,6 +70,37 @@ def test_a_copy_made_inside_is_not_tiled_and_its_own():
         with tiled(other, 32) as hooks:
             assert torch.allclose(other.decode(z).sample, plain + 1, atol=1e-4)
         assert not hooks[1].reasons
+
+
+def replicated(vae: nn.Module) -> nn.Module:
+    """What ``DataParallel`` makes for another device: weights are no parameters there."""
+    replicas = {each: each._replicate_for_data_parallel() for each in vae.modules()}
+    for module, replica in replicas.items():
+        for name, child in module._modules.items():
+            setattr(replica, name, replicas.get(child))
+        for name, weight in module._parameters.items():
+            setattr(replica, name, None if weight is None else weight.detach() * 1.5)
+    return replicas[vae]
+
+
+@pytest.mark.parametrize("wrapped", ["the VAE", "its decoder"])
+def test_replicas_for_other_devices_are_tiled_with_their_own_weights(wrapped):
+    vae, z, tiles = build("sd", "mock"), latent(), list[int]()
+    with torch.no_grad():
+        plain = replicated(vae).decode(z).sample
+        before = {each: [*each.__dict__] for each in vae.modules()}
+        if wrapped == "its decoder":
+            vae.decoder = nn.DataParallel(vae.decoder, device_ids=[])
+            vae.decoder.device_ids = [0, 1]
+        with tiled(vae, 32, progress=lambda done, _: tiles.append(done)):
+            replica = replicated(vae)
+            if wrapped == "its decoder":
+                replica.decoder = replica.decoder.module
+            got = replica.decode(z).sample
+    assert len(tiles) > 4
+    assert same(got, plain)
+    assert not same(got, shared("sd").decode(z).sample)
+    assert all(before.get(each) in (None, [*each.__dict__]) for each in vae.modules())
 
 
 def test_a_decoder_put_in_inside_is_tiled_too():

@@ -26,10 +26,15 @@ from .run import measure_input, wanted_groups
 class BandPlane(Plane):
     """A plane ``1 C H W`` with channels innermost, resident on the device or offloaded."""
 
-    def __init__(self, shape: Shape, device: torch.device, arena: Arena | None) -> None:
+    def __init__(
+        self, shape: Shape, device: torch.device, arena: Arena | None, spare: int = 0
+    ) -> None:
         super().__init__(shape, device)
         self.arena = arena
         """Where it is stored on the host."""
+        self.spare = spare
+        """Rows of memory above it, for one that is written over it while it is read."""
+        self.memory: Tensor | None = None
         self.stored: OffloadedRows | None = None
         self.window: tuple[Span, Tensor] | None = None
         """The rows of an offloaded plane that are on the device."""
@@ -42,6 +47,12 @@ class BandPlane(Plane):
         self.tensor = other.tensor
         if isinstance(other, BandPlane):
             self.stored = other.stored
+
+    def lie_above(self, other: Plane) -> None:
+        """Lie a row further up in the memory of another plane, which is read meanwhile."""
+        assert isinstance(other, BandPlane)
+        assert other.memory is not None
+        self.tensor = other.memory[..., : self.shape.height, :]
 
     def read(self, rows: Span, cols: Span, device: torch.device) -> Tensor:
         """A part, where it is worked on. Callers must not write to it."""
@@ -56,11 +67,13 @@ class BandPlane(Plane):
         """Store a tile and add it to the statistics."""
         if self.arena is not None:
             self.send(self.arena, rows, cols, tile)
-        elif self.tensor is None and self.covers(rows, cols) and innermost(tile):
+        elif self.tensor is None and not self.spare and self.covers(rows, cols) and innermost(tile):
             self.tensor = tile
         else:
-            if self.tensor is None:
-                self.tensor = empty(self.shape, self.shape.height, self.shape.width, tile)
+            if self.tensor is None or self.tensor.dtype != tile.dtype:
+                height = self.shape.height + self.spare
+                self.memory = empty(self.shape, height, self.shape.width, tile)
+                self.tensor = self.memory[..., self.spare :, :]
             self.tensor[..., slice(*rows), slice(*cols)].copy_(tile)
         for moments in self.moments.values():
             moments.add(tile)
@@ -80,18 +93,17 @@ class BandPlane(Plane):
         """Send a tile to the host, once all of its rows are there."""
         shape = self.shape
         if self.stored is None or self.stored.rows.dtype != tile.dtype:
-            size = shape.channels, shape.height, shape.width
-            self.stored = OffloadedRows(*size, tile.dtype, arena)
+            self.stored = OffloadedRows.of_plane(shape, tile.dtype, arena)
         if self.writer is None:
             self.writer = Writer(self.stored)
         if cols.size == shape.width and innermost(tile):
-            self.writer.put(rows, tile)
+            self.writer.put(rows, tile[0].permute(1, 2, 0))
             return
         if self.row is None:
             self.row = empty(shape, rows.size, shape.width, tile)
         self.row[..., slice(*cols)].copy_(tile)
         if cols.stop == shape.width:
-            self.writer.put(rows, self.row)
+            self.writer.put(rows, self.row[0].permute(1, 2, 0))
             self.row = None
 
     def finish(self) -> None:
@@ -105,7 +117,7 @@ class BandPlane(Plane):
         if self.stored is not None:
             self.stored.release()
             self.stored = None
-        self.tensor = None
+        self.tensor = self.memory = None
 
 
 def empty(shape: Shape, height: int, width: int, like: Tensor) -> Tensor:
@@ -155,9 +167,13 @@ def plane_of(job: Job, plan: BandPlan, part: Segment, arena: Arena | None) -> Pl
     shape = job.shapes[part.output]
     if part.output == job.program.output:
         return Plane(shape, job.device)
-    plane = BandPlane(shape, job.device, arena if part.output in plan.offloaded else None)
+    home = arena if part.output in plan.offloaded else None
+    plane = BandPlane(shape, job.device, home, plan.spare(part.output))
+    below = plan.below(part.output)
     if part.output in plan.successors:
         plane.take_over(job.planes[plan.successors[part.output]])
+    elif below is not None:
+        plane.lie_above(job.planes[below])
     return plane
 
 
@@ -172,7 +188,8 @@ def run_bands(job: Job, plan: BandPlan, part: Segment, plane: Plane) -> None:
             readers.append((source, Reader(source.stored, wants)))
     for number, band in enumerate(bands):
         for source, reader in readers:
-            source.window = reader.take(number)
+            rows, tensor = reader.take(number)
+            source.window = rows, tensor.permute(2, 0, 1).unsqueeze(0)
         for cols in band.columns:
             run_tile(job, plan, part, plane, (band.rows, cols))
             job.visit()

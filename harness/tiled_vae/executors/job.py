@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..nets.layers import Prepared, activated, convolve, normalised, over_time
 from ..program.steps import (
+    KEPT_FRAMES,
     Add,
     Conv,
     Norm,
@@ -25,9 +26,6 @@ from ..program.window import Span
 from ..runtime.caches import REPEAT, ItemCaches
 from ..runtime.planes import Plane
 from ..runtime.statistics import Moments
-
-KEPT_FRAMES = 2
-"""Frames that a causal convolution remembers: its temporal kernel less one."""
 
 
 @dataclass
@@ -189,7 +187,7 @@ class Job:
         if held == REPEAT if isinstance(held, str) else False:
             return torch.cat([torch.zeros_like(tail), tail], dim=2)
         # Joined where it is stored, so that offloaded frames need not come back to the device.
-        home = self.caches.caches.home
+        home = self.caches.home
         past = self.caches.past(slot, rows, cols, home)
         if past is None:
             return tail

@@ -8,12 +8,13 @@ steps, because an output is computed only once all the inputs it depends on have
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from ..program.steps import Step, Value
+from ..program.steps import Conv, Step, TimeUp, Value
 from ..program.window import Span, Window
 from .job import Job
 
@@ -111,7 +112,7 @@ def joined(parts: Iterable[Tensor | None], dim: int) -> Tensor | None:
 
 def owned(part: Tensor) -> Tensor | None:
     """A copy that does not keep the tile alive."""
-    return part.clone(memory_format=torch.contiguous_format) if part.numel() else None
+    return part.clone() if part.numel() else None
 
 
 def run_buffered(
@@ -136,6 +137,7 @@ def run_buffered(
             )
             last[value] = (out, number)
     sources = [value for value in row_cuts if value in job.planes and value != output]
+    job.caches.open(dict(slots_read(job, steps, row_cuts)))
     for i in range(len(rows) - 1):
         for j in range(len(cols) - 1):
             area = {
@@ -152,6 +154,29 @@ def run_buffered(
                 job.planes[output].write(*area[output], done)
             del done
             job.visit()
+        job.caches.next_row()
+    job.caches.close()
+
+
+def slots_read(
+    job: Job, steps: Sequence[Step], row_cuts: dict[Value, Cuts]
+) -> Iterator[tuple[int, list[Span]]]:
+    """Of each cache slot, the rows that each row of tiles reads."""
+    for step in steps:
+        slot = step.slot if isinstance(step, Conv | TimeUp) else None
+        if slot is None:
+            continue
+        shape, spans = job.shapes[step.inputs[0]], list[Span]()
+        for new, made in zip(
+            pairwise(row_cuts[step.inputs[0]]), pairwise(row_cuts[step.output]), strict=True
+        ):
+            out = Span(*made)
+            read = [step.rows.reach(out, shape.height).source] if out.size else []
+            # A single frame is kept together with the one before it.
+            read += [Span(*new)] if shape.frames == 1 and job.program.joins else []
+            read = [span for span in read if span.size] or [Span(0, 0)]
+            spans.append(Span(min(each.start for each in read), max(each.stop for each in read)))
+        yield slot, spans
 
 
 def advance(

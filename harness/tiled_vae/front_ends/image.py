@@ -21,7 +21,7 @@ SILU = nn.SiLU()
 def ldm_program(net: nn.Module, is_decoder: bool) -> Program:
     """A coder with ``mid.block_1``, ``up[i].block[j]``, ``down[i].block[j]``."""
     build = Builder(net)
-    expect_kind(net, "Decoder" if is_decoder else "Encoder")
+    expect_kind(net, *(("Decoder", "VAEDecoder") if is_decoder else ("Encoder", "VAEEncoder")))
     x = build.conv(0, inner(net, "conv_in"))
     if is_decoder:
         expect(not getattr(net, "give_pre_end", False), "stops before its end", net)

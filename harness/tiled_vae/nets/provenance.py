@@ -23,6 +23,10 @@ PUBLISHED = frozenset(
         "ldm.modules.diffusionmodules.model",
         "sgm.modules.diffusionmodules.model",
         "comfy.ldm.modules.diffusionmodules.model",
+        # and the web UIs': AUTOMATIC1111/stable-diffusion-webui, lllyasviel's Forge, reForge
+        "modules.models.sd3.sd3_impls",
+        "backend.nn.vae",
+        "ldm_patched.ldm.modules.diffusionmodules.model",
         # huggingface/diffusers
         "diffusers.models.attention_processor",
         "diffusers.models.autoencoders.autoencoder_kl_qwenimage",

@@ -6,11 +6,12 @@ what it says is what will be held, but for what allocators round up and workspac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from ..errors import TilingError
 from ..fusion.segments import REST, Segment, closure, segments
@@ -128,6 +129,40 @@ class BandPlan:
                 found[part.output] = shortcut
         return found
 
+    @cached_property
+    def shifted(self) -> dict[Value, Value]:
+        """Planes that may be written over another one, a row further up: see `find_shifted`."""
+        return self.once(("shifted", self.recomputed), self.find_shifted)
+
+    def find_shifted(self) -> dict[Value, Value]:
+        """Ends of residual blocks whose shortcut is a convolution, over what their last one reads.
+
+        By value, the one whose memory it takes. A band is computed from one row before it, no more;
+        so what is written a row further up hits only rows that nobody reads any more. That takes
+        bands of full rows.
+        """
+        found: dict[Value, Value] = {}
+        for number, part in enumerate(self.parts if self.budget.tile is None else ()):
+            shape = self.shapes[part.output]
+            middle = Span(shape.height // 2, shape.height // 2 + 1)
+            fixed = {self.program.output, *self.recomputed, *self.successors}
+            if isinstance(part.steps[-1], Attend) or part.output in fixed:
+                continue
+            for value, (span,) in self.wants(part, [middle]).items():
+                free = value and value not in self.successors and self.last_use[value] == number
+                if free and self.shapes[value] == shape and middle.start - span.start == 1:
+                    found[part.output] = value
+        return found
+
+    def below(self, value: Value) -> Value | None:
+        """The plane that this one is written over, a row further up, if they are resident."""
+        source = self.shifted.get(value)
+        return None if self.offloaded & {value, source} else source
+
+    def spare(self, value: Value) -> int:
+        """Rows above a plane, for one that is written over it."""
+        return sum(self.below(each) == value for each in self.shifted)
+
     @property
     def peak(self) -> float:
         """The most that is held on the device."""
@@ -175,7 +210,7 @@ class BandPlan:
     def held(self, number: int) -> float:
         """What is held while a segment runs."""
         planes = sum(
-            self.shapes[value].elements
+            self.shapes[value].elements + self.spare(value) * self.row(value)
             for value in self.alive(number)
             if value not in self.offloaded
         )
@@ -195,6 +230,7 @@ class BandPlan:
         if part.output not in self.recomputed | {self.program.output}:
             there.add(part.output)
             there.discard(self.successors.get(part.output, -1))
+            there.discard(self.below(part.output) or -1)
         return there - {self.program.output}
 
     def visit(self, part: Segment) -> float:
@@ -217,8 +253,7 @@ class BandPlan:
 
     def weights(self, part: Segment) -> int:
         """Elements of the weights of a segment with their channels innermost."""
-        convolutions = [cast(Any, step.module) for step in part.steps if isinstance(step, Conv)]
-        return sum(each.weight.numel() for each in convolutions if max(each.kernel_size) > 1)
+        return sum(step.weights for step in part.steps if isinstance(step, Conv))
 
     def walk(
         self, part: Segment, value: Value, tile: tuple[Span, Span], target: bool = False
@@ -320,11 +355,35 @@ def even(size: int, most: int) -> list[int]:
     return [size * band // count for band in range(count + 1)]
 
 
+KEPT = 128
+"""Choices that are remembered: an image size takes one for each coder and budget."""
+
+Choice = tuple[int, frozenset[Value], frozenset[Value]]
+"""What a plan decides: ``area``, ``offloaded`` and ``recomputed``."""
+
+_choices: OrderedDict[Hashable, Choice] = OrderedDict()
+"""By all that they depend on; without the modules of a coder, so that none is kept alive."""
+
+
 def planned(plan: BandPlan, residency: str) -> BandPlan:
-    """The fastest way of running that keeps to the budget.
+    """The fastest way of running that keeps to the budget: worked out once, then remembered.
 
     Raises `TilingError` where there is none.
     """
+    key = plan.program.outline, tuple(plan.shapes), plan.budget, plan.area, residency
+    choice = _choices.pop(key, None)
+    if choice is None:
+        found = worked_out(plan, residency)
+        choice = found.area, found.offloaded, found.recomputed
+    _choices[key] = choice
+    if len(_choices) > KEPT:
+        _choices.popitem(last=False)
+    area, offloaded, recomputed = choice
+    return replace(plan, area=area, offloaded=offloaded, recomputed=recomputed)
+
+
+def worked_out(plan: BandPlan, residency: str) -> BandPlan:
+    """`planned`, by trying."""
     # No band is larger than the largest plane.
     plan = replace(plan, area=min(plan.area, max(shape.elements for shape in plan.shapes)))
     if residency == "host":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ..fusion.segments import Segment
-from ..program.steps import Attend, Conv, Program, Shape, Step, Value
+from ..program.steps import KEPT_FRAMES, Attend, Conv, Program, Shape, Step, TimeUp, Value
 from ..program.window import Span
 from .tiles import Cell, crossed, cuts, grid, scaled
 
@@ -22,6 +22,8 @@ class Partition:
     """Tiles of a quadtree; ``None`` for a grid."""
     bands: bool = False
     """Whether tiles are bands of ``tile`` full rows."""
+    windows: int = 0
+    """How many bands of each slot of a feature cache are on the device at a time."""
 
     def across(self, side: float, width: int) -> float:
         """Columns of a tile that is ``side`` rows high, on a plane of ``width`` columns."""
@@ -58,7 +60,7 @@ class Planner:
             if isinstance(step, Attend):
                 held = self.attention(part)
             else:
-                held = self.visit(part, self.side(part)) + self.carried(part)
+                held = self.visit(part, self.side(part)) + self.carried(part) + self.parked(part)
             most = max(most, held)
         return most + self.shapes[0].elements + self.shapes[self.parts[-1].output].elements
 
@@ -200,6 +202,17 @@ class Planner:
                 shape = self.shapes[value]
                 total += max(rows, 0) * shape.channels * (shape.frames or 1) * shape.width
         return total
+
+    def parked(self, part: Segment) -> float:
+        """Elements of the rows of cache slots that are on the device."""
+        total = 0.0
+        for step in part.steps if self.partition.windows else ():
+            if isinstance(step, Conv | TimeUp) and step.slot is not None:
+                value = step.inputs[0]
+                shape, level = self.shapes[value], self.levels[value] / self.levels[part.output]
+                rows = min(self.side(part) * level + step.rows.kernel - 1, shape.height)
+                total += rows * shape.width * shape.channels * KEPT_FRAMES
+        return total * self.partition.windows
 
 
 RESIDENT_SHARE = 0.5

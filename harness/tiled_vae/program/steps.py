@@ -5,15 +5,19 @@ Value 0 is the input of the coder. Steps hold the coder's own modules; they neve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from functools import cached_property
+from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 
 from .window import POINT, Window
 
 Value = int
+
+KEPT_FRAMES = 2
+"""Frames that a causal convolution remembers: its temporal kernel less one."""
 
 
 class Shape(NamedTuple):
@@ -55,6 +59,11 @@ class Step:
     def costly(self) -> bool:
         """Whether it is worth keeping the result rather than computing it twice."""
         return False
+
+    @property
+    def outline(self) -> tuple[Hashable, ...]:
+        """What plans depend on, beside the shapes of values."""
+        return type(self).__name__, self.inputs, self.rows, self.cols
 
     def shape(self, inputs: Sequence[Shape], clock: Clock) -> Shape:
         """Shape of the output."""
@@ -108,6 +117,18 @@ class Conv(Step):
         """Convolutions are the expensive steps."""
         return True
 
+    @property
+    def weights(self) -> int:
+        """Elements of the weight, where it may be laid out anew for kernels that have a layout."""
+        if not self.plain or max(self.rows.kernel, self.cols.kernel) == 1:
+            return 0
+        return cast(Tensor, self.module.weight).numel()
+
+    @property
+    def outline(self) -> tuple[Hashable, ...]:
+        """What plans depend on, beside the shapes of values."""
+        return *super().outline, self.weights
+
     def shape(self, inputs: Sequence[Shape], clock: Clock) -> Shape:
         """Shape of the output: causal convolutions keep the number of frames."""
         return super().shape(inputs, clock)._replace(channels=self.channels)
@@ -122,12 +143,22 @@ class Norm(Step):
     """GroupNorm: statistics over the whole plane. Otherwise over channels alone."""
     activation: nn.Module | None
 
+    @property
+    def outline(self) -> tuple[Hashable, ...]:
+        """What plans depend on, beside the shapes of values."""
+        return *super().outline, self.spatial
+
 
 @dataclass(frozen=True, eq=False)
 class Add(Step):
     """The end of a residual block: ``(main + shortcut) / divisor``."""
 
     divisor: float = 1.0
+
+    @property
+    def outline(self) -> tuple[Hashable, ...]:
+        """What plans depend on, beside the shapes of values."""
+        return *super().outline, self.divisor
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,6 +284,11 @@ class Program:
     """Image pixels that were folded into one pixel of the coder's image side."""
     levels: tuple[float, ...] = field(default=())
     """Scale of the plane of every value against the input's."""
+
+    @cached_property
+    def outline(self) -> tuple[Hashable, ...]:
+        """What plans depend on, beside shapes: the same for coders that are built alike."""
+        return *(step.outline for step in self.steps), self.levels
 
     @property
     def wraps(self) -> bool:

@@ -1,10 +1,13 @@
-"""Planes in pinned memory, which come and go beside the computing: streams, events, one arena."""
+"""Rows in pinned memory, which come and go beside the computing: streams, events, one arena."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from ..program.steps import Shape
 from ..program.window import Span
 
 
@@ -40,6 +43,11 @@ class Arena:
         """Memory of a plane that nobody reads any more."""
         self.free.append(memory)
 
+    def arrive(self) -> None:
+        """The host waits until all that was sent to it is there."""
+        if self.streams:
+            self.outward.synchronize()
+
     def settle(self) -> None:
         """What is computed from now on comes after all copies, so that buffers may be reused."""
         if self.streams:
@@ -48,34 +56,47 @@ class Arena:
 
 
 class OffloadedRows:
-    """The rows of a plane on the host: ``H W C``."""
+    """Rows on the host, each one piece of memory."""
 
-    def __init__(
-        self, channels: int, height: int, width: int, dtype: torch.dtype, arena: Arena
-    ) -> None:
-        nbytes = height * width * channels * dtype.itemsize
-        self.arena = arena
-        self.memory = arena.take(nbytes)
-        self.rows = self.memory[:nbytes].view(dtype).view(height, width, channels)
+    def __init__(self, rows: Tensor, arena: Arena) -> None:
+        self.rows, self.arena = rows, arena
+        self.memory: Tensor | None = None
+        """What of the arena they lie in."""
         self.sent: list[tuple[Span, torch.cuda.Event]] = []
         """Bands that were sent here, and when they have arrived."""
 
+    @classmethod
+    def of_plane(cls, shape: Shape, dtype: torch.dtype, arena: Arena) -> OffloadedRows:
+        """Memory of the arena for a plane, ``H W C``."""
+        nbytes = shape.elements * dtype.itemsize
+        memory = arena.take(nbytes)
+        rows = memory[:nbytes].view(dtype).view(shape.height, shape.width, shape.channels)
+        found = cls(rows, arena)
+        found.memory = memory
+        return found
+
     def release(self) -> None:
         """Nobody will read it again."""
-        self.arena.give(self.memory)
+        if self.memory is not None:
+            self.arena.give(self.memory)
 
 
 class Reader:
-    """Fetches spans of rows one ahead of time, into two buffers that take turns."""
+    """Fetches spans of rows ahead of time.
 
-    def __init__(self, source: OffloadedRows, wants: list[Span]) -> None:
+    Into two buffers that take turns; or into one, which is filled again as soon as it was read.
+    """
+
+    def __init__(self, source: OffloadedRows, wants: Sequence[Span], buffers: int = 2) -> None:
         self.source, self.wants, self.arena = source, wants, source.arena
         rows = source.rows
         most = max(span.size for span in wants)
         self.buffers = [
             torch.empty((most, *rows.shape[1:]), dtype=rows.dtype, device=self.arena.device)
-            for _ in range(min(2, len(wants)))
+            for _ in range(min(buffers, len(wants)))
         ]
+        self.begun = -1
+        """The last span that set off."""
         self.arrived: list[torch.cuda.Event | None] = [None, None]
         self.read: list[torch.cuda.Event | None] = [None, None]
         if self.arena.streams:
@@ -84,11 +105,14 @@ class Reader:
         self.start(0)
 
     def start(self, number: int) -> None:
-        """Begin to fetch a span; its buffer is free once the one before the last was read."""
-        if number >= len(self.wants):
+        """Begin to fetch a span, unless it is on its way; what its buffer held was read."""
+        if number <= self.begun or number >= len(self.wants):
             return
-        span, slot = self.wants[number], number % 2
+        self.begun = number
+        span, slot = self.wants[number], number % len(self.buffers)
         target, piece = self.buffers[slot][: span.size], self.source.rows[slice(*span)]
+        if not span.size:
+            return
         if not self.arena.streams:
             target.copy_(piece)
             return
@@ -104,19 +128,22 @@ class Reader:
             self.arrived[slot] = stream.record_event()
 
     def take(self, number: int) -> tuple[Span, Tensor]:
-        """A span and its rows, ``1 C h W``; the next one sets off."""
-        slot = number % 2
+        """A span and its rows; where there are two buffers the next one sets off."""
+        slot = number % len(self.buffers)
         arrived = self.arrived[slot]
         if arrived is not None:
             self.arena.computing.wait_event(arrived)
         span = self.wants[number]
-        self.start(number + 1)
-        return span, self.buffers[slot][: span.size].permute(2, 0, 1).unsqueeze(0)
+        if len(self.buffers) > 1:
+            self.start(number + 1)
+        return span, self.buffers[slot][: span.size]
 
     def done(self, number: int) -> None:
         """All that reads a span has been launched."""
         if self.arena.streams:
-            self.read[number % 2] = self.arena.computing.record_event()
+            self.read[number % len(self.buffers)] = self.arena.computing.record_event()
+        if len(self.buffers) == 1:
+            self.start(number + 1)
 
 
 class Writer:
@@ -126,9 +153,9 @@ class Writer:
         self.target, self.arena = target, target.arena
         self.sending: tuple[Tensor, torch.cuda.Event] | None = None
 
-    def put(self, span: Span, band: Tensor) -> None:
-        """A band ``1 C h W``, channels innermost."""
-        rows, place = band[0].permute(1, 2, 0), self.target.rows[slice(*span)]
+    def put(self, span: Span, rows: Tensor) -> None:
+        """A band of rows, as they lie there."""
+        place = self.target.rows[slice(*span)]
         if not self.arena.streams:
             place.copy_(rows)
             return
@@ -138,7 +165,7 @@ class Writer:
             place.copy_(rows, non_blocking=True)
             arrival = stream.record_event()
         self.close()
-        self.sending = band, arrival
+        self.sending = rows, arrival
         self.target.sent.append((span, arrival))
 
     def close(self) -> None:

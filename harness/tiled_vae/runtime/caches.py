@@ -7,6 +7,7 @@ changed once, at the end: a call that fails leaves it as it was.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -94,7 +95,28 @@ class ItemCaches:
         self, slot: int, rows: Span, cols: Span, frames: Tensor, plane: tuple[int, int]
     ) -> None:
         """Write the frames that a slot will remember for some pixels of its plane."""
-        self.store_at(slot, rows, cols, frames, plane, self.caches.home)
+        self.store_at(slot, rows, cols, frames, plane, self.home)
+
+    def of(self, item: int) -> ItemCaches:
+        """The slots for another item."""
+        return ItemCaches(self.caches, item, self.batch)
+
+    @property
+    def home(self) -> torch.device:
+        """Where frames are joined and stored."""
+        return self.caches.home
+
+    def open(self, wants: Mapping[int, Sequence[Span]]) -> None:
+        """Rows of tiles begin: which rows of the slots each of them will read."""
+
+    def next_row(self) -> None:
+        """A row of tiles is done."""
+
+    def close(self) -> None:
+        """All rows of tiles are done."""
+
+    def settle(self) -> None:
+        """The call ends: whatever it has put away can be read."""
 
     def store_at(
         self,

@@ -44,6 +44,7 @@ _REFERENCE = (
     ("run.*", "tile"),
     ("segments.*", "tile"),
     ("hook.*", "install"),
+    ("calls.*", "install"),
     ("translate.*", "install"),
     ("*front_end*", "install"),
     ("builder.*", "install"),
