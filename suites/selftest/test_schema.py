@@ -126,6 +126,7 @@ def _of_function(function: ast.FunctionDef) -> Iterator[str]:
         ast.unparse(loop.target): [ast.literal_eval(each) for each in loop.iter.elts]
         for loop in ast.walk(function)
         if isinstance(loop, ast.For) and isinstance(loop.iter, ast.Tuple)
+        if all(isinstance(each, ast.Constant) for each in loop.iter.elts)
     } | {
         ast.unparse(loop.target): getattr(metrics, loop.iter.id)
         for loop in ast.walk(function)

@@ -99,7 +99,7 @@ def sentinel_written_at_once(right: Any) -> Any:
     return wrong
 
 
-@mutation("hook.bound", WAN22, "parity")
+@mutation("calls.bound", WAN22, "parity")
 def first_chunk_ignored(right: Any) -> Any:
     def change(call: Any, *_: Any) -> Any:
         call.first_chunk = False
