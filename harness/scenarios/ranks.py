@@ -175,6 +175,8 @@ def _forked(act: Callable[[], None]) -> int:
     if child:
         return child
     BEAT.set(lambda _seconds: None)  # the judge listens to the runner alone
+    # Threads of the parent are not there after a fork, and work given to them would wait forever.
+    torch.set_num_threads(1)
     leave = os._exit
     try:
         act()
