@@ -71,7 +71,8 @@ def test_every_rank_has_its_own_place_in_the_group() -> None:
         told = torch.tensor([1.0])
         dist.all_reduce(told, group=group)
         size = dist.get_world_size(group)
-        return called(peak=rank) if told.item() == size else called(-1.0)
+        alone = torch.get_num_threads() == 1  # whatever the threads of its parent
+        return called(peak=rank) if told.item() == size and alone else called(-1.0)
 
     made = perform_in_ranks(stage(ODD), perform)
     assert made.failure is None
