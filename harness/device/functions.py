@@ -76,8 +76,10 @@ def handlers_of(host: Host) -> dict[Any, Handler]:
 
 def _device(*args: Any, **kwargs: Any) -> torch.device:
     """``torch.device(0)``, as ComfyUI asks for it, is the accelerator."""
-    numbered = len(args) == 1 and type(args[0]) is int and not kwargs
-    return with_index(args[0]) if numbered else torch.device(*args, **kwargs)  # type: ignore[no-any-return]
+    if len(args) == 1 and type(args[0]) is int and not kwargs:
+        place: torch.device = with_index(args[0])
+        return place
+    return torch.device(*args, **kwargs)
 
 
 def _to(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
