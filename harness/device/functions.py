@@ -63,6 +63,7 @@ def handlers_of(host: Host) -> dict[Any, Handler]:
         Tensor.new_tensor: _new_tensor,
         Tensor.pin_memory: pin,
         Tensor.is_pinned: lambda tensor, device=None: host.is_pinned(tensor),
+        torch.device: _device,
         torch.tensor: _built(torch.tensor),
         torch.as_tensor: _built(torch.as_tensor),
         torch.asarray: _built(torch.asarray),
@@ -71,6 +72,14 @@ def handlers_of(host: Host) -> dict[Any, Handler]:
         _SET_DATA: _set_data,
         torch._C._set_grad_enabled: lambda enabled: None,
     }
+
+
+def _device(*args: Any, **kwargs: Any) -> torch.device:
+    """``torch.device(0)``, as ComfyUI asks for it, is the accelerator."""
+    if len(args) == 1 and type(args[0]) is int and not kwargs:
+        place: torch.device = with_index(args[0])
+        return place
+    return torch.device(*args, **kwargs)
 
 
 def _to(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from vae_compat.contracts.cases import Case
 from vae_compat.contracts.promise import Promise
@@ -161,6 +162,7 @@ def _started(
         try:
             with _group(ranks, rank, meeting) as group:
                 GROUP.set(group)
+                dist.all_gather = _all_gather
                 ORDINAL.set(rank)
                 numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks.world}
                 os.environ.update({name: str(number) for name, number in numbers.items()})
@@ -211,6 +213,27 @@ def _group(ranks: Ranks, rank: int, meeting: Path) -> Iterator[Any]:
         timeout=PATIENCE,
     )
     yield dist.new_group(range(ranks.spare, ranks.world), timeout=PATIENCE)
+
+
+_gather_alike = dist.all_gather
+
+
+def _all_gather(
+    tensor_list: list[Tensor], tensor: Tensor, group: Any = None, async_op: bool = False
+) -> Any:
+    """``all_gather`` also of parts of different sizes, as over NCCL, which gloo refuses.
+
+    NCCL's group broadcasts them one by one (torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp).
+    """
+    if len({part.shape for part in tensor_list}) == 1:
+        return _gather_alike(tensor_list, tensor, group, async_op)
+    own, works = dist.get_rank(group), []
+    for rank, part in enumerate(tensor_list):
+        if rank == own:
+            part.copy_(tensor)
+        source = rank if group is None else dist.get_global_rank(group, rank)
+        works.append(dist.broadcast(part, source, group, async_op))
+    return works[-1]
 
 
 def _received(pipe: int, rank: int) -> Ranked:

@@ -164,10 +164,9 @@ def test_every_name_of_the_device_leads_there(where: object) -> None:
         assert moved.device == CUDA
         assert moved.device.type == "cuda"
         assert moved.cpu().device.type == "cpu"
-    if where != 0:
-        with torch.device(where):  # type: ignore[arg-type]
-            assert torch.zeros(2).is_cuda
-            assert torch.tensor([1]).is_cuda
+    with torch.device(where):  # type: ignore[arg-type]
+        assert torch.zeros(2).is_cuda
+        assert torch.tensor([1]).is_cuda
 
 
 def test_a_tensor_that_is_there_already_is_not_copied(device: Device) -> None:
@@ -178,6 +177,13 @@ def test_a_tensor_that_is_there_already_is_not_copied(device: Device) -> None:
         assert x.to(x) is x
         assert x.contiguous() is x
     assert (reading.allocations, reading.host_to_device) == (0, 0)
+
+
+@pytest.mark.usefixtures("device")
+def test_a_number_alone_is_the_device_as_comfyui_asks_for_it() -> None:
+    assert torch.device(torch.cuda.current_device()) == CUDA
+    assert torch.device("cuda", 0) == torch.device(type="cuda", index=0) == CUDA
+    assert torch.device("cpu") == torch.zeros(1).device
 
 
 @pytest.mark.usefixtures("device")

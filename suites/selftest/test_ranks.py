@@ -108,6 +108,17 @@ def test_a_hook_that_takes_no_group_has_all_processes_for_itself() -> None:
     assert perform_in_ranks(told, perform).reading.peak_bytes == 4
 
 
+def test_ranks_gather_parts_of_different_sizes_as_over_nccl() -> None:
+    def perform(_stage: Stage) -> Called:
+        group = GROUP.get()
+        rank, count = dist.get_rank(group), dist.get_world_size(group)
+        heard = [torch.empty(number + 1) for number in range(count)]
+        dist.all_gather(heard, torch.full((rank + 1,), float(rank)), group=group)
+        return called(peak=int(torch.cat(heard).sum()))
+
+    assert perform_in_ranks(stage(ODD), perform).reading.peak_bytes == 0 + 1 * 2 + 2 * 3
+
+
 def test_the_gpu_of_a_rank_goes_by_its_number_as_torchrun_tells_it() -> None:
     def perform(_stage: Stage) -> Called:
         own = int(os.environ["LOCAL_RANK"])
