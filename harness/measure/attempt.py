@@ -97,7 +97,7 @@ def attempt(
         made.failure = failure_of(error, phase, seconds, _file_of(hook))
         made.result = error = None
         gc.collect()  # a failed attempt may hold tensors in cycles; the next case needs the room
-    whole.restore()  # also caches that untiled leaves behind, which would count as live bytes
+    whole.put_back()  # also caches that untiled leaves behind, which would count as live bytes
     made.fitting = fitting
     if fitting is not None:
         made.calls = fitting.calls

@@ -36,7 +36,7 @@ def measure_baseline(
         output = device.host(result)
         del result, given
         changes = before.changes()
-        before.restore()
+        before.put_back()
     return Baseline(
         output=output.detach().clone(),
         truth=truth,

@@ -34,7 +34,7 @@ def measure_plain_tiles(case: Case, view: LayoutVAE, x: Tensor, device: Device) 
             return device.host(view.run(case.direction, device.put(tile.contiguous())))
 
         made = overlapping(run, x, case)
-        before.restore()  # causal VAEs keep caches, which would pass for there before the baseline
+        before.put_back()  # causal VAEs keep caches, which would pass for there before the baseline
         return made
 
 

@@ -32,7 +32,7 @@ def perform_timing(stage: Stage) -> Times | None:
 
         before = snapshot(view.vae, encoder=view.encoder, decoder=view.decoder)
         untiled = timed(view.run)
-        before.restore()
+        before.put_back()
         made = player.attempt(timed, calls=WARM_UP + REPEATS, metered=False)
     if made.failure is not None:
         return None

@@ -155,6 +155,11 @@ class Snapshot:
 
     def restore(self) -> tuple[str, ...]:
         """Restore everything possible; returns in words what cannot be restored."""
+        self.put_back()
+        return self.differences()
+
+    def put_back(self) -> None:
+        """Restore everything possible, without a look at what is left."""
         for path, module in self._modules.items():
             now, images = vars(module), self._images[path]
             for name in now.keys() - images.keys():
@@ -169,7 +174,6 @@ class Snapshot:
             for name, value in then.items():
                 if now_functions.get(name) is not value:
                     setattr(owner, name, value)
-        return self.differences()
 
 
 def snapshot(vae: nn.Module, **further: nn.Module) -> Snapshot:
@@ -205,7 +209,7 @@ def untiled_residue(view: LayoutVAE, case: Case) -> tuple[Change, ...]:
             case.direction, torch.zeros(small.input_shape, dtype=weight.dtype, device=weight.device)
         )
     changes = before.changes()
-    before.restore()
+    before.put_back()
     return changes
 
 
