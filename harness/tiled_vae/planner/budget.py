@@ -26,10 +26,10 @@ def free_memory(device: torch.device) -> float:
         return math.inf
     free, _ = torch.cuda.mem_get_info(device)
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    free = int((free + cached) * (1 - UNTOUCHED))
+    usable = int((free + cached) * (1 - UNTOUCHED))
     # In coarse steps, so that a plan that was made for about as much is found again.
-    step = 2 ** max(free.bit_length() - 6, 0)
-    return free // step * step
+    step: int = 2 ** max(usable.bit_length() - 6, 0)
+    return usable // step * step
 
 
 def settled(

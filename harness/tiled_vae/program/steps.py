@@ -63,7 +63,7 @@ class Step:
     @property
     def outline(self) -> tuple[Hashable, ...]:
         """What plans depend on, beside the shapes of values."""
-        return type(self), self.inputs, self.rows, self.cols
+        return type(self).__name__, self.inputs, self.rows, self.cols
 
     def shape(self, inputs: Sequence[Shape], clock: Clock) -> Shape:
         """Shape of the output."""
