@@ -197,6 +197,7 @@ class VAEHook:
         else:
             way = self.by_tiles(job, partition)
             job.home = caches.home = device
+            job.skip_zeros = self.skip_zeros or partition.alone
             if caches.cached:
                 job.caches = items = ParkedCaches(caches, 0, x.shape[0], Arena(device))
         job.resident_limit = way.resident_limit
@@ -290,11 +291,12 @@ class VAEHook:
             last = shapes[-1]
             return x.new_empty((x.shape[0], last.channels, 0, last.height, last.width))
         x = clip.whole()
-        largest = high_bands(program, shapes, self.asked_side(program, x))
+        alone = clip.frames == 1
+        largest = replace(high_bands(program, shapes, self.asked_side(program, x)), alone=alone)
         limit, parts = self.limit(device), self.parts(program)
         partition = fitting(program, shapes, parts, largest, limit, x.shape[0], x.element_size())
         job = Job(program, shapes, device, device, ItemCaches(caches, 0, x.shape[0]))
-        job.skip_zeros = self.skip_zeros or clip.frames == 1
+        job.skip_zeros = self.skip_zeros or alone
         return self.items(job, self.by_tiles(job, partition), x)
 
     def way(self, job: Job, x: Tensor) -> Way:
@@ -325,7 +327,9 @@ class VAEHook:
         """Tiles for a call whose planes stay on a GPU; ``None`` where there is no room for them."""
         program, shapes, tile = job.program, job.shapes, self.asked_side(job.program, x)
         largest = high_bands(program, shapes) if tile is None else Partition(tile)
-        largest = replace(largest, windows=self.windows(job.caches.caches, program))
+        windows = self.windows(job.caches.caches, program)
+        alone = x.dim() == 5 and x.shape[2] == 1 and windows < 2
+        largest = replace(largest, windows=windows, alone=alone)
         if tile is not None and self.max_vram is None:
             return largest
         limit, parts = self.limit(job.device), self.parts(program)

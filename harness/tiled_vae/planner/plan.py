@@ -24,6 +24,8 @@ class Partition:
     """Whether tiles are bands of ``tile`` full rows."""
     windows: int = 0
     """How many bands of each slot of a feature cache are on the device at a time."""
+    alone: bool = False
+    """Whether there is one frame and none before it, so that no padding in time is made."""
 
     def across(self, side: float, width: int) -> float:
         """Columns of a tile that is ``side`` rows high, on a plane of ``width`` columns."""
@@ -183,7 +185,7 @@ class Planner:
         if not isinstance(step, Conv) or step.rows.local:
             return out
         copy = self.tile(step.inputs[0], part, side) * step.rows.up * step.cols.up
-        if step.past:
+        if step.past and not self.partition.alone:
             frames = self.shapes[step.inputs[0]].frames or 1
             copy *= (frames + step.past) / frames
         return copy + out
@@ -211,8 +213,9 @@ class Planner:
                 value = step.inputs[0]
                 shape, level = self.shapes[value], self.levels[value] / self.levels[part.output]
                 rows = min(self.side(part) * level + step.rows.kernel - 1, shape.height)
-                total += rows * shape.width * shape.channels * KEPT_FRAMES
-        return total * self.partition.windows
+                total += rows * shape.width * shape.channels
+        frames = 1 if self.partition.alone else KEPT_FRAMES
+        return total * frames * self.partition.windows
 
 
 RESIDENT_SHARE = 0.5
