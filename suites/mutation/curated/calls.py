@@ -29,12 +29,12 @@ mutation = CALLS.mutation
 # Feature caches.
 
 
-@mutation("ItemCaches.past", CLIP, "video_parity")
+@mutation("ItemCaches.past", LONG_CLIP, "coherence")
 def cache_of_a_neighbour(right: Any) -> Any:
     return returning(lambda past, *_: past if past is None else past.roll(1, -1))(right)
 
 
-@mutation("ItemCaches.past", CLIP, "video_parity")
+@mutation("ItemCaches.past", LONG_CLIP, "coherence")
 def cache_never_read(right: Any) -> Any:
     return nothing(right)
 
@@ -63,7 +63,7 @@ def sentinel_without_its_frame(right: Any) -> Any:
     return lambda tail: tail
 
 
-@mutation("VAEHook.tiled", CLIP, "cache_slots", calls="commit")
+@mutation("VAEHook.tiled", LONG_CLIP, "output_shape", calls="commit")
 def cache_not_committed(right: Any) -> Any:
     return nothing(right)
 
@@ -108,7 +108,7 @@ def first_chunk_ignored(right: Any) -> Any:
     return returning(change)(right)
 
 
-@mutation("VAEHook.__call__", CLIP, "clip_completes")
+@mutation("VAEHook.__call__", LONG_CLIP, "completes")
 def cache_argument_not_taken(right: Any) -> Any:
     return lambda hook, x: right(hook, x)
 
