@@ -132,8 +132,3 @@ def sent_before_it_is_computed(right: Any) -> Any:
 @mutation("Writer.close", "stream_order", calls="wait_event")
 def band_given_up_while_it_is_sent(right: Any) -> Any:
     return nothing(right)
-
-
-@mutation("Arena.settle", "stream_order")
-def copies_still_on_their_way_at_the_end(right: Any) -> Any:
-    return nothing(right)
