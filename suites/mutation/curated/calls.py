@@ -99,13 +99,9 @@ def sentinel_written_at_once(right: Any) -> Any:
     return wrong
 
 
-@mutation("hook.bound", WAN22, "tiles_ran", "peak_vram")
+@mutation("translate", WAN22, "tiles_ran", "peak_vram")
 def first_chunk_ignored(right: Any) -> Any:
-    def change(call: Any, *_: Any) -> Any:
-        call.first_chunk = False
-        return call
-
-    return returning(change)(right)
+    return lambda net, is_decoder, first_chunk=False: right(net, is_decoder, False)
 
 
 @mutation("VAEHook.__call__", LONG_CLIP, "completes")
