@@ -7,7 +7,8 @@ bytes, where either writes, is a race: it may go right a hundred times, and is f
 
 The rules of memory are those of PyTorch's caching allocators: memory of the device goes back to
 the stream it was allocated in and may be given out there at once, whatever other streams do with
-it (``record_stream`` makes it wait for them); pinned memory waits for its copies.
+it (``record_stream`` makes it wait for them), and another stream that is to use it must wait for
+what ran there before; pinned memory waits for its copies.
 """
 
 from __future__ import annotations
@@ -100,6 +101,9 @@ class Order:
     races: list[str] = field(default_factory=list)
     freed: list[tuple[int, int, list[Use]]] = field(default_factory=list)
     """Home stream, size and uses of memory that went back while another stream used it."""
+    behind: dict[tuple[int, bool], tuple[int, int]] = field(default_factory=dict)
+    """Of memory that went back, by its home stream and by whether it is of the small pool: the
+    largest size, and the latest moment at which the home stream used any of it."""
 
     # -- what gives order -----------------------------------------------------------------------
 
@@ -183,6 +187,13 @@ class Order:
         ]
         if left and size:
             self.freed.append((uses.home, size, left))
+        own = max(
+            (use.moment for use in uses.latest.values() if use.stream == uses.home), default=0
+        )
+        if own and size:
+            pool = uses.home, size <= SMALL_POOL
+            largest, moment = self.behind.get(pool, (0, 0))
+            self.behind[pool] = max(largest, size), max(moment, own)
 
     def given(self, home: int, size: int) -> Uses:
         """Memory is given out in a stream: it may be what another stream still uses."""
@@ -203,6 +214,11 @@ class Order:
             else:
                 kept.append((of, large, left))
         self.freed[:] = kept
+        # Its home stream uses it in order; any other stream must wait for what ran there before.
+        largest, moment = self.behind.get((home, size <= SMALL_POOL), (0, 0))
+        if largest >= size and self.done.get(home, 0) < moment:
+            what = "earlier work, memory since freed and given out again"
+            uses.latest[home, True, None] = Use(home, moment, True, what, None)
         return uses
 
 

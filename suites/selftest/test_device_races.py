@@ -67,6 +67,25 @@ def memory_given_out_again() -> None:
     torch.cuda.synchronize()
 
 
+def filled_while_its_last_owner_is_at_work(waits: bool = False) -> Tensor:
+    """A side stream fills memory that the default stream has freed, and still works in."""
+    side, source = torch.cuda.Stream(), torch.ones(KIB, pin_memory=True)
+    x = torch.ones(KIB, device="cuda")
+    y = x + 1
+    del x
+    buffer = torch.empty(KIB, device="cuda")
+    if waits:
+        side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        buffer.copy_(source, non_blocking=True)
+    torch.cuda.synchronize()
+    return y
+
+
+def filled_once_its_last_owner_is_done() -> Tensor:
+    return filled_while_its_last_owner_is_at_work(waits=True)
+
+
 def event_of_the_wrong_moment() -> Tensor:
     side, ready = torch.cuda.Stream(), torch.cuda.Event()
     x = torch.zeros(KIB, device="cuda")
@@ -84,6 +103,7 @@ RACES = [
     host_writes_early,
     copy_engine_buffer_reused,
     memory_given_out_again,
+    filled_while_its_last_owner_is_at_work,
     event_of_the_wrong_moment,
 ]
 
@@ -203,7 +223,7 @@ def many_readers() -> None:
 WEIGHT: list[Tensor] = []
 SOUND = [
     *(one_stream, waited_for, host_waits, host_waits_for_an_event, double_buffers, two_columns),
-    *(recorded, weights_from_before, many_readers),
+    *(recorded, weights_from_before, many_readers, filled_once_its_last_owner_is_done),
 ]
 
 

@@ -14,7 +14,6 @@ from vae_compat.matrix import generate
 from vae_compat.suites.mutation.copies import Copy, copied, copied_with, with_seam
 from vae_compat.suites.mutation.curated.declaring import ENTRY, PACKAGE, Mutation, Topic, all_of
 from vae_compat.suites.mutation.curated.judging import MUTATIONS, SETUPS
-from vae_compat.tiled_vae.runtime.statistics import Moments
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -54,7 +53,7 @@ def test_there_are_fifty_mutations_or_more_and_each_meets_a_case_of_the_default_
     ("within", "calls", "match"),
     [
         ("VAEHook.no_such_name", None, "VAEHook.no_such_name is there 0 times"),
-        ("attend", None, "attend is there 3 times, not once: .*attention.attend"),
+        ("attend", None, r"attend is there \d times, not once: .*attention.attend"),
         ("VAEHook.tiled", "no_such_name", "VAEHook.tiled calls no no_such_name"),
     ],
 )
@@ -66,16 +65,16 @@ def test_mutation_that_no_longer_fits_fails_loudly(
         stale.plant()
 
 
-def test_what_a_function_calls_is_wrong_there_alone() -> None:
+def test_what_a_function_calls_is_wrong_there_alone(copy: Copy) -> None:
     def wrong(right: Any) -> Any:
         return lambda counts, means, variances: (means.sum() + 1, right(counts, means, variances))
 
-    copy = copied_with(PACKAGE, ENTRY, "Moments.summary", "merged", wrong)
+    other = copied_with(PACKAGE, ENTRY, "Moments.summary", "merged", wrong)
     tile = torch.full((1, 1, 2, 2), 3.0)
-    both = (Moments(1), copy.place("Moments.add")[0](1))
+    both = [each.place("Moments.add")[0](1) for each in (copy, other)]
     for moments in both:
         moments.add(tile)
     right, found = (moments.summary() for moments in both)
     assert float(right[0]) == 3
     assert float(found[0]) == 4
-    copy.forget()
+    other.forget()

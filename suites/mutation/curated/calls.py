@@ -11,13 +11,13 @@ from vae_compat.suites.mutation.curated.declaring import Topic, nothing, returni
 from vae_compat.suites.mutation.curated.places import (
     CLIP,
     ENCODED_CLIP,
-    HALO,
     INTERRUPTED,
     LONG_CLIP,
-    OFFLOADED,
     PICTURE,
     SETTINGS,
     STREAMS,
+    TILED_FRAME,
+    TURNS,
     WAN22,
     WHOLE_CLIP,
     WHOLE_ENCODED_CLIP,
@@ -29,12 +29,12 @@ mutation = CALLS.mutation
 # Feature caches.
 
 
-@mutation("ItemCaches.past", CLIP, "video_parity")
+@mutation("ItemCaches.past", LONG_CLIP, "coherence")
 def cache_of_a_neighbour(right: Any) -> Any:
     return returning(lambda past, *_: past if past is None else past.roll(1, -1))(right)
 
 
-@mutation("ItemCaches.past", CLIP, "video_parity")
+@mutation("ItemCaches.past", LONG_CLIP, "coherence")
 def cache_never_read(right: Any) -> Any:
     return nothing(right)
 
@@ -63,7 +63,7 @@ def sentinel_without_its_frame(right: Any) -> Any:
     return lambda tail: tail
 
 
-@mutation("VAEHook.tiled", CLIP, "cache_slots", calls="commit")
+@mutation("VAEHook.tiled", LONG_CLIP, "output_shape", calls="commit")
 def cache_not_committed(right: Any) -> Any:
     return nothing(right)
 
@@ -76,7 +76,7 @@ def cache_index_stays(right: Any) -> Any:
     return returning(change)(right)
 
 
-@mutation("Job.remember", ENCODED_CLIP, "cache_slots", calls="store_at")
+@mutation("Job.remember", TURNS, "sequence", calls="store_at")
 def slot_left_on_the_host(right: Any) -> Any:
     return lambda *args: right(*args[:-1], torch.device("cpu"))
 
@@ -99,16 +99,12 @@ def sentinel_written_at_once(right: Any) -> Any:
     return wrong
 
 
-@mutation("calls.bound", WAN22, "parity")
+@mutation("translate", WAN22, "tiles_ran", "peak_vram")
 def first_chunk_ignored(right: Any) -> Any:
-    def change(call: Any, *_: Any) -> Any:
-        call.first_chunk = False
-        return call
-
-    return returning(change)(right)
+    return lambda net, is_decoder, first_chunk=False: right(net, is_decoder, False)
 
 
-@mutation("VAEHook.__call__", CLIP, "clip_completes")
+@mutation("VAEHook.__call__", LONG_CLIP, "completes")
 def cache_argument_not_taken(right: Any) -> Any:
     return lambda hook, x: right(hook, x)
 
@@ -121,7 +117,7 @@ def never_tiles(right: Any) -> Any:
     return returning(lambda *_: True)(right)
 
 
-@mutation("original_program", LONG_CLIP, "tiles_ran", "peak_vram")
+@mutation("original_program", TILED_FRAME, "tiles_ran", "peak_vram")
 def clips_fall_back(right: Any) -> Any:
     def wrong(*args: Any) -> Any:
         raise ValueError("no such layout")
@@ -139,19 +135,13 @@ def first_tile_size_for_all(right: Any) -> Any:
     return wrong
 
 
-@mutation("VAEHook.__init__", HALO, "left_behind")
+@mutation("VAEHook.__init__", PICTURE, "left_behind")
 def marks_the_coder(right: Any) -> Any:
     def wrong(hook: Any, net: Any, *args: Any, **kwargs: Any) -> None:
         right(hook, net, *args, **kwargs)
         net.tile_size = hook.tile_size
 
     return wrong
-
-
-@mutation("is_plain", OFFLOADED, "offloaded")
-def weights_read_where_they_are_not(right: Any) -> Any:
-    del right
-    return lambda module, base: isinstance(module, base)
 
 
 # Clips as a whole, above the loop over frames.

@@ -61,37 +61,6 @@ def planes_given_up_after_their_first_use(right: Any) -> Any:
     return returning(change)(right)
 
 
-@mutation("BandPlan.wants", "parity")
-def rows_wanted_one_short(right: Any) -> Any:
-    def change(found: Any, *_: Any) -> Any:
-        return {value: [_later(span) for span in spans] for value, spans in found.items()}
-
-    def _later(span: Any) -> Any:
-        return span._replace(start=span.start + 1) if span.size > 1 and span.start else span
-
-    return returning(change)(right)
-
-
-@mutation("BandPlan.family", "completes")
-def sum_offloaded_without_its_shortcut(right: Any) -> Any:
-    del right
-    return lambda plan, value: {value}
-
-
-@mutation("BandPlan.movable", "completes")
-def planes_of_attention_offloaded(right: Any) -> Any:
-    del right
-    return lambda plan: {part.output for part in plan.parts} - {plan.program.output}
-
-
-@mutation("run_tile", "parity", calls="add")
-def statistics_of_a_recomputed_plane_from_its_first_row(right: Any) -> Any:
-    def wrong(first: Any, *rest: Any) -> Any:
-        return right(first, *rest) if rest else right(first[..., :1, :])
-
-    return wrong
-
-
 # What travels.
 
 
@@ -112,9 +81,14 @@ def band_sent_one_row_off(right: Any) -> Any:
     return wrong
 
 
-@mutation("BandPlane.send", "completes", calls="put")
-def last_band_never_sent(right: Any) -> Any:
+@mutation("BandPlane.send", "parity", calls="put")
+def first_band_alone_sent(right: Any) -> Any:
     return lambda span, band: None if span.start else right(span, band)
+
+
+@mutation("Reader.start", "parity", calls="slice")
+def rows_fetched_one_off(right: Any) -> Any:
+    return lambda start, stop: right(start - (start > 0), stop - (start > 0))
 
 
 @mutation("Reader.take", "parity")
@@ -155,16 +129,6 @@ def sent_before_it_is_computed(right: Any) -> Any:
     return nothing(right)
 
 
-@mutation("Writer.put", "stream_order", calls="append")
-def arrival_not_noted(right: Any) -> Any:
-    return nothing(right)
-
-
 @mutation("Writer.close", "stream_order", calls="wait_event")
 def band_given_up_while_it_is_sent(right: Any) -> Any:
-    return nothing(right)
-
-
-@mutation("Arena.settle", "stream_order")
-def copies_still_on_their_way_at_the_end(right: Any) -> Any:
     return nothing(right)

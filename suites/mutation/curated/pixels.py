@@ -13,6 +13,7 @@ from vae_compat.suites.mutation.curated.places import (
     DOWNSAMPLE,
     GROUP_NORM,
     HALO,
+    PHOTOGRAPH,
     PICTURE,
     UNEVEN,
     UPSAMPLE,
@@ -120,9 +121,9 @@ def variance_of_a_sample(right: Any) -> Any:
     return returning(change)(right)
 
 
-@mutation("apply_moments", PICTURE, "parity", calls="native_batch_norm")
-def epsilon_of_another_net(right: Any) -> Any:
-    return lambda *args: right(*args[:-1], 1e-4)
+@mutation("apply_moments", PHOTOGRAPH, "parity", calls="native_batch_norm")
+def default_epsilon(right: Any) -> Any:
+    return lambda *args: right(*args[:-1], 1e-5)
 
 
 @mutation("Moments.add", GROUP_NORM, "mechanism")
