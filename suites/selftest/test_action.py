@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 ACTION = ROOT / ".github" / "actions" / "vae-compat" / "action.yml"
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 STAND_IN = """#!/usr/bin/env bash
-printf '%s\\n' "$*" >> "$CALLS"
+words=("${@// /_}")  # so that one word is told from two
+printf '%s\\n' "${words[*]}" >> "$CALLS"
 [[ $1 == annotate ]] && { echo "::error file=tiled.py,line=3::no"; exit 0; }
 [[ $CODE == 2 ]] && exit 2
 for (( i = 1; i < $#; i++ )); do
@@ -26,6 +28,12 @@ mkdir -p "$out"
 echo "# told" > "$out/summary.md"
 echo "{}" > "$out/results.json"
 exit $CODE
+"""
+
+
+PYTHON = """#!/usr/bin/env bash
+if [[ "$2" == *shlex* ]]; then exec {} "$@"; fi
+echo ${{PRINTED-sim}}
 """
 
 
@@ -52,7 +60,7 @@ class Job:
         command.write_text(STAND_IN)
         command.chmod(0o755)
         python = folder / "bin" / "python"
-        python.write_text("#!/usr/bin/env bash\necho ${PRINTED-sim}\n")
+        python.write_text(PYTHON.format(sys.executable))
         python.chmod(0o755)
         self.environment = {
             "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
@@ -127,11 +135,12 @@ def test_the_verdict_is_the_job_s(tmp_path: Path, code: int, verdict: str, ends:
 
 def test_every_input_reaches_the_command(tmp_path: Path) -> None:
     given = {"profile": "a b.toml", "tiers": "minimum", "device": "cpu", "shard": "1/4"}
-    job = Job(tmp_path, 0, **given, cache="kept", arguments="--full -k x", report="r")
+    more = "--full -k 'x and y'"
+    job = Job(tmp_path, 0, **given, cache="kept", arguments=more, report="r")
     assert job.all() == 0
     assert job.calls[0] == (
-        "run --profile a b.toml --device cpu --out r --tier minimum --shard 1/4 --cache kept"
-        " --full -k x"
+        "run --profile a_b.toml --device cpu --out r --tier minimum --shard 1/4 --cache kept"
+        " --full -k x_and_y"
     )
     assert job.outputs["artifact"] == "vae-compat-report-1-of-4"
 
