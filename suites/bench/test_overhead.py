@@ -67,6 +67,7 @@ def test_run_asks_for_each_forward_once() -> None:
     supplies = CountedSupplies(Fixtures())
     with prepared(options_of(SMALL), supplies) as run, CountedRunners(run.runners) as runners:
         run.runners = runners
+        _without_tiles(run.bench, supplies)
         items = [item for item in items_of(run) if item.case.scenario is None]
         for item in items:
             observed = run.observe(item)
@@ -84,6 +85,19 @@ def test_run_asks_for_each_forward_once() -> None:
     # Weights reach runners in float32, and no VAE is built for that alone that a case has.
     dtypes = {(key_of(case), dtype) for case in cases for dtype in (case.dtype, "float32")}
     assert supplies.built <= len(dtypes)
+
+
+def _without_tiles(bench: Any, supplies: CountedSupplies) -> None:
+    """Count no forwards of plain tiles: they are not of whole planes."""
+    beside = bench.beside_plain_tiles
+
+    def uncounted(observation: Any) -> Any:
+        before = supplies.untiled
+        found = beside(observation)
+        supplies.untiled = before
+        return found
+
+    bench.beside_plain_tiles = uncounted
 
 
 @pytest.mark.benchmark(group="overhead")
