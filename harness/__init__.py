@@ -1,12 +1,13 @@
 """vae-compat: does a tiled VAE still equal the VAE, and does it really save VRAM?
 
 ``check_hook`` judges a hook, ``parametrize_hook`` does so in tests; ``tiled`` and ``VAEHook`` are
-the reference hook. Each is imported when it is first asked for: importing this package imports
-nothing else.
+the reference hook. Each is imported when it is first asked for, and the hook where torch is not
+there yet when it is first used: importing this package, or any of these, takes no seconds.
 """
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,10 @@ _PLACES = {
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+    place = f"{__name__}.{_PLACES[name]}"
+    if name in ("VAEHook", "tiled") and "torch" not in sys.modules:
+        return import_module(f"{__name__}.deferred").Deferred(place, name)
+    found = getattr(import_module(place), name)
     globals()[name] = found
     return found
 

@@ -31,10 +31,32 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
         "import sys, time\n"
         "began = time.process_time()\n"
         "import vae_compat\n"
-        "from vae_compat import check_hook\n"
+        "from vae_compat import tiled, VAEHook, check_hook\n"
         "took = time.process_time() - began\n"
         "heavy = {'torch', 'numpy', 'pydantic', 'pytest', 'rich', 'diffusers'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_hook_that_is_imported_before_torch_is_itself_when_it_is_used() -> None:
+    program = (
+        "import inspect, sys\n"
+        "from vae_compat import VAEHook, tiled\n"
+        "assert 'torch' not in sys.modules\n"
+        "class Mine(VAEHook):\n"
+        "    pass\n"
+        "import vae_compat, vae_compat.tiled_vae as real\n"
+        "assert Mine.__mro__[1] is real.VAEHook is vae_compat.VAEHook\n"
+        "assert isinstance(Mine.__new__(Mine), VAEHook) and not isinstance(1, VAEHook)\n"
+        "assert issubclass(Mine, VAEHook)\n"
+        "assert inspect.signature(tiled) == inspect.signature(real.tiled)\n"
+        "try:\n"
+        "    tiled(None, tile_size=0).__enter__()\n"
+        "except real.TilingError:\n"
+        "    sys.exit(0)\n"
+        "sys.exit(1)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
