@@ -106,7 +106,8 @@ def test_the_reference_hook_splits(bench):
         net.original_forward = type(net).forward.__get__(net)
         return VAEHook(net, tile_size=8, is_decoder=True)
 
-    seen = played(bench, hook, cache="split", frames=2, height=4, width=32, tile=8)
+    # Of a plane of few rows those that are on their way to the host are the most.
+    seen = played(bench, hook, cache="split", frames=2, height=24, width=12, tile=8)
     for check in ALL:
         assert check(seen).status == "passed", check(seen)
     assert check_cache_phase(seen).metrics["phase"] == Phase.SPLIT

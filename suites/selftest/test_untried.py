@@ -63,6 +63,7 @@ CLAIMING = {
     Scenario.STATIC: "blends-any",
     Scenario.PATCHED: "blends-any",
     Scenario.PLENTY: "tiles-when-short",
+    Scenario.TEMPORAL: "ignores-time-size",
 }
 """Hooks that claim what a scenario is for."""
 
