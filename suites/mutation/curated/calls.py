@@ -29,12 +29,12 @@ mutation = CALLS.mutation
 # Feature caches.
 
 
-@mutation("ItemCaches.past", LONG_CLIP, "coherence")
+@mutation("ParkedCaches.past", LONG_CLIP, "coherence")
 def cache_of_a_neighbour(right: Any) -> Any:
     return returning(lambda past, *_: past if past is None else past.roll(1, -1))(right)
 
 
-@mutation("ItemCaches.past", LONG_CLIP, "coherence")
+@mutation("ParkedCaches.past", LONG_CLIP, "coherence")
 def cache_never_read(right: Any) -> Any:
     return nothing(right)
 

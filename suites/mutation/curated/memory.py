@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vae_compat.suites.mutation.curated.declaring import Topic, nothing, returning
@@ -76,7 +75,7 @@ def memory_given_twice(right: Any) -> Any:
 @mutation("Writer.put", "parity")
 def band_sent_one_row_off(right: Any) -> Any:
     def wrong(writer: Any, span: Any, band: Tensor) -> None:
-        right(writer, span, band.roll(1, -2).contiguous(memory_format=torch.channels_last))
+        right(writer, span, band.roll(1, 0))
 
     return wrong
 
@@ -96,7 +95,7 @@ def buffer_of_the_band_before(right: Any) -> Any:
     def change(found: Any, reader: Any, number: int) -> Any:
         span = found[0]
         other = reader.buffers[(number + 1) % len(reader.buffers)]
-        return span, other[: span.size].permute(2, 0, 1).unsqueeze(0)
+        return span, other[: span.size]
 
     return returning(change)(right)
 
