@@ -19,6 +19,7 @@ from vae_compat.contracts.mechanisms import EXPLANATION
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES, Family
 from vae_compat.families.installed import left_out
+from vae_compat.fixtures.specimens import known_bad
 from vae_compat.front.thresholds import declared
 from vae_compat.judge import Outcome
 from vae_compat.reports.digest import MARKS
@@ -302,8 +303,6 @@ def parse_case(text: str) -> Case:
 
 def _known_bad(check: str) -> str:
     """The known-bad hooks of a check, and the case in which each is caught."""
-    from vae_compat.fixtures.specimens import known_bad  # imports torch, for seconds
-
     hooks = [
         f"{hook.name}\n  hook {hook.entry}\n  case {hook.shows_on}" for hook in known_bad(check)
     ]

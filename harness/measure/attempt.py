@@ -16,7 +16,7 @@ from vae_compat.isolation.limiting import limited
 from vae_compat.measure.failing import failure_of
 from vae_compat.measure.observation import Failure
 from vae_compat.measure.process import ProcessState
-from vae_compat.subject.state import Change, snapshot
+from vae_compat.subject.state import Change, snapshot_of
 
 
 class Fitting(AbstractContextManager[Any], Protocol):
@@ -76,7 +76,7 @@ def attempt(
     made = Attempt()
     fitting: Fitting | None = None
     expected = tuple(Change(*place) for place in leaves or ())
-    whole = snapshot(view.vae, encoder=view.encoder, decoder=view.decoder)
+    whole = snapshot_of(view)
     before = ProcessState()
     process: tuple[str, ...] = ()
     error: BaseException | None = None

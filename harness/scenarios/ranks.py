@@ -192,7 +192,6 @@ def _forked(act: Callable[[], None]) -> int:
     child = os.fork()
     if child:
         return child
-    torch.set_num_threads(1)  # threads of the parent that OpenMP would wait for are not here
     BEAT.set(lambda _seconds: None)  # the judge listens to the runner alone
     # Threads of the parent are not there after a fork, and work given to them would wait forever.
     torch.set_num_threads(1)

@@ -8,7 +8,7 @@ from vae_compat.device.cuda import CudaDevice
 from vae_compat.device.gpu import Timing
 from vae_compat.measure.observation import Times
 from vae_compat.scenarios.stage import Stage
-from vae_compat.subject.state import snapshot
+from vae_compat.subject.state import snapshot_of
 
 WARM_UP = 1
 """Warm-up runs that do not count: libraries choose kernels, and the allocator fills."""
@@ -30,7 +30,7 @@ def perform_timing(stage: Stage) -> Times | None:
         def timed(run: Any) -> Timing:
             return device.timed(lambda: run(direction, given), warm_up=WARM_UP, repeats=REPEATS)
 
-        before = snapshot(view.vae, encoder=view.encoder, decoder=view.decoder)
+        before = snapshot_of(view)
         untiled = timed(view.run)
         before.restore()
         made = player.attempt(timed, calls=WARM_UP + REPEATS, metered=False)

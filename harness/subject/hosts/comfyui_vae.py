@@ -181,19 +181,9 @@ class VAE:
         overlap: tuple[int, int, int] = (1, 8, 8),
     ) -> Tensor:
         """Clips, in tiles of one shape."""
-        amounts: list[Amount] = [_image_frames, self.ratio, self.ratio]
-        return self.process_output(
-            tiled_scale_multidim(
-                samples,
-                self._raw_image,
-                (tile_t, tile_y, tile_x),
-                overlap,
-                amounts,
-                out_channels=3,
-                index_formulas=(FRAMES, self.ratio, self.ratio),
-                output_device=self.output_device,
-            )
-        )
+        tile = (tile_t, tile_y, tile_x)
+        made = self._in_one_shape(samples, self._raw_image, tile, overlap, _image_frames, 3)
+        return self.process_output(made)
 
     def encode_tiled_3d(
         self,
@@ -204,15 +194,31 @@ class VAE:
         overlap: tuple[int, int, int] = (1, 64, 64),
     ) -> Tensor:
         """Clips ``B C T H W``, in tiles of one shape."""
-        amounts: list[Amount] = [_latent_frames, self.ratio, self.ratio]
+        tile = (tile_t, tile_y, tile_x)
+        return self._in_one_shape(
+            pixels, self._encoded, tile, overlap, _latent_frames, self._moments, downscale=True
+        )
+
+    def _in_one_shape(
+        self,
+        x: Tensor,
+        run: Callable[[Tensor], Tensor],
+        tile: tuple[int, int, int],
+        overlap: tuple[int, int, int],
+        frames: Amount,
+        channels: int,
+        *,
+        downscale: bool = False,
+    ) -> Tensor:
+        amounts: list[Amount] = [frames, self.ratio, self.ratio]
         return tiled_scale_multidim(
-            pixels,
-            self._encoded,
-            (tile_t, tile_y, tile_x),
+            x,
+            run,
+            tile,
             overlap,
             amounts,
-            out_channels=self._moments,
-            downscale=True,
+            out_channels=channels,
+            downscale=downscale,
             index_formulas=(FRAMES, self.ratio, self.ratio),
             output_device=self.output_device,
         )
