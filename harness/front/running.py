@@ -256,13 +256,14 @@ def _arguments(options: Options, size: int, folder: Path) -> list[str]:
     arguments = [str(suites / tier) for tier in options.tiers_to_run]
     # Ignore configuration and cache of the current folder, which belongs to the adopter.
     arguments += ["-c", os.devnull, "--rootdir", str(suites.parent), "-p", "no:cacheprovider"]
+    # Names of folders above are for -k what names of tests are.
+    arguments += [f"--confcutdir={suites.parent}"]
     # Without a folder of its own, pytest leaves one behind where it is killed.
     arguments += [f"--basetemp={folder / 'pytest'}"]
     arguments += ["-p", "vae_compat.front.plugin", "--import-mode=importlib", "--no-header", "-rN"]
     arguments += ["-v", "--tb=short"] if options.verbose else ["-q", "--tb=no"]
     # What is installed for an adopter's own tests stays out.
     arguments += ["--disable-plugin-autoload", "-p", "xdist"]
-    arguments += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # no test here asserts
     arguments += ["-p", "no:junitxml", "-p", "no:faulthandler"]
     # It collects garbage at the end, half a second each time, to warn of what nobody reads here.
     arguments += ["-p", "no:unraisableexception"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from vae_compat.errors import UsageError
-from vae_compat.front import cli
+from vae_compat.front import cli, running
 from vae_compat.front.resuming import finished, resumed
 from vae_compat.judge import ExitCode
 from vae_compat.reports.log import FILE_NAME, End, Entry, Log, LogError, Writer, concluded, read_log
@@ -321,3 +321,14 @@ def test_the_first_failure_ends_a_run_that_was_told_so(tmp_path: Path) -> None:
     assert "stopped at the first failure, after" in ran.results["verdict"]["reason"]
     shown = [line for line in ran.out.splitlines() if line.startswith("FAIL ")]
     assert len(shown[0]) < 81
+
+
+def test_names_of_folders_do_not_select(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suites, installed = running.suites_folder(), tmp_path / "zebra" / "package" / "suites"
+    for tier in ("minimum", "recommended"):
+        shutil.copytree(suites / tier, installed / tier)
+    monkeypatch.setattr(running, "suites_folder", lambda: installed)
+    narrow = ("--case", CASE, "--tier", "minimum,recommended", "-k", "zebra")
+    ran = here(tmp_path / "out", "--profile", profile(tmp_path, "sound"), *narrow)
+    assert ran.code == 2
+    assert "no check of any case was selected" in ran.err
