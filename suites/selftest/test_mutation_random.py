@@ -12,9 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from vae_compat.contracts.cases import Case
 from vae_compat.fixtures.specimens.resting import Box
+from vae_compat.front.session import Run
 from vae_compat.reports.kill_matrix import Matrix, Mutant, Trial, to_markdown, to_text
 from vae_compat.suites.mutation.copies import Copy, copied, written
+from vae_compat.suites.mutation.random_faults import mutants
 from vae_compat.suites.mutation.random_faults.faults import (
     RESULT,
     Planted,
@@ -221,3 +224,23 @@ def test_every_pattern_of_a_target_names_some_of_its_functions(target: Target) -
 
 def test_dtype_of_no_floating_point_is_no_place_for_a_tensor_fault() -> None:
     assert kind_of(Tensor([1.0])) is None
+
+
+@pytest.mark.slow
+def test_a_trial_takes_cases_that_differ_and_runs_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: Target
+) -> None:
+    chosen: list[list[Case]] = []
+
+    def cheapest(target: Target, run: Run) -> list[Case]:
+        chosen.append(mutants_cases(target, run))
+        return chosen[0][:1]
+
+    mutants_cases = mutants.cases_for
+    monkeypatch.setattr(mutants, "cases_for", cheapest)
+    found = mutants.on_trial(mutants.Plan(target, {"merge": 1}, 1), tmp_path, 20, processes=1)
+    assert len(chosen[0]) == len(set(chosen[0]))
+    for trait in ("batch", "dtype", "direction"):
+        assert len({getattr(case, trait) for case in chosen[0]}) == 2
+    assert [mutant.hook for mutant in found] == ["resting"] * 2
+    assert all(mutant.check or mutant.cases <= 1 for mutant in found)

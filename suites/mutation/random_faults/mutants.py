@@ -92,7 +92,8 @@ def cases_for(target: Target, run: Run) -> list[Case]:
         if new:
             known |= new
             kept.append(case)
-    ways = {case for _, case in joined(run, run.subjects, kept).called_in_every_way}
+    narrow = replace(run, cases={target.profile.hook.name: tuple(kept)})
+    ways = {case for _, case in narrow.called_in_every_way}
     return sorted(kept, key=lambda case: _early(case, WAYS if case in ways else 1))
 
 
