@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from vae_compat.contracts.caseid import record_id
 from vae_compat.errors import StoppedError, UsageError
-from vae_compat.front.options import SECONDS, Options
-from vae_compat.front.run_folder import RunFolder
+from vae_compat.front.run.run_folder import RunFolder
+from vae_compat.front.selection.options import SECONDS, Options
 from vae_compat.vocabulary import ExitCode
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def _run(options: Options, environment: Mapping[str, str]) -> tuple[int, str]:
 def child() -> None:
     """The other side of ``_run``."""
     from vae_compat.front import cli
-    from vae_compat.front.running import run
+    from vae_compat.front.run.running import run
 
     options = Options.from_json(sys.stdin.read())
     sys.exit(int(cli.answered(lambda: run(options), running=True)))

@@ -18,7 +18,7 @@ from vae_compat.errors import StoppedError, UsageError
 from vae_compat.vocabulary import DEFAULT_PROFILES, DEFAULT_TIERS, Device, ExitCode, Tier
 
 if TYPE_CHECKING:
-    from vae_compat.front.options import Options
+    from vae_compat.front.selection.options import Options
 
 MOST_SECONDS = 1_000_000
 """Longest time limit of a case: the system's timers take little more."""
@@ -362,7 +362,7 @@ def _add_rendered(parser: argparse.ArgumentParser) -> None:
 
 def options_of(given: argparse.Namespace) -> Options:
     """The options of a command. Raises ``UsageError`` for lists and paths without anything."""
-    from vae_compat.front.options import Options
+    from vae_compat.front.selection.options import Options
 
     values = vars(given).copy()
     values["scales"], values["tiers"] = values.pop("scale", None), values.pop("tier", None)
@@ -407,7 +407,7 @@ _whole.__name__ = "whole number"
 
 
 def _shard(text: str) -> str:
-    from vae_compat.front.sharding import Shard
+    from vae_compat.front.selection.sharding import Shard
 
     try:
         return str(Shard.of(text))
@@ -430,7 +430,7 @@ _seconds.__name__ = "number of seconds"
 def _run(given: argparse.Namespace) -> int:
     options = options_of(given)
 
-    from vae_compat.front.running import run
+    from vae_compat.front.run.running import run
 
     return run(options)
 
@@ -444,13 +444,13 @@ def _nightly(given: argparse.Namespace) -> int:
 
 
 def _compare(given: argparse.Namespace) -> int:
-    from vae_compat.front.keeping import compared
+    from vae_compat.front.kept_runs.keeping import compared
 
     return compared(given.before, given.after)
 
 
 def _history(given: argparse.Namespace) -> int:
-    from vae_compat.front.keeping import shown
+    from vae_compat.front.kept_runs.keeping import shown
 
     return shown(given.folder, accept=given.accept, last=given.last)
 
@@ -458,7 +458,7 @@ def _history(given: argparse.Namespace) -> int:
 def _list(given: argparse.Namespace) -> int:
     options = options_of(given)
 
-    from vae_compat.front import listing
+    from vae_compat.front.selection import listing
 
     sys.stdout.write(listing.render(options, given.what, ids=given.ids))
     sys.stdout.flush()
@@ -466,7 +466,7 @@ def _list(given: argparse.Namespace) -> int:
 
 
 def _report(given: argparse.Namespace) -> int:
-    from vae_compat.front.running import report
+    from vae_compat.front.run.running import report
 
     return report(given.folder, opened=given.open, **_rendered(given))
 
@@ -479,13 +479,13 @@ def _rendered(given: argparse.Namespace) -> dict[str, Path | None]:
 
 
 def _merge(given: argparse.Namespace) -> int:
-    from vae_compat.front.merging import merge
+    from vae_compat.front.kept_runs.merging import merge
 
     return merge(given.folders, given.out, opened=given.open, **_rendered(given))
 
 
 def _init(given: argparse.Namespace) -> int:
-    from vae_compat.front.init import Wanted, init, terminal
+    from vae_compat.front.adopting.init import Wanted, init, terminal
 
     told = vars(given)
     same = ("hook", "kind", "layout", "host", "grade", "source", "force")
@@ -499,19 +499,19 @@ def _init(given: argparse.Namespace) -> int:
 
 
 def _doctor(_: argparse.Namespace) -> int:
-    from vae_compat.front.doctor import doctor
+    from vae_compat.front.adopting.doctor import doctor
 
     return doctor()
 
 
 def _annotate(given: argparse.Namespace) -> int:
-    from vae_compat.front.annotating import annotate
+    from vae_compat.front.kept_runs.annotating import annotate
 
     return annotate(given.folder)
 
 
 def _explain(given: argparse.Namespace) -> int:
-    from vae_compat.front.explain import explain
+    from vae_compat.front.explaining.explain import explain
 
     sys.stdout.write(explain(given.word) + "\n")
     sys.stdout.flush()

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vae_compat.errors import StoppedError, UsageError
-from vae_compat.front import keeping
-from vae_compat.front.interrupts import Interrupts
-from vae_compat.front.options import Options
-from vae_compat.front.run_folder import RunFolder
-from vae_compat.front.validation import validate
+from vae_compat.front.kept_runs import keeping
+from vae_compat.front.run.interrupts import Interrupts
+from vae_compat.front.run.run_folder import RunFolder
+from vae_compat.front.selection.options import Options
+from vae_compat.front.selection.validation import validate
 from vae_compat.vocabulary import Device, ExitCode
 
 if TYPE_CHECKING:
-    from vae_compat.front.gathering import Gathering
-    from vae_compat.front.subjects import HookUnderTest
+    from vae_compat.front.run.gathering import Gathering
+    from vae_compat.front.selection.subjects import HookUnderTest
     from vae_compat.reports.log import Log
     from vae_compat.reports.results import Header, Results
 
@@ -89,9 +89,9 @@ def judged(
     """
     import pytest
 
-    from vae_compat.front import workers
-    from vae_compat.front.gathering import Gathering
-    from vae_compat.front.resuming import finished, resumed
+    from vae_compat.front.kept_runs.resuming import finished, resumed
+    from vae_compat.front.run import workers
+    from vae_compat.front.run.gathering import Gathering
     from vae_compat.measure.shelf import lasting
     from vae_compat.reports.compare import hold_against
     from vae_compat.reports.pictures.exhibit import clear
@@ -161,8 +161,8 @@ def _concluded(gathering: Gathering, code: int, options: Options, earlier: Log |
 def header_of(options: Options, found: tuple[HookUnderTest, ...]) -> Header:
     """Where, with what and on what a run of these hooks runs."""
     from vae_compat.device import described_gpu
-    from vae_compat.front.listing import left_out_of
-    from vae_compat.front.subjects import claims_digest
+    from vae_compat.front.selection.listing import left_out_of
+    from vae_compat.front.selection.subjects import claims_digest
     from vae_compat.reports.results import HookEntry, command_line, describe_run, now
 
     return describe_run(
@@ -229,7 +229,7 @@ def report(
     opened: bool = False,
 ) -> int:
     """Render everything again from the log of a run, and return its exit code."""
-    from vae_compat.front.validation import check_against
+    from vae_compat.front.selection.validation import check_against
     from vae_compat.reports.compare import hold_against
     from vae_compat.reports.log import concluded, read_log
     from vae_compat.reports.results import read
@@ -260,7 +260,8 @@ def _arguments(options: Options, size: int, folder: Path) -> list[str]:
     arguments += [f"--confcutdir={suites.parent}"]
     # Without a folder of its own, pytest leaves one behind where it is killed.
     arguments += [f"--basetemp={folder / 'pytest'}"]
-    arguments += ["-p", "vae_compat.front.plugin", "--import-mode=importlib", "--no-header", "-rN"]
+    arguments += ["-p", "vae_compat.front.run.plugin", "--import-mode=importlib"]
+    arguments += ["--no-header", "-rN"]
     arguments += ["-v", "--tb=short"] if options.verbose else ["-q", "--tb=no"]
     # What is installed for an adopter's own tests stays out.
     arguments += ["--disable-plugin-autoload", "-p", "xdist"]

@@ -11,7 +11,7 @@ from vae_compat.errors import UsageError
 from vae_compat.vocabulary import ExitCode
 
 if TYPE_CHECKING:
-    from vae_compat.front.options import Options
+    from vae_compat.front.selection.options import Options
     from vae_compat.reports.results import Header, Results
 
 

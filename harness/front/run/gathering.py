@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from rich.text import Text
 
-from vae_compat.front import workers
-from vae_compat.front.interrupts import Interrupts
-from vae_compat.front.plugin import RUN, told_by
-from vae_compat.front.progress import Progress
-from vae_compat.front.scheduling import BaselineScheduling
-from vae_compat.front.session import Run
+from vae_compat.front.run import workers
+from vae_compat.front.run.interrupts import Interrupts
+from vae_compat.front.run.plugin import RUN, told_by
+from vae_compat.front.run.progress import Progress
+from vae_compat.front.run.scheduling import BaselineScheduling
+from vae_compat.front.run.session import Run
 from vae_compat.isolation.client import close_shared_nursery
 from vae_compat.judge import Record
 from vae_compat.reports import digest

@@ -10,14 +10,14 @@ from vae_compat.checks.metrics import METRICS, line_of
 from vae_compat.contracts.cases import Case, Layout
 from vae_compat.families import FAMILIES
 from vae_compat.families.installed import left_out
-from vae_compat.front.explain import check_docs
-from vae_compat.front.options import Options
-from vae_compat.front.sharding import groups_of
+from vae_compat.front.explaining.explain import check_docs
+from vae_compat.front.selection.options import Options
+from vae_compat.front.selection.sharding import groups_of
 from vae_compat.matrix import generate, is_claimed
 
 if TYPE_CHECKING:
     from vae_compat.checks.registry import Check
-    from vae_compat.front.subjects import HookUnderTest
+    from vae_compat.front.selection.subjects import HookUnderTest
     from vae_compat.subject.profile import Profile
 
 
@@ -72,8 +72,8 @@ def left_out_of(found: Sequence[HookUnderTest], options: Options) -> tuple[str, 
 
 
 def _cases(options: Options, *, ids: bool) -> list[str]:
-    from vae_compat.front.subjects import resolve
-    from vae_compat.front.validation import (
+    from vae_compat.front.selection.subjects import resolve
+    from vae_compat.front.selection.validation import (
         check_known_failures,
         check_profiles,
         check_selection,
@@ -124,7 +124,7 @@ def _cases(options: Options, *, ids: bool) -> list[str]:
 
 
 def _checks(options: Options) -> list[str]:
-    from vae_compat.front.validation import check_selection
+    from vae_compat.front.selection.validation import check_selection
 
     check_selection(options)
     wanted = {check.name for check in _of_tiers(options.tiers)}
@@ -156,7 +156,7 @@ def _counts(cases: Sequence[Case], claimed: Sequence[bool]) -> str:
 
 
 def _hooks() -> list[str]:
-    from vae_compat.front.subjects import load_subject, subject_folders
+    from vae_compat.front.selection.subjects import load_subject, subject_folders
     from vae_compat.subject.profile import embedded_names
 
     lines = []
