@@ -7,14 +7,14 @@ Nothing heavy is imported before the command line is known to be right: ``--help
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vae_compat.contracts.cases import Layout
-from vae_compat.errors import StoppedError, UsageError
+from vae_compat.errors import UsageError
+from vae_compat.front.ending import answered
 from vae_compat.vocabulary import DEFAULT_PROFILES, DEFAULT_TIERS, Device, ExitCode, Tier
 
 if TYPE_CHECKING:
@@ -49,42 +49,6 @@ def _commanded(arguments: Sequence[str] | None) -> int:
     options = parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     return command(options)
-
-
-def answered(command: Callable[[], int], *, running: bool) -> int:
-    """The exit code of a command, and one sentence for whatever keeps it from ending well.
-
-    ``running`` is whether it judges: one that was cut short then has no verdict.
-    """
-    try:
-        return command()
-    except UsageError as error:
-        _complain(error)
-        return ExitCode.USAGE
-    except StoppedError as error:
-        _complain(error)
-        return ExitCode.HARNESS
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        return ExitCode.HARNESS
-    except BrokenPipeError:
-        # The reader (head, less) went away; keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.HARNESS if running else ExitCode.HOLDS
-    except Exception:
-        # An uncaught exception would exit with 1, which says that the gate does not hold.
-        import traceback
-
-        traceback.print_exc()
-        sys.stderr.write("vae-compat: this is a defect of the harness, not of the hook\n")
-        return ExitCode.HARNESS
-
-
-def _complain(told: object) -> None:
-    """One sentence on stderr; paths and profiles in it may hold anything."""
-    from vae_compat.text import printable
-
-    sys.stderr.write(f"vae-compat: {printable(told, 2000)}\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -466,7 +430,7 @@ def _list(given: argparse.Namespace) -> int:
 
 
 def _report(given: argparse.Namespace) -> int:
-    from vae_compat.front.run.running import report
+    from vae_compat.front.kept_runs.reporting import report
 
     return report(given.folder, opened=given.open, **_rendered(given))
 

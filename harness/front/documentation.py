@@ -24,6 +24,7 @@ from vae_compat.checks.metrics import METRICS
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.front import cli
+from vae_compat.front.ending import answered
 from vae_compat.front.explaining import explain
 from vae_compat.reports.schema import NAMES, stored
 
@@ -252,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m vae_compat.front.documentation")
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder for the pages")
     out: Path = parser.parse_args(arguments).out
-    return cli.answered(lambda: _built(out), running=False)
+    return answered(lambda: _built(out), running=False)
 
 
 def _built(out: Path) -> int:

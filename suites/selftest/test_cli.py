@@ -72,7 +72,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[Options]:
     calls: list[Options] = []
     monkeypatch.setattr(running, "set_environment", lambda _: None)
     monkeypatch.setattr(running, "judged", lambda options, *_: calls.append(options))
-    monkeypatch.setattr(running, "_tell", lambda *_: 0)
+    monkeypatch.setattr(running.reporting, "tell", lambda *_: 0)
     return calls
 
 

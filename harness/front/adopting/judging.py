@@ -17,7 +17,7 @@ from vae_compat.errors import StoppedError, UsageError
 from vae_compat.front.run import workers
 from vae_compat.front.run.running import header_of
 from vae_compat.front.run.session import Item, Run
-from vae_compat.front.selection.listing import left_out_of
+from vae_compat.front.selection.cases import left_out_of
 from vae_compat.front.selection.options import Options
 from vae_compat.front.selection.subjects import facts_to_json, restored
 from vae_compat.front.selection.validation import validate

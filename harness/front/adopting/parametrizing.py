@@ -166,8 +166,9 @@ class Check:
         same case leaves nothing to judge.
         """
         __tracebackhide__ = True
-        from vae_compat.front.api import UNJUDGED, HookFailureError
+        from vae_compat.front.api import HookFailureError
         from vae_compat.text import printable
+        from vae_compat.vocabulary import UNJUDGED
 
         self.called = True
         self.answer = self.gate.answer(self.test)

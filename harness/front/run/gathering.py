@@ -26,6 +26,7 @@ from vae_compat.reports import digest
 from vae_compat.reports.log import Entry, Key, Log, LogError, Writer
 from vae_compat.reports.results import Header
 from vae_compat.text import printable
+from vae_compat.vocabulary import BAD
 
 
 class Gathering:
@@ -112,7 +113,7 @@ class Gathering:
     def _begin(self, ids: list[str]) -> None:
         keys = {(found.hook, found.case, found.check) for found in map(told_by, ids) if found}
         self.selected = len(keys | self.entries.keys())
-        bad = sum(entry.record.status in digest.BAD for entry in self.entries.values())
+        bad = sum(entry.record.status in BAD for entry in self.entries.values())
         self._progress = Progress(
             self.selected, len(self.entries), bad, terminal=sys.stdout.isatty()
         )
@@ -154,7 +155,7 @@ class Gathering:
             except LogError as error:
                 self.stopped = str(error)
                 pytest.exit(str(error))
-        bad = entry.record.status in digest.BAD
+        bad = entry.record.status in BAD
         if bad and not entry.record.blocked_by:
             self._show(entry.record)
         line = None if self._progress is None else self._progress.took(bad=bad)

@@ -15,12 +15,12 @@ import pytest
 from vae_compat.checks.registry import CHECKS
 from vae_compat.contracts.cases import Case
 from vae_compat.contracts.finding import Finding, Status, Tier
-from vae_compat.front.api import UNJUDGED
 from vae_compat.front.run import workers
 from vae_compat.front.run.session import Item, Run
 from vae_compat.judge import Outcome
 from vae_compat.measure.observation import Observed
 from vae_compat.text import printable
+from vae_compat.vocabulary import UNJUDGED
 
 RUN = pytest.StashKey[Run]()
 ITEM = pytest.StashKey[Item]()
