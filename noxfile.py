@@ -12,7 +12,7 @@ nox.options.reuse_venv = "yes"
 SUITE = "suites/selftest"
 DOCUMENTING = ("mkdocs==1.6.1", "mkdocstrings[python]==1.0.8")
 FOR_TESTS = ("jsonschema>=4.20", "pyyaml>=6", *DOCUMENTING)  # schemas, workflows, documentation
-# Has glibc keep some freed memory, see ALLOCATOR in harness/front/running.py.
+# Has glibc keep some freed memory, see ALLOCATOR in harness/front/run/running.py.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(128 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vae_compat.errors import StoppedError, UsageError
+    from vae_compat.front.adopting.parametrizing import parametrize_hook
     from vae_compat.front.api import HookFailureError, Report, ReportedFinding, check_hook
-    from vae_compat.front.parametrizing import parametrize_hook
     from vae_compat.tiled_vae import TilingError, VAEHook, tiled
 
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
 _PLACES = {
     **dict.fromkeys(("StoppedError", "UsageError"), "errors"),
     **dict.fromkeys(("HookFailureError", "Report", "ReportedFinding", "check_hook"), "front.api"),
-    "parametrize_hook": "front.parametrizing",
+    "parametrize_hook": "front.adopting.parametrizing",
     **dict.fromkeys(("TilingError", "VAEHook", "tiled"), "tiled_vae"),
 }
 

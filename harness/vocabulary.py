@@ -70,6 +70,10 @@ class ExitCode(IntEnum):
     HARNESS = 3
 
 
+BAD = frozenset({"failed", "error", "xpassed"})
+"""Statuses of records that break the gate."""
+UNJUDGED = "a known failure of this case leaves nothing to judge"
+"""Why a record is skipped."""
 RANKS: tuple[int, ...] = (2, 3)
 """Numbers of processes among which parallel VAEs share their work, where nothing is said."""
 DEFAULT_TIERS: tuple[str, ...] = (str(Tier.MINIMUM), str(Tier.RECOMMENDED))

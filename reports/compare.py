@@ -15,7 +15,7 @@ from vae_compat.checks.metrics import WAITS
 from vae_compat.contracts.finding import Grade
 from vae_compat.judge import Record, Verdict
 from vae_compat.text import told_apart
-from vae_compat.vocabulary import ExitCode
+from vae_compat.vocabulary import BAD, ExitCode
 
 from . import digest
 from .results import Header, Results
@@ -240,7 +240,7 @@ def unheard_of(results: Results, earlier: Results) -> tuple[str, ...]:
     return tuple(
         f"{record.hook} {record.id}: {record.status}, was not there"
         for record in digest.independent(results.records)
-        if record.status in digest.BAD and (record.hook, record.id) not in known
+        if record.status in BAD and (record.hook, record.id) not in known
     )
 
 

@@ -14,6 +14,7 @@ from vae_compat.contracts.cases import Direction, Mode
 from vae_compat.contracts.finding import Grade, Phase, Tier
 from vae_compat.families import FAMILIES, Family
 from vae_compat.judge import ROOTS, Record
+from vae_compat.vocabulary import BAD
 
 VRAM_RATIO = "vram_ratio"
 """Metric: peak over weights of the hook, divided by that of the untiled VAE."""
@@ -37,8 +38,6 @@ MARKS = {
     "passed": "pass",
     "skipped": "skip",
 }
-BAD = frozenset({"error", "failed", "xpassed"})
-"""Statuses that break the gate."""
 
 
 class Key(NamedTuple):

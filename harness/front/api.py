@@ -21,21 +21,18 @@ from typing import TYPE_CHECKING, Any
 
 from vae_compat.contracts.caseid import record_id
 from vae_compat.errors import StoppedError, UsageError
-from vae_compat.front.options import SECONDS, Options
-from vae_compat.front.run_folder import RunFolder
-from vae_compat.vocabulary import ExitCode
+from vae_compat.front.ending import answered
+from vae_compat.front.run.run_folder import RunFolder
+from vae_compat.front.selection.options import SECONDS, Options
+from vae_compat.vocabulary import BAD, ExitCode
 
 if TYPE_CHECKING:
     from vae_compat.reports.results import Results
 
-BAD = frozenset({"failed", "error", "xpassed"})
-"""Statuses that break the gate."""
 TOLD = 10
 """Failures that an exception names."""
 SELECTING = ("families", "directions", "modes", "scales", "tiers")
 """Arguments that narrow the selection: any sequence of words."""
-UNJUDGED = "a known failure of this case leaves nothing to judge"
-"""Why a test is skipped."""
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from vae_compat.front.api import child; child()"
 
 
@@ -241,11 +238,10 @@ def _run(options: Options, environment: Mapping[str, str]) -> tuple[int, str]:
 
 def child() -> None:
     """The other side of ``_run``."""
-    from vae_compat.front import cli
-    from vae_compat.front.running import run
+    from vae_compat.front.run.running import run
 
     options = Options.from_json(sys.stdin.read())
-    sys.exit(int(cli.answered(lambda: run(options), running=True)))
+    sys.exit(int(answered(lambda: run(options), running=True)))
 
 
 def _report(options: Options, code: int, complaint: str) -> Report:

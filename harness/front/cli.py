@@ -7,18 +7,18 @@ Nothing heavy is imported before the command line is known to be right: ``--help
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vae_compat.contracts.cases import Layout
-from vae_compat.errors import StoppedError, UsageError
+from vae_compat.errors import UsageError
+from vae_compat.front.ending import answered
 from vae_compat.vocabulary import DEFAULT_PROFILES, DEFAULT_TIERS, Device, ExitCode, Tier
 
 if TYPE_CHECKING:
-    from vae_compat.front.options import Options
+    from vae_compat.front.selection.options import Options
 
 MOST_SECONDS = 1_000_000
 """Longest time limit of a case: the system's timers take little more."""
@@ -49,42 +49,6 @@ def _commanded(arguments: Sequence[str] | None) -> int:
     options = parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     return command(options)
-
-
-def answered(command: Callable[[], int], *, running: bool) -> int:
-    """The exit code of a command, and one sentence for whatever keeps it from ending well.
-
-    ``running`` is whether it judges: one that was cut short then has no verdict.
-    """
-    try:
-        return command()
-    except UsageError as error:
-        _complain(error)
-        return ExitCode.USAGE
-    except StoppedError as error:
-        _complain(error)
-        return ExitCode.HARNESS
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        return ExitCode.HARNESS
-    except BrokenPipeError:
-        # The reader (head, less) went away; keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.HARNESS if running else ExitCode.HOLDS
-    except Exception:
-        # An uncaught exception would exit with 1, which says that the gate does not hold.
-        import traceback
-
-        traceback.print_exc()
-        sys.stderr.write("vae-compat: this is a defect of the harness, not of the hook\n")
-        return ExitCode.HARNESS
-
-
-def _complain(told: object) -> None:
-    """One sentence on stderr; paths and profiles in it may hold anything."""
-    from vae_compat.text import printable
-
-    sys.stderr.write(f"vae-compat: {printable(told, 2000)}\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -362,7 +326,7 @@ def _add_rendered(parser: argparse.ArgumentParser) -> None:
 
 def options_of(given: argparse.Namespace) -> Options:
     """The options of a command. Raises ``UsageError`` for lists and paths without anything."""
-    from vae_compat.front.options import Options
+    from vae_compat.front.selection.options import Options
 
     values = vars(given).copy()
     values["scales"], values["tiers"] = values.pop("scale", None), values.pop("tier", None)
@@ -407,7 +371,7 @@ _whole.__name__ = "whole number"
 
 
 def _shard(text: str) -> str:
-    from vae_compat.front.sharding import Shard
+    from vae_compat.front.selection.sharding import Shard
 
     try:
         return str(Shard.of(text))
@@ -430,7 +394,7 @@ _seconds.__name__ = "number of seconds"
 def _run(given: argparse.Namespace) -> int:
     options = options_of(given)
 
-    from vae_compat.front.running import run
+    from vae_compat.front.run.running import run
 
     return run(options)
 
@@ -444,13 +408,13 @@ def _nightly(given: argparse.Namespace) -> int:
 
 
 def _compare(given: argparse.Namespace) -> int:
-    from vae_compat.front.keeping import compared
+    from vae_compat.front.kept_runs.keeping import compared
 
     return compared(given.before, given.after)
 
 
 def _history(given: argparse.Namespace) -> int:
-    from vae_compat.front.keeping import shown
+    from vae_compat.front.kept_runs.keeping import shown
 
     return shown(given.folder, accept=given.accept, last=given.last)
 
@@ -458,7 +422,7 @@ def _history(given: argparse.Namespace) -> int:
 def _list(given: argparse.Namespace) -> int:
     options = options_of(given)
 
-    from vae_compat.front import listing
+    from vae_compat.front.selection import listing
 
     sys.stdout.write(listing.render(options, given.what, ids=given.ids))
     sys.stdout.flush()
@@ -466,7 +430,7 @@ def _list(given: argparse.Namespace) -> int:
 
 
 def _report(given: argparse.Namespace) -> int:
-    from vae_compat.front.running import report
+    from vae_compat.front.kept_runs.reporting import report
 
     return report(given.folder, opened=given.open, **_rendered(given))
 
@@ -479,13 +443,13 @@ def _rendered(given: argparse.Namespace) -> dict[str, Path | None]:
 
 
 def _merge(given: argparse.Namespace) -> int:
-    from vae_compat.front.merging import merge
+    from vae_compat.front.kept_runs.merging import merge
 
     return merge(given.folders, given.out, opened=given.open, **_rendered(given))
 
 
 def _init(given: argparse.Namespace) -> int:
-    from vae_compat.front.init import Wanted, init, terminal
+    from vae_compat.front.adopting.init import Wanted, init, terminal
 
     told = vars(given)
     same = ("hook", "kind", "layout", "host", "grade", "source", "force")
@@ -499,19 +463,19 @@ def _init(given: argparse.Namespace) -> int:
 
 
 def _doctor(_: argparse.Namespace) -> int:
-    from vae_compat.front.doctor import doctor
+    from vae_compat.front.adopting.doctor import doctor
 
     return doctor()
 
 
 def _annotate(given: argparse.Namespace) -> int:
-    from vae_compat.front.annotating import annotate
+    from vae_compat.front.kept_runs.annotating import annotate
 
     return annotate(given.folder)
 
 
 def _explain(given: argparse.Namespace) -> int:
-    from vae_compat.front.explain import explain
+    from vae_compat.front.explaining.explain import explain
 
     sys.stdout.write(explain(given.word) + "\n")
     sys.stdout.flush()

@@ -23,7 +23,9 @@ from typing import Any
 from vae_compat.checks.metrics import METRICS
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
-from vae_compat.front import cli, explain
+from vae_compat.front import cli
+from vae_compat.front.ending import answered
+from vae_compat.front.explaining import explain
 from vae_compat.reports.schema import NAMES, stored
 
 OWN = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changes.md"}
@@ -45,7 +47,7 @@ GALLERY = "vae_compat.reports.gallery"
 API = {
     "Tile a VAE": ("tiled_vae.tiled", "tiled_vae.VAEHook", "tiled_vae.TilingError"),
     "Judge a hook": ("front.api.check_hook", "front.api.Report", "front.api.ReportedFinding"),
-    "Judge a hook in tests": ("front.parametrizing.parametrize_hook",),
+    "Judge a hook in tests": ("front.adopting.parametrizing.parametrize_hook",),
     "Errors": ("front.api.HookFailureError", "errors.UsageError", "errors.StoppedError"),
 }
 
@@ -251,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m vae_compat.front.documentation")
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder for the pages")
     out: Path = parser.parse_args(arguments).out
-    return cli.answered(lambda: _built(out), running=False)
+    return answered(lambda: _built(out), running=False)
 
 
 def _built(out: Path) -> int:

@@ -14,6 +14,7 @@ from vae_compat.reports.html.rendering import drawn
 from vae_compat.reports.pictures.exhibit import read, worst_of
 from vae_compat.reports.results import Results
 from vae_compat.text import printable
+from vae_compat.vocabulary import BAD
 
 from .bugs import Bug
 
@@ -39,9 +40,7 @@ def plates(bugs: Iterable[Bug], results: Results, folder: Path) -> tuple[Plate, 
 
 
 def _plate(bug: Bug, records: Sequence[Record], pictures: Pictures) -> Plate:
-    failed = [
-        record for record in records if record.hook == bug.hook and record.status in digest.BAD
-    ]
+    failed = [record for record in records if record.hook == bug.hook and record.status in BAD]
     cases = dict.fromkeys(record.case for record in failed)
     found = (read(bug.hook, case, pictures.folder) for case in cases)
     worst = worst_of(exhibit for exhibit in found if exhibit is not None)

@@ -12,7 +12,7 @@ from vae_compat.contracts.cases import Direction, Mode
 from vae_compat.families import FAMILIES
 from vae_compat.judge import Record
 from vae_compat.reports import digest
-from vae_compat.reports.digest import BAD, Group, Key
+from vae_compat.reports.digest import Group, Key
 from vae_compat.reports.escaping import shown
 from vae_compat.reports.pictures.exhibit import Exhibit, read, worst_of
 from vae_compat.reports.plot import courses
@@ -20,6 +20,7 @@ from vae_compat.reports.results import Results
 from vae_compat.reports.table import LEGEND, cost_notes
 from vae_compat.reports.why import Why, whys
 from vae_compat.text import printable
+from vae_compat.vocabulary import BAD
 
 from .charts import Bar, Lines, bars, memory_lines
 from .counted import CountRow, counted

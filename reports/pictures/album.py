@@ -10,11 +10,10 @@ from typing import NamedTuple
 from vae_compat.contracts.cases import Direction, Scale
 from vae_compat.judge import Outcome, Record
 from vae_compat.measure.observation import Observed
+from vae_compat.vocabulary import BAD
 
 from . import making
 from .exhibit import Depth, depth_of, name_of, remove, write
-
-BAD = frozenset({Outcome.FAILED, Outcome.ERROR, Outcome.XPASSED})
 
 
 class Group(NamedTuple):

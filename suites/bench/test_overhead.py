@@ -24,9 +24,9 @@ from vae_compat.checks.registry import BY_NAME, CHECKS
 from vae_compat.contracts.cases import Case, Layout, Scale
 from vae_compat.fixtures.supplies import Fixtures
 from vae_compat.front import cli
-from vae_compat.front.options import Options
-from vae_compat.front.session import Item, Run
-from vae_compat.front.subjects import load_subject
+from vae_compat.front.run.session import Item, Run
+from vae_compat.front.selection.options import Options
+from vae_compat.front.selection.subjects import load_subject
 from vae_compat.measure.draws import DRAWS
 from vae_compat.measure.models import key_of
 from vae_compat.subject.loading import load_hook

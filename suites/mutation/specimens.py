@@ -10,7 +10,7 @@ from pathlib import Path
 from vae_compat.checks.registry import CHECKS
 from vae_compat.contracts.cases import Case, Mode, Scale
 from vae_compat.fixtures.specimens import SPECIMENS, Specimen
-from vae_compat.front.session import Run
+from vae_compat.front.run.session import Run
 from vae_compat.judge import Record, diagnose
 from vae_compat.matrix import cost
 from vae_compat.reports.kill_matrix import Trial

@@ -14,9 +14,9 @@ from vae_compat.families.installed import installed_families
 from vae_compat.fixtures.specimens import Specimen
 from vae_compat.fixtures.supplies import Fixtures
 from vae_compat.fixtures.vaes.building import model_class
-from vae_compat.front.options import Options
-from vae_compat.front.session import Item, Run
-from vae_compat.front.subjects import load_subject
+from vae_compat.front.run.session import Item, Run
+from vae_compat.front.selection.options import Options
+from vae_compat.front.selection.subjects import load_subject
 from vae_compat.judge import Outcome, Record
 from vae_compat.matrix import cost
 from vae_compat.measure.observation import Observed

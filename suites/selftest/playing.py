@@ -10,7 +10,7 @@ from vae_compat.contracts.cases import Case, Direction, Layout, Mode, Scale, Sce
 from vae_compat.contracts.finding import Finding
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures.specimens import SPECIMENS
-from vae_compat.front.session import Run
+from vae_compat.front.run.session import Run
 from vae_compat.measure.observation import Observed
 from vae_compat.subject.profile import Profile
 from vae_compat.suites.mutation.trial import prepared, profile_of

@@ -18,9 +18,10 @@ import pytest
 import torch
 from filelock import FileLock
 
-from vae_compat.front import cli, gathering
-from vae_compat.front import running as front
-from vae_compat.front.run_folder import RunFolder
+from vae_compat.front import cli
+from vae_compat.front.run import gathering
+from vae_compat.front.run import running as front
+from vae_compat.front.run.run_folder import RunFolder
 from vae_compat.judge import Record, Verdict, gate
 from vae_compat.scenarios.runners import InRunners
 

@@ -14,9 +14,11 @@ import yaml
 
 from vae_compat.errors import UsageError
 from vae_compat.families import installed
-from vae_compat.front import annotating, cli, doctor
-from vae_compat.front import init as starting
-from vae_compat.front.init import Wanted, init, look_at
+from vae_compat.front import cli
+from vae_compat.front.adopting import doctor
+from vae_compat.front.adopting import init as starting
+from vae_compat.front.adopting.init import Wanted, init, look_at
+from vae_compat.front.kept_runs import annotating
 from vae_compat.judge import Verdict
 from vae_compat.reports import results
 from vae_compat.subject import describing

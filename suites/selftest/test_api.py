@@ -15,7 +15,7 @@ import vae_compat
 from vae_compat.fixtures.specimens.forward import PerTileStatistics
 from vae_compat.fixtures.specimens.resting import RestingTiler
 from vae_compat.front import api
-from vae_compat.front.options import Options
+from vae_compat.front.selection.options import Options
 from vae_compat.judge import Verdict
 from vae_compat.reports import results
 from vae_compat.suites.selftest.test_reports import case_id, record, run

@@ -18,8 +18,10 @@ from vae_compat.contracts.finding import Phase
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.fixtures.specimens import SPECIMENS
-from vae_compat.front import cli, explain, running
-from vae_compat.front.options import Options
+from vae_compat.front import cli
+from vae_compat.front.explaining import explain
+from vae_compat.front.run import running
+from vae_compat.front.selection.options import Options
 from vae_compat.reports.results import write
 from vae_compat.suites.selftest.running import share_process_for_hooks
 from vae_compat.suites.selftest.test_reports import record, run
@@ -70,7 +72,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[Options]:
     calls: list[Options] = []
     monkeypatch.setattr(running, "set_environment", lambda _: None)
     monkeypatch.setattr(running, "judged", lambda options, *_: calls.append(options))
-    monkeypatch.setattr(running, "_tell", lambda *_: 0)
+    monkeypatch.setattr(running.reporting, "tell", lambda *_: 0)
     return calls
 
 
@@ -96,7 +98,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 
 def test_what_starts_a_run_leaves_torch_to_the_processes_that_judge() -> None:
     program = (
-        "import sys, vae_compat.front.running\n"
+        "import sys, vae_compat.front.run.running\n"
         "sys.exit(' '.join({'torch', 'numpy', 'diffusers'} & sys.modules.keys()) or 0)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -15,9 +15,10 @@ from vae_compat.checks.registry import BY_NAME
 from vae_compat.contracts.cases import Mechanism, Scenario
 from vae_compat.contracts.finding import Grade, Phase
 from vae_compat.errors import UsageError
-from vae_compat.front import cli, documentation, explain
-from vae_compat.front.options import SECONDS
-from vae_compat.front.parametrizing import REPORT
+from vae_compat.front import cli, documentation
+from vae_compat.front.adopting.parametrizing import REPORT
+from vae_compat.front.explaining import explain
+from vae_compat.front.selection.options import SECONDS
 from vae_compat.isolation.limits import TIMES_UNTILED
 from vae_compat.judge import Outcome
 from vae_compat.reports.digest import MARKS

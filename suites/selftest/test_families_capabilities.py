@@ -19,8 +19,8 @@ from vae_compat.contracts.finding import Status
 from vae_compat.families import FAMILIES, Family
 from vae_compat.families.installed import installed_families, left_out
 from vae_compat.fixtures.vaes.building import skeleton
-from vae_compat.front.listing import render
-from vae_compat.front.options import Options
+from vae_compat.front.selection.listing import render
+from vae_compat.front.selection.options import Options
 from vae_compat.matrix import generate
 from vae_compat.subject.profile import Claims, profile_from_flags
 from vae_compat.suites.selftest.playing import Stand

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from vae_compat.errors import UsageError
-from vae_compat.front import cli, running
-from vae_compat.front.options import Options
+from vae_compat.front import cli
+from vae_compat.front.run import running
+from vae_compat.front.selection.options import Options
 from vae_compat.judge import Verdict
 from vae_compat.machine import CudaDescription
 from vae_compat.reports import compare, history, nights, results, summary

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from vae_compat.front.interrupts import Interrupts
-from vae_compat.front.janitor import VARIABLE
-from vae_compat.front.run_folder import RunFolder
-from vae_compat.front.scheduling import BaselineScheduling
+from vae_compat.front.run.interrupts import Interrupts
+from vae_compat.front.run.janitor import VARIABLE
+from vae_compat.front.run.run_folder import RunFolder
+from vae_compat.front.run.scheduling import BaselineScheduling
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [
@@ -263,7 +263,7 @@ def test_what_was_ignored_when_the_process_started_stays_ignored() -> None:
 def test_who_asks_three_times_need_not_wait() -> None:
     program = (
         "import signal\n"
-        "from vae_compat.front.interrupts import Interrupts\n"
+        "from vae_compat.front.run.interrupts import Interrupts\n"
         "with Interrupts() as interrupts:\n"
         "    interrupts.close()\n"
         "    for _ in range(3):\n"

@@ -17,8 +17,8 @@ from vae_compat.checks.registry import CHECKS
 from vae_compat.contracts.cases import Case, Scale
 from vae_compat.fixtures.specimens import SOUND, SPECIMENS, Specimen
 from vae_compat.fixtures.specimens.in_hosts import IN_HOSTS
-from vae_compat.front.explain import parse_case
-from vae_compat.front.session import Run
+from vae_compat.front.explaining.explain import parse_case
+from vae_compat.front.run.session import Run
 from vae_compat.matrix import cost
 from vae_compat.reports.kill_matrix import Matrix, Mutant, Trial, to_text
 from vae_compat.suites.mutation.__main__ import holds

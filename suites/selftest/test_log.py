@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from vae_compat.errors import UsageError
-from vae_compat.front import cli, running
-from vae_compat.front.resuming import finished, resumed
+from vae_compat.front import cli
+from vae_compat.front.kept_runs.resuming import finished, resumed
+from vae_compat.front.run import running
 from vae_compat.judge import ExitCode
 from vae_compat.reports.log import FILE_NAME, End, Entry, Log, LogError, Writer, concluded, read_log
 from vae_compat.suites.selftest.running import Ran, here, once, profile, shared

@@ -13,8 +13,8 @@ import pytest
 from vae_compat.contracts.caseid import parse_case_id
 from vae_compat.contracts.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
 from vae_compat.families import FAMILIES
-from vae_compat.front.explain import parse_case
-from vae_compat.front.subjects import load_subject, subject_folders
+from vae_compat.front.explaining.explain import parse_case
+from vae_compat.front.selection.subjects import load_subject, subject_folders
 from vae_compat.matrix import (
     COHERENCE_FRAMES,
     HALF_SIZE,

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from vae_compat.errors import StoppedError, UsageError
-from vae_compat.front import cli, judge_process, parametrizing, session_report
-from vae_compat.front.judging import Judge
-from vae_compat.front.options import Options
+from vae_compat.front import cli
+from vae_compat.front.adopting import judge_process, parametrizing, session_report
+from vae_compat.front.adopting.judging import Judge
+from vae_compat.front.selection.options import Options
 from vae_compat.reports import results
 from vae_compat.reports.log import read_log
 from vae_compat.reports.results import jsonable
@@ -50,8 +51,9 @@ def test_a_repository_that_does_not_ask_gets_nothing_imported_and_nothing_writte
         "    assert request.config.pluginmanager.has_plugin('vae-compat')\n"
         f"    assert not {heavy!r} & set(sys.modules)\n"
         "    ours = {name for name in sys.modules if name.startswith('vae_compat')}\n"
-        "    assert ours == {'vae_compat', 'vae_compat.front', 'vae_compat.errors',\n"
-        "                    'vae_compat.front.parametrizing'}, ours\n"
+        "    assert ours == {'vae_compat', 'vae_compat.errors', 'vae_compat.front',\n"
+        "                    'vae_compat.front.adopting',\n"
+        "                    'vae_compat.front.adopting.parametrizing'}, ours\n"
     )
     command = [sys.executable, "-m", "pytest", "-q", "-W", "error", *QUIET, "--strict-markers"]
     alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -417,7 +419,7 @@ def test_an_interrupted_question_leaves_no_answer_to_the_next(
 FAKE = """
 from pathlib import Path
 
-from vae_compat.front import judge_process
+from vae_compat.front.adopting import judge_process
 
 
 class Fake:

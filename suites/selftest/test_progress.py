@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vae_compat.front.progress import EVERY, RENEWED, Progress
+from vae_compat.front.run.progress import EVERY, RENEWED, Progress
 
 
 class Clock:

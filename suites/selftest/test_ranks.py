@@ -17,7 +17,7 @@ from vae_compat.device.meter import Convolution, Reading
 from vae_compat.errors import UsageError
 from vae_compat.fixtures.specimens import SPECIMENS
 from vae_compat.fixtures.specimens.in_ranks import IN_RANKS
-from vae_compat.front.explain import parse_case
+from vae_compat.front.explaining.explain import parse_case
 from vae_compat.measure.failing import failure_of
 from vae_compat.scenarios.performed import Called
 from vae_compat.scenarios.ranks import Ranked, merged, perform_in_ranks, ranks_for

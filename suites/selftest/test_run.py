@@ -13,7 +13,7 @@ from vae_compat.checks.registry import CHECKS
 from vae_compat.contracts.cases import Case
 from vae_compat.contracts.promise import Promise
 from vae_compat.fixtures.supplies import Fixtures
-from vae_compat.front.explain import parse_case
+from vae_compat.front.explaining.explain import parse_case
 from vae_compat.judge import Outcome
 from vae_compat.suites.selftest.running import Ran, here, once, outside, profile, shared
 from vae_compat.vocabulary import DEFAULT_TIERS

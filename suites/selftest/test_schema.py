@@ -15,7 +15,7 @@ import pytest
 from vae_compat import checks
 from vae_compat.checks import metrics
 from vae_compat.checks.metrics import METRICS, metric_of
-from vae_compat.front.explain import COLUMNS, check_docs, explain
+from vae_compat.front.explaining.explain import COLUMNS, check_docs, explain
 from vae_compat.judge import Outcome
 from vae_compat.reports import digest, junit, log, results, schema
 from vae_compat.suites.selftest.test_reports import HEADER, case_id, record, run

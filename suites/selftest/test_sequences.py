@@ -16,7 +16,7 @@ from vae_compat.contracts.finding import Finding, Status
 from vae_compat.contracts.promise import Promise
 from vae_compat.device import open_device
 from vae_compat.fixtures.specimens.resting import RestingTiler
-from vae_compat.front.subjects import load_subject
+from vae_compat.front.selection.subjects import load_subject
 from vae_compat.matrix import generate
 from vae_compat.measure.observation import Noise, Origin
 from vae_compat.scenarios.calls import Interrupting, Interruption

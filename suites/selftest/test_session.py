@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from vae_compat.front import cli, subjects, workers
-from vae_compat.front.options import Options
+from vae_compat.front import cli
+from vae_compat.front.run import workers
+from vae_compat.front.selection import subjects
+from vae_compat.front.selection.options import Options
 from vae_compat.suites.selftest.running import here, profile
 
 pytestmark = pytest.mark.slow

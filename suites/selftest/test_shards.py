@@ -11,10 +11,13 @@ import pytest
 
 from vae_compat.checks.registry import BY_NAME
 from vae_compat.errors import UsageError
-from vae_compat.front import cli, merging, subjects, workers
-from vae_compat.front.options import Options
-from vae_compat.front.session import Run
-from vae_compat.front.sharding import Shard, costs, shared_out
+from vae_compat.front import cli
+from vae_compat.front.kept_runs import merging
+from vae_compat.front.run import workers
+from vae_compat.front.run.session import Run
+from vae_compat.front.selection import subjects
+from vae_compat.front.selection.options import Options
+from vae_compat.front.selection.sharding import Shard, costs, shared_out
 from vae_compat.judge import gate
 from vae_compat.reports.log import End, Entry, Log, concluded, read_log, write_log
 from vae_compat.reports.results import HookEntry

@@ -25,7 +25,7 @@ from vae_compat.fixtures.specimens.pieces import untiled_function
 from vae_compat.fixtures.specimens.switches import leaves_hook_on
 from vae_compat.fixtures.specimens.whole import blending
 from vae_compat.fixtures.vaes import build, truth
-from vae_compat.front.subjects import load_subject
+from vae_compat.front.selection.subjects import load_subject
 from vae_compat.matrix import applies
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 from vae_compat.contracts.cases import Case
 from vae_compat.fixtures.specimens import SPECIMENS
 from vae_compat.fixtures.specimens.in_hosts import IN_HOSTS
-from vae_compat.front.session import Run
+from vae_compat.front.run.session import Run
 from vae_compat.suites.mutation.trial import judged, prepared, profile_of
 
 pytestmark = pytest.mark.slow

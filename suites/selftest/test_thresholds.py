@@ -9,8 +9,8 @@ import pytest
 
 from vae_compat.checks.declaring import Check
 from vae_compat.checks.registry import CHECKS
-from vae_compat.front.explain import explain
-from vae_compat.front.thresholds import declared
+from vae_compat.front.explaining.explain import explain
+from vae_compat.front.explaining.thresholds import declared
 from vae_compat.measure import distance
 
 

@@ -28,8 +28,8 @@ from vae_compat.fixtures.training.photographs import (
 )
 from vae_compat.fixtures.vaes import build
 from vae_compat.fixtures.vaes.trained import FOLDER
-from vae_compat.front.explain import explain, parse_case
-from vae_compat.front.subjects import load_subject
+from vae_compat.front.explaining.explain import explain, parse_case
+from vae_compat.front.selection.subjects import load_subject
 from vae_compat.matrix import generate
 from vae_compat.measure.circumstances import code_files
 from vae_compat.suites.mutation.trial import judged, prepared, profile_of

@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 
 from vae_compat.errors import UsageError
 from vae_compat.fixtures.inputs import open_picture
-from vae_compat.front import cli, running
+from vae_compat.front import cli
+from vae_compat.front.run import running
 from vae_compat.reports.log import read_log
 from vae_compat.subject.profile import KnownFailure, name_of
 from vae_compat.suites.selftest.running import share_process_for_hooks

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vae_compat.contracts.cases import Case
-from vae_compat.front.session import Run
+from vae_compat.front.run.session import Run
 from vae_compat.judge import Record
 from vae_compat.suites.mutation.copies import Copy, copied
 from vae_compat.suites.mutation.curated import calls, memory, pixels, tiles

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from vae_compat.contracts.cases import Case
-from vae_compat.front.session import Run
+from vae_compat.front.run.session import Run
 from vae_compat.scenarios.asking import Ask
 from vae_compat.scenarios.runners import InProcess
 from vae_compat.subject.hook import Hook

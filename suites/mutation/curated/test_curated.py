@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vae_compat.front.session import Run
+from vae_compat.front.run.session import Run
 from vae_compat.suites.mutation.curated.declaring import Mutation
 from vae_compat.suites.mutation.curated.judging import (
     MUTATIONS,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from vae_compat.contracts.cases import Case, Mode, Scale
-from vae_compat.front.session import Run
+from vae_compat.front.run.session import Run
 from vae_compat.judge import Record
 from vae_compat.matrix import cost
 from vae_compat.measure.observation import Observation, Observed

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
-from vae_compat.front.janitor import VARIABLE
+from vae_compat.front.run.janitor import VARIABLE
 
 _JANITOR = Path(__file__).with_name("janitor.py")
 PATIENCE = 90.0

@@ -59,7 +59,7 @@ class Options:
     resume: Path | None = None
     """Folder of a run to resume."""
     shard: str | None = None
-    """``K/N``: the part of the selection to run, as `vae_compat.front.sharding` splits it."""
+    """``K/N``: the part of the selection to run, as `sharding` splits it."""
     cache: Path | None = None
     """Folder in which truths and baselines are kept from run to run."""
     history: Path | None = None
@@ -110,7 +110,7 @@ class Options:
 
     @property
     def selection(self) -> Selection:
-        """The filters, which `vae_compat.front.validation` has found right."""
+        """The filters, which `vae_compat.front.selection.validation` has found right."""
         from vae_compat.contracts.cases import Direction, Mode, Scale
         from vae_compat.matrix import Selection
 

@@ -1,9 +1,8 @@
-"""``vae-compat run`` and ``report``: from options to an exit code."""
+"""``vae-compat run``: from options to an exit code."""
 
 from __future__ import annotations
 
 import os
-import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -12,16 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vae_compat.errors import StoppedError, UsageError
-from vae_compat.front import keeping
-from vae_compat.front.interrupts import Interrupts
-from vae_compat.front.options import Options
-from vae_compat.front.run_folder import RunFolder
-from vae_compat.front.validation import validate
-from vae_compat.vocabulary import Device, ExitCode
+from vae_compat.front.ending import complain
+from vae_compat.front.kept_runs import keeping, reporting
+from vae_compat.front.run.interrupts import Interrupts
+from vae_compat.front.run.run_folder import RunFolder
+from vae_compat.front.selection.options import Options
+from vae_compat.front.selection.validation import validate
+from vae_compat.vocabulary import BAD, Device
 
 if TYPE_CHECKING:
-    from vae_compat.front.gathering import Gathering
-    from vae_compat.front.subjects import HookUnderTest
+    from vae_compat.front.run.gathering import Gathering
+    from vae_compat.front.selection.subjects import HookUnderTest
     from vae_compat.reports.log import Log
     from vae_compat.reports.results import Header, Results
 
@@ -57,7 +57,7 @@ def run(options: Options) -> int:
             raise StoppedError(
                 f"{interrupts.reason or 'interrupted'} before any case ran"
             ) from None
-        code = _tell(results, options)
+        code = reporting.tell(results, options)
         return code if night is None else keeping.kept(night, results, code)
 
 
@@ -89,9 +89,9 @@ def judged(
     """
     import pytest
 
-    from vae_compat.front import workers
-    from vae_compat.front.gathering import Gathering
-    from vae_compat.front.resuming import finished, resumed
+    from vae_compat.front.kept_runs.resuming import finished, resumed
+    from vae_compat.front.run import workers
+    from vae_compat.front.run.gathering import Gathering
     from vae_compat.measure.shelf import lasting
     from vae_compat.reports.compare import hold_against
     from vae_compat.reports.pictures.exhibit import clear
@@ -116,7 +116,7 @@ def judged(
             lasting(options.cache).prune()
     results = _concluded(gathering, code, options, earlier)
     for why, count in gathering.unpictured.items():
-        _complain(f"pictures of {count} records are missing: {why}")
+        complain(f"pictures of {count} records are missing: {why}")
     return results if before is None else hold_against(results, before)
 
 
@@ -124,7 +124,6 @@ def _concluded(gathering: Gathering, code: int, options: Options, earlier: Log |
     """The results with a verdict; the end is written to the log if possible."""
     import pytest
 
-    from vae_compat.reports.digest import BAD
     from vae_compat.reports.log import End, Log, LogError, concluded
     from vae_compat.reports.results import now
 
@@ -161,8 +160,8 @@ def _concluded(gathering: Gathering, code: int, options: Options, earlier: Log |
 def header_of(options: Options, found: tuple[HookUnderTest, ...]) -> Header:
     """Where, with what and on what a run of these hooks runs."""
     from vae_compat.device import described_gpu
-    from vae_compat.front.listing import left_out_of
-    from vae_compat.front.subjects import claims_digest
+    from vae_compat.front.selection.cases import left_out_of
+    from vae_compat.front.selection.subjects import claims_digest
     from vae_compat.reports.results import HookEntry, command_line, describe_run, now
 
     return describe_run(
@@ -191,62 +190,6 @@ def header_of(options: Options, found: tuple[HookUnderTest, ...]) -> Header:
     )
 
 
-def _tell(results: Results, options: Options) -> int:
-    """Print what was found, then write it; returns the exit code."""
-    from vae_compat.reports.html.rendering import FILE_NAME
-    from vae_compat.reports.rendering import print_table, write_all
-
-    code = int(results.verdict.code)
-    broken = not print_table(results, sys.stdout)
-    if broken:  # the interpreter would complain of what it cannot flush, and exit with 120
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    try:
-        write_all(results, options.out, options.junitxml)
-    except UsageError as error:
-        _complain(f"{error}; what was found is printed above and in {options.out}")
-        return ExitCode.HARNESS
-    if options.open:
-        _open(options.out / FILE_NAME)
-    if code == ExitCode.HARNESS:
-        _complain(results.verdict.reason)
-    return ExitCode.HARNESS if broken and code == ExitCode.HOLDS else code
-
-
-def _open(page: Path) -> None:
-    """Show a page in the browser of this machine, where there is one."""
-    import webbrowser
-
-    if not webbrowser.open(page.resolve().as_uri()):
-        _complain(f"found no browser: open {page}")
-
-
-def report(
-    folder: Path,
-    *,
-    junitxml: Path | None = None,
-    against: Path | None = None,
-    opened: bool = False,
-) -> int:
-    """Render everything again from the log of a run, and return its exit code."""
-    from vae_compat.front.validation import check_against
-    from vae_compat.reports.compare import hold_against
-    from vae_compat.reports.log import concluded, read_log
-    from vae_compat.reports.results import read
-
-    check_against(against, folder)
-    before = None if against is None else read(against)
-    results = concluded(read_log(folder), folder)
-    if before is not None:
-        results = hold_against(results, before)
-    return _tell(results, Options(out=folder, junitxml=junitxml, open=opened))
-
-
-def _complain(sentence: str) -> None:
-    sys.stderr.write(f"vae-compat: {sentence}\n")
-    sys.stderr.flush()
-
-
 def _arguments(options: Options, size: int, folder: Path) -> list[str]:
     """The command line of the run as pytest takes it.
 
@@ -260,7 +203,8 @@ def _arguments(options: Options, size: int, folder: Path) -> list[str]:
     arguments += [f"--confcutdir={suites.parent}"]
     # Without a folder of its own, pytest leaves one behind where it is killed.
     arguments += [f"--basetemp={folder / 'pytest'}"]
-    arguments += ["-p", "vae_compat.front.plugin", "--import-mode=importlib", "--no-header", "-rN"]
+    arguments += ["-p", "vae_compat.front.run.plugin", "--import-mode=importlib"]
+    arguments += ["--no-header", "-rN"]
     arguments += ["-v", "--tb=short"] if options.verbose else ["-q", "--tb=no"]
     # What is installed for an adopter's own tests stays out.
     arguments += ["--disable-plugin-autoload", "-p", "xdist"]

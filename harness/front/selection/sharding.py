@@ -12,7 +12,7 @@ from vae_compat.errors import UsageError
 from vae_compat.matrix import cost
 
 if TYPE_CHECKING:
-    from vae_compat.front.options import Options
+    from vae_compat.front.selection.options import Options
     from vae_compat.subject.profile import Profile
 
 MOST = 1000

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from vae_compat.contracts.cases import Mode
 from vae_compat.errors import UsageError
-from vae_compat.front.explain import closest
-from vae_compat.front.options import Options
+from vae_compat.front.explaining.explain import closest
+from vae_compat.front.selection.options import Options
 from vae_compat.subject.profile import (
     Profile,
     embedded_names,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from vae_compat.contracts.cases import Direction, Layout
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
-from vae_compat.front.explain import closest
+from vae_compat.front.explaining.explain import closest
 from vae_compat.subject.profile import ESTIMATING, HOSTS, Kind, Profile, name_of
 from vae_compat.vocabulary import ExitCode, Grade
 
@@ -202,7 +202,7 @@ def _rendered(template: str, **values: object) -> str:
     from vae_compat.reports.templating import environment
 
     # TOML and YAML: the filter writes strings that both read.
-    templates = environment("vae_compat.front", autoescape=False)
+    templates = environment("vae_compat.front.adopting", autoescape=False)
     templates.filters["quoted"] = _quoted
     return templates.get_template(template).render(**values)
 

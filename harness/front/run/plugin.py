@@ -1,7 +1,7 @@
 """The pytest plugin: parametrizes the tests, and turns findings into records.
 
 It runs in every process of a run. What the process of the command does besides is in
-`vae_compat.front.gathering`, what worker processes do in `vae_compat.front.workers`.
+`vae_compat.front.run.gathering`, what worker processes do in `vae_compat.front.run.workers`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import pytest
 from vae_compat.checks.registry import CHECKS
 from vae_compat.contracts.cases import Case
 from vae_compat.contracts.finding import Finding, Status, Tier
-from vae_compat.front import workers
-from vae_compat.front.api import UNJUDGED
-from vae_compat.front.session import Item, Run
+from vae_compat.front.run import workers
+from vae_compat.front.run.session import Item, Run
 from vae_compat.judge import Outcome
 from vae_compat.measure.observation import Observed
 from vae_compat.text import printable
+from vae_compat.vocabulary import UNJUDGED
 
 RUN = pytest.StashKey[Run]()
 ITEM = pytest.StashKey[Item]()

@@ -21,8 +21,8 @@ from vae_compat.contracts.cases import Case, Layout, Mode, Scale
 from vae_compat.contracts.finding import Finding, Status
 from vae_compat.device import described_gpu, open_device
 from vae_compat.errors import UsageError
-from vae_compat.front.options import Options
-from vae_compat.front.sharding import costs, groups_of
+from vae_compat.front.selection.options import Options
+from vae_compat.front.selection.sharding import costs, groups_of
 from vae_compat.isolation.limits import IDLE, memory_share
 from vae_compat.judge import ROOTS, Outcome, Record, judge
 from vae_compat.matrix import cost, generate

@@ -11,12 +11,17 @@ from vae_compat.contracts.cases import Case, Direction, Mode, Scale
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.families.installed import left_out
-from vae_compat.front.explain import check_docs, closest, parse_case
-from vae_compat.front.files import check_file_in, check_folder, check_regular, check_writable
-from vae_compat.front.listing import cases_of, left_out_of
-from vae_compat.front.options import Options
-from vae_compat.front.sharding import groups_of
-from vae_compat.front.subjects import HookUnderTest, resolve
+from vae_compat.front.explaining.explain import check_docs, closest, parse_case
+from vae_compat.front.selection.cases import cases_of, left_out_of
+from vae_compat.front.selection.files import (
+    check_file_in,
+    check_folder,
+    check_regular,
+    check_writable,
+)
+from vae_compat.front.selection.options import Options
+from vae_compat.front.selection.sharding import groups_of
+from vae_compat.front.selection.subjects import HookUnderTest, resolve
 from vae_compat.subject.profile import Profile
 from vae_compat.vocabulary import Device, Tier
 

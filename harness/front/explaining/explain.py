@@ -20,7 +20,7 @@ from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES, Family
 from vae_compat.families.installed import left_out
 from vae_compat.fixtures.specimens import known_bad
-from vae_compat.front.thresholds import declared
+from vae_compat.front.explaining.thresholds import declared
 from vae_compat.judge import Outcome
 from vae_compat.reports.digest import MARKS
 from vae_compat.subject.profile import Axes, Cache, Coder, Context, When

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from vae_compat.fixtures.supplies import Fixtures
-from vae_compat.front.options import Options
-from vae_compat.front.session import Run
-from vae_compat.front.subjects import HookUnderTest, facts_to_json, restored
+from vae_compat.front.run.session import Run
+from vae_compat.front.selection.options import Options
+from vae_compat.front.selection.subjects import HookUnderTest, facts_to_json, restored
 from vae_compat.isolation.keeper import die_with
 from vae_compat.judge import Record
 from vae_compat.reports.log import Key

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from vae_compat.errors import StoppedError, UsageError
-from vae_compat.front.run_folder import RunFolder
+from vae_compat.front.run.run_folder import RunFolder
 
 _PROGRAM = (
-    "import sys; sys.path[:] = {path!r}; from vae_compat.front.judge_process import main; main()"
+    "import sys; sys.path[:] = {path!r};"
+    " from vae_compat.front.adopting import judge_process as m; m.main()"
 )
 _TOLD = 4000
 """Bytes of its last output that are shown where it dies."""
@@ -52,7 +53,7 @@ class JudgeProcess:
         self._output: IO[bytes] | None = None
 
     def ask(self, **request: str) -> dict[str, Any]:
-        """The answer to a request (see `vae_compat.front.judging`).
+        """The answer to a request (see `vae_compat.front.adopting.judging`).
 
         Raises:
             UsageError: for what is wrong with the options or the hook.
@@ -89,7 +90,7 @@ class JudgeProcess:
             self._output = None
 
     def _started(self) -> subprocess.Popen[str]:
-        from vae_compat.front.running import environment_of
+        from vae_compat.front.run.running import environment_of
 
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
         self._process = subprocess.Popen(
@@ -137,8 +138,8 @@ def main() -> None:
     os.dup2(2, 1)
     first = json.loads(sys.stdin.readline())
     with RunFolder() as own:
-        from vae_compat.front import workers
-        from vae_compat.front.judging import Judge
+        from vae_compat.front.adopting.judging import Judge
+        from vae_compat.front.run import workers
 
         workers.settle(first["controller"])
         folder = own.path / "judge" if first["folder"] is None else Path(first["folder"])

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vae_compat.errors import UsageError
-from vae_compat.front.sharding import Shard
+from vae_compat.front.kept_runs.reporting import report
+from vae_compat.front.kept_runs.resuming import differences
+from vae_compat.front.selection.sharding import Shard
+from vae_compat.front.selection.validation import check_against, check_output
 
 if TYPE_CHECKING:
     from vae_compat.reports.log import End, Entry, Key, Log
@@ -38,8 +41,6 @@ def merge(
 
     Raises ``UsageError`` where they do not make a whole; nothing is written then.
     """
-    from vae_compat.front.running import report
-    from vae_compat.front.validation import check_against, check_output
     from vae_compat.reports.log import write_log
     from vae_compat.reports.pictures.exhibit import gather
 
@@ -129,8 +130,6 @@ def _check_complete(parts: Sequence[Part]) -> None:
 
 def _check_alike(first: Part, part: Part) -> None:
     """Refuse shards of other hooks, selections, seeds, devices or versions."""
-    from vae_compat.front.resuming import differences
-
     other = replace(part.log.header, shard=first.log.header.shard)
     for what, before, now in differences(first.log.header, other):
         raise UsageError(

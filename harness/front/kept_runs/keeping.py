@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vae_compat.errors import UsageError
+from vae_compat.front.ending import complain
 from vae_compat.vocabulary import ExitCode
 
 if TYPE_CHECKING:
-    from vae_compat.front.options import Options
+    from vae_compat.front.selection.options import Options
     from vae_compat.reports.results import Header, Results
 
 
@@ -67,7 +68,7 @@ def kept(place: Place, results: Results, code: int) -> int:
         told.write(history.folder_of(place.history, night.run))
         _say(f"\n{told.text()}")
     except UsageError as error:
-        sys.stderr.write(f"vae-compat: {error}; the run itself is in {place.history}\n")
+        complain(f"{error}; the run itself is in {place.history}")
         return ExitCode.HARNESS
     return code
 

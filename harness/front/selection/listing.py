@@ -7,18 +7,25 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vae_compat.checks.metrics import METRICS, line_of
-from vae_compat.contracts.cases import Case, Layout
+from vae_compat.contracts.cases import Case
 from vae_compat.families import FAMILIES
 from vae_compat.families.installed import left_out
-from vae_compat.front.explain import check_docs
-from vae_compat.front.options import Options
-from vae_compat.front.sharding import groups_of
-from vae_compat.matrix import generate, is_claimed
+from vae_compat.front.explaining.explain import check_docs
+from vae_compat.front.selection.cases import cases_of, left_out_of
+from vae_compat.front.selection.options import Options
+from vae_compat.front.selection.sharding import groups_of
+from vae_compat.front.selection.subjects import load_subject, resolve, subject_folders
+from vae_compat.front.selection.validation import (
+    check_known_failures,
+    check_profiles,
+    check_selection,
+    check_some,
+)
+from vae_compat.matrix import is_claimed
+from vae_compat.subject.profile import Profile, embedded_names
 
 if TYPE_CHECKING:
     from vae_compat.checks.registry import Check
-    from vae_compat.front.subjects import HookUnderTest
-    from vae_compat.subject.profile import Profile
 
 
 def render(options: Options, what: str = "cases", *, ids: bool = False) -> str:
@@ -41,45 +48,7 @@ def render(options: Options, what: str = "cases", *, ids: bool = False) -> str:
     return "\n".join(lines) + "\n" if lines else ""
 
 
-def cases_of(
-    under_test: HookUnderTest, options: Options, *, full: bool, anywhere: bool = False
-) -> tuple[Case, ...]:
-    """The matrix of a hook, claimed and unclaimed, before any filter: what a run would make.
-
-    With ``anywhere`` that of every family, whether it can be built here or not.
-    """
-    from vae_compat.device import open_device
-    from vae_compat.subject.profile import Kind
-
-    profile = under_test.profile
-    return generate(
-        profile.claims,
-        Layout(profile.hook.layout),
-        options.device,
-        open_device(options.device).dtypes,
-        full=full,
-        unclaimed_modes=under_test.facts.offered_modes,
-        families=FAMILIES.keys() if anywhere else None,
-        in_ranks=profile.hook.kind is Kind.RANKS,
-    )
-
-
-def left_out_of(found: Sequence[HookUnderTest], options: Options) -> tuple[str, ...]:
-    """A sentence for each family that was asked for and that the installed diffusers lacks."""
-    claimed = {family for under in found for family in under.profile.claims.families}
-    asked = claimed & set(options.families or FAMILIES)
-    return tuple(sentence for name, sentence in left_out().items() if name in asked)
-
-
 def _cases(options: Options, *, ids: bool) -> list[str]:
-    from vae_compat.front.subjects import resolve
-    from vae_compat.front.validation import (
-        check_known_failures,
-        check_profiles,
-        check_selection,
-        check_some,
-    )
-
     check_selection(options)
     found = resolve(options)
     for under in found:
@@ -124,8 +93,6 @@ def _cases(options: Options, *, ids: bool) -> list[str]:
 
 
 def _checks(options: Options) -> list[str]:
-    from vae_compat.front.validation import check_selection
-
     check_selection(options)
     wanted = {check.name for check in _of_tiers(options.tiers)}
     return [
@@ -156,9 +123,6 @@ def _counts(cases: Sequence[Case], claimed: Sequence[bool]) -> str:
 
 
 def _hooks() -> list[str]:
-    from vae_compat.front.subjects import load_subject, subject_folders
-    from vae_compat.subject.profile import embedded_names
-
     lines = []
     for name in embedded_names(*subject_folders()):
         hook = load_subject(name).hook

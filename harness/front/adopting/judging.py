@@ -14,13 +14,13 @@ from typing import Any
 from filelock import FileLock
 
 from vae_compat.errors import StoppedError, UsageError
-from vae_compat.front import workers
-from vae_compat.front.listing import left_out_of
-from vae_compat.front.options import Options
-from vae_compat.front.running import header_of
-from vae_compat.front.session import Item, Run
-from vae_compat.front.subjects import facts_to_json, restored
-from vae_compat.front.validation import validate
+from vae_compat.front.run import workers
+from vae_compat.front.run.running import header_of
+from vae_compat.front.run.session import Item, Run
+from vae_compat.front.selection.cases import left_out_of
+from vae_compat.front.selection.options import Options
+from vae_compat.front.selection.subjects import facts_to_json, restored
+from vae_compat.front.selection.validation import validate
 from vae_compat.measure.sealing import Seal
 from vae_compat.reports.pictures.exhibit import clear
 from vae_compat.reports.results import jsonable

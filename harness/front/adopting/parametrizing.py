@@ -19,10 +19,10 @@ import pytest
 from vae_compat.errors import StoppedError, UsageError
 
 if TYPE_CHECKING:
+    from vae_compat.front.adopting.judge_process import JudgeProcess
+    from vae_compat.front.adopting.session_report import GateFacts, SessionReport
     from vae_compat.front.api import ReportedFinding
-    from vae_compat.front.judge_process import JudgeProcess
-    from vae_compat.front.options import Options
-    from vae_compat.front.session_report import GateFacts, SessionReport
+    from vae_compat.front.selection.options import Options
 
 MARK = "vae_compat_hook"
 ARGUMENT = "check"
@@ -166,8 +166,9 @@ class Check:
         same case leaves nothing to judge.
         """
         __tracebackhide__ = True
-        from vae_compat.front.api import UNJUDGED, HookFailureError
+        from vae_compat.front.api import HookFailureError
         from vae_compat.text import printable
+        from vae_compat.vocabulary import UNJUDGED
 
         self.called = True
         self.answer = self.gate.answer(self.test)
@@ -198,7 +199,7 @@ class Judges:
 
     def gate(self, options: Options) -> Gate:
         """The tests for some options. Raises ``UsageError``, ``StoppedError``."""
-        from vae_compat.front.judge_process import JudgeProcess
+        from vae_compat.front.adopting.judge_process import JudgeProcess
 
         told = options.to_json()
         if told not in self._gates:
@@ -218,7 +219,7 @@ class Judges:
     @property
     def facts(self) -> list[GateFacts]:
         """What a report of this session needs to know of its gates."""
-        from vae_compat.front.session_report import GateFacts
+        from vae_compat.front.adopting.session_report import GateFacts
 
         return [
             GateFacts(str(gate.out), gate.header, len(gate.tests), gate.selected)
@@ -251,7 +252,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"{MARK}: made by vae_compat.parametrize_hook")
     wanted = config.getoption(REPORT) is not None and not config.getoption("collectonly")
     if wanted and not hasattr(config, "workerinput"):
-        from vae_compat.front.session_report import SessionReport
+        from vae_compat.front.adopting.session_report import SessionReport
 
         config.pluginmanager.register(SessionReport(config), REPORT)
 
@@ -275,7 +276,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     try:
         options = placed(options_of(**mark.kwargs["asked"]), folder, judges.start)
         if judges.reports is not None:
-            from vae_compat.front.session_report import folder_for
+            from vae_compat.front.adopting.session_report import folder_for
 
             options = replace(options, out=folder_for(metafunc.definition.nodeid, judges.reports))
         gate = judges.gate(options)
@@ -339,7 +340,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, Any, Any]
         result = yield
     finally:
         if check.answer is not None and check.gate.header is not None:
-            from vae_compat.front.session_report import told
+            from vae_compat.front.adopting.session_report import told
 
             pyfuncitem.user_properties.append(told(check.gate.out, check.answer))
     if not check.called:
@@ -383,7 +384,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if report is not None:
         report.know(judges.facts)
     elif judges.shared is not None and judges.reports is not None:
-        from vae_compat.front.session_report import GATES
+        from vae_compat.front.adopting.session_report import GATES
 
         output = session.config.workeroutput  # type: ignore[attr-defined]
         output[GATES] = [list(gate) for gate in judges.facts]

@@ -14,18 +14,19 @@ from typing import Any
 import pytest
 from rich.text import Text
 
-from vae_compat.front import workers
-from vae_compat.front.interrupts import Interrupts
-from vae_compat.front.plugin import RUN, told_by
-from vae_compat.front.progress import Progress
-from vae_compat.front.scheduling import BaselineScheduling
-from vae_compat.front.session import Run
+from vae_compat.front.run import workers
+from vae_compat.front.run.interrupts import Interrupts
+from vae_compat.front.run.plugin import RUN, told_by
+from vae_compat.front.run.progress import Progress
+from vae_compat.front.run.scheduling import BaselineScheduling
+from vae_compat.front.run.session import Run
 from vae_compat.isolation.client import close_shared_nursery
 from vae_compat.judge import Record
 from vae_compat.reports import digest
 from vae_compat.reports.log import Entry, Key, Log, LogError, Writer
 from vae_compat.reports.results import Header
 from vae_compat.text import printable
+from vae_compat.vocabulary import BAD
 
 
 class Gathering:
@@ -112,7 +113,7 @@ class Gathering:
     def _begin(self, ids: list[str]) -> None:
         keys = {(found.hook, found.case, found.check) for found in map(told_by, ids) if found}
         self.selected = len(keys | self.entries.keys())
-        bad = sum(entry.record.status in digest.BAD for entry in self.entries.values())
+        bad = sum(entry.record.status in BAD for entry in self.entries.values())
         self._progress = Progress(
             self.selected, len(self.entries), bad, terminal=sys.stdout.isatty()
         )
@@ -154,7 +155,7 @@ class Gathering:
             except LogError as error:
                 self.stopped = str(error)
                 pytest.exit(str(error))
-        bad = entry.record.status in digest.BAD
+        bad = entry.record.status in BAD
         if bad and not entry.record.blocked_by:
             self._show(entry.record)
         line = None if self._progress is None else self._progress.took(bad=bad)

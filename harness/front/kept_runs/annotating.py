@@ -82,7 +82,7 @@ def _escaped(text: str, more: str = "") -> str:
 
 def _defined(hook: HookEntry) -> Place | None:
     """Where the class or function of a hook is defined, without loading it."""
-    from vae_compat.front.subjects import file_of, load_subject
+    from vae_compat.front.selection.subjects import file_of, load_subject
     from vae_compat.subject.profile import profile_from_flags
 
     try:

@@ -24,7 +24,8 @@ PROPERTY = "vae_compat"
 GATES = "vae_compat_gates"
 """What workers of pytest-xdist tell of their gates when they end."""
 _PROGRAM = (
-    "import sys; sys.path[:] = {path!r}; from vae_compat.front.session_report import main; main()"
+    "import sys; sys.path[:] = {path!r};"
+    " from vae_compat.front.adopting import session_report as m; m.main()"
 )
 
 

@@ -1,0 +1,1 @@
+"""Runs that are on disk: resumed, merged, held against each other, annotated."""

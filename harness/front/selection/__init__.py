@@ -1,0 +1,1 @@
+"""What a run is asked for: options, hooks and cases, and what is wrong with them."""
