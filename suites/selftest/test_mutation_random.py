@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vae_compat.contracts.cases import Case
 from vae_compat.fixtures.specimens.resting import Box
-from vae_compat.front.session import Run
+from vae_compat.front.run.session import Run
 from vae_compat.reports.kill_matrix import Matrix, Mutant, Trial, to_markdown, to_text
 from vae_compat.suites.mutation.copies import Copy, copied, written
 from vae_compat.suites.mutation.random_faults import mutants
