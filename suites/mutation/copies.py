@@ -134,7 +134,7 @@ def copied_with(package: str, entry: str, function: str, callee: str, wrong: Wro
     Raises ``LookupError`` unless exactly one function has the name, and calls something so named.
     """
     module, tree = with_seam(package, function, callee)
-    code = compile(tree, str(_file(package, module)), "exec", dont_inherit=True)
+    code = compile(tree, str(file_of(package, module)), "exec", dont_inherit=True)
     copy = copied(package, entry, {module: code})
     setattr(copy.modules()[module], SEAM, wrong)
     return copy
@@ -143,7 +143,7 @@ def copied_with(package: str, entry: str, function: str, callee: str, wrong: Wro
 def with_seam(package: str, function: str, callee: str) -> tuple[str, ast.Module]:
     """A module, and its tree in which `SEAM` is called with what ``function`` calls so named."""
     module, name = only(function, written(package))
-    tree = ast.parse(_file(package, module).read_text())
+    tree = ast.parse(file_of(package, module).read_text())
     node = dict(functions(tree))[name]
     calls = [
         each for each in ast.walk(node) if isinstance(each, ast.Call) and _called(each) == callee
@@ -224,15 +224,16 @@ class _Loader(SourceFileLoader):
         return self.code
 
 
-def _folder(package: str) -> Path:
-    found = find_spec(package)
+def file_of(package: str, module: str) -> Path:
+    """The source of a module of a package."""
+    found = find_spec(_joined(package, module))
     assert found is not None
     assert found.origin is not None
-    return Path(found.origin).parent
+    return Path(found.origin)
 
 
-def _file(package: str, module: str) -> Path:
-    return _folder(package).joinpath(*module.split(".")).with_suffix(".py")
+def _folder(package: str) -> Path:
+    return file_of(package, "").parent
 
 
 def _joined(*parts: str) -> str:

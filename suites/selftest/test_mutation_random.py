@@ -228,7 +228,7 @@ def test_dtype_of_no_floating_point_is_no_place_for_a_tensor_fault() -> None:
 
 @pytest.mark.slow
 def test_a_trial_takes_cases_that_differ_and_runs_to_its_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: Target
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen: list[list[Case]] = []
 
@@ -238,9 +238,10 @@ def test_a_trial_takes_cases_that_differ_and_runs_to_its_end(
 
     mutants_cases = mutants.cases_for
     monkeypatch.setattr(mutants, "cases_for", cheapest)
-    found = mutants.on_trial(mutants.Plan(target, {"merge": 1}, 1), tmp_path, 20, processes=1)
+    plan = mutants.Plan(targets()["reference"], {"merge": 1}, 2)
+    found = mutants.on_trial(plan, tmp_path, 20, processes=1)
     assert len(chosen[0]) == len(set(chosen[0]))
-    for trait in ("batch", "dtype", "direction"):
-        assert len({getattr(case, trait) for case in chosen[0]}) == 2
-    assert [mutant.hook for mutant in found] == ["resting"] * 2
+    for trait in ("batch", "frames", "dtype", "direction", "mode"):
+        assert len({getattr(case, trait) for case in chosen[0]}) > 1
+    assert [mutant.hook for mutant in found] == ["reference"] * 3
     assert all(mutant.check or mutant.cases <= 1 for mutant in found)

@@ -316,14 +316,14 @@ class Watch:
 
     def _trace(self, frame: FrameType, event: str, _argument: Any) -> Any:
         assert self._copy is not None
-        module = frame.f_globals.get("__name__", "")
-        if not module.startswith(f"{self._copy.name}."):
+        name, inside = frame.f_globals.get("__name__", ""), f"{self._copy.name}."
+        if not name.startswith(inside):
             return None
         if event == "call":
             self._traced[frame.f_code] = calls = self._traced.get(frame.f_code, 0) + 1
             return self._trace if calls <= ENOUGH else None
         if event == "line":
-            self.seen.lines.add((module.rpartition(".")[2], frame.f_lineno))
+            self.seen.lines.add((name.removeprefix(inside), frame.f_lineno))
         return self._trace
 
 

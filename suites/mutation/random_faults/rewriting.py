@@ -8,11 +8,9 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from types import CodeType
 
-from vae_compat.suites.mutation.copies import Copy
+from vae_compat.suites.mutation.copies import Copy, file_of
 from vae_compat.suites.mutation.random_faults.faults import Seen, Target
 
 _OPPOSITE: dict[type[ast.AST], type[ast.AST]] = {
@@ -105,7 +103,7 @@ def _planted(
     _apply(tree, node, operator)
     ast.fix_missing_locations(tree)
     after = _line_of(tree, node)
-    code = compile(tree, str(_file(target.package, module)), "exec", dont_inherit=True)
+    code = compile(tree, str(file_of(target.package, module)), "exec", dont_inherit=True)
     told = f"`{before}` -> `{after}`"
     return SourceFault(target, module, f"{module}.{function}", line, operator, told, code)
 
@@ -221,11 +219,4 @@ def _line_of(tree: ast.AST, node: ast.AST) -> str:
 
 @cache
 def _tree(package: str, module: str) -> ast.Module:
-    return ast.parse(_file(package, module).read_text())
-
-
-def _file(package: str, module: str) -> Path:
-    found = find_spec(package)
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin).parent.joinpath(*module.split(".")).with_suffix(".py")
+    return ast.parse(file_of(package, module).read_text())
