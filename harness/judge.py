@@ -12,7 +12,7 @@ from typing import NamedTuple
 from vae_compat.contracts.caseid import parse_case_id, record_id
 from vae_compat.contracts.cases import Mechanism, Scale
 from vae_compat.contracts.finding import Finding, Grade, Status
-from vae_compat.contracts.mechanisms import CAUSES, EXPLANATION
+from vae_compat.contracts.mechanisms import EXPLANATION
 from vae_compat.families import FAMILIES
 from vae_compat.subject.profile import KnownFailure
 from vae_compat.vocabulary import ExitCode
@@ -401,7 +401,7 @@ def _explained(
     Probes show how much each mechanism alone spoils a picture, by their PSNR. What places tiles
     wrongly comes before all others, and the missing halo before the resampling that it spoils too.
     """
-    differing = [mechanism for mechanism in CAUSES if probes.get(mechanism, EXACT) < EXACT]
+    differing = [mechanism for mechanism in EXPLANATION if probes.get(mechanism, EXACT) < EXACT]
     if Mechanism.GROUP_NORM in differing:
         leaks = {mechanism for mechanism in differing if probes[mechanism] > TRACE}
         differing = [m for m in differing if m is Mechanism.GROUP_NORM or m not in leaks]
@@ -414,7 +414,7 @@ def _explained(
         key=lambda mechanism: (
             mechanism is not Mechanism.STUB,
             halo if halo is not None and mechanism in spoilt else probes[mechanism],
-            CAUSES.index(mechanism),
+            list(EXPLANATION).index(mechanism),
         ),
     )
     return first, () if first is Mechanism.STUB else tuple(others)

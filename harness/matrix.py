@@ -9,6 +9,7 @@ from itertools import chain, product
 from typing import Any, Protocol
 
 from vae_compat.contracts.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
+from vae_compat.contracts.promise import rounded_up
 from vae_compat.families import FAMILIES, Family
 from vae_compat.families.installed import installed_families
 
@@ -52,6 +53,11 @@ class Claims(Protocol):
         ...
 
     @property
+    def tile_multiple(self) -> int:
+        """Of how many image pixels the tile sizes that run are multiples."""
+        ...
+
+    @property
     def coders(self) -> Sequence[str]:
         """Coders on which it works, besides plain ones, by the name of their scenario."""
         ...
@@ -64,6 +70,13 @@ class Geometry:
     height: int
     width: int
     tile: int = 16
+
+    def in_tiles_of(self, tile: int) -> Geometry:
+        """The same in tiles of another size; its longer side grows by thrice what a tile does."""
+        grown = 3 * (tile - self.tile)
+        if self.height > self.width:
+            return Geometry(self.height + grown, self.width, tile)
+        return Geometry(self.height, self.width + grown, tile)
 
 
 SIZES = {
@@ -139,7 +152,8 @@ SHIFT_SIZE = Geometry(10, 32, 8)
 USAGE_SIZE = Geometry(6, 32, 8)
 STRIPS = (Geometry(4, 60, 8), Geometry(60, 4, 8))
 """Low and wide, narrow and high: what cuts along one axis alone cannot cut one of them. Longer than
-a tile with the widest halo, so that any tile is seen, and no default size of a published hook."""
+a tile with the widest halo, so that any tile is seen, and no default size of a published hook. With
+larger tiles they grow by three times as much, as a tile of twice the size has to be seen too."""
 ESTIMATE_SIZE = Geometry(128, 128, 64)
 """1024 pixels in tiles of 512, as in the measurements that the rates of GPUs are from."""
 TINY_SIZE = Geometry(9, 4, 16)
@@ -211,7 +225,15 @@ def generate(
     refusals = [cell for cell in cells if cell not in claimed and cell[2] in asked]
     ordered = tuple(sorted(dtypes, key=_DTYPE_ORDER.index))
     span = _Span(
-        layout, device, ordered, tuple(claimed), full, _usages(claims), claims.temporal, in_ranks
+        layout,
+        device,
+        ordered,
+        tuple(claimed),
+        full,
+        _usages(claims),
+        claims.temporal,
+        claims.tile_multiple,
+        in_ranks,
     )
     refused = (span.case(cell, SIZES["ragged"]) for cell in refusals)
     return tuple(dict.fromkeys(chain(span.all(), refused)))
@@ -254,6 +276,7 @@ class _Span:
     full: bool
     usages_claimed: tuple[tuple[Scenario, Geometry, str], ...]
     temporal: bool
+    tile_multiple: int
     in_ranks: bool = False
 
     def all(self) -> Iterator[Case]:
@@ -463,7 +486,8 @@ class _Span:
         for cell in self.cells:
             if cell in self.leading and cell[2] is not Mode.QUADTREE:  # tiles follow the picture
                 for size in STRIPS:
-                    yield self.case(cell, size, scenario=Scenario.STRIP)
+                    longer = rounded_up(size.tile, self.tile_multiple, FAMILIES[cell[0]].ratio)
+                    yield self.case(cell, size.in_tiles_of(longer), scenario=Scenario.STRIP)
 
     def estimates(self) -> Iterator[Case]:
         """What a GPU would pay for a picture of the usual size, in the dtype of pipelines."""

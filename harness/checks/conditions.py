@@ -132,7 +132,7 @@ def may_run_untiled(case: Case, promise: Promise) -> bool:
 
     Or the hook tiles only where memory is short: there a small device shows it, not the tiles.
     """
-    small = promise.longest(case) <= case.largest_untiled
+    small = promise.longest(case) <= promise.largest_untiled(case)
     falls_back = case.facts.feature_cache and promise.cache == "fallback"
     return small or falls_back or promise.tiles_when_short
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from vae_compat.checks.conditions import claimed, single_run
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
 from vae_compat.checks.wording import ended_by, raised, shape
-from vae_compat.contracts.cases import Mechanism
 from vae_compat.contracts.finding import Tier
 from vae_compat.measure.observation import ConventionResult, Failure, Observation
 
@@ -63,10 +62,7 @@ def check_completes(observation: Observation) -> Answer:
         return passed()
     if failure.refuses_call:
         return not_judged("the coder could not be called", blocked_by="call_contract")
-    of = ""
-    if observation.case.mechanism is Mechanism.CHANNELS:
-        of = f" of a VAE whose images have {observation.case.image_channels} channels"
-    return failed(raised(failure), f"a result{of} ({_phase(failure)})", failure.where)
+    return failed(raised(failure), f"a result ({_phase(failure)})", failure.where)
 
 
 def _phase(failure: Failure) -> str:

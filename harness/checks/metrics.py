@@ -164,6 +164,9 @@ METRICS: Mapping[str, Metric] = {
     "slots_compared": Metric(_COUNT, "Slots of feature caches that were compared with untiled."),
     "answer": Metric("words", "What the hook did where it had to refuse."),
     "residue": Metric(_COUNT, "Changes that the hook left behind in the VAE or the process."),
+    "tile_area": Metric(
+        "square latent pixels", "Largest tile of another shape than was asked for, without a halo."
+    ),
     "reached_N": Metric("latent pixels", "Longest plane that ran for tiles of N latent pixels."),
     "batch_peak": Metric(_BYTES, "Most that was live for a batch, beyond what was there before."),
     "item_peak": Metric(_BYTES, "The same for its larger item alone."),

@@ -55,7 +55,6 @@ class Mechanism(StrEnum):
     CAUSAL_CACHE = "causal_cache"
     DOWNSAMPLE = "downsample"
     UPSAMPLE = "upsample"
-    CHANNELS = "channels"
 
 
 class Scenario(StrEnum):
@@ -218,11 +217,6 @@ class Case:
         return 1 + (self.frames - 1) * self.facts.temporal_ratio
 
     @property
-    def image_channels(self) -> int:
-        """Channels of the image: those of the family, and 4 in the probe ``channels``."""
-        return 4 if self.mechanism is Mechanism.CHANNELS else self.facts.image_channels
-
-    @property
     def latent_shape(self) -> tuple[int, ...]:
         """``B C H W``, or ``B C T H W`` where the family has a frame axis."""
         time = (self.frames,) if self.facts.frame_axis else ()
@@ -234,7 +228,7 @@ class Case:
         time = (self.image_frames,) if self.facts.frame_axis else ()
         ratio = self.facts.ratio
         size = (self.height * ratio, self.width * ratio)
-        return (self.batch, self.image_channels, *time, *size)
+        return (self.batch, self.facts.image_channels, *time, *size)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -288,7 +282,7 @@ class Case:
         statistics, attention and borders. The probe of the causal cache looks back in time, and
         not to the sides.
         """
-        return self.mechanism in (Mechanism.STUB, Mechanism.CHANNELS, Mechanism.CAUSAL_CACHE)
+        return self.mechanism in (Mechanism.STUB, Mechanism.CAUSAL_CACHE)
 
     @property
     def fits_one_tile(self) -> bool:

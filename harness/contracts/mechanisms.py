@@ -14,12 +14,7 @@ EXPLANATION: Mapping[Mechanism, str] = {
     Mechanism.ATTENTION: "attention is computed per tile",
     Mechanism.GROUP_NORM: "GroupNorm statistics are not those of the whole plane",
     Mechanism.CAUSAL_CACHE: "causal caches are not carried from chunk to chunk for every tile",
-    Mechanism.CHANNELS: "three image channels are taken for granted",
 }
 """A hook that places tiles wrongly also fails every probe after the stub, and a hook without a
 halo also fails the probes of the resampling convolutions. Of mechanisms that explain as much, the
 first is named."""
-
-CAUSES = tuple(mechanism for mechanism in EXPLANATION if mechanism is not Mechanism.CHANNELS)
-"""Mechanisms that can explain a difference in a published family. ``CHANNELS`` cannot, because all
-published families have images of three channels."""

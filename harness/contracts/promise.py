@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from vae_compat.contracts.cases import TIME_TILES, Case, Direction, Mechanism, Mode, TimeTiles
@@ -46,6 +47,8 @@ class Promise:
     bounds: Bounds | None = None
     slices: bool = False
     """Whether it runs a batch item by item, so that a batch takes no more memory than an item."""
+    tile_multiple: int = 1
+    """Image pixels: tile sizes that are asked for are rounded to a multiple of this."""
     time_ratio: float | None = None
     """How many times the estimated time of untiled it takes at most; ``None`` for any time."""
     gpu: str = "h200"
@@ -94,6 +97,14 @@ class Promise:
         sides = {"height": case.height, "width": case.width}
         return sides.get(self.axes, max(sides.values()))
 
+    def largest_untiled(self, case: Case) -> int:
+        """The longest side, in latent pixels, that the hook may rightly run in one piece."""
+        return case.largest_untiled + self.rounded(case.tile, case.facts.ratio) - case.tile
+
+    def rounded(self, tile: int, ratio: int) -> int:
+        """The tile size, in latent pixels, that the hook may run where this one is asked for."""
+        return rounded_up(tile, self.tile_multiple, ratio)
+
     def by_noise(self, case: Case) -> bool:
         """Whether the error must stay within the VAE's own noise.
 
@@ -108,3 +119,9 @@ class Promise:
         """Whether the right placement of tiles alone makes the result that of the VAE."""
         cut = self.temporal and case.mechanism is Mechanism.CAUSAL_CACHE
         return case.exactly_tileable and not cut
+
+
+def rounded_up(tile: int, multiple: int, ratio: int) -> int:
+    """A tile size in latent pixels, up to a multiple of so many image pixels."""
+    step = math.lcm(multiple, ratio) // ratio
+    return -(-tile // step) * step

@@ -60,8 +60,6 @@ class Family:
     """Image pixels per latent pixel, along one side."""
     latent_channels: int
     image_channels: int
-    image_keys: tuple[str, ...]
-    """Parameters of the configuration that hold the image channels, times ``patch**2``."""
 
     coder_layout: Literal["ldm", "wan"]
     """The layout of the original implementation."""

@@ -56,7 +56,6 @@ def _family(
         ratio=8,
         latent_channels=latent_channels,
         image_channels=3,
-        image_keys=("in_channels", "out_channels"),
         coder_layout="ldm",
         blocks="latent-diffusion",
         norms=(Norm("group", axis="plane"),),

@@ -20,7 +20,6 @@ def _family(
     config: Mapping[str, Any],
     mock_config: Mapping[str, Any],
     blocks: Blocks = "wan",
-    image_keys: tuple[str, ...] = ("in_channels", "out_channels"),
     patch: int = 1,
     trained: bool = False,
     real_by_default: bool = False,
@@ -49,7 +48,6 @@ def _family(
         ratio=8 * patch,
         latent_channels=latent_channels,
         image_channels=3,
-        image_keys=image_keys,
         coder_layout="wan",
         blocks=blocks,
         norms=(Norm("rms", axis="channels"),),
@@ -108,7 +106,6 @@ FAMILIES = (
         config={"base_dim": 96, **_WAN21_LATENTS},
         mock_config={"base_dim": 4},
         trained=True,
-        image_keys=("input_channels",),
         real_by_default=True,  # Wan 2.1 has the same net
     ),
     _family(

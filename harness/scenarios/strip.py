@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
 from vae_compat.contracts.cases import Case
 from vae_compat.contracts.promise import Promise
-from vae_compat.device.meter import Reading
+from vae_compat.device.meter import Reading, largest_plane
 from vae_compat.measure.observation import Observed, untold
 from vae_compat.scenarios.performed import Played
 from vae_compat.scenarios.scene import Scene
@@ -18,6 +22,12 @@ if TYPE_CHECKING:
     from vae_compat.measure.bench import Bench  # the judge's alone
 
 
+GROWTH = 1.5
+"""By how many latent pixels the tiles that run may grow for each one that is asked for, and how
+many times the area that is asked for they may have. Evened-out tiles are up to an overlap smaller
+than was asked, for one size and not for the other."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StripObserved(Observed):
     """How far the largest tiles reached along the longer side of the plane."""
@@ -25,6 +35,36 @@ class StripObserved(Observed):
     reached: tuple[float, ...] = ()
     """Latent pixels, for the tile size of the case and for twice that; 0 where no convolution ran.
     """
+    sides: tuple[float, float] | None = None
+    """Height and width in latent pixels of the largest tile of the first size on a plane that is
+    long both ways; ``None`` where it was not asked for.
+    """
+
+    @property
+    def most(self) -> float:
+        """How far tiles of the second size reach at most, if they are as long as was asked."""
+        return self.reached[0] + GROWTH * self.case.tile
+
+    @property
+    def follows(self) -> bool:
+        """Whether tiles are about as long as was asked, for both sizes."""
+        first, second = self.reached
+        return first <= longest_of(self.case) and first < second <= self.most
+
+    @property
+    def keeps_area(self) -> bool:
+        """Whether tiles are as much shorter across as they are longer than was asked."""
+        return self.sides is not None and self.area <= GROWTH * self.case.tile**2
+
+    @property
+    def area(self) -> float:
+        """Square latent pixels of the largest tile on a plane that is long both ways, less its
+        halo: less what is added to each size alike, along the strip.
+        """
+        first, second = self.reached
+        halo = max(0.0, first - (second - first))
+        height, width = self.sides or (0.0, 0.0)
+        return max(1.0, height - halo) * max(1.0, width - halo)
 
     @property
     def axis(self) -> str:
@@ -36,7 +76,8 @@ class Strip(Scene):
     """The same plane in tiles of the case's size, and in tiles twice as large.
 
     A hook that takes both sides of a tile is given the other size across the strip, where nothing
-    is cut: one that mistakes one side for the other shows.
+    is cut: one that mistakes one side for the other shows. Where tiles are longer than was asked,
+    a plane that is long both ways shows whether they are as much shorter across.
     """
 
     def perform(self, stage: Stage) -> Played:
@@ -47,7 +88,13 @@ class Strip(Scene):
                 told = f"tiles of {case.tile} latent pixels"
                 sides = _sides(player, case.tile, other.tile)
                 if call(player, told, case=case, settings=sides).failure is not None:
-                    break
+                    return player.played
+            seen = _reached_in(player.case, stage.promise, player.played)
+            if not seen.follows and seen.reached[0] < seen.reached[1]:
+                tile = player.case.tile
+                told = f"tiles of {tile} latent pixels on a plane that is long both ways"
+                x = _broadened(player, seen.reached[0] + tile)
+                call(player, told, x=x, settings=_sides(player, tile, tile))
         return player.played
 
     def examine(
@@ -58,8 +105,7 @@ class Strip(Scene):
         failure = next((made.failure for made in performed.calls if made.failure), None)
         if failure is None and len(performed.calls) < len(both_sizes(case)):
             failure = untold("the runner told nothing of one of the tile sizes")
-        reached = tuple(_reached(made.reading, case) for made in performed.calls)
-        return StripObserved(case=case, promise=promise, failure=failure, reached=reached)
+        return replace(_reached_in(case, promise, performed), failure=failure)
 
 
 def both_sizes(case: Case) -> tuple[Case, Case]:
@@ -67,10 +113,34 @@ def both_sizes(case: Case) -> tuple[Case, Case]:
     return case, replace(case, tile=2 * case.tile)
 
 
+def longest_of(case: Case) -> int:
+    """Latent pixels to which a tile with the widest useful halo on either side reaches."""
+    return case.tile + 2 * case.facts.widest_halo
+
+
+def _broadened(player: Player, side: float) -> Tensor:
+    """The strip, again and again beside itself, until the shorter side is so long as well."""
+    high = player.case.height > player.case.width
+    times = math.ceil(side / min(player.case.height, player.case.width))
+    x = player.stage.models.make_input(player.case)
+    return player.device.put(torch.cat([x] * times, -1 if high else -2))
+
+
 def _sides(player: Player, along: int, across: int) -> dict[str, int]:
     """The settings of a tile that is so long along the strip, and has another size across it."""
     high = player.case.height > player.case.width
     return units_of(player).sides(*((along, across) if high else (across, along)))
+
+
+def _reached_in(case: Case, promise: Promise, performed: Played) -> StripObserved:
+    """What the counters of the calls say."""
+    calls = performed.calls
+    reached = tuple(_reached(made.reading, case) for made in calls[: len(both_sizes(case))])
+    sides = None
+    if len(calls) > len(reached):
+        height, width = largest_plane(calls[-1].reading.convolutions)
+        sides = height / _scale(case), width / _scale(case)
+    return StripObserved(case=case, promise=promise, reached=reached, sides=sides)
 
 
 def _reached(reading: Reading, case: Case) -> float:
@@ -80,4 +150,9 @@ def _reached(reading: Reading, case: Case) -> float:
     """
     axis = 0 if case.height > case.width else 1
     longest = max((ran.plane[axis] for ran in reading.convolutions), default=0)
-    return longest / (case.facts.ratio // case.facts.patch)
+    return longest / _scale(case)
+
+
+def _scale(case: Case) -> int:
+    """Pixels of the finest plane to a latent pixel, along one side."""
+    return case.facts.ratio // case.facts.patch

@@ -179,6 +179,8 @@ class Claims:
     """Numbers of processes that a hook of kind ``ranks`` works with."""
     slices: bool = False
     """Whether it runs a batch item by item."""
+    tile_multiple: int = 1
+    """Image pixels: tile sizes that are asked for are rounded to a multiple of this."""
     bounds: Bounds | None = None
     """What holds beyond the grades; ``None`` for nothing."""
     grade: Mapping[Mode, Grade] = field(default_factory=dict)
@@ -210,6 +212,7 @@ class Claims:
             temporal=self.temporal,
             ranks=self.ranks,
             slices=self.slices,
+            tile_multiple=self.tile_multiple,
             bounds=self.bounds,
         )
 

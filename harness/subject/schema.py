@@ -86,6 +86,7 @@ class _Claims(_Table):
     temporal: bool = False
     ranks: list[int] | None = None
     slices: bool = False
+    tile_multiple: int = Field(default=1, gt=0, le=512)
     bounds: _Bounds | None = None
     grade: dict[_Mode, _Grade] = Field(default_factory=dict)
     family_grade: dict[str, dict[_Mode, _Grade]] = Field(default_factory=dict)
@@ -116,7 +117,9 @@ _TYPES = {
     "list_type": "a list",
     "bool_type": "true or false",
     "float_type": "a number",
+    "int_type": "a whole number",
     "greater_than": "a number above 0",
+    "less_than_equal": "at most 512 image pixels",
     "finite_number": "a finite number",
     "dict_type": "a table",
     "model_type": "a table",
@@ -183,6 +186,7 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
             temporal=parsed.claims.temporal,
             ranks=tuple(dict.fromkeys(parsed.claims.ranks or RANKS)),
             slices=parsed.claims.slices,
+            tile_multiple=parsed.claims.tile_multiple,
             bounds=None if bounds is None else Bounds(bounds.psnr, bounds.levels, bounds.seams),
             grade=_graded(parsed.claims.grade),
             family_grade={f: _graded(g) for f, g in parsed.claims.family_grade.items()},

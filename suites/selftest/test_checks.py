@@ -500,12 +500,6 @@ def test_work_bound_is_the_cost_of_full_halos():
     assert work_bound(a_case(height=16, width=16, mode=Mode.FAST)) == 2
 
 
-def test_a_crash_on_four_channels_is_told_as_that():
-    seen = replace(raised(), case=a_case(scale=Scale.PROBE, mechanism=Mechanism.CHANNELS))
-    assert "a result of a VAE whose images have 4 channels" in check("completes", seen).message
-    assert "channels" not in check("completes", raised()).message
-
-
 def test_a_refused_call_is_told_once():
     seen = raised(REFUSED, kind="TypeError", refuses_call=True)
     found = check("completes", seen)

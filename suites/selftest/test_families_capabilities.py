@@ -79,7 +79,7 @@ def test_capabilities_are_those_of_the_net(family: str) -> None:
     assert facts.frame_axis is any(isinstance(module, nn.Conv3d) for module in vae.modules())
     assert facts.feature_cache is hasattr(vae, "clear_cache")
     assert (facts.chunking is not None) is facts.feature_cache
-    assert facts.image_channels * facts.patch**2 == facts.real.get(facts.image_keys[0], 3)
+    assert facts.image_channels * facts.patch**2 == facts.real.get("in_channels", 3)
     assert (facts.blocks == "wan-residual") is bool(facts.real.get("is_residual"))
 
 

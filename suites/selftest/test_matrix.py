@@ -45,6 +45,7 @@ class Claimed:
     context: str | None = None
     coders: tuple[str, ...] = ()
     temporal: bool = False
+    tile_multiple: int = 1
 
 
 EVERYTHING = Claimed(modes=tuple(Mode))

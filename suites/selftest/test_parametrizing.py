@@ -143,6 +143,40 @@ def test_each_check_of_each_case_is_a_test_with_its_outcome(
     assert "parametrizing.py" not in result.stdout.str()  # no traceback but that of the test
 
 
+@pytest.mark.parametrize(
+    ("chosen", "expected", "cause"),
+    [
+        ("", {"failed": 3, "passed": 1, "skipped": 2}, "call_contract"),
+        ("not call_contract", {"failed": 3, "passed": 1, "skipped": 1, "deselected": 1}, "complet"),
+        ("seams", {"failed": 1, "deselected": 5}, ""),
+    ],
+)
+def test_a_failure_is_told_once_where_its_test_is_run(
+    pytester: pytest.Pytester,
+    table: type[Table],
+    chosen: str,
+    expected: dict[str, int],
+    cause: str,
+) -> None:
+    told = {
+        "call_contract": ("failed", None),
+        "completes": ("error", "call_contract"),
+        "seams": ("error", "completes"),
+        "work": ("error", None),
+        "parity": ("failed", None),
+        "finite": ("passed", None),
+    }
+    table.tests = [["hook", CASE, name, None] for name in told]
+    table.records = {
+        name: {"record": jsonable(asdict(record(CASE, status, check=name, blocked_by=blocker)))}
+        for name, (status, blocker) in told.items()
+    }
+    result = outcomes(pytester, "'t.py:Hook'", "-rs", *(["-k", chosen] if chosen else []))
+    result.assert_outcomes(**expected)
+    if cause:
+        result.stdout.fnmatch_lines([f"SKIPPED*not judged: {cause}*{CASE}[]] fails, and says why"])
+
+
 def test_tests_are_chosen_as_any_are(pytester: pytest.Pytester, table: type[Table]) -> None:
     outcomes(pytester, "'t.py:Hook'", "-k", "parity and 17x17").assert_outcomes(
         failed=1, deselected=5

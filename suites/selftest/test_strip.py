@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from vae_compat.checks.tiles import check_requested_tile
 from vae_compat.contracts.cases import Case, Direction, Scenario
@@ -16,10 +19,11 @@ from vae_compat.device.meter import Convolution, Reading
 from vae_compat.families import FAMILIES
 from vae_compat.matrix import STRIPS, generate
 from vae_compat.scenarios.performed import Called, Played
+from vae_compat.scenarios.stage import Stage
 from vae_compat.scenarios.strip import Strip, StripObserved
 from vae_compat.subject.profile import Axes
 from vae_compat.suites.mutation.trial import reference
-from vae_compat.suites.selftest.measure_fakes import a_case, raised
+from vae_compat.suites.selftest.measure_fakes import FakeHook, TinyModels, a_case, raised
 
 WIDE = a_case(height=4, width=60, tile=8, scenario=Scenario.STRIP)
 HIGH = a_case(height=60, width=4, tile=8, scenario=Scenario.STRIP)
@@ -56,6 +60,82 @@ def test_tiles_of_the_size_asked_for_and_of_another(
     finding = check_requested_tile(ran(*planes, case=case))
     assert finding.status is (Status.FAILED if told else Status.PASSED)
     assert told in finding.message
+
+
+@pytest.mark.parametrize(
+    ("along", "largest", "told"),
+    [
+        ((128, 256), (32, 128), ""),  # half as high, twice as wide
+        ((128, 256), (128, 32), ""),  # the other way round as well, and as large
+        ((128 + 176, 256 + 176), (32 + 176, 128 + 176), ""),  # with a halo
+        ((128, 480), (24, 192), ""),  # bands of so many rows that they have the area
+        ((128, 256), (64, 128), "at most 1.5 x the area"),  # twice as wide
+        ((128 + 176, 256 + 176), (128 + 176, 128 + 176), "at most 1.5 x the area"),
+        ((128, 128), (32, 128), "tile_multiple"),  # it does not grow
+    ],
+)
+@pytest.mark.parametrize("case", [WIDE, HIGH], ids=["wide", "high"])
+def test_tiles_of_another_shape_may_be_longer_if_they_are_shorter_across(
+    case: Case, along: tuple[int, int], largest: tuple[int, int], told: str
+) -> None:
+    strips = [(32, side) if case is WIDE else (side, 32) for side in along]
+    finding = check_requested_tile(ran(*strips, largest, case=case))
+    if told == "tile_multiple":
+        finding = check_requested_tile(ran(*strips, case=case))
+    assert finding.status is (Status.FAILED if told else Status.PASSED)
+    assert told in finding.message
+
+
+class Shaped(FakeHook):
+    """Cuts tiles of a shape of its own choice."""
+
+    def __init__(self, shape: Callable[[int], tuple[int, int]]) -> None:
+        super().__init__(self.run)
+        self.shape = shape
+
+    def put_on(self, view: Any, case: Case, *, expected: Any = ()) -> Any:
+        self.tile = case.tile
+        return super().put_on(view, case, expected=expected)
+
+    def run(self, original: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        height, width = self.shape(self.tile)
+        bands = (band.split(width, -1) for band in x.split(height, -2))
+        return torch.cat([torch.cat(list(map(original, band)), -1) for band in bands], -2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "calls", "sides", "status"),
+    [
+        (lambda tile: (tile, tile), 2, None, Status.PASSED),
+        (lambda tile: (tile // 2, 2 * tile), 3, (4, 16), Status.PASSED),
+        (lambda tile: (tile, 2 * tile), 3, (8, 16), Status.FAILED),
+        (lambda tile: (2 * tile, 2 * tile), 3, (16, 16), Status.FAILED),
+        (lambda _: (16, 16), 2, None, Status.FAILED),
+    ],
+)
+@pytest.mark.parametrize("case", [WIDE, HIGH], ids=["wide", "high"])
+def test_where_tiles_are_longer_than_was_asked_their_other_side_is_looked_at(
+    case: Case, shape: Callable[[int], tuple[int, int]], calls: int, sides: Any, status: Status
+) -> None:
+    along = shape if case is WIDE else lambda tile: shape(tile)[::-1]
+    models = TinyModels(torch.zeros(case.latent_shape))
+    played = Strip().perform(Stage(case, Promise(), Shaped(along), models, 20.0))
+    assert len(played.calls) == calls
+    observed = Strip().examine(case, Promise(), played, SimpleNamespace())
+    assert observed.sides == (sides if case is WIDE or sides is None else sides[::-1])
+    assert check_requested_tile(observed).status is status
+
+
+def test_sizes_that_are_asked_for_are_multiples_of_what_a_profile_says() -> None:
+    claims = replace(reference().claims, tile_multiple=128)
+    cases = generate(claims, reference().hook.layout, "sim", ["float32"])
+    strips = [case for case in cases if case.scenario is Scenario.STRIP]
+    assert {case.tile * case.facts.ratio for case in strips} == {128}
+    for case in strips:
+        assert case.tile + 2 * case.facts.widest_halo < max(case.height, case.width)
+    assert Promise(tile_multiple=96).rounded(8, 8) == 12
+    assert Promise(tile_multiple=24).rounded(8, 16) == 9  # 144 image pixels
+    assert Promise().rounded(8, 8) == 8
 
 
 def test_a_patch_of_image_pixels_is_one_pixel_of_a_coder() -> None:

@@ -119,7 +119,7 @@ class Gate:
         """A sentence for each family that the installed diffusers lacks."""
         self.header: dict[str, Any] | None = described.get("header")
         """Header of the report that is wanted."""
-        self.selected = 0
+        self.selected: list[Listed] = []
         """Tests that the session is to run."""
         self._records: dict[tuple[str, str], dict[str, Any]] = {}
 
@@ -134,6 +134,16 @@ class Gate:
             self._records[place] = told["records"]
         answer: dict[str, Any] = self._records[place][test.check]
         return answer
+
+    def cause(self, test: Listed) -> Listed | None:
+        """The first test of this session whose failure left an answered one nothing to judge."""
+        chosen = {each.check for each in self.selected if each[:2] == test[:2]}
+        told = dict(self._records[test.hook, test.case])
+        cause, check = None, test.check
+        while (blocker := told.pop(check, {}).get("record", {}).get("blocked_by")) in told:
+            check = blocker
+            cause = test._replace(check=check) if check in chosen else cause
+        return cause
 
 
 def finding_in(answer: dict[str, Any]) -> ReportedFinding:
@@ -162,8 +172,8 @@ class Check:
     def __call__(self) -> ReportedFinding:
         """The finding, where it passed.
 
-        Raises `HookFailureError` where it did not, and skips the test where a known failure of the
-        same case leaves nothing to judge.
+        Raises `HookFailureError` where it did not. Skips the test where a known failure of the same
+        case leaves nothing to judge, or a failure that another test of this session tells.
         """
         __tracebackhide__ = True
         from vae_compat.front.api import HookFailureError
@@ -176,6 +186,8 @@ class Check:
         message = printable(finding.message, lines=True)
         if finding.status == "skipped":
             pytest.skip(f"{UNJUDGED}: {message}")
+        if finding.status == "error" and (cause := self.gate.cause(self.test)) is not None:
+            pytest.skip(f"not judged: {cause.id} fails, and says why")
         if finding.status not in ("passed", "xpassed"):  # the latter fails as a strict xfail
             raise HookFailureError(message)
         return finding
@@ -222,7 +234,7 @@ class Judges:
         from vae_compat.front.adopting.session_report import GateFacts
 
         return [
-            GateFacts(str(gate.out), gate.header, len(gate.tests), gate.selected)
+            GateFacts(str(gate.out), gate.header, len(gate.tests), len(gate.selected))
             for gate in self._gates.values()
             if gate.header is not None
         ]
@@ -353,7 +365,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     for item in session.items:
         check = item.callspec.params.get(ARGUMENT) if hasattr(item, "callspec") else None
         if isinstance(check, Check):
-            check.gate.selected += 1
+            check.gate.selected.append(check.test)
 
 
 # Processes of pytest-xdist

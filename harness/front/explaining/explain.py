@@ -121,6 +121,8 @@ CLAIMS: Mapping[str, str] = {
     "temporal": "`temporal = true`: clips are cut in time as well, so that a frame at a cut may"
     " lack some of its past (check `temporal_tiles`).",
     "slices": "`slices = true`: batches run item by item, and take no more memory than one.",
+    "tile_multiple": "`tile_multiple = 128`: tile sizes are rounded to multiples of so many image"
+    " pixels (check `requested_tile`).",
     "bounds": "`[claims.bounds]`, `psnr`, `levels`, `seams`: what a degraded picture still"
     " promises, of every case.",
     "cost": '`[claims.cost]`, `time_ratio = 2.0`, `gpu = "h200"`: the estimated time on this GPU is'
