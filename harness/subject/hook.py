@@ -90,9 +90,15 @@ class Hook:
         return tuple(m for m in Mode if any(self.offers(m, d) for d in directions[m]))
 
     def by_default(self) -> Hook:
-        """The same, built with its own tile size and the like where it has defaults for them."""
-        left = self.accepted_settings - (TUNING & self.signature.own_defaults.keys())
-        return replace(self, signature=replace(self.signature, accepted=left))
+        """The same, built with its own tile size and the like where it has defaults for them.
+
+        Of sizes that must fit each other all are given where it has no default for one of them.
+        """
+        given = self.accepted_settings
+        for alike in TUNING:
+            if given & alike <= self.signature.own_defaults.keys():
+                given -= alike
+        return replace(self, signature=replace(self.signature, accepted=given))
 
     def is_default_tile(self, case: Case, ratio: int) -> bool:
         """Whether the tile size of a case is the one that the hook takes by itself."""

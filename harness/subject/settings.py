@@ -24,22 +24,20 @@ from vae_compat.subject.profile import HookSpec, Kind, Setting
 KEYWORDS: tuple[str, ...] = ("net", *get_args(Setting))
 """Every keyword of the contract: those of the published constructor, and the overlap of tiles."""
 
-NAMED = frozenset(
-    {
-        "tile_overlap",
-        "tile_stride",
-        "tile_height",
-        "tile_width",
-        "temporal_tile_size",
-        "temporal_overlap",
-        "temporal_stride",
-    }
-)
+TEMPORAL = frozenset({"temporal_tile_size", "temporal_overlap", "temporal_stride"})
+SPATIAL = frozenset({"tile_overlap", "tile_stride", "tile_height", "tile_width"})
+NAMED = SPATIAL | TEMPORAL
 """Keywords for entries that name them: one that takes any may pass all on to what has never heard
 of an overlap."""
 
-TUNING = NAMED | {"tile_size", "content_threshold", "max_depth", "min_tile_size"}
-"""Keywords that a user may leave to the hook. The others say what is to be done, and where."""
+TUNING = (
+    SPATIAL | {"tile_size", "min_tile_size"},
+    TEMPORAL,
+    frozenset({"content_threshold"}),
+    frozenset({"max_depth"}),
+)
+"""Keywords that a user may leave to the hook, by those that must fit each other. The others say
+what is to be done, and where."""
 
 GROUP: ContextVar[Any] = ContextVar("group", default=None)
 """The process group of a hook of kind ``ranks``, in each of its processes."""

@@ -133,6 +133,24 @@ def test_by_default_a_hook_is_still_told_what_to_do(direction: Direction) -> Non
         assert seen == {"tile": 512, "decoder": direction is DECODE, "quadtree": True}
 
 
+def test_a_default_stays_only_where_all_that_must_fit_it_has_one() -> None:
+    seen: dict[str, Any] = {}
+
+    def entry(
+        vae: Any,
+        x: Any,
+        direction: str,
+        tile_size: int,
+        tile_stride: int = 100,
+        temporal_overlap: int = 4,
+    ) -> Any:
+        seen.update(size=tile_size, stride=tile_stride, frames=temporal_overlap)
+
+    with hook_of(entry, "function").by_default().put_on(View(VAE()), CASE) as run:
+        run(DECODE, torch.ones(1))
+    assert seen == {"size": 128, "stride": 96, "frames": 4}
+
+
 def test_a_forward_hook_takes_the_coders_place_and_may_call_the_original(view: View) -> None:
     class Tiler:
         def __init__(self, net: nn.Module, tile_size: int) -> None:

@@ -82,6 +82,11 @@ def test_misuse_is_told_and_a_sound_hook_is_not(check: str, folder: Path) -> Non
     assert (passed.status, passed.message) == (Status.PASSED, "")
 
 
+def test_a_default_that_fits_no_tile_that_must_be_given_is_not_left_to_a_hook(folder: Path) -> None:
+    case = "sd-mock.settings-diffusers-decode-exact-6x32t8-b1-f1-float32-sim"
+    assert found("strided", "settings", case, folder).status is Status.PASSED
+
+
 def test_switch_that_nobody_looks_at_is_told(folder: Path) -> None:
     specimen = SPECIMENS["always-on"]
     finding = found(specimen.name, "switches", specimen.shows_on, folder)

@@ -11,22 +11,22 @@ from vae_compat.suites.mutation.copies import Copy, copied
 from vae_compat.suites.mutation.curated import calls, memory, pixels, tiles
 from vae_compat.suites.mutation.curated.declaring import ENTRY, PACKAGE, Mutation, all_of
 from vae_compat.suites.mutation.curated.setups import Setup, setups
-from vae_compat.suites.mutation.trial import judged, prepared
+from vae_compat.suites.mutation.trial import hurried, judged, prepared
 
 MUTATIONS = all_of([pixels.PIXELS, tiles.TILES, calls.CALLS, memory.MEMORY])
 SETUPS = setups()
-SECONDS = 20.0
-"""CPU seconds that any call of the hook may always take."""
 
 
 def prepared_run(folder: Path) -> Run:
     """The default matrices of all setups, over one folder of baselines."""
-    return prepared([setup.profile for setup in SETUPS.values()], folder, timeout=SECONDS)
+    return prepared([setup.profile for setup in SETUPS.values()], folder)
 
 
 def with_mutation(run: Run, mutation: Mutation) -> list[Record]:
     """What the checks say of the mutation's case."""
-    return _judged(run, SETUPS[mutation.setup], mutation.case, mutation.name, mutation.plant())
+    return _judged(
+        hurried(run), SETUPS[mutation.setup], mutation.case, mutation.name, mutation.plant()
+    )
 
 
 def without(run: Run, setup: str, case: str) -> list[Record]:

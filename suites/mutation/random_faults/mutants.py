@@ -29,7 +29,15 @@ from vae_compat.suites.mutation.random_faults.faults import (
 from vae_compat.suites.mutation.random_faults.reviewed import why_sound
 from vae_compat.suites.mutation.random_faults.rewriting import source_faults
 from vae_compat.suites.mutation.spreading import spread
-from vae_compat.suites.mutation.trial import is_cause, is_wrong, joined, judged, narrowed, prepared
+from vae_compat.suites.mutation.trial import (
+    hurried,
+    is_cause,
+    is_wrong,
+    joined,
+    judged,
+    narrowed,
+    prepared,
+)
 
 LEVELS = ("tile", "halo", "statistics", "cache", "merge", "install")
 EXACT = (Mode.EXACT, Mode.QUADTREE)
@@ -120,7 +128,7 @@ def _traits(case: Case) -> set[str]:
 def on_trial(plan: Plan, folder: Path, seed: int, processes: int) -> list[Mutant]:
     """Draw faults of a target and judge each. ``folder`` may hold baselines already."""
     target = plan.target
-    run = prepared([target.profile], folder, timeout=20)
+    run = prepared([target.profile], folder)
     cases = cases_for(target, run)
     sound = watched(target, run, cases, processes)
     faults: list[Fault] = [
@@ -183,7 +191,7 @@ def _tried(
             subjects[name] = target.subject(name, source)
         except Exception as error:  # it cannot even be loaded: a crash
             found[name] = replace(found[name], check="load", crash=True, message=repr(error))
-    run = joined(run, subjects, cases)
+    run = joined(hurried(run), subjects, cases)
     meets = {name: meeting(sound.seen, fault, cases) for name, fault in faults.items()}
     for case in cases:
         for name in _alive(found):
