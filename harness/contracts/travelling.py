@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, get_args
+import functools
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 
 class OnWire:
@@ -39,6 +43,19 @@ class Pairs:
                 lambda mapping: [[list(key), value] for key, value in mapping.items()]
             ),
         )
+
+
+def adapter_of(kind: Any) -> TypeAdapter[Any]:
+    """What checks and converts values of a type: made once, which takes longer than its use."""
+    return _made(kind)
+
+
+@functools.cache
+def _made(kind: Hashable) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    wanted: Any = kind
+    return TypeAdapter(wanted)
 
 
 def _stored(tensor: Tensor, info: Any) -> str:

@@ -13,7 +13,9 @@ what ran there before; pinned memory waits for its copies.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,8 +30,7 @@ SMALL_POOL = 2**20
 Clock = dict[int, int]
 
 
-@dataclass(frozen=True)
-class Region:
+class Region(NamedTuple):
     """Where a tensor lies in its storage, in elements."""
 
     itemsize: int
@@ -39,17 +40,6 @@ class Region:
     """First byte."""
     high: int
     """Byte after the last."""
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> Region:
-        """The region of a tensor with elements at non-negative strides."""
-        size = tensor.element_size()
-        low = int(tensor.storage_offset()) * size
-        shape, strides = tuple(map(int, tensor.shape)), tuple(map(int, tensor.stride()))
-        reach = (
-            sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) if 0 not in shape else -1
-        )
-        return cls(size, shape, strides, low, low + (reach + 1) * size)
 
     def meets(self, other: Region) -> bool:
         """Whether two regions of one storage share a byte: exact, slow where they interleave."""
@@ -66,8 +56,15 @@ class Region:
         return marks.as_strided((*self.shape, self.itemsize), (*strides, 1), self.low - low)
 
 
-@dataclass(frozen=True)
-class Use:
+@functools.lru_cache(maxsize=2**14)
+def _region(itemsize: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Region:
+    """The region of elements at non-negative strides; tiles come back to the same ones."""
+    reach = sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) if 0 not in shape else -1
+    low = offset * itemsize
+    return Region(itemsize, shape, strides, low, low + (reach + 1) * itemsize)
+
+
+class Use(NamedTuple):
     """A read or write of a region by a stream, at a moment of that stream's count."""
 
     stream: int
@@ -145,8 +142,11 @@ class Order:
         self, uses: Uses, tensor: Tensor, stream: int, moment: int, writes: bool, what: str
     ) -> None:
         """A stream (-1: the host) reads or writes a tensor on some memory."""
-        region = Region.of(tensor)
-        self._check(uses, region, stream, writes, what)
+        region = _region(
+            tensor.element_size(), tensor.storage_offset(), tensor.shape, tensor.stride()
+        )
+        if uses.latest:
+            self._check(uses, region, stream, writes, what)
         if stream >= 0:
             use = Use(stream, moment, writes, what, region)
             uses.latest[stream, writes, region] = use
@@ -178,19 +178,17 @@ class Order:
 
     def gone(self, uses: Uses, size: int) -> None:
         """Memory goes back to the allocator."""
-        left = [
-            use
-            for use in uses.latest.values()
-            if use.stream not in uses.recorded
-            and use.stream != uses.home
-            and not self.precedes(use, uses.home)
-        ]
-        if left and size:
+        if not size:
+            return
+        left, own = [], 0
+        for use in uses.latest.values():
+            if use.stream == uses.home:
+                own = max(own, use.moment)
+            elif use.stream not in uses.recorded and not self.precedes(use, uses.home):
+                left.append(use)
+        if left:
             self.freed.append((uses.home, size, left))
-        own = max(
-            (use.moment for use in uses.latest.values() if use.stream == uses.home), default=0
-        )
-        if own and size:
+        if own:
             pool = uses.home, size <= SMALL_POOL
             largest, moment = self.behind.get(pool, (0, 0))
             self.behind[pool] = max(largest, size), max(moment, own)
@@ -198,9 +196,19 @@ class Order:
     def given(self, home: int, size: int) -> Uses:
         """Memory is given out in a stream: it may be what another stream still uses."""
         uses = Uses(home)
-        kept = []
-        for entry in self.freed:
-            of, large, left = entry
+        if self.freed:
+            self._reuse(uses, size)
+        # Its home stream uses it in order; any other stream must wait for what ran there before.
+        largest, moment = self.behind.get((home, size <= SMALL_POOL), (0, 0))
+        if largest >= size and self.done.get(home, 0) < moment:
+            what = "earlier work, memory since freed and given out again"
+            uses.latest[home, True, None] = Use(home, moment, True, what, None)
+        return uses
+
+    def _reuse(self, uses: Uses, size: int) -> None:
+        """Take over what other streams still do with memory that may be given out now."""
+        home, kept = uses.home, []
+        for of, large, left in self.freed:
             left = [use for use in left if not self.precedes(use, of)]
             if not left:
                 continue
@@ -214,12 +222,6 @@ class Order:
             else:
                 kept.append((of, large, left))
         self.freed[:] = kept
-        # Its home stream uses it in order; any other stream must wait for what ran there before.
-        largest, moment = self.behind.get((home, size <= SMALL_POOL), (0, 0))
-        if largest >= size and self.done.get(home, 0) < moment:
-            what = "earlier work, memory since freed and given out again"
-            uses.latest[home, True, None] = Use(home, moment, True, what, None)
-        return uses
 
 
 def _join(clock: Clock, other: Clock) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -66,23 +66,35 @@ def tracker(func: Any, name: str) -> Callable[[Ledger, Any, Any, Any], None]:
         for argument in func._schema.arguments
         if argument.alias_info is not None and argument.alias_info.is_write
     )
-    names = [argument.name for argument in func._schema.arguments]
+    in_order = [argument.name in written for argument in func._schema.arguments]
 
     def track(ledger: Ledger, args: Any, kwargs: Any, result: Any) -> None:
         order = ledger.order
         assert order is not None
         moment = order.tick(ledger.trace.stream)
         seen = set()
-        for key, value in (*zip(names, args, strict=False), *kwargs.items()):
-            for part in value if isinstance(value, (list, tuple)) else (value,):
-                if type(part) is SimTensor:
-                    seen.add(id(part))
-                    ledger.used(part._block, part._inner, moment, key in written, name)
-        for part in result if isinstance(result, (list, tuple)) else (result,):
-            if type(part) is SimTensor and id(part) not in seen:
+        for writes, value in zip(in_order, args, strict=False):
+            for part in _on_device(value):
+                seen.add(id(part))
+                ledger.used(part._block, part._inner, moment, writes, name)
+        for key, value in kwargs.items():
+            for part in _on_device(value):
+                seen.add(id(part))
+                ledger.used(part._block, part._inner, moment, key in written, name)
+        for part in _on_device(result):
+            if id(part) not in seen:
                 ledger.used(part._block, part._inner, moment, True, name)
 
     return track
+
+
+def _on_device(value: Any) -> Sequence[SimTensor]:
+    """The tensors of the device that an argument or a result is, or holds."""
+    if type(value) is SimTensor:
+        return (value,)
+    if isinstance(value, (list, tuple)):
+        return [part for part in value if type(part) is SimTensor]
+    return ()
 
 
 def gathered(ledger: Ledger, source: SimTensor, result: SimTensor, indices: Any) -> None:

@@ -9,17 +9,16 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
 from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
+from vae_compat.contracts.travelling import adapter_of
 from vae_compat.text import printable
 
 MAGIC = b"VAEC"
@@ -84,7 +83,7 @@ class Told:
 def pack(sort: Sort, message: object) -> bytes:
     """A frame with a dataclass: numbers, words, and dense tensors on the plain CPU."""
     tensors: dict[str, Tensor] = {}
-    plain = _adapter(type(message)).dump_python(message, mode="json", context=tensors)
+    plain = adapter_of(type(message)).dump_python(message, mode="json", context=tensors)
     # Lone surrogates (a file name that is no UTF-8) pass as escapes, which any decoder takes.
     text = json.dumps(plain, ensure_ascii=True, allow_nan=False).encode("ascii")
     body = safetensors.torch.save(tensors) if tensors else b""
@@ -113,7 +112,7 @@ def unpack(kind: type[T], text: bytes, body: bytes) -> T:
             if tensor.dtype not in REAL:
                 raise ValueError(f"a tensor is of {tensor.dtype}, with which nothing is computed")
         plain = _clean(json.loads(text, parse_constant=_refused))
-        found: T = _adapter(kind).validate_json(json.dumps(plain), strict=True, context=tensors)
+        found: T = adapter_of(kind).validate_json(json.dumps(plain), strict=True, context=tensors)
     except (ValueError, KeyError, TypeError, RecursionError, MemoryError) as error:
         raise Garbled(_told(error)) from None
     except safetensors.SafetensorError as error:
@@ -145,14 +144,3 @@ def _told(error: Exception) -> str:
         first = error.errors(include_url=False, include_input=False)[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     return printable(f"{type(error).__name__}: {error}", 500)
-
-
-@cache
-def _adapter_of(kind: Hashable) -> TypeAdapter[Any]:
-    wanted: Any = kind
-    return TypeAdapter(wanted)
-
-
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    """Made once for each type, which takes longer than what it is used for."""
-    return _adapter_of(kind)

@@ -18,6 +18,7 @@ from vae_compat.measure.baseline import measure_baseline, measure_truth
 from vae_compat.measure.draws import draw_floors, in_doubt
 from vae_compat.measure.models import Models, Supplies, Weights, key_of, serialized
 from vae_compat.measure.observation import WHOLE, Baseline, Floors, Noise, Observation
+from vae_compat.measure.placing import running
 from vae_compat.measure.plain_tiles import measure_plain_tiles
 from vae_compat.measure.sealing import Seal
 from vae_compat.measure.shelf import Shelf
@@ -40,7 +41,7 @@ class _Weights:
 
 
 @dataclass(frozen=True)
-class _Tiled:
+class _Result:
     output: Annotated[Tensor, OnWire()]
 
 
@@ -119,6 +120,17 @@ class Bench(Models):
 
         return self._store.get(case, truth, baseline)
 
+    def untiled(self, case: Case) -> Tensor:
+        """The untiled result of a case of which nothing else is wanted, truth least of all."""
+
+        def compute() -> _Result:
+            x, view = self.make_input(case), self.view(case)
+            with running(view, open_device(case.device)) as device:
+                result = device.host(view.run(case.direction, device.put(x)))
+            return _Result(result.contiguous())
+
+        return self.kept(f"untiled result of {case.baseline_id}", _Result, compute).output
+
     def raised(self, case: Case) -> Baseline:
         """The same with the floors of several draws: for results that miss those of one."""
         first = self.baseline(case)
@@ -139,13 +151,13 @@ class Bench(Models):
 
         time = observation.promise.time_tiles(case)
 
-        def compute() -> _Tiled:
+        def compute() -> _Result:
             view = self._supplies.views(self.vae(case), Layout.DIFFUSERS, case.facts)[0]
             x, device = self.make_input(case), open_device(case.device)
-            return _Tiled(measure_plain_tiles(case, view, x, device, time).contiguous())
+            return _Result(measure_plain_tiles(case, view, x, device, time).contiguous())
 
         name = case.tiles_id if time is None else f"{case.tiles_id}, {time}"
-        made = self.kept(f"plain tiles of {name}", _Tiled, compute)
+        made = self.kept(f"plain tiles of {name}", _Result, compute)
         return replace(observation, plain_tiles=made.output)
 
     def beyond_doubt(self, observation: Observation) -> Observation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -34,10 +34,11 @@ class Supplies(Protocol):
         """Its float64 twin."""
         ...
 
-    def views(self, vae: nn.Module, layout: Layout, family: Family) -> tuple[LayoutVAE, ...]:
+    def views(self, vae: nn.Module, layout: Layout, family: Family) -> Sequence[LayoutVAE]:
         """The VAE seen through a layout, in every variant of it that the field has.
 
-        Cases run on the first; the others are called in their own ways for the call contract.
+        Cases run on the first; the others are called in their own ways for the call contract. Each
+        is made when it is first looked at.
         """
         ...
 
@@ -83,11 +84,11 @@ class Models:
         """Its float64 twin in the same layout."""
         return self.twins(case)[0]
 
-    def views(self, case: Case) -> tuple[LayoutVAE, ...]:
+    def views(self, case: Case) -> Sequence[LayoutVAE]:
         """The VAE of a case in every variant of its layout."""
         return self._supplies.views(self.vae(case), case.layout, case.facts)
 
-    def twins(self, case: Case) -> tuple[LayoutVAE, ...]:
+    def twins(self, case: Case) -> Sequence[LayoutVAE]:
         """The float64 twins of ``views``."""
         return self._supplies.views(self.truth(case), case.layout, case.facts)
 

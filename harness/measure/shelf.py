@@ -9,12 +9,12 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import safetensors.torch
-from pydantic import TypeAdapter
 from torch import Tensor
 
+from vae_compat.contracts.travelling import adapter_of
 from vae_compat.measure.sealing import Seal
 
 MOST = 8 * 2**30
@@ -31,7 +31,7 @@ def packed(name: str, value: object) -> bytes:
     With the name that it is found by, so that a file that was renamed is told from its own.
     """
     tensors: dict[str, Tensor] = {}
-    plain = TypeAdapter(type(value)).dump_python(value, mode="json", context=tensors)
+    plain = adapter_of(type(value)).dump_python(value, mode="json", context=tensors)
     return safetensors.torch.save(tensors, {"name": name, "value": json.dumps(plain)})
 
 
@@ -42,9 +42,8 @@ def unpacked(name: str, kind: type[T], content: bytes) -> T | None:
         told = json.loads(content[8 : 8 + length])["__metadata__"]
         if told["name"] != name:
             return None
-        adapter: TypeAdapter[Any] = TypeAdapter(kind)
         tensors = safetensors.torch.load(content)
-        found: T = adapter.validate_json(told["value"], strict=True, context=tensors)
+        found: T = adapter_of(kind).validate_json(told["value"], strict=True, context=tensors)
     except (ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError):
         return None
     return found

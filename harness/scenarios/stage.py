@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -28,14 +28,14 @@ from vae_compat.scenarios.performed import Called, Memory, Played
 class Models(Protocol):
     """Makes the VAEs and the inputs that a case needs."""
 
-    def views(self, case: Case) -> tuple[LayoutVAE, ...]:
+    def views(self, case: Case) -> Sequence[LayoutVAE]:
         """The VAE of a case, on the plain CPU, in every variant of its layout.
 
         Cases run on the first; the others are called in their own conventions.
         """
         ...
 
-    def twins(self, case: Case) -> tuple[LayoutVAE, ...]:
+    def twins(self, case: Case) -> Sequence[LayoutVAE]:
         """The float64 twins of ``views``."""
         ...
 

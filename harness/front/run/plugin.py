@@ -120,4 +120,5 @@ def report(request: pytest.FixtureRequest, observation: Observed) -> Callable[[F
     return take
 
 
+pytest_collection_finish = workers.pytest_collection_finish
 pytest_runtest_makereport = workers.pytest_runtest_makereport

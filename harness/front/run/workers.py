@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -105,6 +106,12 @@ def prepared(
         modes={under.profile.hook.name: under.facts.offered_modes for under in found},
         finished=finished,
     )
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Leave what was imported and collected out of all garbage collections of a worker."""
+    if given(session.config) is not None:
+        gc.freeze()
 
 
 def settle(controller: int) -> None:
