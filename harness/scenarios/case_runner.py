@@ -81,11 +81,12 @@ class CaseRunner:
         baseline = bench.baseline(case)
         ask = replace(self._ask(subject, case, baseline, (case,)), every_way=every_way)
         whole = self.runners.perform(subject.name, ask, WholePerformed)
-        ways = None
-        if whole.conventions is not None:
+        ways, failure = None, whole.whole.failure
+        # Decided here: a runner in which a hook has been could leave out what it was asked.
+        if every_way and promise.kind == "forward" and not (failure and failure.hung):
             name = f"calling conventions of {strip_of(case).baseline_id}"
             bare = bench.kept(name, Untiled, lambda: untiled_conventions(case, bench))
-            ways = beside_untiled(whole.conventions, bare)
+            ways = beside_untiled(whole.conventions or (), bare)
         observed = replace(seen(whole.whole, case, promise, baseline, ways), times=whole.times)
         # Last of all what measures it: that is kept for this very observation.
         return bench.beyond_doubt(bench.beside_plain_tiles(self._worded(subject, observed)))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from torch import Tensor, nn
 
 from vae_compat.contracts.cases import Case
-from vae_compat.contracts.coders import Convention, coder_of
+from vae_compat.contracts.coders import Convention, LayoutVAE, coder_of
 from vae_compat.contracts.travelling import Pairs
 from vae_compat.device import open_device
 from vae_compat.measure.failing import kind_of
@@ -52,10 +52,18 @@ def _perform(stage: Stage) -> Iterator[ConventionCalled]:
     case = strip_of(stage.case)
     x = _strip(case, stage.models)
     for variant, view in enumerate(stage.models.views(stage.case)):
+        if not (conventions := _beside_plain(view, case)):
+            continue
         with stage.play(view) as player:
             given = view.coder_input(case.direction, player.device.put(x))
-            for convention in view.conventions(case.direction):
+            for convention in conventions:
                 yield _called(player, case, variant, convention, given)
+
+
+def _beside_plain(view: LayoutVAE, case: Case) -> tuple[Convention, ...]:
+    """All conventions; none where there is a single one: every run calls the coder in that."""
+    conventions = view.conventions(case.direction)
+    return conventions if len(conventions) > 1 else ()
 
 
 def _called(
@@ -80,9 +88,11 @@ def untiled_conventions(case: Case, models: Models) -> Untiled:
     case = strip_of(case)
     x, found = _strip(case, models), {}
     for variant, view in enumerate(models.views(case)):
+        if not (conventions := _beside_plain(view, case)):
+            continue
         with running(view, open_device(case.device)) as device:
             given = view.coder_input(case.direction, device.put(x))
-            for convention in view.conventions(case.direction):
+            for convention in conventions:
                 coder = _Watched(coder_of(view, case.direction))
                 shape = tuple(convention.call(coder, given).shape)
                 found[variant, convention.name] = (shape, tuple(coder.index))

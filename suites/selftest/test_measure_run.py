@@ -489,6 +489,14 @@ def test_conventions_are_for_hooks_on_the_forward(x: torch.Tensor):
     assert perform_whole(stage, every_way=True).conventions == ()
 
 
+def test_a_coder_that_is_called_in_one_way_alone_is_not_called_again(
+    x: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = TinyView.conventions
+    monkeypatch.setattr(TinyView, "conventions", lambda *given: both(*given)[:1])
+    assert conventions(x, boom) == ()
+
+
 def test_a_convention_of_which_nothing_is_told_is_a_failure(x: torch.Tensor):
     untiled = untiled_conventions(CASE, TinyModels(x))
     found = beside_untiled((), untiled)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from vae_compat.checks.registry import BY_NAME
+from vae_compat.contracts.cases import Direction
 from vae_compat.errors import UsageError
 from vae_compat.front import cli
 from vae_compat.front.kept_runs import merging
@@ -69,6 +70,9 @@ def test_shards_have_all_tests_of_the_whole_once_and_judge_them_alike(tmp_path: 
         assert sorted(item.id for item in items) == sorted(item.id for item in whole.items(check))
     for part in parts:
         assert part.called_in_every_way == whole.called_in_every_way
+    ways = {(case.family, case.direction, case.mode) for _, case in whole.called_in_every_way}
+    assert ways >= {(f, d, "exact") for f in ("sd", "qwen") for d in Direction}
+    assert all(case.scenario is None for _, case in whole.called_in_every_way)
 
 
 def test_what_an_earlier_run_has_done_does_not_change_the_split(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from vae_compat.checks.registry import CHECKS
 from vae_compat.front.explaining.explain import explain
 from vae_compat.front.explaining.thresholds import declared
 from vae_compat.measure import distance
+from vae_compat.scenarios import shift
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
@@ -29,6 +30,19 @@ def test_numbers_are_found_through_calls_and_imports() -> None:
     assert f"\nFLOOR_RATIO = {distance.FLOOR_RATIO} (" in told
     assert "\n  An exact result is as accurate as the VAE itself" in told
     assert "\nCLOSE_PSNR = 40.0 (" in told
+
+
+def test_numbers_of_the_scenario_that_a_check_is_for_are_found() -> None:
+    told = declared("shift")
+    assert "\nIts scenario: " in told
+    assert f"\nLEAK = {shift.LEAK} (" in told
+
+
+def test_a_place_outside_the_current_folder_is_a_whole_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "declared in /" in declared("shift")
 
 
 def test_a_record_is_explained_by_its_check_and_its_case() -> None:

@@ -63,11 +63,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("baselines")
 
 
-def found(name: str, check: str, case_id: str, folder: Path) -> Finding:
+def found(name: str, check: str, case_id: str, folder: Path, *, every_way: bool = False) -> Finding:
     """The finding of a check about a specimen, in one case of its matrix."""
     run = prepared([profile_of(SPECIMENS[name])], folder)
     case = next(case for case in run.cases[name] if case.id == case_id)
-    observed = run.case_runner.observation(name, case, every_way=False)
+    observed = run.case_runner.observation(name, case, every_way=every_way)
     return next(each for each in CHECKS if each.name == check)(observed)
 
 
@@ -85,6 +85,12 @@ def test_misuse_is_told_and_a_sound_hook_is_not(check: str, folder: Path) -> Non
 def test_a_default_that_fits_no_tile_that_must_be_given_is_not_left_to_a_hook(folder: Path) -> None:
     case = "sd-mock.settings-diffusers-decode-exact-6x32t8-b1-f1-float32-sim"
     assert found("strided", "settings", case, folder).status is Status.PASSED
+
+
+def test_calls_of_the_bare_coder_are_for_hooks_on_its_forward_alone(folder: Path) -> None:
+    case = "sd-mock-diffusers-encode-exact-44x12t16-b1-f1-float32-sim"
+    passed = found("blending", "call_contract", case, folder, every_way=True)
+    assert (passed.status, passed.metrics) == (Status.PASSED, {"conventions": 0, "refused": 0})
 
 
 def test_switch_that_nobody_looks_at_is_told(folder: Path) -> None:

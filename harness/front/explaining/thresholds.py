@@ -11,7 +11,7 @@ import inspect
 import os
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from itertools import pairwise
@@ -19,6 +19,8 @@ from pathlib import Path
 
 ROOMS = ("vae_compat.checks", "vae_compat.measure", "vae_compat.scenarios")
 """Where what judges is written; what only words and counts is elsewhere."""
+SCENES = "vae_compat.scenarios.scenes"
+"""The module that says how each scenario is performed and examined."""
 _NUMBER = re.compile(r"_?[A-Z][A-Z0-9_]*")
 
 
@@ -28,48 +30,87 @@ class Module:
 
     file: Path
     functions: Mapping[str, ast.FunctionDef]
+    assigned: Mapping[str, ast.Assign | ast.AnnAssign]
     numbers: Mapping[str, tuple[ast.Assign, str]]
     """Constants with their values and with what the string below them says."""
     imported: Mapping[str, tuple[str, str]]
     """Imported names: the module that they come from, and how they are called there."""
 
-    def place(self, line: int) -> str:
-        """``harness/checks/parity.py:12``, from where the command was called."""
-        return f"{os.path.relpath(self.file)}:{line}"
-
 
 def declared(check: str) -> str:
     """Tier, place and numbers of a check; empty where there is no such check."""
-    function = f"check_{check}"
     for name in _modules_of_checks():
         module = _module(name)
-        if module is not None and function in module.functions:
-            node = module.functions[function]
-            lines = [f"Tier {_tier(node)}, declared in {module.place(node.lineno)}."]
-            numbers = list(dict.fromkeys(_numbers(name, function, set())))
+        node = None if module is None else module.functions.get(f"check_{check}")
+        if module is not None and node is not None:
+            lines = [f"Tier {_tier(node)}, declared in {_placed(name, node)}."]
+            seen: set[ast.AST] = set()
+            numbers = list(_numbers(name, node, seen))
+            for home, made in _scene(node):
+                lines.append(f"Its scenario: {_placed(home, made)}.")
+                numbers += _numbers(home, made, seen)
             if numbers:
-                lines += ["", "Numbers that it judges by:", "", *numbers]
+                lines += ["", "Numbers that it judges by:", "", *dict.fromkeys(numbers)]
             return "\n".join(lines)
     return ""
 
 
-def _numbers(module_name: str, function: str, seen: set[tuple[str, str]]) -> Iterator[str]:
-    """The constants that a function and all that it calls use."""
-    module = _module(module_name)
-    if module is None or (module_name, function) in seen or function not in module.functions:
-        return
-    seen.add((module_name, function))
-    for node in ast.walk(module.functions[function]):
-        if not isinstance(node, ast.Name):
-            continue
-        home, name = module.imported.get(node.id, (module_name, node.id))
+def _numbers(module_name: str, part: ast.AST, seen: set[ast.AST]) -> Iterator[str]:
+    """The constants that a part of a module and all functions that it calls use."""
+    seen.add(part)
+    for home, name in _named(module_name, part):
         there = _module(home)
-        if there is not None and name in there.numbers:
+        if there is None:
+            continue
+        if name in there.numbers:
             assigned, text = there.numbers[name]
             value = ast.unparse(assigned.value)
             told = textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="  ")
-            yield f"{name} = {value} ({there.place(assigned.lineno)})\n{told}"
-        yield from _numbers(home, name, seen)
+            yield f"{name} = {value} ({_placed(home, assigned)})\n{told}"
+        elif name in there.functions and there.functions[name] not in seen:
+            yield from _numbers(home, there.functions[name], seen)
+
+
+def _named(module_name: str, part: ast.AST) -> Iterator[tuple[str, str]]:
+    """The names in a part of a module, each after the module that it is of."""
+    module = _module(module_name)
+    imported = {} if module is None else module.imported
+    for node in ast.walk(part):
+        match node:
+            case ast.Name(id=name):
+                yield imported.get(name, (module_name, name))
+            case ast.Attribute(value=ast.Name(id=name), attr=attribute) if name in imported:
+                yield ".".join(imported[name]), attribute
+
+
+def _scene(check: ast.FunctionDef) -> Iterator[tuple[str, ast.stmt]]:
+    """What makes the scenario that a check is for, after its module; nothing for single calls."""
+    decorators = (node for each in check.decorator_list for node in ast.walk(each))
+    wanted = {ast.unparse(node) for node in decorators if isinstance(node, ast.Attribute)}
+    for home, name in _named_in_tables(wanted):
+        there = _module(home)
+        if there is not None and home != SCENES:
+            made = there.functions.get(name) or there.assigned.get(name)
+            yield from () if made is None else ((home, made),)
+
+
+def _named_in_tables(keys: Collection[str]) -> Iterator[tuple[str, str]]:
+    """The names beside these keys in the tables of `SCENES`."""
+    scenes = _module(SCENES)
+    assert scenes is not None
+    for node in (node for each in scenes.assigned.values() for node in ast.walk(each)):
+        if isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                if key is not None and ast.unparse(key) in keys:
+                    yield from _named(SCENES, value)
+
+
+def _placed(module_name: str, part: ast.stmt) -> str:
+    """``harness/checks/parity.py:12``; a whole path where it is not below the current folder."""
+    module = _module(module_name)
+    assert module is not None
+    path = os.path.relpath(module.file)
+    return f"{module.file if path.startswith(os.pardir) else path}:{part.lineno}"
 
 
 def _modules_of_checks() -> Iterator[str]:
@@ -91,6 +132,7 @@ def _module(name: str) -> Module | None:
     return Module(
         file,
         {node.name: node for node in body if isinstance(node, ast.FunctionDef)},
+        dict(_assigned(body)),
         dict(_constants(body)),
         {
             alias.asname or alias.name: (node.module, alias.name)
@@ -99,6 +141,13 @@ def _module(name: str) -> Module | None:
             for alias in node.names
         },
     )
+
+
+def _assigned(body: list[ast.stmt]) -> Iterator[tuple[str, ast.Assign | ast.AnnAssign]]:
+    for node in body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                yield name, node
 
 
 def _constants(body: list[ast.stmt]) -> Iterator[tuple[str, tuple[ast.Assign, str]]]:

@@ -207,12 +207,17 @@ class Run:
 
     @cached_property
     def called_in_every_way(self) -> frozenset[tuple[str, Case]]:
-        """The one case per hook, family, layout, direction and mode for the call contract."""
-        chosen: dict[tuple[str, ...], tuple[str, Case]] = {}
+        """The one case per hook, family, layout, direction and mode for the call contract.
+
+        Modes other than ``exact`` have one for all families of one build. A scenario calls the
+        hook in ways of its own, so none is chosen.
+        """
+        chosen: dict[tuple[object, ...], tuple[str, Case]] = {}
         for name, some in self.cases.items():
             for case in sorted(some, key=cost):
-                if case.scale is Scale.MOCK and case.must_tile:
-                    place = (name, case.family, case.layout, case.direction, case.mode)
+                if case.scale is Scale.MOCK and case.must_tile and case.scenario is None:
+                    nets = case.family if case.mode is Mode.EXACT else case.facts.build
+                    place = (name, nets, case.layout, case.direction, case.mode)
                     chosen.setdefault(place, (name, case))
         return frozenset(chosen.values())
 
