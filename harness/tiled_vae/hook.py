@@ -150,7 +150,7 @@ class VAEHook:
             program = translate(self.net, self.is_decoder, call.first_chunk)
             if not self.one_tile_is_enough(program, call.x):
                 with torch.no_grad(), lent(self.net, self.to_gpu), onloaded(self.net):
-                    clip = self.clips.get(get_ident())
+                    clip = self.whole_clip(call)
                     if clip is not None:
                         return self.next_chunk(clip, call)
                     return self.tiled(program, call)
@@ -191,8 +191,12 @@ class VAEHook:
         check_shapes(program, shapes, x.dim())
         items = ItemCaches(caches, 0, x.shape[0])
         job = Job(program, shapes, device, home, items, self.skip_zeros)
-        partition = self.on_device(job, x) if self.stays_on_device(program, x, device) else None
-        if partition is None:
+        stays = self.stays_on_device(program, x, device)
+        plan = self.resident_bands(job, x) if stays else None
+        partition = self.on_device(job, x) if stays and plan is None else None
+        if plan is not None:
+            way = Way(partial(self.by_bands, plan), plan.visits)
+        elif partition is None:
             way = self.way(job, x)
         else:
             way = self.by_tiles(job, partition)
@@ -248,12 +252,14 @@ class VAEHook:
     def takes_clips(self, x: Tensor) -> bool:
         """Whether a clip is run as a whole where its VAE says how many frames will come.
 
-        That takes the caches of a clip, which are as large as all its activations, for one band at
-        a time. On a CPU chunks in small tiles are as fast, and stay in its caches.
+        That takes the rows between tiles for all frames. On a CPU chunks in small tiles are as
+        fast, and stay in its caches; and who asks for a tile, and sets no budget, wants memory that
+        the tile sets, however long the clip is.
         """
         chosen = self.method == "auto" and working_device(self.net, x).type == "cuda"
-        bands = self.method == BANDS or (chosen and self.residency != "host")
-        if not bands or x.dim() != 5 or self.use_quadtree:
+        chosen = chosen and self.residency != "host"
+        chosen = chosen and (self.max_vram is not None or self.tile_is_default)
+        if not (chosen or self.method == BANDS) or x.dim() != 5 or self.use_quadtree:
             return False
         try:
             return not translate(self.net, self.is_decoder, first_chunk=True).wraps
@@ -275,29 +281,47 @@ class VAEHook:
                     f"only {clip.seen} frames of {frames} came: hook the coder itself with VAEHook"
                 )
         finally:
-            del self.clips[get_ident()]
+            self.clips.pop(get_ident(), None)
 
-    def next_chunk(self, clip: Clip, call: Call) -> Tensor:
-        """What the coder returns for a chunk: no frames, or those of the clip for its last one."""
-        x, device = call.x, working_device(self.net, call.x)
+    def whole_clip(self, call: Call) -> Clip | None:
+        """The clip that a chunk belongs to, if it is run as a whole and there is room for that."""
+        clip = self.clips.get(get_ident())
+        if clip is not None and clip.run is None:
+            try:
+                self.plan_clip(clip, call.x)
+            except TilingError:
+                del self.clips[get_ident()]
+                return None
+        return clip
+
+    def plan_clip(self, clip: Clip, x: Tensor) -> None:
+        """Find out how to run all frames, of which ``x`` is the first chunk.
+
+        Raises `TilingError` where they do not fit.
+        """
+        device = working_device(self.net, x)
         program = translate(self.net, self.is_decoder, first_chunk=True)
         caches = Caches(None, 0, device, clip=True)
         shapes = program.shapes(Shape(x.shape[1], clip.frames, *x.shape[-2:]), caches.clock)
         check_shapes(program, shapes, x.dim())
-        clip.chunks.append(x)
-        if clip.missing:
-            if self.over_calls is not None:
-                self.over_calls.skip()
-            last = shapes[-1]
-            return x.new_empty((x.shape[0], last.channels, 0, last.height, last.width))
-        x = clip.whole()
         alone = clip.frames == 1
-        largest = replace(high_bands(program, shapes, self.asked_side(program, x)), alone=alone)
-        limit, parts = self.limit(device), self.parts(program)
-        partition = fitting(program, shapes, parts, largest, limit, x.shape[0], x.element_size())
+        partition = self.partition_on_device(program, shapes, x, alone=alone)
         job = Job(program, shapes, device, device, ItemCaches(caches, 0, x.shape[0]))
         job.skip_zeros = self.skip_zeros or alone
-        return self.items(job, self.by_tiles(job, partition), x)
+        way = self.by_tiles(job, partition)
+        clip.run, clip.shape = partial(self.items, job, way), shapes[-1]
+
+    def next_chunk(self, clip: Clip, call: Call) -> Tensor:
+        """What the coder returns for a chunk: no frames, or those of the clip for its last one."""
+        assert clip.run is not None
+        assert clip.shape is not None
+        clip.chunks.append(call.x)
+        if not clip.missing:
+            return clip.run(clip.whole())
+        if self.over_calls is not None:
+            self.over_calls.skip()
+        last = clip.shape
+        return call.x.new_empty((call.x.shape[0], last.channels, 0, last.height, last.width))
 
     def way(self, job: Job, x: Tensor) -> Way:
         """How an item is run: by bands, or by tiles."""
@@ -323,20 +347,41 @@ class VAEHook:
         few = x.dim() == 5 or bool(self.estimates(program))
         return few and not (self.use_quadtree or program.wraps)
 
-    def on_device(self, job: Job, x: Tensor) -> Partition | None:
-        """Tiles for a call whose planes stay on a GPU; ``None`` where there is no room for them."""
-        program, shapes, tile = job.program, job.shapes, self.asked_side(job.program, x)
-        largest = high_bands(program, shapes) if tile is None else Partition(tile)
-        windows = self.windows(job.caches.caches, program)
-        alone = x.dim() == 5 and x.shape[2] == 1 and windows < 2
-        largest = replace(largest, windows=windows, alone=alone)
-        if tile is not None and self.max_vram is None:
-            return largest
-        limit, parts = self.limit(job.device), self.parts(program)
+    def resident_bands(self, job: Job, x: Tensor) -> BandPlan | None:
+        """Bands for a fast call, if all of its planes stay on the device: the fewest kernels."""
+        if x.dim() != 4 or self.asked_side(job.program, x) is not None:
+            return None
         try:
-            return fitting(program, shapes, parts, largest, limit, x.shape[0], x.element_size())
+            plan = self.band_plan(job.program, job.shapes, x, job.device)
         except TilingError:
             return None
+        return None if plan.offloaded | plan.recomputed else plan
+
+    def on_device(self, job: Job, x: Tensor) -> Partition | None:
+        """Tiles for a call whose planes stay on a GPU; ``None`` where there is no room for them."""
+        windows = self.windows(job.caches.caches, job.program)
+        alone = x.dim() == 5 and x.shape[2] == 1 and windows < 2
+        try:
+            return self.partition_on_device(
+                job.program, job.shapes, x, windows=windows, alone=alone
+            )
+        except TilingError:
+            return None
+
+    def partition_on_device(
+        self, program: Program, shapes: list[Shape], x: Tensor, **facts: Any
+    ) -> Partition:
+        """Tiles of the side that was asked for, or bands, as large as there is room for.
+
+        ``facts`` are those of `Partition`. Raises `TilingError` where there is no room.
+        """
+        tile = self.asked_side(program, x)
+        largest = high_bands(program, shapes) if tile is None else Partition(tile, resident=True)
+        largest = replace(largest, converts=converts(x, largest), **facts)
+        if tile is not None and self.max_vram is None:
+            return largest
+        limit, parts = self.limit(working_device(self.net, x)), self.parts(program)
+        return fitting(program, shapes, parts, largest, limit, x.shape[0], x.element_size())
 
     def windows(self, caches: Caches, program: Program) -> int:
         """How many bands of a slot are on the device: of what it will hold, and of what it held."""
@@ -380,6 +425,8 @@ class VAEHook:
 
     def by_bands(self, plan: BandPlan, job: Job, x: Tensor) -> Tensor:
         """Run the program on one item, by bands."""
+        if self.estimates(job.program):
+            self.estimate(job, x, high_bands(job.program, job.shapes))
         first = x.to(job.device, memory_format=torch.channels_last)
         job.planes[0] = Plane(job.shapes[0], job.device, first)
         plane = execute_bands(job, plan)
@@ -394,16 +441,23 @@ class VAEHook:
         parts = self.parts(program)
         width = x.element_size()
         others = (x.shape[0] - 1) * (shapes[0].elements + shapes[-1].elements) * width
-        return settled(program, shapes, parts, Partition(tile), self.max_vram, others, width)
+        largest = Partition(tile)
+        if working_device(self.net, x).type == "cuda":
+            largest = replace(largest, converts=converts(x, largest))
+        return settled(program, shapes, parts, largest, self.max_vram, others, width)
+
+    def estimate(self, job: Job, x: Tensor, partition: Partition) -> None:
+        """Estimate the statistics that are not measured, from as much as a tile has."""
+        tile = partition.tile
+        if partition.bands:
+            # As much of the picture as a band has, or as the tile that was asked for.
+            tile = min(self.side(job.program, x), math.isqrt(tile * x.shape[-1]))
+        job.given = estimated(job.program, x, tile, job.device, self.color_fix)
 
     def item(self, partition: Partition, job: Job, x: Tensor) -> Tensor:
         """Run the program on one item."""
         if self.estimates(job.program):
-            tile = partition.tile
-            if partition.bands:
-                # As much of the picture as a band has, or as the tile that was asked for.
-                tile = min(self.side(job.program, x), math.isqrt(tile * x.shape[-1]))
-            job.given = estimated(job.program, x, tile, job.device, self.color_fix)
+            self.estimate(job, x, partition)
         if partition.bands and x.dim() == 4:
             x = x.to(memory_format=torch.channels_last)
         parts = segments(job.program, self.chosen(job.program), job.given)
@@ -442,6 +496,15 @@ class VAEHook:
             smallest=smallest,
         )
         return Partition(tile, cells)
+
+
+def converts(x: Tensor, partition: Partition) -> bool:
+    """Whether a GPU's convolutions convert tiles of ``x`` to the layout that tensor cores take.
+
+    Bands of pictures have that layout.
+    """
+    halves = x.dtype in (torch.float16, torch.bfloat16)
+    return halves and not (partition.bands and x.dim() == 4)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from vae_compat.families import FAMILIES
 from vae_compat.fixtures.layouts import ldm, view
 from vae_compat.fixtures.vaes import build
 from vae_compat.scenarios.coders import offloaded
+from vae_compat.suites.selftest import sd3_coders
 from vae_compat.suites.selftest.coders import latent, shared, tiling
 from vae_compat.tiled_vae import VAEHook, tiled
 from vae_compat.tiled_vae.nets.modules import is_container, kind
@@ -542,6 +543,23 @@ def test_coders_of_forks_of_the_web_ui_are_tiled(name, tmp_path, monkeypatch):
             assert_tiled(coder, x, is_decoder)
         other = importlib.import_module("somewhere.else").Decoder(vae.decoder, 64)
         assert_untiled(other, latent(), "somewhere.else", "does not know")
+    finally:
+        for module in set(sys.modules) - before:
+            del sys.modules[module]
+
+
+def test_coders_of_the_web_uis_sd3_are_tiled(tmp_path, monkeypatch):
+    file = tmp_path / "modules" / "models" / "sd3" / "sd3_impls.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(Path(sd3_coders.__file__).read_text())
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    try:
+        made = importlib.import_module("modules.models.sd3.sd3_impls")
+        assert_tiled(made.seeded(made.VAEDecoder), latent("sd3", 9, 10), True)
+        assert_tiled(made.seeded(made.VAEEncoder), picture(), False)
+        other = sd3_coders.seeded(sd3_coders.VAEDecoder)
+        assert_untiled(other, latent("sd3", 9, 10), "sd3_coders", "does not know")
     finally:
         for module in set(sys.modules) - before:
             del sys.modules[module]

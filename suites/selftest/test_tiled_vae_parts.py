@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from vae_compat.tiled_vae.executors.line_buffer import schedule
+from vae_compat.tiled_vae.planner.schedule import schedule
 from vae_compat.tiled_vae.planner.tiles import cuts, grid, quadtree, scaled
 from vae_compat.tiled_vae.program.steps import Conv
 from vae_compat.tiled_vae.program.window import Span, Window

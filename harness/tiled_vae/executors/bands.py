@@ -189,7 +189,7 @@ def run_bands(job: Job, plan: BandPlan, part: Segment, plane: Plane) -> None:
     for number, band in enumerate(bands):
         for source, reader in readers:
             rows, tensor = reader.take(number)
-            source.window = rows, tensor.permute(2, 0, 1).unsqueeze(0)
+            source.window = rows, tensor.unsqueeze(0).permute(0, 3, 1, 2)
         for cols in band.columns:
             run_tile(job, plan, part, plane, (band.rows, cols))
             job.visit()

@@ -53,6 +53,9 @@ class Job:
     """Statistics of planes that are measured and not stored, by number of groups."""
     prepared: Prepared = field(default_factory=Prepared)
 
+    def __post_init__(self) -> None:
+        self.prepared.norms = self.program.norms
+
     def moments(self, module: nn.Module, spatial: bool, value: Value) -> Moments | None:
         """Statistics for a norm of ``value``; ``None`` for a norm that needs none."""
         if not spatial:

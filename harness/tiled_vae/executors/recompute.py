@@ -78,6 +78,6 @@ def piece(job: Job, step: Conv, rows: Span, cols: Span) -> Tensor:
     x = fetch(job, step.inputs[0], source[0], source[1])
     if up == 1:
         return x
-    x = upsampled(step.upsample, x)
+    x = upsampled(x)
     outer = [Span(span.start * up, span.stop * up) for span in source]
     return x[..., rows.within(outer[0]), cols.within(outer[1])]

@@ -87,7 +87,6 @@ class Builder:
         module: nn.Module,
         *,
         pad: tuple[int, int] | None = None,
-        upsample: nn.Module | None = None,
         up: int = 1,
     ) -> Value:
         """A convolution over the plane, after a nearest upsampling where ``up`` is 2."""
@@ -99,12 +98,9 @@ class Builder:
                 replace(each, wrap=wrap) for each, wrap in zip((rows, cols), circular, strict=True)
             )
         self.see(module)
-        if upsample is not None:
-            expect_trusted(upsample)
-            self.seen.add(upsample)
         rows, cols = replace(rows, up=up), replace(cols, up=up)
         own = cast("tuple[int, int]", tuple(conv.padding))
-        step = Conv((x,), self.fresh, module, rows, cols, conv.out_channels, upsample=upsample)
+        step = Conv((x,), self.fresh, module, rows, cols, conv.out_channels)
         return self.add_step(replace(step, own=own, plain=is_plain(module, nn.Conv2d)))
 
     def see(self, module: nn.Module) -> None:
@@ -180,7 +176,8 @@ class Builder:
             if mode == "upsample3d":
                 time = self.time_conv(block, ((3, 1, 1), (1, 1, 1), 2))
                 x = self.add_step(TimeUp((x,), self.fresh, time, self.next_slot()))
-            return self.conv(x, parts[1], upsample=up, up=2)
+            self.seen.add(up)
+            return self.conv(x, parts[1], up=2)
         expect(mode in ("downsample2d", "downsample3d"), f"mode {mode!r}", block)
         pad = getattr(parts[0], "padding", None)
         expect(isinstance(parts[0], nn.ZeroPad2d) and pad == (0, 1, 0, 1), f"pads {pad}", block)

@@ -7,7 +7,7 @@ called as it is and followed, see `following`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -30,17 +30,29 @@ def pointwise(module: nn.Module, x: Tensor, *, tokens: bool = False) -> Tensor:
 
 
 class Prepared:
-    """Weights in the dtype and layout that kernels take, made once for all tiles of a segment."""
+    """Weights in the dtype and layout that kernels take, made once for all tiles of a segment.
 
-    def __init__(self) -> None:
+    The small ones of ``norms`` are made together, and once for the whole run.
+    """
+
+    def __init__(self, norms: Sequence[nn.Module] = ()) -> None:
+        self.norms = norms
         self.made: dict[tuple[nn.Module, str], Tensor] = {}
+        self.affines: dict[nn.Module, tuple[Tensor, Tensor | None]] = {}
 
     def affine(self, norm: nn.GroupNorm, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
         """Weight and bias of a norm in the dtype of its statistics."""
         if norm.weight is None or norm.weight.dtype == dtype:
             return norm.weight, norm.bias
-        weight = self.kept(norm, "weight", lambda: norm.weight.to(dtype))
-        return weight, self.kept(norm, "bias", lambda: norm.bias.to(dtype))
+        if norm not in self.affines:
+            alike: list[Any] = [norm]
+            alike += [each for each in self.norms if each is not norm and is_alike(each, norm)]
+            pairs = [(each.weight, each.bias) for each in alike]
+            parts = [part for pair in pairs for part in pair if part is not None]
+            made = iter(torch.split(torch.cat(parts).to(dtype), [len(part) for part in parts]))
+            for each, (_, bias) in zip(alike, pairs, strict=True):
+                self.affines[each] = next(made), None if bias is None else next(made)
+        return self.affines[norm]
 
     def weight(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
         """The weight of a convolution, with channels innermost on a GPU where ``x`` has them so.
@@ -66,10 +78,18 @@ class Prepared:
         self.made.clear()
 
 
-def upsampled(module: nn.Module | None, x: Tensor) -> Tensor:
-    """Nearest upsampling by two of ``N C h w``, the way the coder does it."""
-    if module is not None:
-        return cast(Tensor, module(x))
+def is_alike(norm: Any, other: nn.GroupNorm) -> bool:
+    """Whether the parameters of a norm are used directly, and are stored as those of another."""
+    if not is_plain(norm, nn.GroupNorm) or norm.weight is None:
+        return False
+    return (norm.weight.dtype, norm.weight.device) == (other.weight.dtype, other.weight.device)
+
+
+def upsampled(x: Tensor) -> Tensor:
+    """Nearest upsampling by two of ``N C h w``: copies, the same in every dtype.
+
+    Video coders upsample halves in float32 and round back, which takes six times the memory.
+    """
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
@@ -102,21 +122,35 @@ def convolve_2d(
     """A 2D convolution of ``N C h w``."""
     x = box.pop()
     if step.rows.up > 1:
-        x = upsampled(step.upsample, x)
+        x = upsampled(x)
         x = x[..., slice(*rows.crop), slice(*cols.crop)]
     module = step.module
     if step.plain and isinstance(module, nn.Conv2d):
-        pad: tuple[int, ...] = (0, 0)
-        if rows.zeros[0] == rows.zeros[1] and cols.zeros[0] == cols.zeros[1]:
-            pad = (rows.zeros[0], cols.zeros[0])
-        else:
-            x = F.pad(x, (*cols.zeros, *rows.zeros))
+        pad = (max(rows.zeros), cols.zeros[0])
+        spare = ends_a_band(step, rows, cols)
+        if not spare and (rows.zeros[0] != rows.zeros[1] or cols.zeros[0] != cols.zeros[1]):
+            x, pad = F.pad(x, (*cols.zeros, *rows.zeros)), (0, 0)
         weight = prepared.weight(module, x)
-        return F.conv2d(x, weight, module.bias, module.stride, pad, groups=module.groups)
+        y = F.conv2d(x, weight, module.bias, module.stride, pad, groups=module.groups)
+        if not spare:
+            return y
+        return y[..., rows.zeros[1] :, :] if rows.zeros[1] else y[..., : -rows.zeros[0], :]
     zeros = (*cols.zeros, *rows.zeros)
     if not any(step.own):
         x, zeros = F.pad(x, zeros), (0, 0, 0, 0)
     return followed(module, Given(zeros, step.own, (step.rows.wrap, step.cols.wrap)), x)
+
+
+def ends_a_band(step: Conv, rows: Reach, cols: Reach) -> bool:
+    """Whether a band of full rows is the first or last one of its plane.
+
+    Then it is convolved with zeros at both ends, and the row too many is let go of: that is one row
+    more to compute, and no copy of the band with zeros at one end.
+    """
+    sides = cols.zeros[0] == cols.zeros[1] > 0
+    return (
+        sides and rows.zeros[0] != rows.zeros[1] and min(rows.zeros) == 0 and step.rows.stride == 1
+    )
 
 
 def convolve_causal(
@@ -155,13 +189,24 @@ def normalised(module: nn.Module, x: Tensor, moments: Moments | None, prepared: 
     """A fresh tensor: ``x`` normalised by statistics of its plane, or over channels alone."""
     if moments is not None:
         return group_normalised(cast("nn.GroupNorm", module), x, moments, prepared)
-    half = x.dtype in (torch.float16, torch.bfloat16)
-    if half or kind(module) != "RMS_norm" or not is_trusted(module):
+    if kind(module) != "RMS_norm" or not is_trusted(module):
         return pointwise(module, x)
     norm = cast(Any, module)
     if norm.gamma.dtype != x.dtype or torch.is_autocast_enabled(x.device.type):
         return cast(Tensor, module(x))
-    y = F.normalize(x, dim=1).mul_(norm.scale).mul_(norm.gamma)
+    return channel_normalised(norm, x, prepared)
+
+
+SHORTEST = 1e-12
+"""Pixels are divided by no shorter length, as in ``torch.nn.functional.normalize``."""
+
+
+def channel_normalised(norm: Any, x: Tensor, prepared: Prepared) -> Tensor:
+    """An RMS norm over channels: lengths in float32 at least, and no copy of a tile in it."""
+    exact = torch.promote_types(x.dtype, torch.float32)
+    length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=exact).clamp_min_(SHORTEST)
+    weight = prepared.kept(norm, "weight", lambda: norm.gamma.to(exact) * norm.scale)
+    y = torch.div(x, length, out=torch.empty_like(x)).mul_(weight)
     return y if norm.bias is None or isinstance(norm.bias, float) else y.add_(norm.bias)
 
 

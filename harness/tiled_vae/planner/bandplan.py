@@ -7,7 +7,7 @@ what it says is what will be held, but for what allocators round up and workspac
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from ..errors import TilingError
 from ..fusion.segments import REST, Segment, closure, segments
+from ..nets.layers import ends_a_band
 from ..program.steps import Add, Attend, Conv, Program, Shape, Value
 from ..program.window import Span
 from .tiles import cuts
@@ -64,7 +65,9 @@ class BandPlan:
     shapes: Sequence[Shape]
     budget: Budget
     area: int = LARGEST
-    """The most elements of a band."""
+    """The most elements of a band, but for the segments in ``wider``."""
+    wider: Mapping[Value, int] = field(default_factory=dict)
+    """The same for segments that have room for larger bands, by what they compute."""
     offloaded: frozenset[Value] = frozenset()
     """Planes that are stored on the host; all others are resident on the device."""
     recomputed: frozenset[Value] = frozenset()
@@ -176,18 +179,22 @@ class BandPlan:
             count += 2 * tiles if isinstance(part.steps[-1], Attend) else tiles
         return count
 
+    def largest(self, part: Segment) -> int:
+        """The most elements of a band of a segment."""
+        return self.wider.get(part.output, self.area)
+
     def bands(self, part: Segment) -> list[Band]:
         """The bands of a segment."""
-        shape, step = self.shapes[part.output], part.steps[-1]
+        shape, step, area = self.shapes[part.output], part.steps[-1], self.largest(part)
         if isinstance(step, Attend):
             # Kernels that keep scores keep them for all pixels.
-            scores = shape.height * shape.width * shape.width * self.area // SCORES
+            scores = shape.height * shape.width * shape.width * area // SCORES
             line = max(ATTENDED * self.row(part.output), scores, 1)
         else:
             values = {value for each in part.steps for value in (*each.inputs, each.output)}
             # Where a plane grows, what counts is the grown copy of the input.
             line = max(self.line(value, part) for value in values)
-        rows, columns = max(self.area // line, 1), shape.width
+        rows, columns = max(area // line, 1), shape.width
         if self.budget.tile is not None:
             levels = self.program.levels
             # On coarse planes a tile may have as many pixels as one of the finest plane.
@@ -216,7 +223,7 @@ class BandPlan:
         )
         output, part = self.shapes[self.program.output].elements, self.parts[number]
         touched = self.offloaded & {part.output, *part.sources}
-        what = "visit", number, self.area, self.recomputed, touched
+        what = "visit", number, self.largest(part), self.recomputed, touched
         return (planes + output + self.once(what, lambda: self.visit(part))) * self.budget.width
 
     def alive(self, number: int) -> set[Value]:
@@ -275,7 +282,9 @@ class BandPlan:
                 if step.rows.up > 1:
                     grown = down.source.size * across.source.size * step.rows.up * step.cols.up
                     most, held = max(most, held + grown * shape.channels), grown * shape.channels
-                if down.zeros[0] != down.zeros[1] or across.zeros[0] != across.zeros[1]:
+                if ends_a_band(step, down, across):
+                    out += max(down.zeros) * cols.size * self.shapes[value].channels
+                elif down.zeros[0] != down.zeros[1] or across.zeros[0] != across.zeros[1]:
                     wide = (down.crop.size + sum(down.zeros)) * (
                         across.crop.size + sum(across.zeros)
                     )
@@ -358,8 +367,8 @@ def even(size: int, most: int) -> list[int]:
 KEPT = 128
 """Choices that are remembered: an image size takes one for each coder and budget."""
 
-Choice = tuple[int, frozenset[Value], frozenset[Value]]
-"""What a plan decides: ``area``, ``offloaded`` and ``recomputed``."""
+Choice = tuple[int, Mapping[Value, int], frozenset[Value], frozenset[Value]]
+"""What a plan decides: ``area``, ``wider``, ``offloaded`` and ``recomputed``."""
 
 _choices: OrderedDict[Hashable, Choice] = OrderedDict()
 """By all that they depend on; without the modules of a coder, so that none is kept alive."""
@@ -373,13 +382,13 @@ def planned(plan: BandPlan, residency: str) -> BandPlan:
     key = plan.program.outline, tuple(plan.shapes), plan.budget, plan.area, residency
     choice = _choices.pop(key, None)
     if choice is None:
-        found = worked_out(plan, residency)
-        choice = found.area, found.offloaded, found.recomputed
+        found = widened(worked_out(plan, residency))
+        choice = found.area, found.wider, found.offloaded, found.recomputed
     _choices[key] = choice
     if len(_choices) > KEPT:
         _choices.popitem(last=False)
-    area, offloaded, recomputed = choice
-    return replace(plan, area=area, offloaded=offloaded, recomputed=recomputed)
+    area, wider, offloaded, recomputed = choice
+    return replace(plan, area=area, wider=wider, offloaded=offloaded, recomputed=recomputed)
 
 
 def worked_out(plan: BandPlan, residency: str) -> BandPlan:
@@ -424,6 +433,21 @@ def thinned(plan: BandPlan) -> BandPlan:
         if not there:
             return plan
         plan = plan.without(max(there, key=lambda value: (plan.shapes[value].elements, value)))
+
+
+def widened(plan: BandPlan) -> BandPlan:
+    """The plan with larger bands where the budget leaves room for them: fewer kernels to launch.
+
+    What a plan takes at most is decided by few segments; the others need not go in bands as small.
+    """
+    room = plan.budget.nbytes - plan.budget.others
+    wider: dict[Value, int] = {}
+    for number, part in enumerate(plan.parts):
+        for area in areas(LARGEST, plan.area + 1):
+            if replace(plan, wider={part.output: area}).held(number) <= room:
+                wider[part.output] = area
+                break
+    return replace(plan, wider=wider)
 
 
 def areas(first: int, last: int) -> Iterator[int]:

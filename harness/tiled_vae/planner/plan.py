@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ..fusion.segments import Segment
-from ..program.steps import KEPT_FRAMES, Attend, Conv, Program, Shape, Step, TimeUp, Value
+from ..program.steps import Attend, Conv, Program, Shape, Step, Value
 from ..program.window import Span
 from .tiles import Cell, crossed, cuts, grid, scaled
+from .walk import Walk
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,14 @@ class Partition:
     """Tiles of a quadtree; ``None`` for a grid."""
     bands: bool = False
     """Whether tiles are bands of ``tile`` full rows."""
+    resident: bool = False
+    """Whether stored planes are on the device."""
     windows: int = 0
     """How many bands of each slot of a feature cache are on the device at a time."""
     alone: bool = False
     """Whether there is one frame and none before it, so that no padding in time is made."""
+    converts: bool = False
+    """Whether the kernels of convolutions want another layout than tiles have: two copies more."""
 
     def across(self, side: float, width: int) -> float:
         """Columns of a tile that is ``side`` rows high, on a plane of ``width`` columns."""
@@ -56,15 +61,36 @@ class Planner:
 
     def peak(self) -> float:
         """The most elements that the device holds, offloaded planes not counted."""
-        most = 0.0
-        for part in self.parts:
-            step = part.steps[-1]
-            if isinstance(step, Attend):
-                held = self.attention(part)
-            else:
-                held = self.visit(part, self.side(part)) + self.carried(part) + self.parked(part)
-            most = max(most, held)
-        return most + self.shapes[0].elements + self.shapes[self.parts[-1].output].elements
+        held = [self.held(part) + self.planes(number) for number, part in enumerate(self.parts)]
+        return max(held) + self.shapes[0].elements + self.shapes[self.parts[-1].output].elements
+
+    def held(self, part: Segment) -> float:
+        """Elements held while a segment runs, beside planes."""
+        if isinstance(part.steps[-1], Attend):
+            return self.attention(part)
+        partition = self.partition
+        walk = Walk(
+            self.shapes,
+            part,
+            resident=partition.resident,
+            windows=partition.windows,
+            alone=partition.alone,
+            converts=partition.converts,
+        )
+        relaid = 0
+        if partition.bands and not partition.converts:
+            relaid = sum(step.weights for step in part.steps if isinstance(step, Conv))
+        if part.carried:
+            return relaid + walk.buffered(*self.borders(part))
+        return relaid + walk.recomputed(self.cells(part))
+
+    def planes(self, number: int) -> int:
+        """Elements of the planes on the device while a segment runs, but for the two ends."""
+        if not self.partition.resident:
+            return 0
+        inner, later = {part.output for part in self.parts[: number + 1]}, self.parts[number:]
+        read = {value for part in later for value in part.sources} | {self.parts[number].output}
+        return sum(self.shapes[value].elements for value in inner & read - {self.parts[-1].output})
 
     def visits(self) -> int:
         """In how many tiles all segments are run."""
@@ -153,7 +179,9 @@ class Planner:
             return WHOLE_COPIES * shape.elements
         line = shape.channels * (shape.frames or 1) * shape.width
         rows = min(self.band(part), shape.height)
-        return 2 * shape.elements + BAND_COPIES * rows * line
+        # Queries stay where planes are.
+        tokens = 3 if self.partition.resident else 2
+        return tokens * shape.elements + BAND_COPIES * rows * line
 
     def visit(self, part: Segment, side: float) -> float:
         """Elements held while a tile of ``side`` output pixels runs through a segment."""
@@ -189,33 +217,6 @@ class Planner:
             frames = self.shapes[step.inputs[0]].frames or 1
             copy *= (frames + step.past) / frames
         return copy + out
-
-    def carried(self, part: Segment) -> float:
-        """Elements of the rows in line buffers."""
-        if not part.carried:
-            return 0.0
-        total = 0.0
-        for step in part.steps:
-            for number, value in enumerate(step.inputs):
-                rows = 1 if step.rows.up > 1 else step.rows.kernel - step.rows.stride
-                if number:
-                    between = part.steps[: part.steps.index(step)]
-                    rows = sum(each.rows.kernel // 2 for each in between if each.output > value)
-                shape = self.shapes[value]
-                total += max(rows, 0) * shape.channels * (shape.frames or 1) * shape.width
-        return total
-
-    def parked(self, part: Segment) -> float:
-        """Elements of the rows of cache slots that are on the device."""
-        total = 0.0
-        for step in part.steps if self.partition.windows else ():
-            if isinstance(step, Conv | TimeUp) and step.slot is not None:
-                value = step.inputs[0]
-                shape, level = self.shapes[value], self.levels[value] / self.levels[part.output]
-                rows = min(self.side(part) * level + step.rows.kernel - 1, shape.height)
-                total += rows * shape.width * shape.channels
-        frames = 1 if self.partition.alone else KEPT_FRAMES
-        return total * frames * self.partition.windows
 
 
 RESIDENT_SHARE = 0.5

@@ -16,19 +16,13 @@ from .budget import settled
 from .plan import Partition
 
 
-def high_bands(program: Program, shapes: Sequence[Shape], tile: int | None = None) -> Partition:
-    """Bands of full rows, as high as pays.
-
-    With ``tile``, a band has no more pixels than a square tile of that side.
-    """
+def high_bands(program: Program, shapes: Sequence[Shape]) -> Partition:
+    """Bands of full rows, as high as pays."""
     row = max(
         shape.channels * (shape.frames or 1) * shape.width * level
         for shape, level in zip(shapes, program.levels, strict=True)
     )
-    rows = max(int(LARGEST / row), 1)
-    if tile is not None:
-        rows = min(rows, max(tile**2 // shapes[0].width, 1))
-    return Partition(rows, bands=True)
+    return Partition(max(int(LARGEST / row), 1), bands=True, resident=True)
 
 
 def fitting(
@@ -44,8 +38,7 @@ def fitting(
 
     ``width`` is the size of an element. Raises `TilingError` where there are none.
     """
-    others = sum(shapes[part.output].elements for part in parts[:-1])
-    others += (batch - 1) * (shapes[0].elements + shapes[-1].elements)
+    others = (batch - 1) * (shapes[0].elements + shapes[-1].elements)
     if largest.windows:
         # Untiled coders use the slots of these without moving them to their device first.
         for step in program.steps:

@@ -95,8 +95,6 @@ class Conv(Step):
     slot: int | None = None
     past: int = 0
     """Frames of padding on the past side; 0 where time is not convolved."""
-    upsample: nn.Module | None = None
-    """A nearest upsampling by two that runs first; ``None`` with ``up`` set: interpolate."""
     own: tuple[int, int] = (0, 0)
     """The module's own padding along rows and columns; any other is put around by its block."""
     plain: bool = False
@@ -289,6 +287,17 @@ class Program:
     def outline(self) -> tuple[Hashable, ...]:
         """What plans depend on, beside shapes: the same for coders that are built alike."""
         return *(step.outline for step in self.steps), self.levels
+
+    @cached_property
+    def norms(self) -> list[nn.Module]:
+        """Norms with statistics over the plane."""
+        found = []
+        for step in self.steps:
+            norm = step.norm if isinstance(step, Attend) else None
+            norm = step.module if isinstance(step, Norm) else norm
+            if norm is not None and isinstance(step, Attend | Norm) and step.spatial:
+                found.append(norm)
+        return found
 
     @property
     def wraps(self) -> bool:

@@ -6,8 +6,12 @@ of the one before is there, and no cache is kept.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+from ..program.steps import Shape
 
 
 class Clip:
@@ -16,6 +20,10 @@ class Clip:
     def __init__(self, frames: int) -> None:
         self.frames = frames
         self.chunks: list[Tensor] = []
+        self.run: Callable[[Tensor], Tensor] | None = None
+        """How all frames are run, once that is planned."""
+        self.shape: Shape | None = None
+        """Of what comes out."""
 
     @property
     def seen(self) -> int:

@@ -11,7 +11,10 @@ from .statistics import Moments
 
 
 class Plane:
-    """One value of a program, for one item of a batch: ``1 C [T] H W``, filled tile by tile."""
+    """One value of a program, for one item of a batch: ``1 C [T] H W``, filled tile by tile.
+
+    On a GPU a picture's channels are innermost, as convolutions want them.
+    """
 
     def __init__(self, shape: Shape, home: torch.device, tensor: Tensor | None = None) -> None:
         self.shape = shape
@@ -32,13 +35,19 @@ class Plane:
 
     def write(self, rows: Span, cols: Span, tile: Tensor) -> None:
         """Store a tile and add it to the statistics."""
-        if self.covers(rows, cols) and tile.device == self.home and tile.is_contiguous():
+        layout = torch.contiguous_format
+        if self.home.type == "cuda" and tile.dim() == 4:
+            layout = torch.channels_last
+        dense = tile.is_contiguous(memory_format=layout)
+        if self.covers(rows, cols) and tile.device == self.home and dense:
             self.tensor = tile
         else:
             if self.tensor is None:
                 frames = () if self.shape.frames is None else (self.shape.frames,)
                 size = (1, self.shape.channels, *frames, self.shape.height, self.shape.width)
-                self.tensor = torch.empty(size, dtype=tile.dtype, device=self.home)
+                self.tensor = torch.empty(
+                    size, dtype=tile.dtype, device=self.home, memory_format=layout
+                )
             self.tensor[..., slice(*rows), slice(*cols)].copy_(tile)
         for moments in self.moments.values():
             moments.add(tile)

@@ -73,8 +73,7 @@ class Moments:
         """Mean and variance of the first item for each of so many channels."""
         key = channels, dtype
         if key not in self.spread:
-            both = torch.stack([part[0] for part in self.summary()]).to(dtype)
-            mean, variance = spread(both, channels)
+            mean, variance = (spread(part[:1], channels, dtype)[0] for part in self.summary())
             self.spread[key] = mean, variance
         return self.spread[key]
 
@@ -93,12 +92,11 @@ def merged(counts: Sequence[int], means: Tensor, variances: Tensor) -> tuple[Ten
     return mean, (each * weights).sum((0, 3))
 
 
-def spread(values: Tensor, count: int) -> Tensor:
+def spread(values: Tensor, count: int, dtype: torch.dtype | None = None) -> Tensor:
     """Values of groups ``N groups`` for each of so many channels, in one kernel."""
-    if values.shape[1] == count:
-        return values
     each = count // values.shape[1]
-    return values.unsqueeze(2).expand(-1, -1, each).reshape(-1, count)
+    wide = values.unsqueeze(2).expand(-1, -1, each)
+    return wide.to(dtype or values.dtype).reshape(-1, count)
 
 
 def exact(device: torch.device) -> torch.dtype:

@@ -87,7 +87,7 @@ def upsampling_misaligned(right: Any) -> Any:
 @mutation("upsampled", UPSAMPLE, "mechanism")
 def upsampling_linear(right: Any) -> Any:
     del right
-    return lambda module, x: F.interpolate(x, scale_factor=2.0, mode="bilinear")
+    return lambda x: F.interpolate(x, scale_factor=2.0, mode="bilinear")
 
 
 @mutation("ldm_level", DOWNSAMPLE, "mechanism", calls="conv")
@@ -138,7 +138,7 @@ def statistics_of_a_sum_from_its_first_row(right: Any) -> Any:
 
 @mutation("spread", GROUP_NORM, "mechanism")
 def statistics_of_other_groups(right: Any) -> Any:
-    return returning(lambda found, values, count: found.roll(values.shape[1], -1))(right)
+    return returning(lambda found, values, *_: found.roll(values.shape[1], -1))(right)
 
 
 @mutation("VAEHook.estimates", PICTURE, "parity")
