@@ -233,4 +233,6 @@ def _failures(results: Results, width: int) -> Iterable[RenderableType]:
     if behind:
         yield Text(f"{behind} further checks were not judged behind these failures")
     if found:
+        told = f"vae-compat explain {found[0].check}: its code, its thresholds and their reasons"
+        yield Text(told, style="dim", no_wrap=True)
         yield Text()

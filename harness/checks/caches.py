@@ -12,7 +12,7 @@ from vae_compat.checks.wording import ended_by, number
 from vae_compat.contracts.finding import Grade, Status, Tier
 from vae_compat.contracts.mechanisms import EXPLANATION
 from vae_compat.measure.caches import Holds
-from vae_compat.measure.distance import is_exact
+from vae_compat.measure.distance import FLOOR_RATIO, WORST_RATIO, is_exact
 from vae_compat.scenarios.clip import ClipObserved, Way
 from vae_compat.scenarios.tracks import ChunkSeen, SlotSeen
 
@@ -39,7 +39,7 @@ def check_cache_slots(observed: ClipObserved) -> Answer:
             )
         for slot in chunk.slots:
             if (told := _frames(slot, promised(observed))) is not None:
-                return f"{place(slot, chunk)}: {told}{_mechanism(slot)}", f"{slot.untiled}"
+                return f"{place(slot, chunk)}: {told[0]}{_mechanism(slot)}", told[1]
         return None
 
     return _judged(observed, wrong)
@@ -142,22 +142,25 @@ def _chunks(observed: ClipObserved) -> Iterator[tuple[Way, ChunkSeen]]:
             yield way, chunk
 
 
-def _frames(slot: SlotSeen, bar: Grade) -> str | None:
-    """What is wrong with the frames in a slot; ``None`` where nothing is."""
+def _frames(slot: SlotSeen, bar: Grade) -> tuple[str, str] | None:
+    """What is wrong with the frames in a slot, and what would be right; ``None`` for nothing."""
     ours, untiled = slot.holds
     if ours is Holds.FOREIGN:
-        return f"{slot.ours}, which no coder can read"
+        return f"{slot.ours}, which no coder can read", slot.untiled
     if ours is not Holds.FRAMES or untiled is not Holds.FRAMES:
         return None  # see cache_sentinels
     if slot.error is None or slot.floor is None:
-        return slot.ours
+        return slot.ours, slot.untiled
     if is_exact(slot.error, slot.floor):
         return None
-    if bar is not Grade.EXACT and (slot.correlation or 0.0) >= LIKENESS:
-        return None
+    if bar is not Grade.EXACT:
+        like = slot.correlation or 0.0
+        told = f"frames that correlate with those of untiled by {number(like)}"
+        return None if like >= LIKENESS else (told, f"at least {number(LIKENESS)}")
     return (
-        f"frames with rms error {number(slot.error.rms)} and worst {number(slot.error.worst)}, "
-        f"where untiled has {number(slot.floor.rms)} and {number(slot.floor.worst)}"
+        f"frames with rms error {number(slot.error.rms)} and worst {number(slot.error.worst)}",
+        f"at most {number(FLOOR_RATIO)} x the {number(slot.floor.rms)} and {number(WORST_RATIO)} x"
+        f" the {number(slot.floor.worst)} of untiled",
     )
 
 
