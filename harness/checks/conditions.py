@@ -90,9 +90,10 @@ def one_tile(case: Case, promise: Promise) -> bool:
     """The plane fits one tile and the mode uses one.
 
     Quadtrees may cut below the tile, and estimating modes may look at the plane twice. Ranks cut
-    every plane, and clips may run in other chunks than untiled.
+    every plane, and clips may run in other chunks than untiled. Where planes are cut in several
+    ways, some tiles are longer and lower.
     """
-    alone = case.frames == 1 and not promise.in_ranks
+    alone = case.frames == 1 and not promise.in_ranks and promise.passes == 1
     return case.fits_one_tile and case.mode is Mode.EXACT and alone
 
 

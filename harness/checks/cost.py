@@ -109,6 +109,7 @@ def check_work(observation: Observation) -> Answer:
         bound += 1.0  # an attempt without tiles that ends for want of memory
     if observation.promise.time_tiles(observation.case):
         bound *= 2.0  # time tiles that overlap by half
+    bound *= observation.promise.passes
     numbers: Metrics = {"flops_ratio": ratio, "flops": ours, "flops_bound": bound}
     if ratio > bound * (1 + WORK_SLACK) and observation.case.mode is not Mode.QUADTREE:
         got, most = apart(ratio, bound, ".2f")

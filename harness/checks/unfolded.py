@@ -10,7 +10,7 @@ from vae_compat.measure.observation import Observation
 
 
 def areas(convolutions: Mapping[Convolution, int]) -> dict[tuple[int, ...], int]:
-    """Area written by the convolutions of each weight, ``out in kH kW``.
+    """Area written by the convolutions of each weight, ``out in kH kW``, in all items of the batch.
 
     The temporal size of a kernel is left out, because for a single frame a hook may use the last
     temporal slice as a 2-D kernel. Kernels of one pixel are left out, because they may run as
@@ -20,7 +20,8 @@ def areas(convolutions: Mapping[Convolution, int]) -> dict[tuple[int, ...], int]
     for ran, count in convolutions.items():
         weight = (*ran.weight[:2], *ran.weight[-2:])
         if weight[2] * weight[3] > 1:
-            areas[weight] = areas.get(weight, 0) + ran.plane[0] * ran.plane[1] * count
+            area = ran.items * ran.plane[0] * ran.plane[1] * count
+            areas[weight] = areas.get(weight, 0) + area
     return areas
 
 
@@ -37,8 +38,8 @@ def with_unfolded(observation: Observation) -> Mapping[Convolution, int]:
         for product, count in observation.reading.products.items():
             if _multiplies(product, weight):
                 pixels = product.batch * product.rows * product.columns // weight[0]
-                plane = (1, pixels // observation.case.batch)
-                ran = Convolution(weight, plane)
+                items = observation.case.batch
+                ran = Convolution(weight, (1, pixels // items), items)
                 found[ran] = found.get(ran, 0) + count
     return found
 

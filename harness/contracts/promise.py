@@ -49,6 +49,8 @@ class Promise:
     """Whether it runs a batch item by item, so that a batch takes no more memory than an item."""
     tile_multiple: int = 1
     """Image pixels: tile sizes that are asked for are rounded to a multiple of this."""
+    passes: int = 1
+    """In how many ways it cuts each plane, to average the results."""
     time_ratio: float | None = None
     """How many times the estimated time of untiled it takes at most; ``None`` for any time."""
     gpu: str = "h200"

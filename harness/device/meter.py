@@ -22,6 +22,8 @@ class Convolution(NamedTuple):
     """Shape of the weight: ``out in kH kW`` or ``out in kT kH kW``."""
     plane: tuple[int, int]
     """Height and width of the output."""
+    items: int = 1
+    """In the batch."""
 
 
 class Product(NamedTuple):

@@ -80,7 +80,8 @@ def _convolution_counter(formula: Callable[..., Any]) -> Count:
             # Under torch.jit.trace sizes are tensors.
             plane = (int(shape[-2]) if len(shape) > 3 else 1, int(shape[-1]))
             flops = int(formula(*args, **kwargs, out_val=out))
-            entry = known[key] = (flops, Convolution(tuple(map(int, weight)), plane))
+            items = int(shape[0])
+            entry = known[key] = (flops, Convolution(tuple(map(int, weight)), plane, items))
         tally.flops += entry[0]
         convolutions = tally.convolutions
         convolutions[entry[1]] = convolutions.get(entry[1], 0) + 1

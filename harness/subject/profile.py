@@ -181,6 +181,8 @@ class Claims:
     """Whether it runs a batch item by item."""
     tile_multiple: int = 1
     """Image pixels: tile sizes that are asked for are rounded to a multiple of this."""
+    passes: int = 1
+    """In how many ways it cuts each plane, to average the results."""
     bounds: Bounds | None = None
     """What holds beyond the grades; ``None`` for nothing."""
     grade: Mapping[Mode, Grade] = field(default_factory=dict)
@@ -213,6 +215,7 @@ class Claims:
             ranks=self.ranks,
             slices=self.slices,
             tile_multiple=self.tile_multiple,
+            passes=self.passes,
             bounds=self.bounds,
         )
 

@@ -17,7 +17,8 @@ class Recorder:
     """Listens at the coders.
 
     A call of the coder itself is recorded as ``original=False`` where something has taken the
-    place of its forward, and a call of the original forward, by whomever, as ``original=True``.
+    place of its forward, on the coder or on its class, and a call of the original forward, by
+    whomever, as ``original=True``.
     """
 
     def __init__(self, coders: Mapping[str, nn.Module]) -> None:
@@ -62,13 +63,23 @@ class Recorder:
     def _listening(self, name: str, coder: nn.Module) -> Callable[..., Any]:
         forward: Callable[..., Any] = coder.forward
         plain = getattr(forward, "__func__", None)
+        of_class = type(coder).forward
+        inside = False  # what has taken its place in the class, and may call what was here before
 
         def record(_self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            self._add(name, True, args, kwargs)
-            return forward(*args, **kwargs)
+            nonlocal inside
+            replaced = plain is not None and type(coder).forward is not of_class and not inside
+            self._add(name, not replaced, args, kwargs)
+            if not replaced:
+                return forward(*args, **kwargs)
+            inside = True
+            try:
+                return type(coder).forward(coder, *args, **kwargs)
+            finally:
+                inside = False
 
         # For hooks that fall back where a coder's forward is not the one of its class.
-        record.only_listens = plain is type(coder).forward  # type: ignore[attr-defined]
+        record.only_listens = plain is of_class  # type: ignore[attr-defined]
         if (
             plain is not None and getattr(forward, "__self__", None) is coder
         ):  # a method again, with the signature of the old one

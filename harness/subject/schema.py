@@ -87,6 +87,7 @@ class _Claims(_Table):
     ranks: list[int] | None = None
     slices: bool = False
     tile_multiple: int = Field(default=1, gt=0, le=512)
+    passes: Literal[1, 2, 3, 4] = 1
     bounds: _Bounds | None = None
     grade: dict[_Mode, _Grade] = Field(default_factory=dict)
     family_grade: dict[str, dict[_Mode, _Grade]] = Field(default_factory=dict)
@@ -187,6 +188,7 @@ def build_profile(tables: Mapping[str, Any], *, source: str, folder: Path) -> Pr
             ranks=tuple(dict.fromkeys(parsed.claims.ranks or RANKS)),
             slices=parsed.claims.slices,
             tile_multiple=parsed.claims.tile_multiple,
+            passes=parsed.claims.passes,
             bounds=None if bounds is None else Bounds(bounds.psnr, bounds.levels, bounds.seams),
             grade=_graded(parsed.claims.grade),
             family_grade={f: _graded(g) for f, g in parsed.claims.family_grade.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,7 @@ from vae_compat.contracts.promise import Bounds, Promise
 from vae_compat.device.meter import Convolution, Copies, HostMemory, Reading, Waits
 from vae_compat.measure.observation import (
     ConventionResult,
+    Held,
     Noise,
     Observation,
     Observed,
@@ -134,6 +136,19 @@ FULL = {Convolution((8, 8, 3, 3), (384, 384)): 2}
 OFTEN = {Convolution((8, 8, 3, 3), (384, 384)): 18}
 CROP = {Convolution((8, 8, 3, 3), (150, 150)): 2}
 
+
+def keeping(shape: tuple[int, ...], left: int) -> Observation:
+    """A hook that leaves a tensor on the device, and so many bytes."""
+    kept = Held(shape, "float32", 4 * math.prod(shape))
+    return an_observation(reading=tiled_reading(live_after=110 + left), held=(kept,))
+
+
+def passing(passes: int, **counted: Any) -> Observation:
+    """A hook that says that it cuts planes in so many ways."""
+    seen = an_observation(reading=tiled_reading(**counted))
+    return replace(seen, promise=replace(seen.promise, passes=passes))
+
+
 PASSES: list[tuple[str, Callable[[], Observation]]] = [
     ("call_contract", an_observation),
     ("call_contract", lambda: an_observation(conventions=(way(), way()))),
@@ -176,6 +191,7 @@ PASSES: list[tuple[str, Callable[[], Observation]]] = [
         lambda: an_observation(QWEN, cache="fallback", reading=tiled_reading(peak_bytes=1100)),
     ),
     ("work", an_observation),
+    ("work", lambda: passing(3, flops=7200)),
     (
         "work",
         lambda: an_observation(a_case(mode=Mode.QUADTREE), reading=tiled_reading(flops=10**6)),
@@ -185,6 +201,7 @@ PASSES: list[tuple[str, Callable[[], Observation]]] = [
     ("host_cost", lambda: thrifty(on_host(held=2 * RESULT_BYTES), host_memory=2)),
     ("stream_order", an_observation),
     ("live_bytes", an_observation),
+    ("live_bytes", lambda: keeping((1, 1, 64, 1), 512)),
     ("left_behind", an_observation),
     ("input_untouched", an_observation),
     ("refusal", lambda: an_observation(claimed=False)),
@@ -253,6 +270,10 @@ FAILS: list[tuple[str, Callable[[], Observation], str]] = [
     ("peak_vram", lambda: an_observation(reading=tiled_reading(peak_bytes=1100)), "1.00 x"),
     ("work", lambda: an_observation(reading=tiled_reading(flops=7200)), "7.20 x the FLOPs"),
     ("live_bytes", lambda: an_observation(reading=tiled_reading(live_after=111)), "1 bytes"),
+    ("live_bytes", lambda: keeping((64, 2), 512), "512 bytes"),
+    ("live_bytes", lambda: keeping((5000,), 20480), "bytes) still allocated"),
+    ("live_bytes", lambda: keeping((64,), 1024), "512 bytes"),
+    ("work", lambda: passing(3, flops=7200 * 3), "21.60 x the FLOPs"),
     ("live_bytes", lambda: an_observation(reading=tiled_reading(live_after=99)), "fewer"),
     ("left_behind", lambda: an_observation(residue=("decoder.forward was added",)), "forward"),
     ("input_untouched", lambda: an_observation(input_changed=True), "in place"),
@@ -333,6 +354,18 @@ def test_work_that_no_meter_saw_is_not_judged(case: Any, ran: Any, share: str):
     assert found.status is Status.NOT_JUDGED
     assert "was not done on the device" in found.message
     assert f"8x8x3x3 wrote {share}" in found.message
+
+
+def test_tiles_that_run_as_one_batch_are_no_work_left_out():
+    def of(items: int, count: int) -> Any:
+        return {Convolution((8, 8, 3, 3), (128, 128), items): count}
+
+    for items, count, share in ((9, 2, ""), (3, 6, ""), (1, 9, "50.00 %"), (3, 5, "83.33 %")):
+        found = check(
+            "tiles_ran", an_observation(reading=tiled_reading(convolutions=of(items, count)))
+        )
+        assert ("was not done on the device" in found.message) is bool(share)
+        assert share in found.message
 
 
 def test_whole_clips_and_kernels_of_another_form_are_no_work_left_out():

@@ -176,6 +176,30 @@ def test_a_forward_hook_takes_the_coders_place_and_may_call_the_original(view: V
     assert run.residue == ()
 
 
+@pytest.mark.parametrize("calls", ["the class", "what the coder had"])
+def test_a_hook_may_take_the_place_of_a_forward_in_the_class(view: View, calls: str) -> None:
+    def entry(vae: Any, tile_size: int) -> Any:
+        kind, had = type(vae.decoder), vae.decoder.forward
+
+        def forward(coder: nn.Module, x: Tensor, *more: Any) -> Tensor:
+            result: Tensor = had(x) if calls == "what the coder had" else kind.forward(coder, x)
+            return result * tile_size
+
+        vae.decoder.__class__ = type("Tiled", (kind,), {"forward": forward})
+        return lambda: setattr(vae.decoder, "__class__", kind)
+
+    with hook_of(entry, "vae").put_on(view, CASE) as run:
+        for _ in range(2):
+            made = run(DECODE, torch.ones(1, 1, 2, 2))
+            assert made.eq(made[0, 0, 0, 0]).all()
+            assert made.max() > 16
+    assert [call.original for call in run.calls] == (
+        [False] * 2 if calls == "the class" else [False, True] * 2
+    )
+    assert view.run(DECODE, torch.ones(1)).item() == 3
+    assert run.residue == ()
+
+
 def test_the_original_forward_keeps_its_signature(view: View) -> None:
     def entry(net: nn.Module) -> Any:
         assert list(inspect.signature(net.original_forward).parameters) == [

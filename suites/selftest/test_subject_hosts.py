@@ -281,3 +281,15 @@ def test_an_extension_of_the_web_ui_loads_with_its_own_folder(tmp_path: Path) ->
         assert kind(None, 1).place == GPU
     assert "modules" not in sys.modules
     assert "tile_utils" not in sys.modules
+
+
+@pytest.mark.parametrize("channels", [4, 16, 3])
+def test_the_web_ui_previews_latents_and_no_images(channels: int) -> None:
+    with Host("a1111", None).modules(GPU):
+        from modules.sd_vae_approx import cheap_approximation
+
+        if channels == 3:  # hooks that encode catch it, and hold no preview as large as 64 images
+            with pytest.raises(RuntimeError, match="3 channels"):
+                cheap_approximation(torch.zeros(channels, 2, 5))
+        else:
+            assert cheap_approximation(torch.zeros(channels, 2, 5)).shape == (3, 2, 5)

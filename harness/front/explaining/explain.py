@@ -123,6 +123,8 @@ CLAIMS: Mapping[str, str] = {
     "slices": "`slices = true`: batches run item by item, and take no more memory than one.",
     "tile_multiple": "`tile_multiple = 128`: tile sizes are rounded to multiples of so many image"
     " pixels (check `requested_tile`).",
+    "passes": "`passes = 3`: each plane is cut in so many ways and the results are averaged, which"
+    " takes so many times the work (check `work`).",
     "bounds": "`[claims.bounds]`, `psnr`, `levels`, `seams`: what a degraded picture still"
     " promises, of every case.",
     "cost": '`[claims.cost]`, `time_ratio = 2.0`, `gpu = "h200"`: the estimated time on this GPU is'

@@ -165,8 +165,18 @@ def _free(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
+_PREVIEWED = (4, 16)
+"""Channels of the latents of SD and SDXL, and of SD3."""
+
+
 def _cheap_approximation(sample: Tensor) -> Tensor:
-    """A preview ``3 H W`` of a latent ``C H W``: grey, because it is not looked at."""
+    """A preview ``3 H W`` of a latent ``C H W``: grey, because it is not looked at.
+
+    Of images the web UI makes none, and hooks catch its error (modules/sd_vae_approx.py). Raises
+    ``RuntimeError``.
+    """
+    if sample.shape[0] not in _PREVIEWED:
+        raise RuntimeError(f"no preview is made of {sample.shape[0]} channels")
     return sample.mean(0, keepdim=True).expand(3, -1, -1)
 
 
