@@ -50,7 +50,7 @@ def check_settings(observed: Observed) -> Answer:
     if answer.status is not Status.PASSED or not isinstance(observed, UsageObserved):
         return answer
     usual, between = (ran.seen for ran in observed.ran)
-    same = usual.reading.convolutions == between.reading.convolutions
+    same = usual.reading.convolved == between.reading.convolved
     if same and not may_run_untiled(between.case, between.promise):
         return failed(
             f"the same convolutions for tiles of {between.case.tile} latent pixels as by default",
@@ -150,7 +150,7 @@ def check_overlaps(observed: Observed) -> Answer:
     for ran in (none, half, *further):
         if (wrong := _wrong_or_refused(ran, may_refuse=ran is not half)) is not None:
             return failed(*wrong)
-    if none.seen.reading.convolutions == half.seen.reading.convolutions:
+    if none.seen.reading.convolved == half.seen.reading.convolved:
         return failed("the same convolutions for both overlaps", "more work for the larger one")
     return passed({"convolutions_none": none.convolutions, "convolutions_half": half.convolutions})
 
@@ -172,7 +172,7 @@ def check_temporal_tiles(observed: Observed) -> Answer:
             return failed(*wrong)
         if refused or ran.what == STEPLESS:
             continue
-        if before and before.seen.reading.convolutions == ran.seen.reading.convolutions:
+        if before and before.seen.reading.convolved == ran.seen.reading.convolved:
             return failed(
                 f"the same convolutions for {ran.what} as for {before.what}",
                 "other work: a length that is asked for takes effect",

@@ -34,6 +34,11 @@ class Product(NamedTuple):
     inner: int
     columns: int
 
+    @property
+    def may_be_convolution(self) -> bool:
+        """Whether the pixels of one side may be unfolded for kernels of three by three."""
+        return self.inner % 9 == 0
+
 
 def largest_plane(convolutions: Iterable[Convolution]) -> tuple[int, int]:
     """Height and width of the largest plane that any of them wrote; none where none ran."""
@@ -144,6 +149,12 @@ class Reading:
     races: tuple[str, ...] = ()
     """Memory that one stream (or the host) used while another was not done with it, in words,
     each place once; found by the order that events and waits give, not by chance."""
+
+    @property
+    def convolved(self) -> tuple[Mapping[Convolution, int], Mapping[Product, int]]:
+        """The convolutions that ran, and the products that may have run in the place of some."""
+        products = {ran: n for ran, n in self.products.items() if ran.may_be_convolution}
+        return self.convolutions, products
 
     @property
     def trace(self) -> Stretch | None:

@@ -49,7 +49,11 @@ def offloaded(view: LayoutVAE) -> Iterator[None]:
 def _bringing_in(module: nn.Module, *, on_meta: bool) -> Iterator[None]:
     kind = type(module)
     kept: tuple[Tensors, Tensors] = (dict(module._parameters), dict(module._buffers))
-    names = {"forward": _forward(kind, *kept), "__module__": kind.__module__}
+    names = {
+        "forward": _forward(kind, *kept),
+        "__module__": kind.__module__,
+        "comfy_cast_weights": not on_meta,
+    }
     module.__class__ = type(kind.__name__, (kind,), names)
     held: tuple[Any, ...] = (module._parameters, module._buffers)
     if on_meta:

@@ -51,7 +51,7 @@ def _compare_settings(results: Results) -> UsageObserved:
     between, again = ran(results, 1), results.call(2)
     what = "its own defaults, after smaller tiles"
     found = same(what, fresh.seen.output, again.output, again.failure)
-    if found.holds and again.reading.convolutions != fresh.seen.reading.convolutions:
+    if found.holds and again.reading.convolved != fresh.seen.reading.convolved:
         found = Comparison(what, float("inf"), "the same result by other convolutions")
     return observed(results, ran=(fresh, between), comparisons=(found,))
 

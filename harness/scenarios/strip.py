@@ -146,11 +146,16 @@ def _reached_in(case: Case, promise: Promise, performed: Played) -> StripObserve
 def _reached(reading: Reading, case: Case) -> float:
     """The longest side of a plane that a convolution wrote along the strip, in latent pixels.
 
-    That is a side of the finest plane. A hook may well cut small planes into larger tiles.
+    That is a side of the finest plane. A hook may well cut small planes into larger tiles. A
+    product in the place of a convolution tells how many pixels it wrote: as many as the strip is
+    broad, side by side.
     """
-    axis = 0 if case.height > case.width else 1
-    longest = max((ran.plane[axis] for ran in reading.convolutions), default=0)
-    return longest / _scale(case)
+    axis, scale = (0 if case.height > case.width else 1), _scale(case)
+    convolutions, products = reading.convolved
+    sides = [float(ran.plane[axis]) for ran in convolutions]
+    broad = min(case.height, case.width) * scale
+    sides += [max(ran.rows, ran.columns) / broad for ran in products]
+    return max(sides, default=0.0) / scale
 
 
 def _scale(case: Case) -> int:

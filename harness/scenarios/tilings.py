@@ -70,7 +70,7 @@ PARTITION = Relation(_play_partition, _compare_partition)
 def _alike(results: Results) -> bool:
     """Whether both runs did the same work, so that comparing them would prove nothing."""
     first, second = results.call(0).reading, results.call(1).reading
-    return first.convolutions == second.convolutions
+    return first.convolved == second.convolved
 
 
 def _capacity(first: Called) -> int:

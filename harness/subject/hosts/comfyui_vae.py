@@ -41,6 +41,8 @@ class VAE:
                 "VAE(first_stage_model=vae)"
             )
         self.first_stage_model = first_stage_model
+        if not _casts(first_stage_model):  # then it is on the device that the host has for VAEs
+            self.device = next(first_stage_model.parameters()).device
         self.latent_dim = 3 if hasattr(first_stage_model, "clear_cache") else 2
         self.latent_channels = _latent_channels(first_stage_model)
         self.output_device = torch.device("cpu")
@@ -283,6 +285,11 @@ def wrapper(device: torch.device, dtype: torch.dtype, management: Mapping[str, A
 
     Hosted.device, Hosted.vae_dtype, Hosted.management = device, dtype, management
     return Hosted
+
+
+def _casts(model: Any) -> bool:
+    """Whether layers bring their weights from the host (comfyanonymous/ComfyUI, comfy/ops.py)."""
+    return any(getattr(module, "comfy_cast_weights", False) for module in model.modules())
 
 
 def _latent_channels(model: Any) -> int:
