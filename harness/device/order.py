@@ -143,7 +143,7 @@ class Order:
     ) -> None:
         """A stream (-1: the host) reads or writes a tensor on some memory."""
         region = _region(
-            tensor.element_size(), tensor.storage_offset(), tensor.shape, tensor.stride()
+            tensor.element_size(), int(tensor.storage_offset()), tensor.shape, tensor.stride()
         )
         if uses.latest:
             self._check(uses, region, stream, writes, what)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import FunctionType, MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -66,16 +66,22 @@ class _Image:
             return cls(value)
         if isinstance(value, dict):
             return cls(value, {key: cls.of(item, depth - 1) for key, item in value.items()})
+        if isinstance(value, tuple) and _WITHOUT_PARTS.issuperset(map(type, value)):
+            return cls(value)
         if isinstance(value, (list, tuple)):
             return cls(value, [cls.of(item, depth - 1) for item in value])
         if isinstance(value, set):
             return cls(value, set(value))
         return cls(value)
 
+    def is_still(self, now: Any) -> bool:
+        """Whether it is the same object, which has no parts that could have changed."""
+        return self.inside is None and self.value is now
+
     def difference(self, now: Any) -> str | None:
         """How the value has changed, in words, or ``None``."""
         old = self.value
-        if self.inside is None and old is now:
+        if self.is_still(now):
             return None
         if isinstance(old, Tensor):
             return _tensor_difference(old, self.inside, now)
@@ -92,11 +98,14 @@ class _Image:
             return None
         if isinstance(old, bool | int | float | str | None) and isinstance(now, type(old)):
             return f"was changed from {old!r} to {now!r}"
-        return "was replaced"
+        return "was changed" if isinstance(old, tuple) else "was replaced"
 
     def _same_items(self, now: dict[Any, Any]) -> bool:
+        if not self.inside:
+            return not now
         return now.keys() == self.inside.keys() and all(
-            image.difference(now[key]) is None for key, image in self.inside.items()
+            image.is_still(now[key]) or image.difference(now[key]) is None
+            for key, image in self.inside.items()
         )
 
     def restored(self) -> Any:
@@ -118,8 +127,7 @@ class _Image:
         return self.value
 
 
-@dataclass(frozen=True)
-class _TensorFacts:
+class _TensorFacts(NamedTuple):
     version: int | None
     device: torch.device
     dtype: torch.dtype
@@ -171,6 +179,9 @@ class Snapshot:
             for name in now.keys() - images.keys():
                 del now[name]
             for name, image in images.items():
+                if image.inside is None:
+                    now[name] = image.value
+                    continue
                 with suppress(TypeError, AttributeError, RuntimeError):  # seen again below
                     now[name] = image.restored()
         for owner, then in self._classes.items():
@@ -185,12 +196,9 @@ class Snapshot:
 def snapshot(vae: nn.Module, **further: nn.Module) -> Snapshot:
     """The state of a VAE now; ``further`` modules (by path) are those it may not hold itself."""
     modules: dict[str, nn.Module] = {}
-    seen: set[int] = set()
+    seen: set[nn.Module] = set()
     for prefix, root in {"": vae, **further}.items():
-        for path, module in root.named_modules(prefix=prefix):
-            if id(module) not in seen:
-                seen.add(id(module))
-                modules[path] = module
+        modules.update(root.named_modules(seen, prefix))
     return Snapshot(modules)
 
 
@@ -288,11 +296,15 @@ def _functions(owner: type) -> dict[str, Any]:
 
 
 def _tensor_facts(tensor: Tensor) -> _TensorFacts:
-    version = None if tensor.is_inference() else tensor._version
-    has_grad = tensor.is_leaf and tensor.grad is not None
-    return _TensorFacts(
-        version, tensor.device, tensor.dtype, tensor.requires_grad, has_grad, _sample(tensor)
-    )
+    with torch._C.DisableTorchFunction():  # or a device that is open looks at each of them
+        return _TensorFacts(
+            version=None if tensor.is_inference() else tensor._version,
+            device=tensor.device,
+            dtype=tensor.dtype,
+            requires_grad=tensor.requires_grad,
+            has_grad=tensor.is_leaf and tensor.grad is not None,
+            sample=_sample(tensor),
+        )
 
 
 def _sample(tensor: Tensor, count: int = 8) -> tuple[Any, ...]:
@@ -331,9 +343,11 @@ def _restore_tensor(tensor: Tensor, then: _TensorFacts) -> None:
 
 
 def _equal(old: Any, now: Any) -> bool:
-    """Equality for plain values and bound methods; everything else is told apart by identity."""
+    """Equality for plain values, rows of them and bound methods; all else is told by identity."""
     if type(old) is not type(now):
         return False
+    if type(old) is tuple:
+        return len(old) == len(now) and all(map(_equal, old, now))
     if isinstance(old, float) and math.isnan(old):
         return math.isnan(now)
     plain = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)

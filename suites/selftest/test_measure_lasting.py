@@ -8,12 +8,15 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import vae_compat
 from vae_compat import fixtures
+from vae_compat.contracts.cases import Case
 from vae_compat.device.meter import Convolution, Copies, Estimate, Reading
 from vae_compat.measure import bench, shelf
 from vae_compat.measure import circumstances as told
@@ -22,7 +25,7 @@ from vae_compat.measure.sealing import Seal
 from vae_compat.measure.shelf import lasting
 from vae_compat.measure.store import BaselineStore
 from vae_compat.scenarios import case_runner, conventions, estimate
-from vae_compat.suites.selftest.measure_fakes import a_baseline, a_case
+from vae_compat.suites.selftest.measure_fakes import TinyView, a_baseline, a_case
 from vae_compat.suites.selftest.running import here, profile
 from vae_compat.suites.selftest.test_measure_store import got, never, same
 from vae_compat.suites.selftest.test_schema import validator
@@ -187,6 +190,37 @@ def test_what_scenarios_keep_is_found_as_it_was_and_never_where_it_is_broken(
     flipped(file)
     with pytest.raises(AssertionError, match="computed again"):
         store("third").kept("it", type(made), never)
+
+
+class Tiny:
+    """Supplies of a `TinyVAE`, which count those that are built."""
+
+    def __init__(self) -> None:
+        self.built = 0
+
+    def build(self, case: Case) -> nn.Module:
+        self.built += 1
+        return TinyView().vae
+
+    def views(self, vae: Any, *_: object) -> tuple[TinyView, ...]:
+        view = TinyView()
+        view.vae, view.encoder, view.decoder = vae, vae.encoder, vae.decoder
+        return (view,)
+
+    def make_input(self, case: Case) -> Tensor:
+        return torch.rand(case.input_shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_later_run_builds_no_vae_for_the_untiled_result_of_the_other_direction(
+    tmp_path: Path,
+) -> None:
+    def untiled(name: str, supplies: Tiny) -> Tensor:
+        kept = lasting(tmp_path / "cache", LATER)
+        return bench.Bench(supplies, tmp_path / name, lasting=kept).untiled(SMALL.turned)
+
+    first, second = Tiny(), Tiny()
+    assert torch.equal(untiled("first", first), untiled("second", second))
+    assert (first.built, second.built) == (1, 0)
 
 
 # What entries are found by -----------------------------------------------------------------------

@@ -60,6 +60,8 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "decoder.maker was replaced": lambda v: setattr(v.decoder, "maker", sum),
     "decoder.cache was changed": lambda v: v.decoder.cache[1]["a"].append(2),
     "decoder.training was changed from True to False": lambda v: v.decoder.eval(),
+    "decoder.conv.padding was changed": lambda v: setattr(v.decoder.conv, "padding", (1, 0)),
+    "decoder.conv.stride was changed": lambda v: setattr(v.decoder.conv, "stride", (1, True)),
     "config was changed": lambda v: v.config.update(size=2),
     "decoder.conv.weight (parameter) was replaced": replace_weight,
     "decoder.conv.weight (parameter) was changed in place": edit_weight,
@@ -131,6 +133,7 @@ def test_an_equal_value_is_no_change() -> None:
     before = snapshot(vae)
     vae.decoder.size = 3
     vae.decoder.cache = [None, {"a": [1]}]
+    vae.decoder.conv.padding = (0, 0)
     vae.float().to("cpu")
     vae.train(True)
     vae.decoder.register_forward_hook(print).remove()
