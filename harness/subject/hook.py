@@ -188,11 +188,6 @@ class Fitting:
         """Calls that reached the coders, in order."""
         return () if self._recorder is None else tuple(self._recorder.calls)
 
-    @property
-    def untiled_calls(self) -> int:
-        """How many of the calls reached the original forward."""
-        return sum(call.original for call in self.calls)
-
     def __call__(self, direction: Direction, x: Tensor) -> Tensor:
         """Run the whole direction with the hook on."""
         if self._run is None:

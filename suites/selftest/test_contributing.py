@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 TOLD = re.findall(r"`([^`\n]+)`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
 FOLDERS = ("harness", "fixtures", "suites", "reports")
 MADE_UP = {"mps.py", "ltx.py", "LtxView", "MPS", "RAMP", "ramp", "check_tiles_once"}
-MADE_UP |= {"reports/html.py", "write_html"}
+MADE_UP |= {"reports/sarif.py", "write_sarif"}
 """Names that the examples make up."""
 
 

@@ -212,7 +212,7 @@ def test_the_original_forward_keeps_its_signature(view: View) -> None:
 
     with hook_of(entry).put_on(view, CASE) as run:
         run(DECODE, torch.ones(1))
-    assert run.untiled_calls == 1
+    assert [call.original for call in run.calls] == [True]
 
 
 def test_a_hook_that_is_a_module_is_on_and_is_no_submodule(view: View) -> None:

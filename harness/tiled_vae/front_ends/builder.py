@@ -15,6 +15,7 @@ from ..nets.modules import (
     ACTIVATIONS,
     causal_windows,
     changes_when_called,
+    children,
     expect,
     expect_kind,
     expect_trusted,
@@ -42,6 +43,9 @@ from ..program.steps import (
     Value,
 )
 from ..program.window import Window
+
+Walk = Callable[["Builder", Value, nn.Module], Value]
+"""Translates a part of a coder: from its input to the value that it makes."""
 
 
 class Builder:
@@ -140,6 +144,17 @@ class Builder:
         idle = not module.training or cast("nn.Dropout", module).p == 0
         expect(idle, "drops at random: call eval() first", module)
         self.seen.add(module)
+
+    def middle(self, x: Value, block: nn.Module, residual: Walk, attend: Walk) -> Value:
+        """A residual block, then attention and a residual block as often as there are."""
+        self.enter(block)
+        first, *others = children(block, "resnets")
+        x = residual(self, x, first)
+        for attention, resnet in zip(cast(Any, block).attentions, others, strict=True):
+            if attention is not None:
+                x = attend(self, x, attention)
+            x = residual(self, x, resnet)
+        return x
 
     def add(self, main: Value, shortcut: Value, divisor: float = 1.0) -> Value:
         """The end of a residual block."""

@@ -136,14 +136,7 @@ def diffusers_program(net: nn.Module, is_decoder: bool) -> Program:
 def diffusers_middle(build: Builder, x: Value, middle: nn.Module) -> Value:
     """A residual block, then attention and a residual block as often as there are."""
     expect_kind(middle, "UNetMidBlock2D")
-    build.enter(middle)
-    first, *others = children(middle, "resnets")
-    x = diffusers_resnet(build, x, first)
-    for attention, resnet in zip(cast(Any, middle).attentions, others, strict=True):
-        if attention is not None:
-            x = diffusers_attention(build, x, attention)
-        x = diffusers_resnet(build, x, resnet)
-    return x
+    return build.middle(x, middle, diffusers_resnet, diffusers_attention)
 
 
 def diffusers_level(build: Builder, x: Value, level: nn.Module) -> Value:

@@ -67,14 +67,7 @@ def folded(
 def middle(build: Builder, x: Value, block: nn.Module) -> Value:
     """A residual block, then attention and a residual block as often as there are."""
     expect_kind(block, "MidBlock")
-    build.enter(block)
-    first, *others = children(block, "resnets")
-    x = residual(build, x, first)
-    for attention, resnet in zip(cast(Any, block).attentions, others, strict=True):
-        if attention is not None:
-            x = attend(build, x, attention)
-        x = residual(build, x, resnet)
-    return x
+    return build.middle(x, block, residual, attend)
 
 
 def part(build: Builder, x: Value, block: nn.Module, first_chunk: bool) -> Value:

@@ -46,14 +46,19 @@ class Step:
     output: Value
 
     @property
+    def windows(self) -> tuple[Window, Window]:
+        """Dependence along the height and along the width."""
+        return POINT, POINT
+
+    @property
     def rows(self) -> Window:
         """Dependence along the height."""
-        return POINT
+        return self.windows[0]
 
     @property
     def cols(self) -> Window:
         """Dependence along the width."""
-        return POINT
+        return self.windows[1]
 
     @property
     def costly(self) -> bool:
@@ -101,14 +106,9 @@ class Conv(Step):
     """Whether the module's parameters may be used directly."""
 
     @property
-    def rows(self) -> Window:
-        """Dependence along the height."""
-        return self.window_rows
-
-    @property
-    def cols(self) -> Window:
-        """Dependence along the width."""
-        return self.window_cols
+    def windows(self) -> tuple[Window, Window]:
+        """Dependence along the height and along the width."""
+        return self.window_rows, self.window_cols
 
     @property
     def costly(self) -> bool:
@@ -221,14 +221,9 @@ class Reshuffle(Step):
     first_chunk: bool
 
     @property
-    def rows(self) -> Window:
-        """Dependence along the height."""
-        return self.window
-
-    @property
-    def cols(self) -> Window:
-        """Dependence along the width."""
-        return self.window
+    def windows(self) -> tuple[Window, Window]:
+        """Dependence along the height and along the width."""
+        return self.window, self.window
 
     def shape(self, inputs: Sequence[Shape], clock: Clock) -> Shape:
         """Channels, frames and plane change together."""
