@@ -60,7 +60,8 @@ class VAEHook:
         is_decoder: which of the two ``net`` is.
         fast_decoder: estimate the statistics of GroupNorms from a small copy of the latent: no
             plane is stored between the steps, and contrasts are slightly off. Coders without
-            GroupNorm stay exact.
+            GroupNorm stay exact, and so does a GPU with room for all planes: there bands of full
+            rows are as fast.
         fast_encoder: the same for an encoder.
         color_fix: for a fast encoder, estimate only before the first downsampling.
         to_gpu: where the coder lies on the host and there is an accelerator, move it there for
@@ -348,7 +349,10 @@ class VAEHook:
         return few and not (self.use_quadtree or program.wraps)
 
     def resident_bands(self, job: Job, x: Tensor) -> BandPlan | None:
-        """Bands for a fast call, if all of its planes stay on the device: the fewest kernels."""
+        """Bands for a fast call, if all of its planes stay on the device.
+
+        To measure statistics there takes less time than to estimate them, and the result is exact.
+        """
         if x.dim() != 4 or self.asked_side(job.program, x) is not None:
             return None
         try:
@@ -425,8 +429,6 @@ class VAEHook:
 
     def by_bands(self, plan: BandPlan, job: Job, x: Tensor) -> Tensor:
         """Run the program on one item, by bands."""
-        if self.estimates(job.program):
-            self.estimate(job, x, high_bands(job.program, job.shapes))
         first = x.to(job.device, memory_format=torch.channels_last)
         job.planes[0] = Plane(job.shapes[0], job.device, first)
         plane = execute_bands(job, plan)
@@ -446,18 +448,14 @@ class VAEHook:
             largest = replace(largest, converts=converts(x, largest))
         return settled(program, shapes, parts, largest, self.max_vram, others, width)
 
-    def estimate(self, job: Job, x: Tensor, partition: Partition) -> None:
-        """Estimate the statistics that are not measured, from as much as a tile has."""
-        tile = partition.tile
-        if partition.bands:
-            # As much of the picture as a band has, or as the tile that was asked for.
-            tile = min(self.side(job.program, x), math.isqrt(tile * x.shape[-1]))
-        job.given = estimated(job.program, x, tile, job.device, self.color_fix)
-
     def item(self, partition: Partition, job: Job, x: Tensor) -> Tensor:
         """Run the program on one item."""
         if self.estimates(job.program):
-            self.estimate(job, x, partition)
+            tile = partition.tile
+            if partition.bands:
+                # As much of the picture as a band has, or as the tile that was asked for.
+                tile = min(self.side(job.program, x), math.isqrt(tile * x.shape[-1]))
+            job.given = estimated(job.program, x, tile, job.device, self.color_fix)
         if partition.bands and x.dim() == 4:
             x = x.to(memory_format=torch.channels_last)
         parts = segments(job.program, self.chosen(job.program), job.given)

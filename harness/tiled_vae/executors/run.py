@@ -26,7 +26,7 @@ def execute(job: Job, parts: list[Segment], partition: Partition) -> Plane:
             last_use[value] = number
     measure_input(job)
     for number, part in enumerate(parts):
-        plane = job.planes[part.output] = Plane(job.shapes[part.output], home_of(job, part))
+        plane = job.planes[part.output] = plane_of(job, part)
         plane.moments = {groups: Moments(groups) for groups in wanted_groups(job, part.output)}
         step = part.steps[-1]
         if isinstance(step, Attend):
@@ -48,6 +48,18 @@ def measure_input(job: Job) -> None:
     for groups in wanted_groups(job, 0):
         moments = first.moments.setdefault(groups, Moments(groups))
         moments.add(first.read(Span(0, shape.height), Span(0, shape.width), job.device))
+
+
+def plane_of(job: Job, part: Segment) -> Plane:
+    """The plane of a segment, still empty. On a GPU a picture's channels lie innermost in it.
+
+    Convolutions want them so there. The coder's output lies as the coder would have it.
+    """
+    shape, home, layout = job.shapes[part.output], home_of(job, part), torch.contiguous_format
+    inner = part.output != job.program.output
+    if inner and shape.frames is None and home.type == "cuda":
+        layout = torch.channels_last
+    return Plane(shape, home, layout=layout)
 
 
 def home_of(job: Job, part: Segment) -> torch.device:

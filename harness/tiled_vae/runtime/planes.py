@@ -11,13 +11,17 @@ from .statistics import Moments
 
 
 class Plane:
-    """One value of a program, for one item of a batch: ``1 C [T] H W``, filled tile by tile.
+    """One value of a program, for one item of a batch: ``1 C [T] H W``, filled tile by tile."""
 
-    On a GPU a picture's channels are innermost, as convolutions want them.
-    """
-
-    def __init__(self, shape: Shape, home: torch.device, tensor: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        home: torch.device,
+        tensor: Tensor | None = None,
+        layout: torch.memory_format = torch.contiguous_format,
+    ) -> None:
         self.shape = shape
+        self.layout = layout
         self.home = home
         self.tensor = tensor
         self.moments: dict[int, Moments] = {}
@@ -35,10 +39,7 @@ class Plane:
 
     def write(self, rows: Span, cols: Span, tile: Tensor) -> None:
         """Store a tile and add it to the statistics."""
-        layout = torch.contiguous_format
-        if self.home.type == "cuda" and tile.dim() == 4:
-            layout = torch.channels_last
-        dense = tile.is_contiguous(memory_format=layout)
+        dense = tile.is_contiguous(memory_format=self.layout)
         if self.covers(rows, cols) and tile.device == self.home and dense:
             self.tensor = tile
         else:
@@ -46,7 +47,7 @@ class Plane:
                 frames = () if self.shape.frames is None else (self.shape.frames,)
                 size = (1, self.shape.channels, *frames, self.shape.height, self.shape.width)
                 self.tensor = torch.empty(
-                    size, dtype=tile.dtype, device=self.home, memory_format=layout
+                    size, dtype=tile.dtype, device=self.home, memory_format=self.layout
                 )
             self.tensor[..., slice(*rows), slice(*cols)].copy_(tile)
         for moments in self.moments.values():
