@@ -121,16 +121,16 @@ def test_the_host_says_how_hooks_are_called_where_the_profile_does_not(tmp_path:
 
 
 def test_a_promise_carries_what_else_is_claimed(tmp_path: Path) -> None:
-    cuts = 'axes = "height"\ntemporal = true\nslices = true\ntile_multiple = 64\ncache'
+    cuts = 'axes = "height"\ntemporal = true\nslices = true\ntile_multiple = 64\npasses = 3\ncache'
     bounds = "\n[claims.bounds]\npsnr = 30\nseams = true\n[[known"
     text = FULL.replace("cache", cuts, 1).replace("[[known", bounds, 1)
     promise = load_profile(write(tmp_path, text)).promise(case())
     assert (promise.axes, promise.temporal, promise.slices) == ("height", True, True)
-    assert promise.tile_multiple == 64
+    assert (promise.tile_multiple, promise.passes) == (64, 3)
     assert promise.bounds == Bounds(psnr=30.0, levels=None, seams=True)
     plain = load_profile(write(tmp_path, FULL)).promise(case())
     assert (plain.axes, plain.temporal, plain.slices) == ("both", False, False)
-    assert (plain.tile_multiple, plain.bounds) == (1, None)
+    assert (plain.tile_multiple, plain.passes, plain.bounds) == (1, 1, None)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +138,7 @@ def test_a_promise_carries_what_else_is_claimed(tmp_path: Path) -> None:
     [
         ('cache = "split"', 'axes = "rows"', ["claims.axes", "'rows'", "both, height or width"]),
         ('cache = "split"', "slices = 1", ["claims.slices", "1", "true or false"]),
+        ('cache = "split"', "passes = 9", ["claims.passes", "9", "1, 2, 3 or 4"]),
         ('cache = "split"', "tile_multiple = 0", ["claims.tile_multiple", "above 0"]),
         ('cache = "split"', "tile_multiple = 1e3", ["claims.tile_multiple", "whole number"]),
         ('cache = "split"', "tile_multiple = 1024", ["claims.tile_multiple", "at most 512"]),
