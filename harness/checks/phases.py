@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from vae_compat.checks.caches import coherent
 from vae_compat.checks.clips import check_video_parity, incomplete
 from vae_compat.checks.conditions import (
@@ -16,6 +18,7 @@ from vae_compat.checks.conditions import (
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
 from vae_compat.checks.wording import apart, mebibytes, mebibytes_apart
 from vae_compat.contracts.finding import Metrics, Phase, Status, Tier
+from vae_compat.device.ledger import ROUNDING
 from vae_compat.device.meter import largest_plane
 from vae_compat.measure.observation import Observation
 from vae_compat.scenarios.clip import ClipObserved, Way
@@ -43,10 +46,11 @@ second a partly filled one."""
 def check_cache_phase(observed: ClipObserved) -> Answer:
     """The hook handles causal caches as well as its profile claims, when VAEs call it.
 
-    With ``split`` it must save memory, with ``fallback`` it must be right. ``none`` claims nothing
-    of caches, but the family is claimed, so its clips must be right as well. Where peak memory says
-    nothing (a small clip on a real GPU), a hook counts as splitting if it computes no plane as
-    large as untiled.
+    With ``split`` it must compute no plane as large as untiled, and save memory if it claims to
+    park its caches as well: caches that stay on the device may be as large as all else. With
+    ``fallback`` it must be right. ``none`` claims nothing of caches, but the family is claimed, so
+    its clips must be right as well. Where peak memory says nothing (a small clip on a real GPU), a
+    hook counts as splitting if its planes are smaller.
     """
     told = observed.case.vram_tells
     ratio = clip_ratio(observed) if told else None
@@ -59,7 +63,8 @@ def check_cache_phase(observed: ClipObserved) -> Answer:
             "peak memory was not measured, which tells a split from a fallback", metrics=numbers
         )
     splits = observed.promise.cache == "split" and not observed.promise.tiles_when_short
-    wanted = Phase.SPLIT if splits else Phase.FALLBACK
+    saves = Phase.SPLIT if observed.promise.parks else Phase.UNSAVING
+    wanted = saves if splits else Phase.FALLBACK
     if phase.reaches(wanted):
         return passed(numbers)
     size = ""
@@ -115,8 +120,9 @@ def _tiled(whole: Observation) -> bool:
 def check_cache_parked(observed: ClipObserved) -> Answer:
     """Between chunks the hook leaves no more on the device than untiled does.
 
-    A hook that claims to park offloads the cache: at most half of what untiled leaves may stay. Not
-    all of it can go, because coders do not fetch every slot from the host.
+    Slots may lie there in the pieces of tiles, each of which an allocator rounds up. A hook that
+    claims to park offloads the cache: at most half of what untiled leaves may stay. Not all of it
+    can go, because coders do not fetch every slot from the host.
     """
     parks = observed.promise.parks
     for way in observed.shown:
@@ -124,7 +130,7 @@ def check_cache_parked(observed: ClipObserved) -> Answer:
         if lives is None:
             return not_judged(f"live bytes were not measured ({way.convention})")
         for chunk, (ours, untiled) in enumerate(zip(*lives, strict=True)):
-            bound = int(PARKED * untiled) if parks else untiled
+            bound = int(PARKED * untiled) if parks else untiled + _rounding(observed, way, chunk)
             if ours > bound:
                 left, most = mebibytes_apart(ours, bound)
                 return failed(
@@ -136,6 +142,13 @@ def check_cache_parked(observed: ClipObserved) -> Answer:
     if not any(way.chunks for way in observed.ways):
         return not_judged("no chunk came through", blocked_by="clip_completes")
     return passed()
+
+
+def _rounding(observed: ClipObserved, way: Way, chunk: int) -> int:
+    """Bytes by which the pieces of all slots may be rounded up."""
+    case, slots = observed.case, len(way.chunks[chunk].slots)
+    tiles = math.ceil(case.height / case.tile) * math.ceil(case.width / case.tile)
+    return ROUNDING * slots * tiles
 
 
 def _resident(chunk: ChunkSeen) -> str:

@@ -7,13 +7,11 @@ from dataclasses import replace
 from vae_compat.contracts.cases import Case
 from vae_compat.contracts.finding import Grade
 from vae_compat.contracts.promise import Promise
+from vae_compat.device.ledger import ROUNDING
 from vae_compat.measure.observation import Baseline
 from vae_compat.scenarios.results import Results
 from vae_compat.scenarios.stage import Player
 from vae_compat.scenarios.usage import Usage, UsageObserved, call, each_ran
-
-BLOCK = 512
-"""Bytes; the allocator of an accelerator hands out multiples of it."""
 
 
 def capacity_for(case: Case, promise: Promise, baseline: Baseline | None) -> int | None:
@@ -32,7 +30,7 @@ def capacity_for(case: Case, promise: Promise, baseline: Baseline | None) -> int
     share = min(1.0, side / case.height) * min(1.0, side / case.width)
     held = baseline.weight_bytes + baseline.input_bytes + baseline.output.nbytes
     between = held + (1 + share) / 2 * max(0, peak - held)
-    return min(int(between), peak - 1) // BLOCK * BLOCK
+    return min(int(between), peak - 1) // ROUNDING * ROUNDING
 
 
 def _play_plenty(player: Player) -> None:
