@@ -346,7 +346,7 @@ def _equal(old: Any, now: Any) -> bool:
     """Equality for plain values, rows of them and bound methods; all else is told by identity."""
     if type(old) is not type(now):
         return False
-    if type(old) is tuple:
+    if isinstance(old, tuple):
         return len(old) == len(now) and all(map(_equal, old, now))
     if isinstance(old, float) and math.isnan(old):
         return math.isnan(now)

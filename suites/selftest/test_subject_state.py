@@ -18,6 +18,7 @@ class Inner(nn.Module):
         self.conv = nn.Conv2d(1, 1, 1)
         self.norm = nn.BatchNorm2d(1)
         self.size = 3
+        self.shape = torch.Size([2, 3])
         self.cache: list[Any] = [None, {"a": [1]}]
         self.maker = len
         for parameter in self.parameters():
@@ -134,6 +135,7 @@ def test_an_equal_value_is_no_change() -> None:
     vae.decoder.size = 3
     vae.decoder.cache = [None, {"a": [1]}]
     vae.decoder.conv.padding = (0, 0)
+    vae.decoder.shape = torch.Size([2, 3])
     vae.float().to("cpu")
     vae.train(True)
     vae.decoder.register_forward_hook(print).remove()
