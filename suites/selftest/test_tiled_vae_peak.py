@@ -50,12 +50,11 @@ class Work:
 
 WORKS = (
     Work("sd", "decode", 0.4),
-    Work("sd", "decode", 0.2, dtype="float32"),
+    Work("sd", "decode", 0.4, dtype="float32"),
     Work("sd", "encode", 0.3, dtype="float16"),
     Work("sd", "decode", 0.5, settings={"fast": True}),
-    Work("sd", "decode", 0.15, settings={"fast": True}),
     Work("flux", "encode", 0.15),
-    Work("flux", "decode", 0.12, dtype="float16"),
+    Work("flux", "decode", 0.3, dtype="float16"),
     Work("qwen", "decode", 0.2),
     Work("qwen", "decode", 0.2, dtype="float32"),
     Work("qwen", "encode", 0.3),
