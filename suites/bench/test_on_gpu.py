@@ -52,7 +52,8 @@ class Work:
         return self.scene.frames if self.is_coder else 0
 
     def __str__(self) -> str:
-        parts = (self.scene.family, self.scene.direction, self.mode, self.budget or "free")
+        scene = self.scene
+        parts = (scene.family, scene.direction, scene.dtype, self.mode, self.budget or "free")
         return "-".join(map(str, (*parts, *(["coder"] if self.is_coder else []))))
 
 
@@ -63,14 +64,16 @@ def encoding(scene: Scene) -> Scene:
 
 WORKS = (
     Work("SDXL 1024 px", SDXL, 0.85, 0.56, launches=3.0),
-    Work("SDXL 1024 px", SDXL, 1.4, 0.25, budget=0.25),
+    Work("SDXL 1024 px, float16", replace(SDXL, dtype="float16"), 0.85, 0.56, launches=3.0),
+    Work("SDXL 1024 px, float32", replace(SDXL, dtype="float32"), 1.1, 0.65),
+    Work("SDXL 1024 px", SDXL, 1.4, 0.25, budget=0.25, launches=3.0),
     Work("Flux 2048 px", FLUX, 0.80, 0.50),
     Work("Flux 2048 px", FLUX, 1.8, 0.12, budget=0.12),
     Work("Qwen image 1024 px", QWEN, 1.5, 0.07, budget=0.07),
     Work("Wan 2.1 480 x 832, 5 frames", WAN, 1.3, 0.2, budget=0.2),
     Work("SDXL 1024 px, encode", encoding(SDXL), 1.1, 1.0, launches=3.0),
-    Work("SDXL 1024 px, fast", SDXL, 1.1, 1.0, mode="fast"),
-    Work("SDXL 1024 px, encode, fast", encoding(SDXL), 1.1, 1.0, mode="fast"),
+    Work("SDXL 1024 px, fast", SDXL, 1.1, 1.0, launches=3.0, mode="fast"),
+    Work("SDXL 1024 px, encode, fast", encoding(SDXL), 1.1, 1.0, launches=3.0, mode="fast"),
     Work("SDXL 1024 px, encode, color_fix", encoding(SDXL), 1.1, 1.0, mode="color_fix"),
     Work("Qwen image 1024 px, on the coder", QWEN, 1.7, 0.07, budget=0.07, is_coder=True),
 )

@@ -34,6 +34,8 @@ class Work:
     """Of the latent."""
     frames: int = 1
     dtype: str = "bfloat16"
+    scale: Scale = Scale.MOCK
+    """Real where a mock's output, which its VAE copies, would outweigh what the hook holds."""
     is_coder: bool = False
     settings: dict[str, Any] = field(default_factory=dict, hash=False)
 
@@ -41,7 +43,7 @@ class Work:
     def scene(self) -> Scene:
         """The same for the simulated accelerator."""
         given = {"direction": Direction(self.direction), "frames": self.frames}
-        return Scene(self.family, self.side, self.side, dtype=self.dtype, scale=Scale.MOCK, **given)
+        return Scene(self.family, self.side, self.side, dtype=self.dtype, scale=self.scale, **given)
 
     def __str__(self) -> str:
         said = [self.family, self.direction, f"{self.share:g}", self.dtype, *self.settings]
@@ -50,19 +52,17 @@ class Work:
 
 WORKS = (
     Work("sd", "decode", 0.4),
-    Work("sd", "decode", 0.2, dtype="float32"),
+    Work("sd", "decode", 0.4, dtype="float32"),
     Work("sd", "encode", 0.3, dtype="float16"),
     Work("sd", "decode", 0.5, settings={"fast": True}),
-    Work("sd", "decode", 0.15, settings={"fast": True}),
     Work("flux", "encode", 0.15),
-    Work("flux", "decode", 0.12, dtype="float16"),
+    Work("flux", "decode", 0.3, dtype="float16"),
     Work("qwen", "decode", 0.2),
-    Work("qwen", "decode", 0.2, dtype="float32"),
+    Work("qwen", "decode", 0.2, side=32, dtype="float32", scale=Scale.REAL),
     Work("qwen", "encode", 0.3),
     Work("qwen", "decode", 0.2, is_coder=True),
-    Work("wan21", "decode", 0.2, side=40, frames=3),
-    Work("wan21", "encode", 0.3, side=40, frames=2, dtype="float16"),
-    Work("wan22", "decode", 0.3, side=20, frames=2),
+    Work("wan21", "decode", 0.2, side=32, frames=3, scale=Scale.REAL),
+    Work("wan21", "encode", 0.3, side=32, frames=2, dtype="float16", scale=Scale.REAL),
 )
 
 

@@ -221,7 +221,8 @@ class BandPlan:
             for value in self.alive(number)
             if value not in self.offloaded
         )
-        output, part = self.shapes[self.program.output].elements, self.parts[number]
+        part = self.parts[number]
+        output = self.shapes[part.output].elements * (part.output == self.program.output)
         touched = self.offloaded & {part.output, *part.sources}
         what = "visit", number, self.largest(part), self.recomputed, touched
         return (planes + output + self.once(what, lambda: self.visit(part))) * self.budget.width

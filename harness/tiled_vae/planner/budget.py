@@ -43,7 +43,7 @@ def settled(
 ) -> tuple[int, float]:
     """The largest tiles whose peak is at most ``budget`` bytes, and room for planes beside them.
 
-    ``budget`` is what a call may hold on the device beyond the coder's weights, its input and its
+    ``budget`` is what a call may hold on the device beyond the coder's weights and its input, its
     output counted; ``others`` are the bytes that the other items of the batch take of it; and
     ``width`` is the size of an element. Tiles are no larger than those of ``largest``. Raises
     `TilingError` where not even the smallest tiles fit.

@@ -62,7 +62,10 @@ class Planner:
     def peak(self) -> float:
         """The most elements that the device holds, offloaded planes not counted."""
         held = [self.held(part) + self.planes(number) for number, part in enumerate(self.parts)]
-        return max(held) + self.shapes[0].elements + self.shapes[self.parts[-1].output].elements
+        held[-1] += self.shapes[self.parts[-1].output].elements
+        # Only for bands of pictures is there a copy of the input, with channels innermost.
+        copied = self.partition.bands and self.shapes[0].frames is None
+        return max(held) + self.shapes[0].elements * copied
 
     def held(self, part: Segment) -> float:
         """Elements held while a segment runs, beside planes."""
