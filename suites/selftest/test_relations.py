@@ -29,6 +29,7 @@ from vae_compat.scenarios.scenes import RELATIONS
 from vae_compat.scenarios.shift import in_common, is_local, moved, moving
 from vae_compat.scenarios.stage import Stage
 from vae_compat.suites.selftest.measure_fakes import FakeHook, TinyView, a_case, hostile
+from vae_compat.suites.selftest.test_matrix import Claimed
 
 pytestmark = pytest.mark.slow
 
@@ -319,20 +320,11 @@ def run(vae: Any, direction: Direction, x: Tensor) -> Tensor:
 # Which cases -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Claimed:
-    families: tuple[str, ...] = tuple(FAMILIES)
-    directions: tuple[str, ...] = ("encode", "decode")
-    modes: tuple[str, ...] = ("exact", "fast", "quadtree")
-    overlap: bool = False
-    when: str = "always"
-    context: str | None = None
-    coders: tuple[str, ...] = ()
-    temporal: bool = False
+MODES: dict[str, Any] = {"modes": ("exact", "fast", "quadtree")}
 
 
 def relations(device: str = "sim", **claims: Any) -> Iterator[Case]:
-    cases = generate(Claimed(**claims), Layout.LDM, device, ["float32"], full=True)
+    cases = generate(Claimed(**MODES | claims), Layout.LDM, device, ["float32"], full=True)
     return (case for case in cases if case.scenario in RELATIONS)
 
 
