@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -124,22 +123,12 @@ def _sent(
     """The chunks of a clip up to the hook's failure, and that failure, if any."""
     coder = coder_of(player.view, player.case.direction)
     stream = Stream(coder, chunked, given, player.device, collects=True)
-    with _collecting_little():  # after each chunk
-        made = player.attempt(lambda _: stream.run())
-    return tuple(stream.sent), made.failure
-
-
-@contextmanager
-def _collecting_little() -> Iterator[None]:
-    """Inside, collecting cycles skips what existed before, in a process where it does not yet."""
-    if gc.get_freeze_count():
-        yield
-        return
-    gc.freeze()
+    gc.freeze()  # so that collecting cycles after each chunk skips what existed before the clip
     try:
-        yield
+        made = player.attempt(lambda _: stream.run())
     finally:
         gc.unfreeze()
+    return tuple(stream.sent), made.failure
 
 
 def variants(case: Case) -> int | None:

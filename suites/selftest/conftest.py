@@ -1,8 +1,6 @@
 """Tests of the harness share the machine's cores between their processes."""
 
-import gc
 import os
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -17,18 +15,6 @@ def pytest_configure() -> None:
     # Runs that the tests start get one thread a process: with another number a sum rounds otherwise
     # in its last digit, and one process and two could not be compared to the letter.
     os.environ["OMP_NUM_THREADS"] = "1"
-
-
-_SEEN: set[str] = set()
-
-
-def pytest_runtest_setup() -> None:
-    """Collecting cycles, which every case does, skips what was imported once and for all."""
-    loaded = {name for name in ("torch", "diffusers.models.modeling_utils") if name in sys.modules}
-    if loaded != _SEEN:
-        _SEEN.update(loaded)
-        gc.collect()
-        gc.freeze()
 
 
 @pytest.fixture(scope="session")
