@@ -8,16 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import DispatchKey
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vae_compat.device.composites import compose, is_composite
 from vae_compat.device.ledger import Tally
 from vae_compat.device.opcount import Count, counter_of
 from vae_compat.device.threads import following_threads
 
 aten = torch.ops.aten
-
-COMPOSITE = DispatchKey.CompositeImplicitAutograd
 
 Rule = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 
@@ -72,7 +70,7 @@ class CountingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         count = counter_of(func)
         if count is not None:
             return self._counted(func, count)
-        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), COMPOSITE):
+        if is_composite(func):
             return self._composed(func)
         return lambda args, kwargs: func(*args, **kwargs)
 
@@ -87,14 +85,7 @@ class CountingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return rule
 
     def _composed(self, func: Any) -> Rule:
-        def rule(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            torch._C._push_on_torch_dispatch_stack(self)
-            try:
-                return func._op_dk(COMPOSITE, *args, **kwargs)
-            finally:
-                torch._C._pop_torch_dispatch_stack(None)
-
-        return rule
+        return lambda args, kwargs: compose(self, func, args, kwargs)
 
     def _transfer(self, func: Any) -> Rule:
         def rule(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import DispatchKey
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vae_compat.device.composites import compose, is_composite
 from vae_compat.device.ledger import Block, Ledger
 from vae_compat.device.precision import in_float32
 from vae_compat.device.recording import recorder
@@ -53,8 +53,6 @@ RESHAPING = [
     "unsqueeze_",
 ]
 """In-place operations that change the shape or the storage of the tensor they are called on."""
-
-COMPOSITE = DispatchKey.CompositeImplicitAutograd
 
 
 class Accelerator(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -110,11 +108,7 @@ class Accelerator(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def compose(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """Run an operation that is made of others; each of these comes through the mode."""
-        torch._C._push_on_torch_dispatch_stack(self)
-        try:
-            return func._op_dk(COMPOSITE, *args, **kwargs)
-        finally:
-            torch._C._pop_torch_dispatch_stack(None)
+        return compose(self, func, args, kwargs)
 
     def forget(self) -> None:
         """Drop the rules, which hold the accelerator in turn."""
@@ -134,7 +128,7 @@ def make_rule(accelerator: Accelerator, func: Any) -> Rule:
     if func.namespace == "prim":  # metadata queries on a tensor without data
         return lambda args, kwargs: func(*args, **kwargs)
     takes_device = any(argument.name == "device" for argument in schema.arguments)
-    if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), COMPOSITE):
+    if is_composite(func):
         return _composed(accelerator, func, takes_device)
     if takes_device:
         return _creating(accelerator, func)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vae_compat.device.counting import COMPOSITE
+from vae_compat.device.composites import compose, is_composite
 from vae_compat.device.threads import following_threads
 from vae_compat.scenarios.comparison import same
 from vae_compat.scenarios.performed import Called, Memory
@@ -34,9 +34,8 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return 0 <= self.at < len(self.live)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), COMPOSITE):
-            with self:  # under inference_mode what is made of others comes whole
-                return func._op_dk(COMPOSITE, *args, **(kwargs or {}))
+        if is_composite(func):
+            return compose(self, func, args, kwargs or {})
         if func.overloadpacket is torch.ops.aten.convolution:
             self.live.append(torch.cuda.memory_allocated())
             if len(self.live) == self.at + 1:
