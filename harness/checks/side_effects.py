@@ -9,7 +9,7 @@ from vae_compat.checks.conditions import accelerator, claimed, single_run, whole
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
 from vae_compat.checks.wording import mebibytes
 from vae_compat.contracts.finding import Tier
-from vae_compat.device.ledger import ROUNDING
+from vae_compat.device.ledger import ROUNDING, taken
 from vae_compat.measure.observation import Observation
 
 _WORKSPACE = 33 * 2**20
@@ -76,14 +76,14 @@ def check_input_untouched(observation: Observation) -> Answer:
 def _last_input(observation: Observation) -> int:
     """Bytes of an input that the hook still refers to, as a coder was called with it."""
     inputs = {call.shape for call in observation.calls if not call.original}
-    sizes = [_taken(held.nbytes) for held in observation.held if held.shape in inputs]
+    sizes = [taken(held.nbytes) for held in observation.held if held.shape in inputs]
     return max(sizes, default=0)
 
 
 def _ramps(observation: Observation) -> int:
     """Bytes of what is still there and has one side alone, as far as they may stay."""
     sides = (held for held in observation.held if max(held.shape, default=1) == prod(held.shape))
-    kept = sum(_taken(held.nbytes) for held in sides)
+    kept = sum(taken(held.nbytes) for held in sides)
     return min(kept, max(_RAMPS, observation.baseline.output.nbytes // 100))
 
 
@@ -99,8 +99,3 @@ def _unseen(observation: Observation) -> Answer | None:
         return None
     told_by = teller_of(failure, observation)
     return not_judged(f"{failure.kind}: {failure.message}", blocked_by=told_by)
-
-
-def _taken(nbytes: int) -> int:
-    """Bytes that an allocation of this size takes."""
-    return -(-nbytes // ROUNDING) * ROUNDING

@@ -26,6 +26,11 @@ ROUNDING = 512
 """Bytes; every allocation takes a multiple of it."""
 
 
+def taken(nbytes: int) -> int:
+    """Bytes that an allocation of this size takes."""
+    return -(-nbytes // ROUNDING) * ROUNDING
+
+
 @dataclass
 class Tally:
     """What was counted in one stretch."""
@@ -130,7 +135,7 @@ class Ledger:
         Raises:
             torch.OutOfMemoryError: where a capacity was set and does not hold them.
         """
-        size = (nbytes + 511) & -512 if self._accounting else 0
+        size = taken(nbytes) if self._accounting else 0
         live = self.live + size
         if live > self._limit:
             self.out_of_memory += 1
@@ -217,7 +222,7 @@ class Ledger:
 
     def resize(self, block: Block, nbytes: int) -> None:
         """The storage behind a block was made larger."""
-        size = (nbytes + 511) & -512
+        size = taken(nbytes)
         if size <= block.size:
             return
         grown = self.allocate(nbytes)
