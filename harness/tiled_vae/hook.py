@@ -29,7 +29,7 @@ from .nets.placing import lent, working_device
 from .planner.bandplan import BandPlan, Budget, planned
 from .planner.budget import free_memory, settled
 from .planner.plan import Partition, Planner
-from .planner.resident import fitting, high_bands
+from .planner.resident import fitting, high_bands, low_bands
 from .planner.tiles import quadtree
 from .program.steps import Program, Shape
 from .program.window import Span
@@ -380,7 +380,12 @@ class VAEHook:
         ``facts`` are those of `Partition`. Raises `TilingError` where there is no room.
         """
         tile = self.asked_side(program, x)
-        largest = high_bands(program, shapes) if tile is None else Partition(tile, resident=True)
+        if tile is None:
+            largest = high_bands(program, shapes)
+        elif facts.get("windows"):
+            largest = low_bands(tile, x)
+        else:
+            largest = Partition(tile, resident=True)
         largest = replace(largest, converts=converts(x, largest), **facts)
         if tile is not None and self.max_vram is None:
             return largest
