@@ -101,8 +101,8 @@ SIZES_OF_CLIPS = SIZES | {
 """The same kinds in tiles of half the side: a third of the time, on planes where a clip costs nine
 pictures. Coders of clips have no norms over the plane, whose statistics need one of some size."""
 
-REAL_SIZE = Geometry(10, 40, 8)
-"""Small, and still large enough that every published hook has to tile: 80 x 320 pixels at ratio
+REAL_SIZE = Geometry(8, 32, 8)
+"""Small, and still large enough that every published hook has to tile: 64 x 256 pixels at ratio
 8, in 64-pixel tiles."""
 REAL_FULL_SIZE = Geometry(32, 32, 8)
 """256 x 256 pixels at ratio 8, 64-pixel tiles: the setting of the published figures."""
@@ -123,7 +123,7 @@ CLIPS = (
 filled. The short ones are cut along both axes; what happens late in a clip shows on one as well."""
 TRAINED_SIZE = Geometry(20, 40, 8)
 """160 x 320 pixels of a photograph, in 64-pixel tiles."""
-TRAINED_CLIP_SIZE, TRAINED_FRAMES = REAL_SIZE, 2
+TRAINED_CLIP_SIZE, TRAINED_FRAMES = Geometry(10, 40, 8), 2
 """Of a photograph that moves: trained nets cost twice what mocks do, so that clips are short."""
 COHERENCE_FRAMES = 17
 COHERENCE_SIZE = Geometry(4, 10, 8)
@@ -345,17 +345,21 @@ class _Span:
     def mock(self) -> Iterator[Case]:
         """Every cell at mock scale: all combinations, or a covering selection.
 
-        The selection gives every family and direction all sizes, with variations dealt out over
-        them, another deal for each, so that every size meets several. Mode exact (or what a
-        profile claims first) runs all of it, each further mode every second variation in the first
-        family of each build, and the smallest plane that must be tiled in the others: what a mode
-        does to a build does not depend on numbers of channels. The deal does not depend on the
-        hook: modes and hooks meet on the same baselines.
+        The selection deals variations out over the sizes, another deal for each family and
+        direction, so that every size meets several. In the first family of each build mode exact
+        (or what a profile claims first) runs all of it, and each further mode every second
+        variation. Other families of a build have the same blocks with other numbers of channels:
+        there the first mode runs every second variation, and further modes the smallest plane that
+        must be tiled, which all run. The deal does not depend on the hook: modes and hooks meet on
+        the same baselines.
         """
         for cell in self.cells:
             family, direction, _ = cell
             if FAMILIES[family].frame_axis and (self.full or cell in self.leading):
-                for plane in (COHERENCE_SIZE, ONE_TILE_SIZE):
+                planes = [COHERENCE_SIZE]
+                if self.full or family in self.representatives:
+                    planes.append(ONE_TILE_SIZE)
+                for plane in planes:
                     yield self.case(cell, plane, frames=COHERENCE_FRAMES)
             if "float16" in self.dtypes and (self.full or cell in self.leading):
                 yield self.case(cell, HALF_SIZE, dtype="float16")
@@ -364,8 +368,8 @@ class _Span:
                 continue
             deal = list(FAMILIES).index(family) + list(Direction).index(direction)
             for size, turn, variation in self._dealt(family, deal):
-                first = family in self.representatives
-                if cell in self.leading or (turn % 2 if first else size == "narrow"):
+                ranks = (cell in self.leading) + (family in self.representatives)
+                if ranks == 2 or size == "narrow" or (ranks == 1 and turn % 2):
                     yield self._sized(cell, size, **variation)
 
     def _all(self, cell: _Cell) -> Iterator[Case]:
@@ -510,10 +514,14 @@ class _Span:
                 if not applies(FAMILIES[family], mechanism, direction):
                     continue
                 probe: dict[str, Any] = {"scale": Scale.PROBE, "mechanism": mechanism}
-                frames = SEVERAL_FRAMES if mechanism is Mechanism.CAUSAL_CACHE else 1
-                yield self.case(cell, PROBE_SIZE, frames=frames, **probe)
-                if mechanism is Mechanism.CAUSAL_CACHE and (self.full or cell in self.leading):
+                if mechanism is not Mechanism.CAUSAL_CACHE:
+                    yield self.case(cell, PROBE_SIZE, **probe)
+                    continue
+                if self.full or cell in self.leading:
+                    yield self.case(cell, PROBE_SIZE, frames=SEVERAL_FRAMES, **probe)
                     yield self.case(cell, COHERENCE_SIZE, frames=COHERENCE_FRAMES, **probe)
+                if self.full or cell not in self.leading:
+                    yield self.case(cell, COHERENCE_SIZE, frames=SEVERAL_FRAMES, **probe)
 
 
 _SMALL = frozenset({"plus_one", "small"})
