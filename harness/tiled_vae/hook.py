@@ -222,14 +222,18 @@ class VAEHook:
         with self.counting(way, batch) as visit:
             for item in range(batch):
                 caches = whole.caches.of(item)
-                job = replace(whole, caches=caches, visit=visit, planes={}, unstored={})
-                tile = way.run(job, x[item : item + 1])
+                into = None
+                if out is not None and out.device == whole.device:
+                    into = out[item : item + 1]
+                job = replace(whole, caches=caches, visit=visit, into=into, planes={}, unstored={})
+                result = way.run(job, x[item : item + 1])
                 if batch == 1:
-                    out = tile
-                    break
+                    return result
                 if out is None:
-                    out = tile.new_empty((batch, *tile.shape[1:]))
-                out[item : item + 1].copy_(tile)
+                    out = result.new_empty((batch, *result.shape[1:]))
+                if into is None:
+                    out[item : item + 1].copy_(result)
+                del result  # so that it takes no memory while the next item runs
         assert out is not None
         return out
 

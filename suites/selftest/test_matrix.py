@@ -286,8 +286,10 @@ def test_a_long_clip_is_run_in_every_family_that_has_frames_and_in_one_tile_in_a
     whole = [(c.family, c.direction, c.mode, c.fits_one_tile) for c in mock]
     first = [name for name in videos if name in FIRST_OF_BUILDS]
     assert Counter(whole) == Counter(
-        (*product(videos, Direction, [Mode.EXACT], [False]),)
-        + (*product(first, Direction, [Mode.EXACT], [True]),)
+        [
+            *product(videos, Direction, [Mode.EXACT], [False]),
+            *product(first, Direction, [Mode.EXACT], [True]),
+        ]
     )
     probes = {(c.facts.build, c.direction) for c in found if c.scale is Scale.PROBE}
     assert probes == {(FAMILIES[name].build, d) for name in videos for d in Direction}

@@ -166,7 +166,7 @@ def plane_of(job: Job, plan: BandPlan, part: Segment, arena: Arena | None) -> Pl
     """The plane of a segment, still empty, or in the memory of the one that it takes over."""
     shape = job.shapes[part.output]
     if part.output == job.program.output:
-        return Plane(shape, job.device)
+        return Plane(shape, job.device, job.into)
     home = arena if part.output in plan.offloaded else None
     plane = BandPlane(shape, job.device, home, plan.spare(part.output))
     below = plan.below(part.output)

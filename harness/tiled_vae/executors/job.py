@@ -48,6 +48,8 @@ class Job:
     """Called after each tile; may raise to stop."""
     resident_limit: float = 0
     """Elements of planes that may stay resident on the device beside the tiles."""
+    into: Tensor | None = None
+    """Where the program's output is written, if that is a part of a larger tensor."""
     planes: dict[Value, Plane] = field(default_factory=dict)
     unstored: dict[Value, dict[int, Moments]] = field(default_factory=dict)
     """Statistics of planes that are measured and not stored, by number of groups."""

@@ -56,8 +56,9 @@ def plane_of(job: Job, part: Segment) -> Plane:
     Convolutions want them so there. The coder's output lies as the coder would have it.
     """
     shape, home, layout = job.shapes[part.output], home_of(job, part), torch.contiguous_format
-    inner = part.output != job.program.output
-    if inner and shape.frames is None and home.type == "cuda":
+    if part.output == job.program.output:
+        return Plane(shape, home, job.into)
+    if shape.frames is None and home.type == "cuda":
         layout = torch.channels_last
     return Plane(shape, home, layout=layout)
 

@@ -40,7 +40,8 @@ class Plane:
     def write(self, rows: Span, cols: Span, tile: Tensor) -> None:
         """Store a tile and add it to the statistics."""
         dense = tile.is_contiguous(memory_format=self.layout)
-        if self.covers(rows, cols) and tile.device == self.home and dense:
+        whole = self.tensor is None and self.covers(rows, cols)
+        if whole and tile.device == self.home and dense:
             self.tensor = tile
         else:
             if self.tensor is None:
