@@ -29,7 +29,7 @@ from .nets.placing import lent, working_device
 from .planner.bandplan import BandPlan, Budget, planned
 from .planner.budget import free_memory, settled
 from .planner.plan import Partition, Planner
-from .planner.resident import fitting, high_bands, low_bands
+from .planner.resident import fitting, high_bands
 from .planner.tiles import quadtree
 from .program.steps import Program, Shape
 from .program.window import Span
@@ -368,6 +368,10 @@ class VAEHook:
     def on_device(self, job: Job, x: Tensor) -> Partition | None:
         """Tiles for a call whose planes stay on a GPU; ``None`` where there is no room for them."""
         windows = self.windows(job.caches.caches, job.program)
+        tile = self.asked_side(job.program, x)
+        if windows and self.max_vram is None and tile is not None and x.shape[-2] <= tile:
+            # Slots come and go by rows of tiles: a single row would have all of them there.
+            return None
         alone = x.dim() == 5 and x.shape[2] == 1 and windows < 2
         try:
             return self.partition_on_device(
@@ -384,12 +388,7 @@ class VAEHook:
         ``facts`` are those of `Partition`. Raises `TilingError` where there is no room.
         """
         tile = self.asked_side(program, x)
-        if tile is None:
-            largest = high_bands(program, shapes)
-        elif facts.get("windows"):
-            largest = low_bands(tile, x)
-        else:
-            largest = Partition(tile, resident=True)
+        largest = high_bands(program, shapes) if tile is None else Partition(tile, resident=True)
         largest = replace(largest, converts=converts(x, largest), **facts)
         if tile is not None and self.max_vram is None:
             return largest

@@ -9,17 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from torch import Tensor
-
-from ..errors import TilingError
 from ..fusion.segments import Segment
 from ..program.steps import Program, Shape, TimeDown
 from .bandplan import LARGEST
 from .budget import settled
 from .plan import Partition
-
-FEWEST_BANDS = 4
-"""Of fewer, those that are read and those that are written would be half of the slots or more."""
 
 
 def high_bands(program: Program, shapes: Sequence[Shape]) -> Partition:
@@ -29,19 +23,6 @@ def high_bands(program: Program, shapes: Sequence[Shape]) -> Partition:
         for shape, level in zip(shapes, program.levels, strict=True)
     )
     return Partition(max(int(LARGEST / row), 1), bands=True, resident=True)
-
-
-def low_bands(tile: int, x: Tensor) -> Partition:
-    """Bands of full rows with as many pixels as a tile.
-
-    The slots of a feature cache come and go by rows of tiles: the lower these are, the less of them
-    is on the device. Raises `TilingError` where bands would be a large part of the plane.
-    """
-    height, width = x.shape[-2:]
-    rows = max(tile**2 // width, 1)
-    if height < FEWEST_BANDS * rows:
-        raise TilingError(f"{height} rows are too few for bands of {rows}")
-    return Partition(rows, bands=True, resident=True)
 
 
 def fitting(
