@@ -14,6 +14,7 @@ from vae_compat.suites.mutation.curated.places import (
     INTERRUPTED,
     LONG_CLIP,
     PICTURE,
+    ROWS_OF_A_CLIP,
     SETTINGS,
     STREAMS,
     TILED_FRAME,
@@ -29,13 +30,23 @@ mutation = CALLS.mutation
 # Feature caches.
 
 
-@mutation("ParkedCaches.past", LONG_CLIP, "coherence")
+@mutation("ItemCaches.past", LONG_CLIP, "coherence")
 def cache_of_a_neighbour(right: Any) -> Any:
     return returning(lambda past, *_: past if past is None else past.roll(1, -1))(right)
 
 
-@mutation("ParkedCaches.past", LONG_CLIP, "coherence")
+@mutation("ItemCaches.past", LONG_CLIP, "coherence")
 def cache_never_read(right: Any) -> Any:
+    return nothing(right)
+
+
+@mutation("ParkedCaches.past", ROWS_OF_A_CLIP, "mechanism")
+def parked_cache_of_a_neighbour(right: Any) -> Any:
+    return cache_of_a_neighbour(right)
+
+
+@mutation("ParkedCaches.past", ROWS_OF_A_CLIP, "mechanism")
+def parked_cache_never_read(right: Any) -> Any:
     return nothing(right)
 
 
