@@ -77,9 +77,9 @@ class Strip(Scene):
     """The same plane in tiles of the case's size, and in tiles twice as large.
 
     A hook that takes both sides of a tile is given the other size across the strip, where nothing
-    is cut: one that mistakes one side for the other shows. Where a larger tile covers the strip,
-    another twice as long shows how far it reaches. Where tiles are longer than was asked, one that is
-    long both ways shows whether they are as much shorter across.
+    is cut: one that mistakes one side for the other shows. Where the larger tile covers the strip,
+    another twice as long shows how far it reaches. Where tiles are longer than was asked, a plane
+    that is long both ways shows whether they are as much shorter across.
     """
 
     def perform(self, stage: Stage) -> Played:
