@@ -88,8 +88,8 @@ class Strip(Scene):
             smaller, larger = both_sizes(player.case)
             if not (_cut(player, smaller, larger) and _cut(player, larger, smaller)):
                 return player.played
-            covered = _is_covered(player.case, player.played.calls)
-            if covered and not _cut(player, _twice_as_long(larger), smaller):
+            longer = _planes(smaller, player.played.calls) > len(player.played.calls)
+            if longer and not _cut(player, _twice_as_long(larger), smaller):
                 return player.played
             seen = _reached_in(player.case, stage.promise, player.played)
             if not seen.follows and seen.reached[0] < seen.reached[1]:
@@ -124,17 +124,11 @@ def _twice_as_long(case: Case) -> Case:
     return replace(case, width=2 * case.width)
 
 
-def _is_covered(case: Case, calls: Sequence[Called]) -> bool:
-    """Whether the larger tile, and not the smaller one, is as long as the strip or longer."""
-    if len(calls) < len(both_sizes(case)):
-        return False
-    smaller, larger = (_reached(made.reading, case) for made in calls[: len(both_sizes(case))])
-    return smaller < larger >= max(case.height, case.width)
-
-
 def _planes(case: Case, calls: Sequence[Called]) -> int:
-    """How many calls tell how far tiles reach; the last two do."""
-    return len(both_sizes(case)) + _is_covered(case, calls)
+    """How many calls tell how far tiles reach: one more where only the larger cover the strip."""
+    count = len(both_sizes(case))
+    smaller, *larger = [_reached(made.reading, case) for made in calls[:count]] or [0.0]
+    return count + any(smaller < reached >= max(case.height, case.width) for reached in larger)
 
 
 def _cut(player: Player, case: Case, other: Case, x: Tensor | None = None, plane: str = "") -> bool:
