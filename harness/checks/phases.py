@@ -37,9 +37,6 @@ temporal downsamplings from the host.
 Half is a choice. It lies between the known-bad hook ``stays-on-device``, which leaves every slot
 there, and the sound hook ``caching``, which leaves only those that the coders do not fetch.
 """
-SETTLED = 2
-"""Number of the first chunk that is like all later ones. The first chunk finds an empty cache, the
-second a partly filled one."""
 
 
 @check(tier=Tier.ADVANCED, when=claimed & clip & accelerator & whole_net)
@@ -120,9 +117,10 @@ def _tiled(whole: Observation) -> bool:
 def check_cache_parked(observed: ClipObserved) -> Answer:
     """Between chunks the hook leaves no more on the device than untiled does.
 
-    Slots may lie there in the pieces of tiles, each of which an allocator rounds up. A hook that
-    claims to park offloads the cache: at most half of what untiled leaves may stay. Not all of it
-    can go, because coders do not fetch every slot from the host.
+    Slots may lie there in the pieces of tiles, each of which an allocator rounds up, and in memory
+    of their own where those of untiled are views of the caller's chunk. A hook that claims to park
+    offloads the cache: at most half of what untiled leaves may stay. Not all of it can go, because
+    coders do not fetch every slot from the host.
     """
     parks = observed.promise.parks
     for way in observed.shown:
@@ -130,7 +128,8 @@ def check_cache_parked(observed: ClipObserved) -> Answer:
         if lives is None:
             return not_judged(f"live bytes were not measured ({way.convention})")
         for chunk, (ours, untiled) in enumerate(zip(*lives, strict=True)):
-            bound = int(PARKED * untiled) if parks else untiled + _rounding(observed, way, chunk)
+            whole = max(untiled, way.chunks[chunk].slot_bytes)
+            bound = int(PARKED * untiled) if parks else whole + _rounding(observed, way, chunk)
             if ours > bound:
                 left, most = mebibytes_apart(ours, bound)
                 return failed(
@@ -166,9 +165,8 @@ def _resident(chunk: ChunkSeen) -> str:
 def check_memory_growth(observed: ClipObserved) -> Answer:
     """Peak and live bytes grow with the number of chunks by no more than those of untiled.
 
-    The most in the second half of the settled chunks is compared with the most in their first half,
-    because chunks take turns where coders put off frames. The last chunk, in which they make up
-    for that, is left out.
+    The last third of the clip is compared with the one before it: the first finds caches that are
+    empty or filled in part, and coders that defer frames differ from chunk to chunk in turn.
     """
     if not observed.ways or any(way.failure is not None for way in observed.shown):
         return not_judged("the clip did not come through", blocked_by="clip_completes")
@@ -188,8 +186,8 @@ def check_memory_growth(observed: ClipObserved) -> Answer:
             if ours > max(untiled, 0):
                 grown, most = mebibytes_apart(ours, max(untiled, 0))
                 return failed(
-                    f"{name.replace('_bytes', '')} memory that grows by {grown} from "
-                    f"chunk {SETTLED} to chunk {len(series[0]) - 2} ({way.convention})",
+                    f"{name.replace('_bytes', '')} memory that grows by {grown} over the last "
+                    f"{len(series[0]) // 3} chunks ({way.convention})",
                     f"at most {most}, as untiled",
                     metrics=numbers,
                 )
@@ -205,6 +203,5 @@ def _series(way: Way, name: str) -> tuple[list[int], list[int]] | None:
 
 
 def _growth(series: list[int]) -> int:
-    settled = series[SETTLED:-1]
-    half = len(settled) // 2
-    return max(settled[half:]) - max(settled[:half])
+    third = len(series) // 3
+    return max(series[-third:]) - max(series[third:-third])

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vae_compat.contracts.cases import Case
 from vae_compat.contracts.promise import Promise
+from vae_compat.measure.distance import WORST_RATIO
 from vae_compat.measure.observation import untold
 from vae_compat.scenarios.comparison import Comparison, compared
 from vae_compat.scenarios.performed import Called, Played
@@ -185,9 +186,27 @@ def rounding(results: Results, number: int) -> float:
     return SHARP if dtype == "float64" else ROUNDING * torch.finfo(getattr(torch, dtype)).eps
 
 
-def pair(results: Results, what: str, first: int, second: int, bound: float) -> Comparison:
-    """Compare two of the calls."""
-    return compared(what, results.output(first), results.output(second), bound)
+def pair(results: Results, what: str, first: int, second: int) -> Comparison:
+    """Compare two of the calls, which may differ by nothing."""
+    return compared(what, results.output(first), results.output(second), 0.0)
+
+
+def agreeing(results: Results, what: str, first: Tensor, second: Tensor, last: int) -> Comparison:
+    """Compare two results, which may differ by rounding; ``last`` is the latest call behind them.
+
+    Where the hook has computed in the dtype of the case, noise of that VAE is rounding as well.
+    """
+    found = compared(what, first, second, rounding(results, last))
+    if found.holds or results.call(last).dtype != results.case.dtype:
+        return found
+    base = results.bench.baseline(results.case)
+    noise = WORST_RATIO * base.floor.worst / float(base.truth.square().mean().sqrt())
+    return replace(found, bound=max(found.bound, noise))
+
+
+def pair_agreeing(results: Results, what: str, first: int, second: int) -> Comparison:
+    """Compare two of the calls, which may differ by rounding."""
+    return agreeing(results, what, results.output(first), results.output(second), second)
 
 
 def _named(dtype: torch.dtype) -> str:

@@ -9,8 +9,7 @@ from dataclasses import replace
 import torch
 from torch.utils import deterministic
 
-from vae_compat.scenarios.comparison import compared
-from vae_compat.scenarios.relation import Compared, Relation, Runs, pair, rounding
+from vae_compat.scenarios.relation import Compared, Relation, Runs, agreeing, pair
 from vae_compat.scenarios.results import Results
 
 
@@ -24,9 +23,8 @@ def _play_batch_split(runs: Runs) -> None:
 def _compare_batch_split(results: Results) -> Compared:
     whole, count = results.output(0), results.case.batch
     alone = [results.output(1 + number) for number in range(count)]
-    bound = rounding(results, count)
     found = [
-        compared(f"item {number} in a batch and by itself", together, by_itself, bound)
+        agreeing(results, f"item {number} in a batch and by itself", together, by_itself, count)
         for number, (together, by_itself) in enumerate(
             zip(torch.split(whole, 1), alone, strict=False)
         )
@@ -45,8 +43,8 @@ def _play_repeat(runs: Runs) -> None:
 
 def _compare_repeat(results: Results) -> Compared:
     return [
-        pair(results, "the first call and the second", 0, 1, 0.0),
-        pair(results, "a call alone and after another input", 0, 3, 0.0),
+        pair(results, "the first call and the second", 0, 1),
+        pair(results, "a call alone and after another input", 0, 3),
     ], ""
 
 
@@ -64,7 +62,7 @@ def _play_poison(runs: Runs) -> None:
 
 
 def _compare_poison(results: Results) -> Compared:
-    return [pair(results, "clean memory and memory full of NaN", 0, 1, 0.0)], ""
+    return [pair(results, "clean memory and memory full of NaN", 0, 1)], ""
 
 
 POISON = Relation(_play_poison, _compare_poison, wide=False)

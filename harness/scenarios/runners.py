@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
-from contextlib import closing, nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -34,8 +34,8 @@ MOST_NOTED = 4096
 PATIENCE = 3
 """After this many cases that were ended by a limit a hook is not tried again: each takes minutes.
 """
-
-
+PERFORMING = "performing"
+"""Folder of marks of the cases that processes are at, by the name of the hook."""
 UNTOUCHED = {
     Kind.FORWARD: "vae_compat.fixtures.specimens.resting:FallbackOnly",
     Kind.VAE: "vae_compat.fixtures.specimens.whole:left_alone",
@@ -215,22 +215,37 @@ class InProcess:
 
     def perform(self, name: str, ask: Ask, kind: type[T]) -> T:
         """What a hook does of a case."""
-        mark = None if self.folder is None else self.folder / "performing" / name / ask.case.id
-        if mark is not None:
-            if mark.exists():
-                told = "the process that ran this case died"
-                raise GaveNone(Failure("ProcessDied", told, "", "", "run", Origin.DEATH))
-            mark.parent.mkdir(parents=True, exist_ok=True)
-            mark.touch()
-        self._files.paths = ask.weights
-        self._models.age()
-        hook = self.hooks[name]
-        with hook.kept() if isinstance(hook, LoadedHook) else nullcontext(hook) as once:
-            performed = perform(ask, once, self._models)
-        if mark is not None:
-            mark.unlink(missing_ok=True)
+        with self._marked(name, ask.case.id):
+            self._files.paths = ask.weights
+            self._models.age()
+            hook = self.hooks[name]
+            with hook.kept() if isinstance(hook, LoadedHook) else nullcontext(hook) as once:
+                performed = perform(ask, once, self._models)
         assert isinstance(performed, kind)
         return performed
+
+    @contextmanager
+    def _marked(self, name: str, case: str) -> Iterator[None]:
+        """Leave a mark while the case is performed, which stays only if the process ends."""
+        if self.folder is None:
+            yield
+            return
+        mark = self.folder / PERFORMING / name / case
+        if mark.exists():
+            told = "the process that ran this case died"
+            raise GaveNone(Failure("ProcessDied", told, "", "", "run", Origin.DEATH))
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        try:
+            yield
+        finally:
+            mark.unlink(missing_ok=True)
+
+    def forget(self, name: str) -> None:
+        """Try again what has killed a process, or was under way when somebody else ended it."""
+        if self.folder is not None:
+            for mark in (self.folder / PERFORMING / name).glob("*"):
+                mark.unlink(missing_ok=True)
 
     def printed(self, name: str) -> str:
         """Nothing is kept."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from vae_compat.contracts.cases import Case
 from vae_compat.contracts.promise import Promise
 from vae_compat.device.meter import Reading, largest_plane
 from vae_compat.measure.observation import Observed, untold
-from vae_compat.scenarios.performed import Played
+from vae_compat.scenarios.performed import Called, Played
 from vae_compat.scenarios.scene import Scene
 from vae_compat.scenarios.stage import Player, Stage
 from vae_compat.scenarios.usage import call, units_of
@@ -76,25 +77,24 @@ class Strip(Scene):
     """The same plane in tiles of the case's size, and in tiles twice as large.
 
     A hook that takes both sides of a tile is given the other size across the strip, where nothing
-    is cut: one that mistakes one side for the other shows. Where tiles are longer than was asked,
-    a plane that is long both ways shows whether they are as much shorter across.
+    is cut: one that mistakes one side for the other shows. Where the larger tile covers the strip,
+    another twice as long shows how far it reaches. Where tiles are longer than was asked, a plane
+    that is long both ways shows whether they are as much shorter across.
     """
 
     def perform(self, stage: Stage) -> Played:
-        """Make both calls."""
+        """Make the calls, up to one that fails."""
         with stage.play() as player:
-            sizes = both_sizes(player.case)
-            for case, other in zip(sizes, reversed(sizes), strict=True):
-                told = f"tiles of {case.tile} latent pixels"
-                sides = _sides(player, case.tile, other.tile)
-                if call(player, told, case=case, settings=sides).failure is not None:
-                    return player.played
+            smaller, larger = both_sizes(player.case)
+            if not (_cut(player, smaller, larger) and _cut(player, larger, smaller)):
+                return player.played
+            longer = _planes(smaller, player.played.calls) > len(player.played.calls)
+            if longer and not _cut(player, _twice_as_long(larger), smaller):
+                return player.played
             seen = _reached_in(player.case, stage.promise, player.played)
             if not seen.follows and seen.reached[0] < seen.reached[1]:
-                tile = player.case.tile
-                told = f"tiles of {tile} latent pixels on a plane that is long both ways"
-                x = _broadened(player, seen.reached[0] + tile)
-                call(player, told, x=x, settings=_sides(player, tile, tile))
+                x = _broadened(player, seen.reached[0] + smaller.tile)
+                _cut(player, smaller, smaller, x, " on a plane that is long both ways")
         return player.played
 
     def examine(
@@ -103,7 +103,7 @@ class Strip(Scene):
         """Look at the planes of the convolutions alone: other cases judge the values."""
         del bench
         failure = next((made.failure for made in performed.calls if made.failure), None)
-        if failure is None and len(performed.calls) < len(both_sizes(case)):
+        if failure is None and len(performed.calls) < _planes(case, performed.calls):
             failure = untold("the runner told nothing of one of the tile sizes")
         return replace(_reached_in(case, promise, performed), failure=failure)
 
@@ -116,6 +116,27 @@ def both_sizes(case: Case) -> tuple[Case, Case]:
 def longest_of(case: Case) -> int:
     """Latent pixels to which a tile with the widest useful halo on either side reaches."""
     return case.tile + 2 * case.facts.widest_halo
+
+
+def _twice_as_long(case: Case) -> Case:
+    if case.height > case.width:
+        return replace(case, height=2 * case.height)
+    return replace(case, width=2 * case.width)
+
+
+def _planes(case: Case, calls: Sequence[Called]) -> int:
+    """How many calls tell how far tiles reach: one more where only the larger cover the strip."""
+    count = len(both_sizes(case))
+    smaller, *larger = [_reached(made.reading, case) for made in calls[:count]] or [0.0]
+    return count + any(smaller < reached >= max(case.height, case.width) for reached in larger)
+
+
+def _cut(player: Player, case: Case, other: Case, x: Tensor | None = None, plane: str = "") -> bool:
+    """Make a call in tiles of one size, and of the other across; whether it came back."""
+    told = f"tiles of {case.tile} latent pixels{plane}"
+    sides = _sides(player, case.tile, other.tile)
+    x = player.x(case) if x is None else x
+    return call(player, told, x=x, case=case, settings=sides).failure is None
 
 
 def _broadened(player: Player, side: float) -> Tensor:
@@ -135,12 +156,14 @@ def _sides(player: Player, along: int, across: int) -> dict[str, int]:
 def _reached_in(case: Case, promise: Promise, performed: Played) -> StripObserved:
     """What the counters of the calls say."""
     calls = performed.calls
-    reached = tuple(_reached(made.reading, case) for made in calls[: len(both_sizes(case))])
+    planes = _planes(case, calls)
+    reached = [_reached(made.reading, case) for made in calls[:planes]]
+    del reached[1:-1]  # the strip that the larger tile has covered, where there is a longer one
     sides = None
-    if len(calls) > len(reached):
+    if len(calls) > planes:
         height, width = largest_plane(calls[-1].reading.convolutions)
         sides = height / _scale(case), width / _scale(case)
-    return StripObserved(case=case, promise=promise, reached=reached, sides=sides)
+    return StripObserved(case=case, promise=promise, reached=tuple(reached), sides=sides)
 
 
 def _reached(reading: Reading, case: Case) -> float:

@@ -8,7 +8,7 @@ import torch
 
 from vae_compat.contracts.cases import Case, Mode
 from vae_compat.scenarios.performed import Called
-from vae_compat.scenarios.relation import Compared, Relation, Runs, pair, rounding
+from vae_compat.scenarios.relation import Compared, Relation, Runs, pair_agreeing
 from vae_compat.scenarios.results import Results
 
 ROOM = 1.1
@@ -22,7 +22,7 @@ def _play_tile_size(runs: Runs) -> None:
 
 
 def _compare_tile_size(results: Results) -> Compared:
-    found = pair(results, _tile_sizes(results.case), 0, 1, rounding(results, 1))
+    found = pair_agreeing(results, _tile_sizes(results.case), 0, 1)
     return [found], "both tile sizes ran the same convolutions" if _alike(results) else ""
 
 
@@ -38,10 +38,9 @@ def _play_oversize(runs: Runs) -> None:
 
 def _compare_oversize(results: Results) -> Compared:
     capacity = _capacity(results.call(0))
-    bound = rounding(results, 2)
     found = [
-        pair(results, _tile_sizes(results.case), 0, 1, bound),
-        pair(results, "plenty of memory and little", 0, 2, bound),
+        pair_agreeing(results, _tile_sizes(results.case), 0, 1),
+        pair_agreeing(results, "plenty of memory and little", 0, 2),
     ]
     try:
         results.metered(capacity=capacity)
@@ -60,7 +59,7 @@ def _play_partition(runs: Runs) -> None:
 
 
 def _compare_partition(results: Results) -> Compared:
-    found = pair(results, "grid and quadtree", 0, 1, rounding(results, 1))
+    found = pair_agreeing(results, "grid and quadtree", 0, 1)
     return [found], "grid and quadtree ran the same convolutions" if _alike(results) else ""
 
 

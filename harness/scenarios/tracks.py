@@ -76,6 +76,8 @@ class ChunkSeen:
     """Slots written since the call for the chunk before returned, and before this one began."""
     peak_bytes: tuple[int | None, int | None]
     live_bytes: tuple[int | None, int | None]
+    slot_bytes: int = 0
+    """What the slots of untiled take if none is a view, as of the chunk that was given."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ class Track:
             ),
             peak_bytes=(ours.peak_bytes, untiled.peak_bytes),
             live_bytes=(ours.live_bytes, untiled.live_bytes),
+            slot_bytes=sum(0 if s.frames is None else s.frames.nbytes for s in untiled.slots),
         )
 
     @property

@@ -59,8 +59,8 @@ def reference() -> Profile:
 def prepared(profiles: Iterable[Profile], folder: Path) -> Run:
     """A run of these hooks over their default matrix. ``folder`` may hold baselines already.
 
-    They are performed in this process. What takes seconds to import is imported here, so that
-    processes forked later have it.
+    They are performed in this process, and so is again what has ended an earlier run over the
+    folder. What takes seconds to import is imported here, so that processes forked later have it.
     """
     for name in installed_families():
         model_class(FAMILIES[name])
@@ -74,6 +74,8 @@ def prepared(profiles: Iterable[Profile], folder: Path) -> Run:
     run.cases = {name: tuple(filter(_is_quick, cases)) for name, cases in run.cases.items()}
     run.key = b""  # one for all runs over the folder: nobody else's hooks are near it
     run.runners = InProcess(hooks, run.supplies, folder)
+    for name in hooks:
+        run.runners.forget(name)
     return run
 
 

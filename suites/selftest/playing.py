@@ -12,6 +12,7 @@ from vae_compat.families import FAMILIES
 from vae_compat.fixtures.specimens import SPECIMENS
 from vae_compat.front.run.session import Run
 from vae_compat.measure.observation import Observed
+from vae_compat.scenarios.runners import PERFORMING
 from vae_compat.subject.profile import Profile
 from vae_compat.suites.mutation.trial import prepared, profile_of
 
@@ -40,7 +41,7 @@ class Stand:
         profile = profile_of(SPECIMENS[name])
         run = self.add(profile)
         case = small_case(profile, scenario, **changes)
-        mark = self._folder / "performing" / name / case.id
+        mark = self._folder / PERFORMING / name / case.id
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
         return _judged(run.case_runner.observation(name, case, every_way=False))

@@ -286,6 +286,21 @@ def test_a_second_copy_of_the_cache_on_the_device_is_seen(bench):
     assert "left on the device" in told(check_cache_parked(played(bench, after(keep))))
 
 
+def test_slots_of_their_own_are_no_leak_where_those_of_untiled_are_views(bench):
+    seen = played(bench, plain())
+    bare = [replace(chunk, live_bytes=(2**20, 0), slot_bytes=0) for chunk in whole(seen)]
+    views = [replace(chunk, slot_bytes=2**20) for chunk in bare]
+
+    assert "left on the device" in told(check_cache_parked(with_chunks(seen, bare)))
+    assert check_cache_parked(with_chunks(seen, views)).status == "passed"
+
+
+def test_memory_that_differs_from_chunk_to_chunk_in_turn_does_not_grow(bench):
+    seen = played(bench, plain(), frames=9, height=1, width=2)
+    turns = [replace(chunk, live_bytes=(chunk.number % 3 * 2**20, 5)) for chunk in whole(seen)]
+    assert check_memory_growth(with_chunks(seen, turns)).status == "passed"
+
+
 def test_memory_that_grows_with_the_chunks_is_seen(bench):
     seen = played(bench, plain(), frames=9, height=1, width=2)
     finding = check_memory_growth(seen)
@@ -294,21 +309,16 @@ def test_memory_that_grows_with_the_chunks_is_seen(bench):
 
     for name in ("live_bytes", "peak_bytes"):
         grown = [replace(chunk, **{name: (chunk.number * 2**20, 5)}) for chunk in whole(seen)]
-        hoarding = replace(seen, ways=(replace(seen.ways[0], chunks=tuple(grown)),))
-        message = told(check_memory_growth(hoarding))
-        assert f"{name[:4]} memory that grows by 3 MiB from chunk 2 to chunk 7" in message
-
-
-def test_chunks_that_take_turns_and_a_last_one_with_more_to_do_are_no_growth(bench):
-    seen = played(bench, plain(), frames=9, height=1, width=2)
-    peaks = [1, 5, 3, 4, 3, 4, 3, 4, 9]
-    turns = [replace(chunk, peak_bytes=(peaks[chunk.number], 5)) for chunk in whole(seen)]
-    seen = replace(seen, ways=(replace(seen.ways[0], chunks=tuple(turns)),))
-    assert check_memory_growth(seen).status == "passed"
+        message = told(check_memory_growth(with_chunks(seen, grown)))
+        assert f"{name[:4]} memory that grows by 3 MiB over the last 3 chunks" in message
 
 
 def whole(seen):
     return seen.ways[0].chunks
+
+
+def with_chunks(seen, chunks):
+    return replace(seen, ways=(replace(seen.ways[0], chunks=tuple(chunks)),))
 
 
 # -- frames ----------------------------------------------------------------------------------------

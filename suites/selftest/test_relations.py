@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,9 +23,12 @@ from vae_compat.fixtures import probes
 from vae_compat.fixtures.inputs import make_input
 from vae_compat.fixtures.vaes import truth
 from vae_compat.matrix import generate
+from vae_compat.measure.observation import Noise
 from vae_compat.scenarios.comparison import Comparison, compared
-from vae_compat.scenarios.relation import SHARP, Related
+from vae_compat.scenarios.performed import Called, Played
+from vae_compat.scenarios.relation import SHARP, Related, pair_agreeing
 from vae_compat.scenarios.repeats import uninitialised
+from vae_compat.scenarios.results import Results
 from vae_compat.scenarios.scenes import RELATIONS
 from vae_compat.scenarios.shift import in_common, is_local, moved, moving
 from vae_compat.scenarios.stage import Stage
@@ -208,6 +212,20 @@ def test_a_hook_that_cannot_do_float64_is_not_accused(hook: Hook, scenario: Scen
     found = judged(scenario, hook)
     assert found.status is Status.PASSED
     assert found.metrics["dtype"] == "float32"
+
+
+def test_noise_of_the_vae_is_no_difference_where_the_hook_computes_in_its_dtype() -> None:
+    floor, ones = Noise(1e-6, 1e-5), torch.ones(1, 1, 2, 2)
+    base = SimpleNamespace(floor=floor, truth=ones.double())
+    bench = SimpleNamespace(baseline=lambda _: base)
+    for dtype, apart, holds in (
+        ("float32", 7e-5, True),
+        ("float32", 9e-5, False),
+        ("float64", 1e-6, False),
+    ):
+        calls = (Called(output=ones, dtype=dtype), Called(output=ones + apart, dtype=dtype))
+        results = Results(a_case(), Promise(), bench, Played(calls=calls))
+        assert pair_agreeing(results, "two calls", 0, 1).holds is holds
 
 
 BROKEN = {

@@ -44,7 +44,6 @@ def ran(*planes: tuple[int, int], case: Case = WIDE, **promised: Any) -> StripOb
     [
         (64, 128, ""),  # tiles alone
         (64 + 22 * 8, 128 + 22 * 8, ""),  # with the halo of published hooks
-        (64 + 48 * 8, 480, ""),  # with the widest that is of use
         (56, 120, ""),  # evened out
         (480, 480, "at most 56"),  # untiled
         (128, 128, "grow with the tile"),  # a size of its own
@@ -63,12 +62,28 @@ def test_tiles_of_the_size_asked_for_and_of_another(
 
 
 @pytest.mark.parametrize(
+    ("first", "longer", "told"),
+    [
+        (64 + 48 * 8, 128 + 48 * 8, ""),  # with the widest halo that is of use
+        (7 * 64, 7 * 128, "at most 68"),
+    ],
+)
+def test_a_larger_tile_that_covers_the_strip_is_seen_on_a_longer_one(
+    first: int, longer: int, told: str
+) -> None:
+    finding = check_requested_tile(ran((32, first), (32, 480), (32, longer)))
+    assert finding.status is (Status.FAILED if told else Status.PASSED)
+    assert told in finding.message
+    assert check_requested_tile(ran((32, first), (32, 480))).status is Status.NOT_JUDGED
+
+
+@pytest.mark.parametrize(
     ("along", "largest", "told"),
     [
         ((128, 256), (32, 128), ""),  # half as high, twice as wide
         ((128, 256), (128, 32), ""),  # the other way round as well, and as large
         ((128 + 176, 256 + 176), (32 + 176, 128 + 176), ""),  # with a halo
-        ((128, 480), (24, 192), ""),  # bands of so many rows that they have the area
+        ((128, 448), (24, 192), ""),  # bands of so many rows that they have the area
         ((128, 256), (64, 128), "at most 1.5 x the area"),  # twice as wide
         ((128 + 176, 256 + 176), (128 + 176, 128 + 176), "at most 1.5 x the area"),
         ((128, 128), (32, 128), "tile_multiple"),  # it does not grow
@@ -111,6 +126,8 @@ class Shaped(FakeHook):
         (lambda tile: (tile, 2 * tile), 3, (8, 16), Status.FAILED),
         (lambda tile: (2 * tile, 2 * tile), 3, (16, 16), Status.FAILED),
         (lambda _: (16, 16), 2, None, Status.FAILED),
+        (lambda tile: (tile + 48, tile + 48), 3, None, Status.PASSED),
+        (lambda tile: (7 * tile, 7 * tile), 4, (56, 56), Status.FAILED),
     ],
 )
 @pytest.mark.parametrize("case", [WIDE, HIGH], ids=["wide", "high"])
