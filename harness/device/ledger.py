@@ -197,7 +197,7 @@ class Ledger:
         if block.uses is None:
             block.uses = Uses(0)
             if block.born > self.settled:
-                block.uses.latest[0, True, None] = Use(0, 1, True, "what made it", None)
+                block.uses.add(Use(0, 1, True, "what made it", None))
         return block.uses
 
     def handed_over(self, tensor: torch.Tensor) -> None:

@@ -14,6 +14,7 @@ what ran there before; pinned memory waits for its copies.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -56,9 +57,16 @@ class Region(NamedTuple):
         return marks.as_strided((*self.shape, self.itemsize), (*strides, 1), self.low - low)
 
 
+Place = tuple[int, int, tuple[int, ...], tuple[int, ...]]
+"""What a tensor says of where it lies: size of an element, offset, shape and strides."""
+Kept = tuple[int, bool, Place | None]
+"""Stream, whether it writes, and what; of equal ones the latest counts."""
+
+
 @functools.lru_cache(maxsize=2**14)
-def _region(itemsize: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Region:
+def _region(place: Place) -> Region:
     """The region of elements at non-negative strides; tiles come back to the same ones."""
+    itemsize, offset, shape, strides = place
     reach = sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) if 0 not in shape else -1
     low = offset * itemsize
     return Region(itemsize, shape, strides, low, low + (reach + 1) * itemsize)
@@ -71,21 +79,36 @@ class Use(NamedTuple):
     moment: int
     writes: bool
     what: str
-    region: Region | None
+    place: Place | None
     """``None``: all of it."""
 
 
 class Uses:
     """The uses of one piece of memory that may not be over."""
 
-    __slots__ = ("home", "latest", "recorded")
+    __slots__ = ("alone", "home", "latest", "recorded", "settled")
 
-    def __init__(self, home: int) -> None:
+    def __init__(self, home: int, settled: int = -1) -> None:
         self.home = home
         """The stream it was allocated in."""
-        self.latest: dict[tuple[int, bool, Region | None], Use] = {}
+        self.latest: dict[Kept, tuple[int, str]] = {}
+        """The moment of each, and what it is."""
         self.recorded: set[int] = set()
         """Streams named to ``record_stream``."""
+        self.alone: int | None = home
+        """The stream that all of them are in, if it is one."""
+        self.settled = settled
+        """What `Order.settled` was when those that are over were last looked for."""
+
+    def __iter__(self) -> Iterator[Use]:
+        for (stream, writes, place), (moment, what) in self.latest.items():
+            yield Use(stream, moment, writes, what, place)
+
+    def add(self, use: Use) -> None:
+        """One more; of its stream, or of another."""
+        self.latest[use.stream, use.writes, use.place] = use.moment, use.what
+        if use.stream != self.alone:
+            self.alone = None
 
 
 @dataclass
@@ -95,6 +118,8 @@ class Order:
     clocks: dict[int, Clock] = field(default_factory=lambda: {0: {0: 1}})
     done: Clock = field(default_factory=dict)
     """How far the host knows each stream to be: all later work comes after that."""
+    settled: int = 0
+    """How often the host has learned of it."""
     races: list[str] = field(default_factory=list)
     freed: list[tuple[int, int, list[Use]]] = field(default_factory=list)
     """Home stream, size and uses of memory that went back while another stream used it."""
@@ -120,10 +145,12 @@ class Order:
 
     def settle(self, clock: Clock) -> None:
         """The host has waited for what a clock knows."""
+        self.settled += 1
         _join(self.done, clock)
 
     def settle_stream(self, stream: int) -> None:
         """The host has waited for a stream, or for all of them (-1)."""
+        self.settled += 1
         for name, clock in self.clocks.items():
             if stream in (-1, name):
                 _join(self.done, clock)
@@ -142,29 +169,30 @@ class Order:
         self, uses: Uses, tensor: Tensor, stream: int, moment: int, writes: bool, what: str
     ) -> None:
         """A stream (-1: the host) reads or writes a tensor on some memory."""
-        region = _region(
-            tensor.element_size(), int(tensor.storage_offset()), tensor.shape, tensor.stride()
-        )
-        if uses.latest:
-            self._check(uses, region, stream, writes, what)
+        offset = int(tensor.storage_offset())
+        place = (tensor.element_size(), offset, tensor.shape, tensor.stride())
+        # A stream's own work is in order: nothing to look for among it, until some may be over.
+        if uses.alone != stream or uses.settled != self.settled:
+            self._check(uses, place, stream, writes, what)
         if stream >= 0:
-            use = Use(stream, moment, writes, what, region)
-            uses.latest[stream, writes, region] = use
+            uses.latest[stream, writes, place] = moment, what
 
-    def _check(self, uses: Uses, region: Region, stream: int, writes: bool, what: str) -> None:
+    def _check(self, uses: Uses, place: Place, stream: int, writes: bool, what: str) -> None:
         over = []
-        for key, use in uses.latest.items():
+        for use in uses:
             if self.done.get(use.stream, 0) >= use.moment:
-                over.append(key)
+                over.append(use)
             elif (
                 use.stream != stream
                 and (writes or use.writes)
                 and not self.precedes(use, stream)
-                and (use.region is None or region.meets(use.region))
+                and (use.place is None or _region(place).meets(_region(use.place)))
             ):
                 self._found(use, stream, writes, what)
-        for key in over:
-            del uses.latest[key]
+        for use in over:
+            del uses.latest[use.stream, use.writes, use.place]
+        others = any(of != stream for of, _, _ in uses.latest)
+        uses.alone, uses.settled = None if others else stream, self.settled
 
     def _found(self, use: Use, stream: int, writes: bool, what: str) -> None:
         now = "writes to" if writes else "reads"
@@ -181,7 +209,7 @@ class Order:
         if not size:
             return
         left, own = [], 0
-        for use in uses.latest.values():
+        for use in uses:
             if use.stream == uses.home:
                 own = max(own, use.moment)
             elif use.stream not in uses.recorded and not self.precedes(use, uses.home):
@@ -195,14 +223,14 @@ class Order:
 
     def given(self, home: int, size: int) -> Uses:
         """Memory is given out in a stream: it may be what another stream still uses."""
-        uses = Uses(home)
+        uses = Uses(home, self.settled)
         if self.freed:
             self._reuse(uses, size)
         # Its home stream uses it in order; any other stream must wait for what ran there before.
         largest, moment = self.behind.get((home, size <= SMALL_POOL), (0, 0))
         if largest >= size and self.done.get(home, 0) < moment:
             what = "earlier work, memory since freed and given out again"
-            uses.latest[home, True, None] = Use(home, moment, True, what, None)
+            uses.add(Use(home, moment, True, what, None))
         return uses
 
     def _reuse(self, uses: Uses, size: int) -> None:
@@ -216,9 +244,7 @@ class Order:
             if of == home and same_pool and large >= size:
                 for use in left:
                     what = f"{use.what}, memory since freed and given out again"
-                    uses.latest[use.stream, use.writes, None] = Use(
-                        use.stream, use.moment, use.writes, what, None
-                    )
+                    uses.add(use._replace(what=what, place=None))
             else:
                 kept.append((of, large, left))
         self.freed[:] = kept

@@ -66,24 +66,25 @@ def tracker(func: Any, name: str) -> Callable[[Ledger, Any, Any, Any], None]:
         for argument in func._schema.arguments
         if argument.alias_info is not None and argument.alias_info.is_write
     )
-    in_order = [argument.name in written for argument in func._schema.arguments]
+    tensors = [
+        (place, argument.name in written)
+        for place, argument in enumerate(func._schema.arguments)
+        if "Tensor" in str(argument.type)
+    ]
 
     def track(ledger: Ledger, args: Any, kwargs: Any, result: Any) -> None:
-        order = ledger.order
+        order, uses_of, stream = ledger.order, ledger.uses, ledger.trace.stream
         assert order is not None
-        moment = order.tick(ledger.trace.stream)
-        seen = set()
-        for writes, value in zip(in_order, args, strict=False):
+        moment = order.tick(stream)
+        values = [(args[place], writes) for place, writes in tensors if place < len(args)]
+        values += [(value, key in written) for key, value in kwargs.items()]
+        for value, writes in values:
             for part in _on_device(value):
-                seen.add(id(part))
-                ledger.used(part._block, part._inner, moment, writes, name)
-        for key, value in kwargs.items():
-            for part in _on_device(value):
-                seen.add(id(part))
-                ledger.used(part._block, part._inner, moment, key in written, name)
+                uses = uses_of(part._block)
+                order.used(uses, part._inner, stream, moment, writes, name)
         for part in _on_device(result):
-            if id(part) not in seen:
-                ledger.used(part._block, part._inner, moment, True, name)
+            if not any(part is value for value, _ in values):
+                order.used(uses_of(part._block), part._inner, stream, moment, True, name)
 
     return track
 

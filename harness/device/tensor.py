@@ -50,13 +50,13 @@ class SimTensor(Tensor):
 
     def __getitem__(self, key: Any) -> Any:
         inner = self._inner
-        ledger = self._block.ledger
+        block = self._block
         plain, moved, _ = plain_key(key)
         with undispatched(inner), torch._C.DisableTorchFunction():
             out = inner[plain]
-        if is_alias_of(out, inner):
-            return wrap(out, self._block)
-        result = wrap(out, ledger.allocate(out.nbytes))
+            if is_alias_of(out, inner):
+                return wrap(out, block)
+            result = wrap(out, block.ledger.allocate(out.nbytes))
         from vae_compat.device.transfers import picked  # stands above this module
 
         picked(self, result, key, moved)

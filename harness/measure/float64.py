@@ -2,14 +2,14 @@
 
 torch's own float64 convolution on a CPU writes out every window (im2col: nine copies of the plane
 for a kernel of three by three) and multiplies once. Here only the columns of a window are written
-out, three copies, and the rows are added up, one matrix product each. Sums come in another order,
-so results differ in the last of fifteen digits, where a floor in float32 begins at the seventh.
+out, three copies of a few rows at a time, and the rows are added up, one matrix product each. Sums
+come in another order, so results differ in the last of fifteen digits, where a floor in float32
+begins at the seventh.
 """
 
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -95,30 +95,49 @@ def convolve(
     """
     if any(padding):
         x = functional.pad(x, [side for width in reversed(padding) for side in (width, width)])
-    kernel = weight.shape[2:]
-    sizes = [
+    if x.dim() == 4:
+        x, weight, stride = x.unsqueeze(2), weight.unsqueeze(2), (1, *stride)
+        return _by_rows(x, weight, bias, stride).squeeze(2)
+    return _by_rows(x, weight, bias, stride)
+
+
+def _by_rows(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...]) -> Tensor:
+    """``B C' T' H' W'`` of ``B C T H W``, a few rows of all frames at a time."""
+    frames, rows, cols = (
         (size - length) // step + 1
-        for size, length, step in zip(x.shape[2:], kernel, stride, strict=True)
-    ]
-    everything: tuple[slice | int, ...] = (slice(None),)
-    # C', columns of the kernel, C: the order in which a window's columns are written out.
-    by_row = weight.movedim(-1, 1).flatten(1, 2)
-    result = x.new_empty(x.shape[0], weight.shape[0], math.prod(sizes))
+        for size, length, step in zip(x.shape[2:], weight.shape[2:], stride, strict=True)
+    )
+    high, wide = weight.shape[3:]
+    # Frames and rows of the kernel, C', columns of the kernel and C: as windows are written out.
+    factors = weight.permute(2, 3, 0, 4, 1).flatten(3)
+    taps = list(product(*map(range, factors.shape[:2])))
+    result = x.new_empty(len(x), len(weight), frames, rows, cols)
+    one = x.shape[1] * wide * x.shape[2] * cols * x.element_size()
+    count = max(CACHED // one, LEAST_ROWS * high) // stride[1]
     for item, written in zip(x, result, strict=True):
-        windows = torch.cat(
-            [item[..., _steps(at, sizes[-1], stride[-1])] for at in range(kernel[-1])]
-        )
-        for number, row in enumerate(product(*map(range, kernel[:-1]))):
-            places = map(_steps, row, sizes[:-1], stride[:-1])
-            taken = windows[(*everything, *places)].reshape(len(windows), -1)
-            factors = by_row[(*everything, *everything, *row)]
-            if number == 0:
-                torch.mm(factors, taken, out=written)
-            else:
-                written.addmm_(factors, taken)
+        for first in range(0, rows, count):
+            some = min(count, rows - first)
+            read = item[:, :, _steps(first * stride[1], (some - 1) * stride[1] + high, 1)]
+            windows = torch.cat([read[..., _steps(at, cols, stride[2])] for at in range(wide)])
+            for frame in range(frames):
+                made = written[:, frame, first : first + some].flatten(1)
+                for tap in taps:
+                    lines = _steps(tap[1], some, stride[1])
+                    taken = windows[:, frame * stride[0] + tap[0], lines].flatten(1)
+                    if tap == (0, 0):
+                        torch.mm(factors[tap], taken, out=made)
+                    else:
+                        made.addmm_(factors[tap], taken)
         if bias is not None:
-            written += bias[:, None]
-    return result.view(*result.shape[:2], *sizes)
+            written += bias[:, None, None, None]
+    return result
+
+
+CACHED = 2**22
+"""Bytes of windows that are written out at once: they stay in the cache until they are multiplied.
+"""
+LEAST_ROWS = 16
+"""So many times as high as the kernel are they at least: where two meet, rows are written twice."""
 
 
 def _steps(first: int, count: int, step: int) -> slice:
