@@ -389,7 +389,8 @@ class VAEHook:
         """
         tile = self.asked_side(program, x)
         largest = high_bands(program, shapes) if tile is None else Partition(tile, resident=True)
-        largest = replace(largest, converts=converts(x, largest), **facts)
+        largest = replace(largest, **facts)
+        largest = replace(largest, converts=converts(x, largest))
         if tile is not None and self.max_vram is None:
             return largest
         limit, parts = self.limit(working_device(self.net, x)), self.parts(program)
@@ -464,8 +465,9 @@ class VAEHook:
                 # As much of the picture as a band has, or as the tile that was asked for.
                 tile = min(self.side(job.program, x), math.isqrt(tile * x.shape[-1]))
             job.given = estimated(job.program, x, tile, job.device, self.color_fix)
-        if partition.bands and x.dim() == 4:
-            x = x.to(memory_format=torch.channels_last)
+        if partition.bands and (x.dim() == 4 or partition.alone):
+            last = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+            x = x.to(memory_format=last)
         parts = segments(job.program, self.chosen(job.program), job.given)
         job.planes[0] = Plane(job.shapes[0], x.device, x)
         plane = execute(job, parts, partition)
@@ -507,10 +509,10 @@ class VAEHook:
 def converts(x: Tensor, partition: Partition) -> bool:
     """Whether a GPU's convolutions convert tiles of ``x`` to the layout that tensor cores take.
 
-    Bands of pictures have that layout.
+    Bands of pictures have that layout, and so have those of a single frame.
     """
     halves = x.dtype in (torch.float16, torch.bfloat16)
-    return halves and not (partition.bands and x.dim() == 4)
+    return halves and not (partition.bands and (x.dim() == 4 or partition.alone))
 
 
 @dataclass(frozen=True)

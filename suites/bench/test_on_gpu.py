@@ -69,7 +69,7 @@ WORKS = (
     Work("SDXL 1024 px", SDXL, 1.4, 0.25, budget=0.25, launches=3.0),
     Work("Flux 2048 px", FLUX, 0.80, 0.50),
     Work("Flux 2048 px", FLUX, 1.8, 0.12, budget=0.12),
-    Work("Qwen image 1024 px", QWEN, 1.5, 0.07, budget=0.07),
+    Work("Qwen image 1024 px", QWEN, 1.5, 0.07, budget=0.07, launches=3.0),
     Work("Wan 2.1 480 x 832, 5 frames", WAN, 1.3, 0.2, budget=0.2),
     Work("SDXL 1024 px, encode", encoding(SDXL), 1.1, 1.0, launches=3.0),
     Work("SDXL 1024 px, fast", SDXL, 1.1, 1.0, launches=3.0, mode="fast"),

@@ -51,15 +51,17 @@ def measure_input(job: Job) -> None:
 
 
 def plane_of(job: Job, part: Segment) -> Plane:
-    """The plane of a segment, still empty. On a GPU a picture's channels lie innermost in it.
+    """The plane of a segment, still empty. On a GPU channels lie innermost, but for those of clips.
 
-    Convolutions want them so there. The coder's output lies as the coder would have it.
+    Convolutions of planes want them so there. The coder's output lies as the coder would have it.
     """
     shape, home, layout = job.shapes[part.output], home_of(job, part), torch.contiguous_format
     if part.output == job.program.output:
         return Plane(shape, home, job.into)
-    if shape.frames is None and home.type == "cuda":
+    if home.type == "cuda" and shape.frames is None:
         layout = torch.channels_last
+    elif home.type == "cuda" and shape.frames == 1 and job.skip_zeros:
+        layout = torch.channels_last_3d
     return Plane(shape, home, layout=layout)
 
 

@@ -54,18 +54,18 @@ class Prepared:
                 self.affines[each] = next(made), None if bias is None else next(made)
         return self.affines[norm]
 
-    def weight(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
-        """The weight of a convolution, with channels innermost on a GPU where ``x`` has them so.
+    def weight(self, conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
+        """The weight of a convolution of planes, of a causal one the last tap.
 
-        The library would otherwise convert it for every tile.
+        On a GPU it has channels innermost where ``x`` has them so. The library would otherwise
+        convert it for every tile.
         """
         last = torch.channels_last
+        weight = conv.weight if isinstance(conv, nn.Conv2d) else conv.weight[:, :, -1]
         innermost = x.is_contiguous(memory_format=last) and not x.is_contiguous()
-        if x.device.type != "cuda" or not innermost:
-            return conv.weight
-        if conv.weight.is_contiguous(memory_format=last):
-            return conv.weight
-        return self.kept(conv, "weight", lambda: conv.weight.contiguous(memory_format=last))
+        if x.device.type != "cuda" or not innermost or weight.is_contiguous(memory_format=last):
+            return weight
+        return self.kept(conv, "weight", lambda: weight.contiguous(memory_format=last))
 
     def kept(self, module: nn.Module, name: str, make: Callable[[], Tensor]) -> Tensor:
         """A parameter in its new form, made when it is asked for first."""
@@ -108,10 +108,12 @@ def convolve(
     ``skip_zeros``, taps that would meet only padding in time are left out.
     """
     if isinstance(step.module, nn.Conv3d):
-        return convolve_causal(step, box, rows, cols, skip_zeros)
+        return convolve_causal(step, box, rows, cols, prepared, skip_zeros)
     if box[0].dim() == 4:
         return convolve_2d(step, box, rows, cols, prepared)
     batch, frames = box[0].shape[0], box[0].shape[2]
+    if frames == 1:  # keeps the layout of the tile
+        return convolve_2d(step, [box.pop().squeeze(2)], rows, cols, prepared).unsqueeze(2)
     y = convolve_2d(step, [box.pop().transpose(1, 2).flatten(0, 1)], rows, cols, prepared)
     return torch.unflatten(y, 0, (batch, frames)).transpose(1, 2)
 
@@ -126,19 +128,24 @@ def convolve_2d(
         x = x[..., slice(*rows.crop), slice(*cols.crop)]
     module = step.module
     if step.plain and isinstance(module, nn.Conv2d):
-        pad = (max(rows.zeros), cols.zeros[0])
-        spare = ends_a_band(step, rows, cols)
-        if not spare and (rows.zeros[0] != rows.zeros[1] or cols.zeros[0] != cols.zeros[1]):
-            x, pad = F.pad(x, (*cols.zeros, *rows.zeros)), (0, 0)
-        weight = prepared.weight(module, x)
-        y = F.conv2d(x, weight, module.bias, module.stride, pad, groups=module.groups)
-        if not spare:
-            return y
-        return y[..., rows.zeros[1] :, :] if rows.zeros[1] else y[..., : -rows.zeros[0], :]
+        return in_plane(step, x, prepared.weight(module, x), rows, cols)
     zeros = (*cols.zeros, *rows.zeros)
     if not any(step.own):
         x, zeros = F.pad(x, zeros), (0, 0, 0, 0)
     return followed(module, Given(zeros, step.own, (step.rows.wrap, step.cols.wrap)), x)
+
+
+def in_plane(step: Conv, x: Tensor, weight: Tensor, rows: Reach, cols: Reach) -> Tensor:
+    """A 2D convolution with zeros around the plane, by the ``weight`` of a plane."""
+    module = cast("nn.Conv2d | nn.Conv3d", step.module)
+    pad = (max(rows.zeros), cols.zeros[0])
+    spare = ends_a_band(step, rows, cols)
+    if not spare and (rows.zeros[0] != rows.zeros[1] or cols.zeros[0] != cols.zeros[1]):
+        x, pad = F.pad(x, (*cols.zeros, *rows.zeros)), (0, 0)
+    y = F.conv2d(x, weight, module.bias, module.stride[-2:], pad, groups=module.groups)
+    if not spare:
+        return y
+    return y[..., rows.zeros[1] :, :] if rows.zeros[1] else y[..., : -rows.zeros[0], :]
 
 
 def ends_a_band(step: Conv, rows: Reach, cols: Reach) -> bool:
@@ -154,7 +161,7 @@ def ends_a_band(step: Conv, rows: Reach, cols: Reach) -> bool:
 
 
 def convolve_causal(
-    step: Conv, box: list[Tensor], rows: Reach, cols: Reach, skip_zeros: bool
+    step: Conv, box: list[Tensor], rows: Reach, cols: Reach, prepared: Prepared, skip_zeros: bool
 ) -> Tensor:
     """A causal 3D convolution of ``N C t h w``."""
     past = box.pop() if len(box) > 1 else None
@@ -167,10 +174,11 @@ def convolve_causal(
         x = torch.cat([past, x], dim=2)
         missing -= past.shape[2]
         del past
-    weight = module.weight
-    if skip_zeros and missing == step.past > 0 and x.shape[2] == 1:
-        weight, missing = weight[:, :, -1:], 0
-    pad = (0, 0, 0)
+    if x.shape[2] == 1 and missing == step.past and (skip_zeros or not step.past):
+        # A plane: its last tap alone meets a frame.
+        x = x.squeeze(2)
+        return in_plane(step, x, prepared.weight(module, x), rows, cols).unsqueeze(2)
+    weight, pad = module.weight, (0, 0, 0)
     if missing == 0 and rows.zeros[0] == rows.zeros[1] and cols.zeros[0] == cols.zeros[1]:
         pad = (0, rows.zeros[0], cols.zeros[0])
     else:

@@ -63,9 +63,14 @@ class Planner:
         """The most elements that the device holds, offloaded planes not counted."""
         held = [self.held(part) + self.planes(number) for number, part in enumerate(self.parts)]
         held[-1] += self.shapes[self.parts[-1].output].elements
-        # Only for bands of pictures is there a copy of the input, with channels innermost.
-        copied = self.partition.bands and self.shapes[0].frames is None
-        return max(held) + self.shapes[0].elements * copied
+        # Only for bands of planes is there a copy of the input, with channels innermost.
+        return max(held) + self.shapes[0].elements * self.innermost
+
+    @property
+    def innermost(self) -> bool:
+        """Whether tiles have their channels innermost, and so have weights."""
+        planes = self.shapes[0].frames is None or self.partition.alone
+        return self.partition.bands and planes
 
     def held(self, part: Segment) -> float:
         """Elements held while a segment runs, beside planes."""
@@ -81,7 +86,7 @@ class Planner:
             converts=partition.converts,
         )
         relaid = 0
-        if partition.bands and not partition.converts:
+        if self.innermost:
             relaid = sum(step.weights for step in part.steps if isinstance(step, Conv))
         if part.carried:
             return relaid + walk.buffered(*self.borders(part))

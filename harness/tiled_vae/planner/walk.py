@@ -133,7 +133,7 @@ class Walk:
         if missing and self.windows > 1 and step.slot is not None:
             x = self.block(value, pixels, frames + missing)
             frames, missing = frames + missing, 0
-        planar = not isinstance(step.module, nn.Conv3d)
+        planar = self.alone or not isinstance(step.module, nn.Conv3d)
         if planar and frames > 1:
             x = self.block(value, pixels)
         if up > 1:

@@ -117,10 +117,10 @@ class Conv(Step):
 
     @property
     def weights(self) -> int:
-        """Elements of the weight, where it may be laid out anew for kernels that have a layout."""
+        """Elements that act in a plane, where they may be laid out anew for kernels."""
         if not self.plain or max(self.rows.kernel, self.cols.kernel) == 1:
             return 0
-        return cast(Tensor, self.module.weight).numel()
+        return cast(Tensor, self.module.weight).numel() // (self.past + 1)
 
     @property
     def outline(self) -> tuple[Hashable, ...]:
