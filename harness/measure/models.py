@@ -21,7 +21,8 @@ KEPT = 24
 """Small VAEs kept for later cases, of 4 MB each: the mocks in all dtypes."""
 
 Key = tuple[str, ...]
-K, T = TypeVar("K"), TypeVar("T")
+K = TypeVar("K")
+T = TypeVar("T")
 
 
 class Supplies(Protocol):
