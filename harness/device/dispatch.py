@@ -13,6 +13,7 @@ that is called with the arguments. Kinds of rules:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -140,6 +141,7 @@ def make_rule(accelerator: Accelerator, func: Any) -> Rule:
     return _fresh(accelerator, func)
 
 
+@functools.cache
 def unwrapper(func: Any) -> Unwrap:
     """A function that gives the inner arguments of an operation, and one of its device tensors.
 
@@ -218,6 +220,7 @@ def _comes_first(sim: SimTensor, args: Args) -> bool:
     return True
 
 
+@functools.cache
 def takes_one_tensor(func: Any) -> bool:
     """Whether an operation's first argument is its only tensor."""
     kinds = ["Tensor" in str(argument.type) for argument in func._schema.arguments]

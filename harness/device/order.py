@@ -14,7 +14,6 @@ what ran there before; pinned memory waits for its copies.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -100,10 +99,6 @@ class Uses:
         self.settled = settled
         """What `Order.settled` was when those that are over were last looked for."""
 
-    def __iter__(self) -> Iterator[Use]:
-        for (stream, writes, place), (moment, what) in self.latest.items():
-            yield Use(stream, moment, writes, what, place)
-
     def add(self, use: Use) -> None:
         """One more; of its stream, or of another."""
         self.latest[use.stream, use.writes, use.place] = use.moment, use.what
@@ -179,18 +174,18 @@ class Order:
 
     def _check(self, uses: Uses, place: Place, stream: int, writes: bool, what: str) -> None:
         over = []
-        for use in uses:
-            if self.done.get(use.stream, 0) >= use.moment:
-                over.append(use)
-            elif (
-                use.stream != stream
-                and (writes or use.writes)
-                and not self.precedes(use, stream)
-                and (use.place is None or _region(place).meets(_region(use.place)))
-            ):
-                self._found(use, stream, writes, what)
-        for use in over:
-            del uses.latest[use.stream, use.writes, use.place]
+        for key, (moment, earlier) in uses.latest.items():
+            of, wrote, where = key
+            if self.done.get(of, 0) >= moment:
+                over.append(key)
+            elif of != stream and (writes or wrote):
+                use = Use(of, moment, wrote, earlier, where)
+                if not self.precedes(use, stream) and (
+                    where is None or _region(place).meets(_region(where))
+                ):
+                    self._found(use, stream, writes, what)
+        for key in over:
+            del uses.latest[key]
         others = any(of != stream for of, _, _ in uses.latest)
         uses.alone, uses.settled = None if others else stream, self.settled
 
@@ -209,11 +204,13 @@ class Order:
         if not size:
             return
         left, own = [], 0
-        for use in uses:
-            if use.stream == uses.home:
-                own = max(own, use.moment)
-            elif use.stream not in uses.recorded and not self.precedes(use, uses.home):
-                left.append(use)
+        for (stream, writes, place), (moment, what) in uses.latest.items():
+            if stream == uses.home:
+                own = max(own, moment)
+            elif stream not in uses.recorded:
+                use = Use(stream, moment, writes, what, place)
+                if not self.precedes(use, uses.home):
+                    left.append(use)
         if left:
             self.freed.append((uses.home, size, left))
         if own:

@@ -143,7 +143,9 @@ class SimTensor(Tensor):
 
     def copy_(self, other: Any, non_blocking: bool = False) -> Tensor:
         source = other if isinstance(other, Tensor) else torch.as_tensor(other)
-        return torch.ops.aten.copy_(self, source, non_blocking)  # type: ignore[no-any-return]
+        with torch._C.DisableTorchFunction():
+            copied: Tensor = torch.ops.aten.copy_.default(self, source, non_blocking)
+        return copied
 
     def nonzero(self, *, as_tuple: bool = False) -> Any:
         where = torch.ops.aten.nonzero(self)

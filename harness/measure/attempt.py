@@ -16,7 +16,7 @@ from vae_compat.isolation.limiting import limited
 from vae_compat.measure.failing import failure_of
 from vae_compat.measure.observation import Failure
 from vae_compat.measure.process import ProcessState
-from vae_compat.subject.state import Change, snapshot_of
+from vae_compat.subject.state import Change, Snapshot, snapshot_of
 
 
 class Fitting(AbstractContextManager[Any], Protocol):
@@ -25,6 +25,7 @@ class Fitting(AbstractContextManager[Any], Protocol):
     phase: str
     residue: tuple[str, ...]
     beyond_repair: tuple[str, ...]
+    restored: bool
 
     @property
     def calls(self) -> tuple[CoderCall, ...]:
@@ -35,7 +36,9 @@ class Fitting(AbstractContextManager[Any], Protocol):
 class Subject(Protocol):
     """The hook under test."""
 
-    def put_on(self, view: LayoutVAE, case: Case, *, expected: Any = ()) -> Any:
+    def put_on(
+        self, view: LayoutVAE, case: Case, *, expected: Any = (), before: Snapshot | None = None
+    ) -> Any:
         """A `Fitting` that is not entered yet."""
         ...
 
@@ -84,7 +87,7 @@ def attempt(
         meters = device.metered() if metered else nullcontext(made.reading)
         with limited(seconds), meters as made.reading:
             try:
-                fitting = hook.put_on(view, case, expected=expected)
+                fitting = hook.put_on(view, case, expected=expected, before=whole)
                 with fitting as run:
                     made.result = act(run)
             finally:  # inside, because the meter's own context restores some switches
@@ -97,7 +100,8 @@ def attempt(
         made.failure = failure_of(error, phase, seconds, _file_of(hook))
         made.result = error = None
         gc.collect()  # a failed attempt may hold tensors in cycles; the next case needs the room
-    whole.restore()  # also caches that untiled leaves behind, which would count as live bytes
+    if fitting is None or not fitting.restored:  # or the limit interrupted it
+        whole.restore()
     made.fitting = fitting
     if fitting is not None:
         made.calls = fitting.calls

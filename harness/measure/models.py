@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -17,10 +17,12 @@ from vae_compat.contracts.coders import LayoutVAE
 from vae_compat.families import Family
 from vae_compat.measure.sealing import SealedMemory
 
-KEPT = 8
-"""Small VAEs kept for later cases."""
+KEPT = 24
+"""Small VAEs kept for later cases, of 4 MB each: the mocks in all dtypes."""
 
 Key = tuple[str, ...]
+K = TypeVar("K")
+T = TypeVar("T")
 
 
 class Supplies(Protocol):
@@ -66,7 +68,8 @@ class Models:
         self._build = supplies.build if files is None else files.build
         self._vaes: OrderedDict[Key, nn.Module] = OrderedDict()
         self._aged: set[Key] = set()
-        self._twins: tuple[Key, nn.Module] | None = None
+        self._twins: OrderedDict[Key, nn.Module] = OrderedDict()
+        self._seen: OrderedDict[tuple[int, Layout], _Seen] = OrderedDict()
 
     def make_input(self, case: Case) -> Tensor:
         """What the direction of a case is given, on the plain CPU."""
@@ -86,22 +89,36 @@ class Models:
 
     def views(self, case: Case) -> Sequence[LayoutVAE]:
         """The VAE of a case in every variant of its layout."""
-        return self._supplies.views(self.vae(case), case.layout, case.facts)
+        return self._views(self.vae(case), case)
 
     def twins(self, case: Case) -> Sequence[LayoutVAE]:
         """The float64 twins of ``views``."""
-        return self._supplies.views(self.truth(case), case.layout, case.facts)
+        return self._views(self.truth(case), case)
+
+    def _views(self, vae: nn.Module, case: Case) -> Sequence[LayoutVAE]:
+        """Views are kept as VAEs are, but not where hooks are put on them."""
+        if case.scale is Scale.REAL or self._files is not None:
+            return self._supplies.views(vae, case.layout, case.facts)
+        key = id(vae), case.layout
+        seen = self._seen.pop(key, None)
+        if seen is None or seen[0] is not vae:
+            seen = vae, self._supplies.views(vae, case.layout, case.facts)
+        _keep(self._seen, key, seen)
+        return seen[1]
 
     def truth(self, case: Case) -> nn.Module:
-        """The float64 twin of the VAE of a case; the last one is kept.
+        """The float64 twin of the VAE of a case; small ones are kept.
 
         Call it while the VAE is on the plain CPU, because a copy is made where the VAE is.
         """
         key = _key(case)
-        if self._twins is None or self._twins[0] != key:
-            self._twins = None  # never two of them
-            self._twins = key, self._supplies.truth(self.vae(case))
-        return self._twins[1]
+        twin = self._twins.pop(key, None)
+        if twin is None:
+            if case.scale is Scale.REAL:  # never two of them
+                self._twins.clear()
+            twin = self._supplies.truth(self.vae(case))
+        _keep(self._twins, key, twin)
+        return twin
 
     def vae(self, case: Case) -> nn.Module:
         """The VAE of a case in its dtype, on the plain CPU."""
@@ -116,24 +133,34 @@ class Models:
             vae = self._build(case).to(getattr(torch, case.dtype))
             if case.scale is not Scale.REAL:
                 _tell_training(vae)
-        self._vaes[key] = vae
-        while len(self._vaes) > KEPT:
-            self._vaes.popitem(last=False)
+        _keep(self._vaes, key, vae)
         return vae
 
     def age(self) -> None:
         """The kept VAEs were used with a hook: their weights are no longer trusted."""
         self._aged = set(self._vaes)
-        self._twins = None
+        self._twins.clear()
 
     def forget(self) -> None:
         """Drop everything."""
         self._vaes.clear()
-        self._twins = None
+        self._twins.clear()
+        self._seen.clear()
+
+
+_Seen = tuple[nn.Module, Sequence[LayoutVAE]]
+"""A VAE, and its views."""
 
 
 def _key(case: Case) -> Key:
     return key_of(case), case.dtype
+
+
+def _keep(kept: OrderedDict[K, T], key: K, value: T) -> None:
+    """Put a value last, and let go of what was not asked for in a long time."""
+    kept[key] = value
+    while len(kept) > KEPT:
+        kept.popitem(last=False)
 
 
 def _tell_training(vae: nn.Module) -> None:

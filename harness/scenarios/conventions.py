@@ -70,7 +70,7 @@ def _called(
     player: Player, case: Case, variant: int, convention: Convention, given: Tensor
 ) -> ConventionCalled:
     coder = _Watched(coder_of(player.view, case.direction))
-    made = player.attempt(lambda _: convention.call(coder, given), case=case)
+    made = player.attempt(lambda _: convention.call(coder, given), case=case, metered=False)
     called = player.called(made, given)
     output = called.output
     return ConventionCalled(

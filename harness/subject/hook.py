@@ -114,17 +114,23 @@ class Hook:
             yield replace(self, source=source)
 
     def put_on(
-        self, view: LayoutVAE, case: Case, *, expected: Collection[Change] | None = None
+        self,
+        view: LayoutVAE,
+        case: Case,
+        *,
+        expected: Collection[Change] | None = None,
+        before: Snapshot | None = None,
     ) -> Fitting:
         """A context in which the hook is on; its value runs the VAE: ``run(direction, x)``.
 
         ``expected`` are changes that an untiled run leaves behind as well
         (``untiled_residue``); where they aren't given and something was left behind, they are
-        found by a small untiled run once the hook is off. Raises ``ModeNotOffered`` at once
+        found by a small untiled run once the hook is off. ``before`` is the state of the view, if
+        it is known. Raises ``ModeNotOffered`` at once
         where the hook has no keyword for the mode of the case.
         """
         settings = settings_for(self.spec, self.signature, case, view.ratio, None, self.time)
-        return Fitting(self, view, case, settings | dict(self.fixed), expected)
+        return Fitting(self, view, case, settings | dict(self.fixed), expected, before)
 
 
 class _Kept:
@@ -168,6 +174,7 @@ class Fitting:
         case: Case,
         settings: dict[str, Any],
         expected: Collection[Change] | None,
+        before: Snapshot | None = None,
     ) -> None:
         self.phase = "load"
         """``load``, ``put_on``, ``run`` or ``take_off``: where an exception came from."""
@@ -175,10 +182,12 @@ class Fitting:
         """What the hook left in the VAE, known when the context is closed."""
         self.beyond_repair: tuple[str, ...] = ()
         """The part of it that could not be undone, so that the VAE must be rebuilt."""
+        self.restored = False
+        """Whether the VAE is as it was before, but for what is beyond repair."""
         self.placed: Any = None
         """The object that replaces a forward: what it holds is live while the hook is on."""
         self._hook, self._view, self._case = hook, view, case
-        self._settings, self._expected = settings, expected
+        self._settings, self._expected, self._before = settings, expected, before
         self._stack = ExitStack()
         self._recorder: Recorder | None = None
         self._run: Callable[[Direction, Tensor], Tensor] | None = None
@@ -199,7 +208,7 @@ class Fitting:
         with ExitStack() as stack:
             entry = stack.enter_context(self._hook.source.loaded(*_place(self._case)))
             self.phase = "put_on"
-            before = snapshot_of(self._view)
+            before, self._before = self._before or snapshot_of(self._view), None
             stack.callback(self._compare_and_restore, before)
             if self._hook.taken_off is not None:
                 stack.callback(self._hook.taken_off)
@@ -233,14 +242,14 @@ class Fitting:
 
     def _compare_and_restore(self, before: Snapshot) -> None:
         changes = before.changes()
-        if not changes:
-            return
-        before.restore()
-        self.beyond_repair = before.differences()
-        expected = self._expected
-        if expected is None:
-            expected = untiled_residue(self._view, self._case)
-        self.residue = tuple(str(change) for change in changes if change not in expected)
+        if changes:
+            before.restore()
+            self.beyond_repair = before.differences()
+            expected = self._expected
+            if expected is None:
+                expected = untiled_residue(self._view, self._case)
+            self.residue = tuple(str(change) for change in changes if change not in expected)
+        self.restored = True
 
     def _build(self, entry: Callable[..., Any], *leading: Any, **more: Any) -> Any:
         return self._hook.signature.call(entry, *leading, **self._settings | more)

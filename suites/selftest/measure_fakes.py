@@ -242,8 +242,8 @@ class FakeHook:
         finally:
             del coder.forward
 
-    def put_on(self, view: TinyView, case: Case, *, expected: Any = ()) -> Any:
-        state = _Fitting(calls=(), residue=(), beyond_repair=(), phase="load")
+    def put_on(self, view: TinyView, case: Case, **_: Any) -> Any:
+        state = _Fitting(calls=(), residue=(), beyond_repair=(), phase="load", restored=False)
         state.context = self._on(view, case, state)
         return state
 

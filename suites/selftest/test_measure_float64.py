@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from vae_compat.measure import float64
 from vae_compat.measure.float64 import QuickFloat64
 
 CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
@@ -35,6 +36,21 @@ def test_float64_convolutions_are_those_of_torch(name: str, biased: bool) -> Non
     should = convolve(x, weight, bias, **more)
     with QuickFloat64():
         torch.testing.assert_close(convolve(x, weight, bias, **more), should, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_planes_of_several_stretches_of_rows_have_no_seam(
+    monkeypatch: pytest.MonkeyPatch, stride: int
+) -> None:
+    monkeypatch.setattr(float64, "CACHED", 1)
+    monkeypatch.setattr(float64, "LEAST_ROWS", 2)
+    seeded = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 3, 4, 41, 6, generator=seeded, dtype=torch.float64)
+    weight = torch.randn(2, 3, 3, 3, 3, generator=seeded, dtype=torch.float64)
+    should = torch.conv3d(x, weight, stride=stride, padding=1)
+    with QuickFloat64():
+        found = torch.conv3d(x, weight, stride=stride, padding=1)
+    torch.testing.assert_close(found, should, rtol=0, atol=1e-12)
 
 
 def test_other_dtypes_and_gradients_are_left_to_torch() -> None:

@@ -108,9 +108,9 @@ class Shaped(FakeHook):
         super().__init__(self.run)
         self.shape = shape
 
-    def put_on(self, view: Any, case: Case, *, expected: Any = ()) -> Any:
+    def put_on(self, view: Any, case: Case, **more: Any) -> Any:
         self.tile = case.tile
-        return super().put_on(view, case, expected=expected)
+        return super().put_on(view, case, **more)
 
     def run(self, original: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         height, width = self.shape(self.tile)

@@ -31,7 +31,7 @@ from vae_compat.subject.hook import Hook, ModeNotOffered
 from vae_compat.subject.loading import load_hook
 from vae_compat.subject.profile import HookSpec, Kind, Profile, load_embedded
 from vae_compat.subject.settings import KEYWORDS, NAMED
-from vae_compat.subject.state import snapshot
+from vae_compat.subject.state import snapshot, snapshot_of
 
 CASE = Case(
     "sd", Scale.MOCK, Layout.LDM, Direction.DECODE, Mode.EXACT, 40, 40, tile=16, device="cpu"
@@ -174,6 +174,22 @@ def test_a_forward_hook_takes_the_coders_place_and_may_call_the_original(view: V
     ]
     assert run.calls[2].arguments == {"feat_cache": "None", "feat_idx": "[0]"}
     assert run.residue == ()
+
+
+def test_what_was_before_may_be_known_already(view: View) -> None:
+    def leaving(net: nn.Module) -> Any:
+        view.vae.left = 1
+        return net.original_forward
+
+    before = snapshot_of(view)
+    view.vae.known = 0
+    fitting = hook_of(leaving).put_on(view, CASE, expected=(), before=before)
+    with fitting:
+        assert not fitting.restored
+    assert fitting.restored
+    assert fitting.residue == ("known was added", "left was added")
+    assert not hasattr(view.vae, "left")
+    assert not hasattr(view.vae, "known")
 
 
 @pytest.mark.parametrize("calls", ["the class", "what the coder had"])

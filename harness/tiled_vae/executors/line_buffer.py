@@ -8,7 +8,7 @@ steps, because an output is computed only once all the inputs it depends on have
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -33,33 +33,29 @@ class Stream:
         """All pixels available to tile ``(i, j)``: rows from ``rows.keep[i]``, columns likewise."""
         if j == 0:
             self.left = None
-        body = joined([self.above.pop(j, None), new], -2)
+        body = joined(self.above.pop(j, None), new, -2)
         del new
         left, self.left = self.left, None
-        whole = joined([left, body], -1)
+        whole = joined(left, body, -1)
         del left, body
         if whole is None:
             return None
-        top, side = self.rows.keep[i], self.cols.keep[j]
-        if i + 1 < self.rows.count:
-            lines = slice(self.rows.keep[i + 1] - top, None)
-            self.above[j] = owned(whole[..., lines, self.cols.borders[j] - side :])
-        if j + 1 < self.cols.count:
-            self.left = owned(whole[..., :, self.cols.keep[j + 1] - side :])
+        rows, cols = self.rows, self.cols
+        top, side = rows.keep[i], cols.keep[j]
+        # Copies, which do not keep the tile alive.
+        if i + 1 < rows.count and rows.keeps(i) and cols.borders[j] < cols.borders[j + 1]:
+            lines = slice(rows.keep[i + 1] - top, None)
+            self.above[j] = whole[..., lines, cols.borders[j] - side :].clone()
+        if j + 1 < cols.count and cols.keeps(j):
+            self.left = whole[..., cols.keep[j + 1] - side :].clone()
         return whole
 
 
-def joined(parts: Iterable[Tensor | None], dim: int) -> Tensor | None:
-    """Concatenate the parts that are not empty."""
-    there = [part for part in parts if part is not None and part.numel()]
-    if len(there) > 1:
-        return torch.cat(there, dim=dim)
-    return there[0] if there else None
-
-
-def owned(part: Tensor) -> Tensor | None:
-    """A copy that does not keep the tile alive."""
-    return part.clone() if part.numel() else None
+def joined(first: Tensor | None, second: Tensor | None, dim: int) -> Tensor | None:
+    """Concatenate what there is."""
+    if first is None or second is None:
+        return second if first is None else first
+    return torch.cat([first, second], dim=dim)
 
 
 def run_buffered(
@@ -92,7 +88,7 @@ def run_buffered(
                 for value in row_cuts
             }
             values: dict[Value, Tensor | None] = {
-                value: job.planes[value].read(*area[value], job.device) for value in sources
+                value: read(job, value, *area[value]) for value in sources
             }
             for step in steps:
                 values[step.output] = advance(job, step, values, area, streams, last, (i, j))
@@ -103,6 +99,11 @@ def run_buffered(
             job.visit()
         job.caches.next_row()
     job.caches.close()
+
+
+def read(job: Job, value: Value, rows: Span, cols: Span) -> Tensor | None:
+    """A part of a stored plane, unless it is empty."""
+    return job.planes[value].read(rows, cols, job.device) if rows.size and cols.size else None
 
 
 def slots_read(
@@ -138,7 +139,7 @@ def advance(
     """The next outputs of a step, or ``None`` while there are none."""
     rows, cols = area[step.output]
     first = values[step.inputs[0]]
-    if first is not None and first.numel():
+    if first is not None:
         job.remember(step, first, *area[step.inputs[0]])
     del first
     empty = rows.size == 0 or cols.size == 0
@@ -152,12 +153,9 @@ def advance(
         shape = job.shapes[value]
         need_rows = step.rows.reach(rows, shape.height).source
         need_cols = step.cols.reach(cols, shape.width).source
-        box.append(
-            whole[
-                ...,
-                need_rows.within(stream.rows.held(at[0])),
-                need_cols.within(stream.cols.held(at[1])),
-            ]
-        )
+        held_rows, held_cols = stream.rows.held(at[0]), stream.cols.held(at[1])
+        if (need_rows, need_cols) != (held_rows, held_cols):
+            whole = whole[..., need_rows.within(held_rows), need_cols.within(held_cols)]
+        box.append(whole)
         del whole
     return None if empty else job.compute(step, box, rows, cols)

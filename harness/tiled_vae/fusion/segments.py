@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import nn
 
@@ -28,8 +29,8 @@ class Segment:
         """How many of the steps look at neighbours."""
         return sum(not (step.rows.local and step.cols.local) for step in self.steps)
 
-    @property
-    def sources(self) -> set[Value]:
+    @cached_property
+    def sources(self) -> Set[Value]:
         """Stored values that the steps read."""
         made = {step.output for step in self.steps}
         return {value for step in self.steps for value in step.inputs} - made

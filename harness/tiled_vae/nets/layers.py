@@ -211,7 +211,7 @@ SHORTEST = 1e-12
 
 def channel_normalised(norm: Any, x: Tensor, prepared: Prepared) -> Tensor:
     """An RMS norm over channels: lengths in float32 at least, and no copy of a tile in it."""
-    exact = torch.promote_types(x.dtype, torch.float32)
+    exact = torch.float64 if x.dtype == torch.float64 else torch.float32
     length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=exact).clamp_min_(SHORTEST)
     weight = prepared.kept(norm, "weight", lambda: norm.gamma.to(exact) * norm.scale)
     y = torch.div(x, length, out=torch.empty_like(x)).mul_(weight)

@@ -57,6 +57,10 @@ class Axis:
             for have, done in zip(borders, out, strict=True)
         ]
 
+    def keeps(self, index: int) -> bool:
+        """Whether the tiles after one need any of its pixels."""
+        return self.keep[index + 1] < self.borders[index + 1]
+
     def held(self, index: int) -> Span:
         """The pixels available to a tile."""
         return Span(self.keep[index], self.borders[index + 1])
