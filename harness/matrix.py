@@ -111,6 +111,9 @@ REAL_CUDA_SIZE = Geometry(48, 80, 16)
 the full receptive field around them are smaller than the plane, and untiled takes a GiB."""
 PROBE_SIZE = Geometry(12, 36, 8)
 """Cut along both axes: for hooks that blend corners wrongly or cut along one axis only."""
+SLIVER_SIZE = Geometry(6, 37, 8)
+"""Lower than a tile, with ends narrower than an overlap of a quarter: what goes wrong there is less
+than what degraded pictures may differ by, and shows where right placement leaves no error."""
 
 CLIPS = (
     (1, Geometry(12, 32, 8)),
@@ -516,6 +519,8 @@ class _Span:
                 probe: dict[str, Any] = {"scale": Scale.PROBE, "mechanism": mechanism}
                 if mechanism is not Mechanism.CAUSAL_CACHE:
                     yield self.case(cell, PROBE_SIZE, **probe)
+                    if mechanism is Mechanism.STUB and (self.full or cell in self.leading):
+                        yield self.case(cell, SLIVER_SIZE, **probe)
                     continue
                 if self.full or cell in self.leading:
                     yield self.case(cell, PROBE_SIZE, frames=SEVERAL_FRAMES, **probe)
