@@ -40,9 +40,10 @@ def check_partition(related: Related) -> Answer:
 def check_batch_split(related: Related) -> Answer:
     """Each item of a batch has the result that it has in a call of its own, and takes no more.
 
-    A batch of two takes at most twice the memory of its larger item, where tiles run. A hook that
-    claims ``slices`` takes no more than that item, and the input and the results twice (in parts,
-    and put together).
+    A batch of two takes at most twice the memory of its larger item, where tiles run, weights
+    included: a hook may cast them or send them away for the time of a call. A hook that claims
+    ``slices`` takes no more than that item, and the input and the results twice (in parts, and put
+    together).
     """
     answer = _judged(related, "the result depends on other items of the batch")
     if answer.status is not Status.PASSED or may_run_untiled(related.case, related.promise):
@@ -51,7 +52,8 @@ def check_batch_split(related: Related) -> Answer:
         return not_judged("memory was not measured")
     whole, single = related.taken[0], max(related.taken[1:])
     slices, count = related.promise.slices, related.case.batch
-    bound = single + 2 * related.given if slices else int(single * count * BATCH_SLACK)
+    several = int((single + related.before) * count * BATCH_SLACK) - related.before
+    bound = single + 2 * related.given if slices else several
     numbers: Metrics = {**answer.metrics, "batch_peak": whole, "item_peak": single}
     if whole > bound:
         got, most = mebibytes_apart(whole, bound)

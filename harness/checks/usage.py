@@ -73,7 +73,9 @@ def check_switches(observed: Observed) -> Answer:
 def check_tiny_tiles(observed: Observed) -> Answer:
     """The smallest tiles work or are refused with a clear error.
 
-    A single tile that holds the whole plane takes no more convolutions than untiled.
+    A single tile that holds the whole plane takes no more convolutions than untiled. Where several
+    ``passes`` are claimed, each further one may cut it in two, as tiles of half the height or width
+    do.
     """
     if not isinstance(observed, UsageObserved) or not (observed.ran or observed.comparisons):
         return _nothing(observed)
@@ -84,9 +86,11 @@ def check_tiny_tiles(observed: Observed) -> Answer:
         if not refused and (wrong := _wrong(ran, refusing=not whole)) is not None:
             return failed(*wrong)
         untiled = sum(ran.seen.baseline.reading.convolutions.values())
-        if whole and ran.convolutions > untiled:
+        tiles = 2 * observed.promise.passes - 1
+        if whole and ran.convolutions > tiles * untiled:
             got = f"{ran.convolutions} convolutions for a plane that fits one tile"
-            return failed(got, f"{untiled}, as untiled", ran.what)
+            most = f"{untiled}, as untiled" if tiles == 1 else f"at most {tiles} x {untiled}"
+            return failed(got, most, ran.what)
     return passed({"sizes": len(observed.ran)})
 
 

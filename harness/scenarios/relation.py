@@ -50,6 +50,8 @@ class Related(ScenarioObserved):
     taken: tuple[int, ...] = ()
     """The peak of each run on the device over what was live before it, in bytes; empty where that
     was not measured."""
+    before: int = 0
+    """The most that was live on the device before a run, in bytes: the weights and the input."""
     given: int = 0
     """Bytes of the input and the result of the first run."""
 
@@ -163,6 +165,7 @@ class Relation(Scene):
             comparisons=tuple(comparisons),
             dtype=performed.calls[-1].dtype,
             taken=_taken(performed.calls),
+            before=max((call.reading.live_before or 0 for call in performed.calls), default=0),
             given=_given(results),
             empty=performed.empty or empty,
         )

@@ -400,3 +400,9 @@ def test_memory_of_a_batch_is_that_of_its_items(
     finding = check_batch_split(related)
     assert (finding.status is Status.PASSED) is (not told)
     assert told in finding.message
+    if taken and not slices:  # weights of 50 that are half as large during a call
+        halved = tuple(each - 25 for each in taken)
+        weighed = replace(related, taken=halved, before=50)
+        assert check_batch_split(weighed).status is Status.PASSED
+        weighed = replace(weighed, taken=(halved[0] + 100, *halved[1:]))
+        assert check_batch_split(weighed).status is Status.FAILED
