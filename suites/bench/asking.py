@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SMALL = "--profile reference --profile diffusers --families sd --directions decode --scale mock"
-"""The run whose cost is measured: two hooks, so that there is something to share."""
+_HOOKS = "--profile reference --profile diffusers --families sd --directions decode"
+SMALL = f"{_HOOKS} --scale mock"
+"""The run whose cost is counted: two hooks, so that there is something to share."""
+QUICK = f"{_HOOKS} --modes exact --scale probe"
+"""The run whose time is measured, several times."""
 
 
 class CountedSupplies:

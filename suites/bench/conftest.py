@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vae_compat.suites.bench.asking import SMALL
+from vae_compat.suites.bench.asking import QUICK
 from vae_compat.suites.bench.tables import TABLES, Tables
 
 OUT = Path("reports/out/reference.md")
@@ -16,7 +16,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("bench")
     group.addoption("--published", metavar="FILE:ATTRIBUTE", help="a hook to run beside")
     group.addoption("--counts-alone", action="store_true", help="compute nothing: quick")
-    group.addoption("--selection", default=SMALL, help="of test_overhead, as for vae-compat run")
+    group.addoption("--selection", default=QUICK, help="of test_overhead, as for vae-compat run")
     group.addoption("--rounds", type=int, default=3, help="runs of which the time is the median")
 
 
