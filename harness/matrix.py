@@ -308,6 +308,11 @@ class _Span:
         return frozenset(first.values())
 
     @cached_property
+    def thorough(self) -> frozenset[_Cell]:
+        """The cells that run what is not for all modes: `leading`, or all in the whole matrix."""
+        return frozenset(self.cells) if self.full else self.leading
+
+    @cached_property
     def representatives(self) -> frozenset[str]:
         """One family per build: the first that is claimed; all where the whole matrix runs."""
         builds: dict[object, str] = {}
@@ -358,13 +363,11 @@ class _Span:
         """
         for cell in self.cells:
             family, direction, _ = cell
-            if FAMILIES[family].frame_axis and (self.full or cell in self.leading):
-                planes = [COHERENCE_SIZE]
-                if self.full or family in self.representatives:
-                    planes.append(ONE_TILE_SIZE)
-                for plane in planes:
-                    yield self.case(cell, plane, frames=COHERENCE_FRAMES)
-            if "float16" in self.dtypes and (self.full or cell in self.leading):
+            if FAMILIES[family].frame_axis and cell in self.thorough:
+                yield self.case(cell, COHERENCE_SIZE, frames=COHERENCE_FRAMES)
+                if family in self.representatives:
+                    yield self.case(cell, ONE_TILE_SIZE, frames=COHERENCE_FRAMES)
+            if "float16" in self.dtypes and cell in self.thorough:
                 yield self.case(cell, HALF_SIZE, dtype="float16")
             if self.full:
                 yield from self._all(cell)
@@ -409,7 +412,7 @@ class _Span:
         for cell in self.cells:
             if self.device == "cuda" and (self.full or FAMILIES[cell[0]].real_by_default):
                 yield self.case(cell, REAL_CUDA_SIZE, scale=Scale.REAL)
-                if "bfloat16" in self.dtypes and (self.full or cell in self.leading):
+                if "bfloat16" in self.dtypes and cell in self.thorough:
                     yield self.case(cell, REAL_CUDA_SIZE, scale=Scale.REAL, dtype="bfloat16")
             if self.full:
                 yield self.case(cell, REAL_FULL_SIZE, scale=Scale.REAL)
@@ -440,7 +443,7 @@ class _Span:
         """Several calls each, in the first claimed mode or in every mode."""
         for cell in self.cells:
             family, direction, mode = cell
-            if self.full or cell in self.leading:
+            if cell in self.thorough:
                 yield from self._clips(cell)
                 both = all((family, way, mode) in self.cells for way in Direction)
                 for scenario in _sequences(FAMILIES[family], direction, both):
@@ -473,7 +476,7 @@ class _Span:
                 continue
             if mode is Mode.QUADTREE and (family, direction, Mode.EXACT) in self.cells:
                 yield self.case(cell, PROBE_SIZE, scenario=Scenario.PARTITION)
-            if self.full or cell in self.leading:
+            if cell in self.thorough:
                 for scenario, size, variation in _RELATIONS:
                     yield self.case(cell, size, scenario=scenario, **variation)
 
@@ -502,7 +505,7 @@ class _Span:
         for cell in self.cells:
             family, direction, _ = cell
             usual = direction is Direction.DECODE and cell in self.leading
-            if usual and (self.full or family in self.representatives):
+            if usual and family in self.representatives:
                 yield self.case(
                     cell, ESTIMATE_SIZE, scale=Scale.REAL, scenario=Scenario.ESTIMATE, dtype=dtype
                 )
@@ -517,15 +520,16 @@ class _Span:
                 if not applies(FAMILIES[family], mechanism, direction):
                     continue
                 probe: dict[str, Any] = {"scale": Scale.PROBE, "mechanism": mechanism}
+                thorough = cell in self.thorough
                 if mechanism is not Mechanism.CAUSAL_CACHE:
                     yield self.case(cell, PROBE_SIZE, **probe)
-                    if mechanism is Mechanism.STUB and (self.full or cell in self.leading):
+                    if mechanism is Mechanism.STUB and thorough:
                         yield self.case(cell, SLIVER_SIZE, **probe)
                     continue
-                if self.full or cell in self.leading:
+                if thorough:
                     yield self.case(cell, PROBE_SIZE, frames=SEVERAL_FRAMES, **probe)
                     yield self.case(cell, COHERENCE_SIZE, frames=COHERENCE_FRAMES, **probe)
-                if self.full or cell not in self.leading:
+                if self.full or not thorough:
                     yield self.case(cell, COHERENCE_SIZE, frames=SEVERAL_FRAMES, **probe)
 
 

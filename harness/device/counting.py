@@ -71,7 +71,7 @@ class CountingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if count is not None:
             return self._counted(func, count)
         if is_composite(func):
-            return self._composed(func)
+            return lambda args, kwargs: compose(self, func, args, kwargs)
         return lambda args, kwargs: func(*args, **kwargs)
 
     def _counted(self, func: Any, count: Count) -> Rule:
@@ -83,9 +83,6 @@ class CountingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return out
 
         return rule
-
-    def _composed(self, func: Any) -> Rule:
-        return lambda args, kwargs: compose(self, func, args, kwargs)
 
     def _transfer(self, func: Any) -> Rule:
         def rule(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -107,10 +107,6 @@ class Accelerator(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with torch._C.DisableTorchFunction():
             return self.__torch_dispatch__(func, (), args, kwargs)
 
-    def compose(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
-        """Run an operation that is made of others; each of these comes through the mode."""
-        return compose(self, func, args, kwargs)
-
     def forget(self) -> None:
         """Drop the rules, which hold the accelerator in turn."""
         self.left = True
@@ -440,7 +436,7 @@ def _composed(accelerator: Accelerator, func: Any, takes_device: bool) -> Rule:
     def rule(args: Args, kwargs: Kwargs) -> Any:
         if not takes_device and not any_on_device(args, kwargs):
             return op(*args, **kwargs)
-        return accelerator.compose(func, args, kwargs)
+        return compose(accelerator, func, args, kwargs)
 
     return rule
 

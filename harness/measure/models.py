@@ -69,7 +69,7 @@ class Models:
         self._vaes: OrderedDict[Key, nn.Module] = OrderedDict()
         self._aged: set[Key] = set()
         self._twins: OrderedDict[Key, nn.Module] = OrderedDict()
-        self._seen: OrderedDict[tuple[int, Layout], _Seen] = OrderedDict()
+        self._seen: OrderedDict[tuple[nn.Module, Layout], Sequence[LayoutVAE]] = OrderedDict()
 
     def make_input(self, case: Case) -> Tensor:
         """What the direction of a case is given, on the plain CPU."""
@@ -99,12 +99,12 @@ class Models:
         """Views are kept as VAEs are, but not where hooks are put on them."""
         if case.scale is Scale.REAL or self._files is not None:
             return self._supplies.views(vae, case.layout, case.facts)
-        key = id(vae), case.layout
-        seen = self._seen.pop(key, None)
-        if seen is None or seen[0] is not vae:
-            seen = vae, self._supplies.views(vae, case.layout, case.facts)
-        _keep(self._seen, key, seen)
-        return seen[1]
+        key = vae, case.layout
+        views = self._seen.pop(key, None)
+        if views is None:
+            views = self._supplies.views(vae, case.layout, case.facts)
+        _keep(self._seen, key, views)
+        return views
 
     def truth(self, case: Case) -> nn.Module:
         """The float64 twin of the VAE of a case; small ones are kept.
@@ -146,10 +146,6 @@ class Models:
         self._vaes.clear()
         self._twins.clear()
         self._seen.clear()
-
-
-_Seen = tuple[nn.Module, Sequence[LayoutVAE]]
-"""A VAE, and its views."""
 
 
 def _key(case: Case) -> Key:

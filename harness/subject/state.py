@@ -65,8 +65,7 @@ class _Image:
         if depth == 0:
             return cls(value)
         if isinstance(value, dict):
-            inside = value and {key: cls.of(item, depth - 1) for key, item in value.items()}
-            return cls(value, inside or {})  # most of a module's registries are empty
+            return cls(value, {key: cls.of(item, depth - 1) for key, item in value.items()})
         if isinstance(value, tuple) and _WITHOUT_PARTS.issuperset(map(type, value)):
             return cls(value)
         if isinstance(value, (list, tuple)):

@@ -465,7 +465,7 @@ class VAEHook:
                 # As much of the picture as a band has, or as the tile that was asked for.
                 tile = min(self.side(job.program, x), math.isqrt(tile * x.shape[-1]))
             job.given = estimated(job.program, x, tile, job.device, self.color_fix)
-        if partition.bands and (x.dim() == 4 or partition.alone):
+        if partition.innermost(clip=x.dim() == 5):
             last = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
             x = x.to(memory_format=last)
         parts = segments(job.program, self.chosen(job.program), job.given)
@@ -509,10 +509,10 @@ class VAEHook:
 def converts(x: Tensor, partition: Partition) -> bool:
     """Whether a GPU's convolutions convert tiles of ``x`` to the layout that tensor cores take.
 
-    Bands of pictures have that layout, and so have those of a single frame.
+    Those with their channels innermost have that layout.
     """
     halves = x.dtype in (torch.float16, torch.bfloat16)
-    return halves and not (partition.bands and (x.dim() == 4 or partition.alone))
+    return halves and not partition.innermost(clip=x.dim() == 5)
 
 
 @dataclass(frozen=True)

@@ -128,21 +128,22 @@ def convolve_2d(
         x = x[..., slice(*rows.crop), slice(*cols.crop)]
     module = step.module
     if step.plain and isinstance(module, nn.Conv2d):
-        return in_plane(step, x, prepared.weight(module, x), rows, cols)
+        return in_plane(step, x, rows, cols, prepared)
     zeros = (*cols.zeros, *rows.zeros)
     if not any(step.own):
         x, zeros = F.pad(x, zeros), (0, 0, 0, 0)
     return followed(module, Given(zeros, step.own, (step.rows.wrap, step.cols.wrap)), x)
 
 
-def in_plane(step: Conv, x: Tensor, weight: Tensor, rows: Reach, cols: Reach) -> Tensor:
-    """A 2D convolution with zeros around the plane, by the ``weight`` of a plane."""
+def in_plane(step: Conv, x: Tensor, rows: Reach, cols: Reach, prepared: Prepared) -> Tensor:
+    """A 2D convolution with zeros around the plane."""
     module = cast("nn.Conv2d | nn.Conv3d", step.module)
     pad = (max(rows.zeros), cols.zeros[0])
     spare = ends_a_band(step, rows, cols)
     if not spare and (rows.zeros[0] != rows.zeros[1] or cols.zeros[0] != cols.zeros[1]):
         x, pad = F.pad(x, (*cols.zeros, *rows.zeros)), (0, 0)
-    y = F.conv2d(x, weight, module.bias, module.stride[-2:], pad, groups=module.groups)
+    weight, stride = prepared.weight(module, x), module.stride[-2:]
+    y = F.conv2d(x, weight, module.bias, stride, pad, groups=module.groups)
     if not spare:
         return y
     return y[..., rows.zeros[1] :, :] if rows.zeros[1] else y[..., : -rows.zeros[0], :]
@@ -176,8 +177,7 @@ def convolve_causal(
         del past
     if x.shape[2] == 1 and missing == step.past and (skip_zeros or not step.past):
         # A plane: its last tap alone meets a frame.
-        x = x.squeeze(2)
-        return in_plane(step, x, prepared.weight(module, x), rows, cols).unsqueeze(2)
+        return in_plane(step, x.squeeze(2), rows, cols, prepared).unsqueeze(2)
     weight, pad = module.weight, (0, 0, 0)
     if missing == 0 and rows.zeros[0] == rows.zeros[1] and cols.zeros[0] == cols.zeros[1]:
         pad = (0, rows.zeros[0], cols.zeros[0])

@@ -32,6 +32,10 @@ class Partition:
     converts: bool = False
     """Whether the kernels of convolutions want another layout than tiles have: two copies more."""
 
+    def innermost(self, *, clip: bool) -> bool:
+        """Whether tiles of a picture, or of a ``clip`` of one frame, have channels innermost."""
+        return self.bands and (self.alone or not clip)
+
     def across(self, side: float, width: int) -> float:
         """Columns of a tile that is ``side`` rows high, on a plane of ``width`` columns."""
         return width if self.bands else min(side, width)
@@ -69,8 +73,7 @@ class Planner:
     @property
     def innermost(self) -> bool:
         """Whether tiles have their channels innermost, and so have weights."""
-        planes = self.shapes[0].frames is None or self.partition.alone
-        return self.partition.bands and planes
+        return self.partition.innermost(clip=self.shapes[0].frames is not None)
 
     def held(self, part: Segment) -> float:
         """Elements held while a segment runs, beside planes."""
