@@ -18,7 +18,7 @@ from vae_compat.device import open_device
 from vae_compat.device.meter import Reading
 from vae_compat.measure.caches import Access, CacheLog, Holds, Slot
 from vae_compat.measure.distance import correlation, floor_of, floors, largest, noise
-from vae_compat.measure.draws import DRAWS, moved
+from vae_compat.measure.draws import DRAWS, another_draw
 from vae_compat.measure.float64 import QuickFloat64
 from vae_compat.measure.observation import WHOLE, Baseline, Floors, Noise
 from vae_compat.measure.placing import running
@@ -223,7 +223,8 @@ class Followed:
         truth = joined(self.track.truth)
         assert truth is not None
         for number in range(DRAWS):
-            drawn = self._untiled(moved(self._x, number)).sent
+            with another_draw(self._x, number) as x:
+                drawn = self._untiled(x).sent
             output = joined(drawn)
             assert output is not None
             if found := floors(output, truth):

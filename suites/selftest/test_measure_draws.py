@@ -9,16 +9,25 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vae_compat.contracts.cases import Direction
 from vae_compat.contracts.finding import Finding, Status
 from vae_compat.contracts.promise import Promise
+from vae_compat.device import open_device
 from vae_compat.fixtures.specimens.caching import CachingTiler
 from vae_compat.fixtures.specimens.resting import RestingTiler
 from vae_compat.measure import draws
 from vae_compat.measure.distance import floors, largest
-from vae_compat.measure.draws import DRAWS, EXPLAINED, SHARE, in_doubt, is_doubtful, moved
+from vae_compat.measure.draws import (
+    DRAWS,
+    EXPLAINED,
+    SHARE,
+    another_draw,
+    in_doubt,
+    is_doubtful,
+    moved,
+)
 from vae_compat.measure.observation import WHOLE, Noise
 from vae_compat.scenarios import tracks
 from vae_compat.subject.profile import Profile, profile_from_flags
@@ -49,6 +58,20 @@ def test_draws_differ_and_are_the_same_again() -> None:
     assert torch.equal(moved(x, 3), moved(x, 3))
     assert len({tuple(moved(x, draw).flatten().tolist()) for draw in range(DRAWS)}) == DRAWS
     assert torch.equal(x, torch.ones(1, 4, 8, 8))
+
+
+@pytest.mark.parametrize("kind", ["cpu", "sim"])
+def test_every_second_draw_convolves_with_channels_innermost(kind: str) -> None:
+    convolution, formats = nn.Conv2d(4, 8, 3), []
+    device = open_device(kind)
+    with torch.no_grad(), device:
+        device.place(convolution)
+        for draw in range(4):
+            with another_draw(torch.ones(1, 4, 8, 8), draw) as x:
+                out = convolution(device.put(x))
+            formats.append(out.is_contiguous(memory_format=torch.channels_last))
+        device.withdraw(convolution)
+    assert formats == [False, True, False, True]
 
 
 def test_floors_are_those_of_every_item_frame_and_change() -> None:
@@ -193,7 +216,6 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         return moved(x, draw)
 
     monkeypatch.setattr(draws, "moved", note)
-    monkeypatch.setattr(tracks, "moved", note)
     return made
 
 
@@ -205,7 +227,6 @@ def ill_conditioned(monkeypatch: pytest.MonkeyPatch) -> None:
         return x + 1e-3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(draw))
 
     monkeypatch.setattr(draws, "moved", apart)
-    monkeypatch.setattr(tracks, "moved", apart)
 
 
 UNSEEN = (
