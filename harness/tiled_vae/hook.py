@@ -43,6 +43,9 @@ from .settings import bytes_of, check_choices, check_progress, check_sizes
 
 logger = logging.getLogger(__name__)
 
+MOST_WINDOWS = 2
+"""Bands of a slot of a feature cache that are on the device: of what it holds, and will hold."""
+
 
 class VAEHook:
     """Runs a coder tile by tile, with the result of the coder.
@@ -369,8 +372,9 @@ class VAEHook:
         """Tiles for a call whose planes stay on a GPU; ``None`` where there is no room for them."""
         windows = self.windows(job.caches.caches, job.program)
         tile = self.asked_side(job.program, x)
-        if windows and self.max_vram is None and tile is not None and x.shape[-2] <= tile:
-            # Slots come and go by rows of tiles: a single row would have all of them there.
+        budget = self.max_vram is not None
+        if windows and not budget and tile and x.shape[-2] <= MOST_WINDOWS * tile:
+            # Slots come and go by rows of tiles: so few rows would have all of them there.
             return None
         alone = x.dim() == 5 and x.shape[2] == 1 and windows < 2
         try:
@@ -401,7 +405,7 @@ class VAEHook:
         if not caches.cached:
             return 0
         held = any(isinstance(caches.holds(slot), Tensor) for slot in range(program.slots))
-        return 2 if held else 1
+        return MOST_WINDOWS if held else 1
 
     def limit(self, device: torch.device) -> float:
         """Bytes that a call may take on the device."""
