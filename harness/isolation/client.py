@@ -131,15 +131,16 @@ class Nursery:
         return self._line
 
 
-_TEST = "PYTEST_CURRENT_TEST"
-"""Changes from test to test, and is nothing to a hook."""
+_PASSING = frozenset({"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"})
+"""Variables that are nothing to a hook: one changes from test to test, torch sets the other itself,
+for itself and its children, the first time that its compiler is loaded."""
 _SHARED: dict[str, Nursery] = {}
 """Nurseries by what their processes inherit, reused while nothing of that has changed."""
 
 
 def shared_nursery() -> Nursery:
     """The nursery of this process: what takes seconds to import is imported once."""
-    environment = {name: value for name, value in os.environ.items() if name != _TEST}
+    environment = {name: value for name, value in os.environ.items() if name not in _PASSING}
     inherited = repr((sorted(environment.items()), sys.path, Path.cwd()))
     if inherited not in _SHARED:
         close_shared_nursery()

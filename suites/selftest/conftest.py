@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from vae_compat.isolation.client import Nursery
+from vae_compat.isolation.client import Nursery, shared_nursery
 
 
 def pytest_configure() -> None:
@@ -19,7 +19,10 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def nursery() -> Iterator[Nursery]:
-    """What runners come from: it imports for seconds, and a test that kills it gets another."""
-    made = Nursery()
+    """What runners come from, those of runs in this process as well: it imports for seconds.
+
+    A test that kills it gets another.
+    """
+    made = shared_nursery()
     yield made
     made.close()

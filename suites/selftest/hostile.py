@@ -20,8 +20,8 @@ from vae_compat.scenarios.runners import InRunners
 from vae_compat.subject.messages import Loading
 from vae_compat.subject.profile import profile_from_flags
 
-CASE = Case("sd", Scale.MOCK, Layout.LDM, Direction.DECODE, Mode.EXACT, 12, 20, 8)
-NEXT = Case("sd", Scale.MOCK, Layout.LDM, Direction.DECODE, Mode.EXACT, 20, 12, 8)
+CASE = Case("sd", Scale.MOCK, Layout.LDM, Direction.DECODE, Mode.EXACT, 6, 9, 6)
+NEXT = Case("sd", Scale.MOCK, Layout.LDM, Direction.DECODE, Mode.EXACT, 9, 6, 6)
 """Two that take no time."""
 _HOOK = """
 import pathlib

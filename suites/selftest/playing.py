@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ TILE = 4
 class Stand:
     """Runs hooks that share one folder of baselines."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, baselines: Path | None = None) -> None:
+        """Baselines are stored in ``baselines``, which others may use as well, or in ``folder``."""
         self._folder = folder
+        self._baselines = baselines or folder
         self._runs: dict[str, Run] = {}
 
     def observed(self, name: str, scenario: str | None, **changes: Any) -> Observed:
@@ -49,8 +52,9 @@ class Stand:
     def add(self, profile: Profile) -> Run:
         """Add a hook that is no specimen."""
         run = prepared([profile], self._folder)
-        for other in self._runs.values():
-            run.bench = other.bench
+        # All runs of a stand have the bench of the first.
+        first = next(iter(self._runs.values()), replace(run, folder=self._baselines))
+        run.bench = first.bench
         self._runs[profile.hook.name] = run
         return run
 

@@ -15,7 +15,8 @@ from vae_compat.reports.escaping import html, markdown, shown, xml
 from vae_compat.reports.html.page import page_of
 from vae_compat.reports.html.rendering import to_html
 from vae_compat.reports.log import Writer, concluded, read_log
-from vae_compat.suites.selftest.running import Ran, here, once, profile, shared
+from vae_compat.suites.selftest.mixed import in_two
+from vae_compat.suites.selftest.running import Ran, shared
 from vae_compat.suites.selftest.test_reports import HEADER, record, run
 from vae_compat.text import printable
 
@@ -121,33 +122,15 @@ def test_a_record_with_anything_in_it_is_stored_and_read_back(tmp_path: Path) ->
     assert json.loads((tmp_path / "results.json").read_text())["records"][0]["message"] == NASTY
 
 
-HOSTILE = """
-class Hook:
-    def __init__(self, net, tile_size, is_decoder):
-        pass
-
-    def __call__(self, x):
-        raise OSError({text!r} + "\\udc80" + "y" * 200_000)
-"""
-CASE = "sd-mock-ldm-decode-exact-17x17t16-b1-f1-float32-sim"
-
-
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """A hook whose exception holds control characters and invalid Unicode, run in a worker."""
-
-    def make(out: Path) -> Ran:
-        (out.parent / "mine.py").write_text(HOSTILE.format(text="\x1b[2Jgate holds\x07"))
-        hook = profile(out.parent, "mine", "mine.py:Hook")
-        narrow = ("--case", CASE, "-k", "completes or finite", "-n", 1, "-v")
-        return here(out, "--profile", hook, *narrow, "--junitxml", out.parent / "junit.xml")
-
-    return once(shared(tmp_path_factory), "hostile-message", make)
+    """A run with a hook whose exception holds what no terminal may get, in a worker."""
+    return in_two(shared(tmp_path_factory))
 
 
 def test_a_message_that_cannot_be_encoded_is_a_failure_of_the_hook(hostile: Ran) -> None:
     assert hostile.code == 1, hostile.out + hostile.err
-    (found,) = hostile.records(check="completes")
+    (found,) = hostile.records(hook="hostile", check="completes", claimed=True)
     assert found["status"] == "failed"
     assert r"\x1b[2Jgate holds" in found["message"]
     assert len(found["message"]) < 15_000
@@ -158,7 +141,7 @@ def test_nothing_of_it_reaches_the_terminal_or_a_report_raw(hostile: Ran) -> Non
     assert not DANGEROUS.search(shown)
     assert "\\x1b[2Jgate holds" in shown
     folder = Path(hostile.folder)
-    reports = (folder / "summary.md", folder / "index.html", folder.parent / "junit.xml")
+    reports = (folder / "summary.md", folder / "index.html", folder.parent / "j.xml")
     for file in reports:
         assert not DANGEROUS.search(file.read_text(encoding="utf-8"))
-    ET.parse(folder.parent / "junit.xml")
+    ET.parse(folder.parent / "j.xml")

@@ -19,6 +19,7 @@ from vae_compat.front.run.interrupts import Interrupts
 from vae_compat.front.run.janitor import VARIABLE
 from vae_compat.front.run.run_folder import RunFolder
 from vae_compat.front.run.scheduling import BaselineScheduling
+from vae_compat.suites.selftest.running import here
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [
@@ -55,14 +56,14 @@ SOME = "float32 and (44x12 or 10x10) and (finite or completes)"
 class Started:
     """The command in a session of its own, on a hook that halts in the middle of a run."""
 
-    def __init__(self, folder: Path, workers: int, *, seconds: float = 600, resume: bool = False):
+    def __init__(self, folder: Path, workers: int):
         (folder / "slow.py").write_text(HOOK)
-        (folder / "seconds").write_text(str(seconds))
-        (folder / "slow.toml").write_text(PROFILE)
+        (folder / "seconds").write_text("600")
+        self.profile = folder / "slow.toml"
+        self.profile.write_text(PROFILE)
         (folder / "tmp").mkdir(exist_ok=True)
         self.folder, self.out = folder, folder / "out"
-        where = ("--resume", "out") if resume else ("--out", "out")
-        more = ("-n", str(workers), *where, "--profile", "slow.toml")
+        more = ("-n", str(workers), "--out", "out", "--profile", str(self.profile))
         self.process = subprocess.Popen(
             [sys.executable, "-m", "vae_compat", "run", *NARROW, SOME, *more],
             cwd=folder,
@@ -140,8 +141,8 @@ def _until(holds: Callable[[], bool], process: subprocess.Popen[str] | None = No
 def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
     made: list[Started] = []
 
-    def begin(workers: int, **more: Any) -> Started:
-        made.append(Started(tmp_path, workers, **more))
+    def begin(workers: int) -> Started:
+        made.append(Started(tmp_path, workers))
         return made[-1]
 
     yield begin
@@ -191,16 +192,16 @@ def test_a_run_whose_worker_and_then_itself_was_killed_keeps_its_records_and_goe
     _until(lambda: run.left() == ([], []))
     kept = {key for key, status in run.records().items() if status == "passed"}
 
-    again = start(0, seconds=0, resume=True)
-    code, out, err = again.ended()
-    assert code == 0, out + err
-    lines = again.lines()
+    (run.folder / "seconds").write_text("0")
+    again = here(run.out, *NARROW, SOME, "--profile", run.profile, "--resume", run.out)
+    assert again.code == 0, again.out + again.err
+    lines = run.lines()
     places = [n for n, line in enumerate(lines) if "resumed" in line]
     assert len(places) == 1
     told = [line["record"] for line in lines[places[0] :] if "record" in line]
     assert not {(record["case"], record["check"]) for record in told} & kept
-    assert len(again.records()) == lines[0]["selected"]
-    assert set(again.records().values()) == {"passed"}  # what the worker had lost included
+    assert len(run.records()) == lines[0]["selected"]
+    assert set(run.records().values()) == {"passed"}  # what the worker had lost included
 
 
 def test_a_stop_before_anything_ran_says_so(start: Callable[..., Started]) -> None:

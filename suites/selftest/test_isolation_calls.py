@@ -42,6 +42,7 @@ def start(how):
     pid = os.read(ready, 20).decode()
     open(PLACE, "w").write(pid)
 """
+MEMORY = 300 * 2**20
 NATIVE = "import ctypes, os, signal, threading, time\n"
 
 
@@ -50,7 +51,7 @@ def _limits_of_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test allows a call holds, however long untiled took on this machine."""
     monkeypatch.setattr(case_runner, "seconds_for", lambda least, _untiled: least)
     monkeypatch.setattr(runners, "PATIENCE", 1000)  # one folder serves all of these hooks
-    monkeypatch.setattr(watching, "GRACE", 1.0)
+    monkeypatch.setattr(watching, "GRACE", 0.2)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,14 @@ def bench(tmp_path_factory: pytest.TempPathFactory, nursery: Nursery) -> Iterato
     """One hook, in one runner as long as that lives."""
     folder = tmp_path_factory.mktemp("calls")
     with benched(Bench(folder, idle=1, seconds=1, nursery=nursery)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, nursery: Nursery) -> Iterator[Bench]:
+    """The same with little memory."""
+    folder = tmp_path_factory.mktemp("small")
+    with benched(Bench(folder, memory=MEMORY, nursery=nursery)) as made:
         yield made
 
 
@@ -365,28 +374,24 @@ def test_what_is_printed_is_kept_to_its_last_and_shown_with_the_case(bench: Benc
         "import torch; kept = torch.empty(SIZE, dtype=torch.uint8).share_memory_()",
     ],
 )
-def test_memory_of_every_kind_is_limited(tmp_path: Path, nursery: Nursery, take: str) -> None:
-    size = 300 * 2**20
-    with benched(Bench(tmp_path, memory=size, nursery=nursery)) as small:
-        assert sound(small.observe())
-        observed = small.observe(NATIVE + f"SIZE = {2 * size}\n{take}", case=NEXT)
-        assert observed.failure is not None
-        # Its own limit stops it, unless whoever watches it has seen it first.
-        assert observed.failure.origin in (Origin.HOOK, Origin.LIMIT)
+def test_memory_of_every_kind_is_limited(small: Bench, take: str) -> None:
+    assert sound(small.observe())
+    observed = small.observe(NATIVE + f"SIZE = {2 * MEMORY}\n{take}", case=NEXT)
+    assert observed.failure is not None
+    # Its own limit stops it, unless whoever watches it has seen it first.
+    assert observed.failure.origin in (Origin.HOOK, Origin.LIMIT)
 
 
-def test_many_files_in_memory_are_limited_as_well(tmp_path: Path, nursery: Nursery) -> None:
-    size = 200 * 2**20
+def test_many_files_in_memory_are_limited_as_well(small: Bench) -> None:
     act = (
         "files = [os.memfd_create('x') for _ in range(8)]\n"
         "for f in files: [os.write(f, bytes(2**24)) for _ in range(3)]\n"
         "time.sleep(5)"
     )
-    with benched(Bench(tmp_path, memory=size, nursery=nursery)) as small:
-        observed = small.observe(NATIVE + act)
-        assert observed.failure is not None
-        assert observed.failure.origin is Origin.LIMIT
-        assert "GiB of memory" in observed.failure.message
+    observed = small.observe(NATIVE + act)
+    assert observed.failure is not None
+    assert observed.failure.origin is Origin.LIMIT
+    assert "GiB of memory" in observed.failure.message
 
 
 def test_weights_that_are_changed_harm_that_case_alone(bench: Bench) -> None:

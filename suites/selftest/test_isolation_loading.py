@@ -10,7 +10,7 @@ import pytest
 
 from vae_compat.errors import UsageError
 from vae_compat.isolation import client
-from vae_compat.isolation.client import Ended, Nursery, RunnerClient
+from vae_compat.isolation.client import Ended, Nursery, RunnerClient, shared_nursery
 from vae_compat.subject.describing import SERVER, describe
 from vae_compat.subject.messages import HookFacts
 from vae_compat.suites.selftest.hostile import alive, loading
@@ -143,6 +143,17 @@ def test_nothing_of_the_file_is_in_this_process(nursery: Nursery, tmp_path: Path
     _loaded(nursery, tmp_path, mark + SOUND)
     assert "mark_of_the_hook" not in sys.modules
     assert not hasattr(sys.modules["builtins"], "mark")
+
+
+def test_runners_come_from_one_process_while_they_inherit_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client, "_SHARED", {})
+    first = shared_nursery()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "anywhere")  # as torch does by itself
+    assert shared_nursery() is first
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    assert shared_nursery() is not first
 
 
 def test_a_nursery_that_was_killed_is_replaced(nursery: Nursery, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -199,8 +200,22 @@ FEW = 2
 """Draws made in these tests, because eight would take as long as everything else together."""
 
 
+@pytest.fixture(scope="module")
+def baselines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What untiled gives, made once; sound hooks need no draw, so no draw is among it."""
+    folder = tmp_path_factory.mktemp("baselines")
+    made = Stand(folder)
+    for scenario in (None, "twice", "settings"):
+        made.observed("resting", scenario, family="sd", **SMALL)
+    for scenario in ("clip", "streams"):
+        made.observed("caching", scenario, family="qwen", **SMALL)
+    return folder / "baselines"
+
+
 @pytest.fixture
-def stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
+def stand(tmp_path: Path, baselines: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
+    """Each test makes the draws anew."""
+    shutil.copytree(baselines, tmp_path / "baselines")
     monkeypatch.setattr(draws, "DRAWS", FEW)
     monkeypatch.setattr(tracks, "DRAWS", FEW)
     return Stand(tmp_path)

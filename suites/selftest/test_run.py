@@ -15,6 +15,7 @@ from vae_compat.contracts.promise import Promise
 from vae_compat.fixtures.supplies import Fixtures
 from vae_compat.front.explaining.explain import parse_case
 from vae_compat.judge import Outcome
+from vae_compat.suites.selftest.mixed import in_one, in_two
 from vae_compat.suites.selftest.running import Ran, here, once, outside, profile, shared
 from vae_compat.vocabulary import DEFAULT_TIERS
 
@@ -42,31 +43,22 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     def make(out: Path) -> Ran:
         (out.parent / "tiler.py").write_text(HOOK)
         file = profile(out.parent, "mine", "tiler.py:Mine")
-        return outside(out, "--profile", file, "--case", SD, "--junitxml", out.parent / "junit.xml")
+        told = ("--junitxml", out.parent / "junit.xml")
+        return outside(out, "--profile", file, "--case", SD, *told, "-n", 0)
 
     return once(shared(tmp_path_factory), "sound", make)
 
 
-def _mixed(out: Path, processes: int) -> Ran:
-    entry = "vae_compat.fixtures.specimens.as_reported:AsReported"
-    folder = out.parents[1]  # the same for both runs: messages name the profile
-    reported = profile(folder, "reported", entry, families=("sd", "qwen"), grade="degraded")
-    sound = profile(folder, "sound")
-    hooks = ("--profile", reported, "--profile", sound)
-    narrow = (*NARROW, "--families", "sd,qwen", "-k", "44x12")
-    return here(out, *hooks, *narrow, "-n", processes)
-
-
 @pytest.fixture(scope="session")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """The reported hook and a sound one, in two processes."""
-    return once(shared(tmp_path_factory), "two", lambda out: _mixed(out, 2))
+    """The reported hook, a sound one and a hostile one, in two processes."""
+    return in_two(shared(tmp_path_factory))
 
 
 @pytest.fixture(scope="session")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """The same in one process."""
-    return once(shared(tmp_path_factory), "one", lambda out: _mixed(out, 0))
+    return in_one(shared(tmp_path_factory))
 
 
 # A sound hook
@@ -172,6 +164,7 @@ def _comparable(ran: Ran) -> list[dict[str, Any]]:
 def test_one_process_and_two_find_the_same(one: Ran, two: Ran) -> None:
     first, second = _comparable(one), _comparable(two)
     assert one.code == two.code == 1
+    assert one.err == two.err == ""
     assert one.results["verdict"] == two.results["verdict"]
     assert len(first) > 50
     assert [(r["hook"], r["case"], r["check"]) for r in first] == [

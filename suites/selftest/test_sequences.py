@@ -26,6 +26,7 @@ from vae_compat.scenarios.sequence import SequenceObserved
 from vae_compat.scenarios.stage import Player, Stopped
 from vae_compat.subject.profile import profile_from_flags
 from vae_compat.suites.selftest.playing import Stand
+from vae_compat.suites.selftest.running import shared
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +44,7 @@ TOLD = {
 
 @pytest.fixture(scope="module")
 def stand(tmp_path_factory: pytest.TempPathFactory) -> Stand:
-    return Stand(tmp_path_factory.mktemp("stand"))
+    return Stand(tmp_path_factory.mktemp("stand"), shared(tmp_path_factory) / "stand")
 
 
 def judged(stand: Stand, name: str, scenario: str, **changes: Any) -> Finding:

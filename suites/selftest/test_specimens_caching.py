@@ -20,6 +20,7 @@ from vae_compat.measure.placing import placed
 from vae_compat.scenarios.performed import Sent
 from vae_compat.scenarios.streams import Stream
 from vae_compat.suites.selftest.playing import TILE, Stand
+from vae_compat.suites.selftest.running import shared
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +43,7 @@ TOLD = {
 
 @pytest.fixture(scope="module")
 def stand(tmp_path_factory: pytest.TempPathFactory) -> Stand:
-    return Stand(tmp_path_factory.mktemp("stand"))
+    return Stand(tmp_path_factory.mktemp("stand"), shared(tmp_path_factory) / "stand")
 
 
 def same(ours: Sent, untiled: Sent) -> bool:

@@ -68,11 +68,23 @@ CLAIMING = {
 """Hooks that claim what a scenario is for."""
 
 
+WIDE = {
+    Scenario.OVERSIZE,
+    Scenario.PARTITION,
+    Scenario.SHIFT,
+    Scenario.STRIP,
+    Scenario.TILE_SIZE,
+}
+"""Scenarios whose checks are for planes of many tiles."""
+
+
 @pytest.mark.parametrize("scenario", Scenario)
 def test_no_check_of_a_scenario_passes_or_falls_over_what_nobody_saw(
     stand: Stand, scenario: Scenario
 ) -> None:
-    size = {"height": 1, "width": 2, "frames": 9} if scenario is Scenario.CLIP else {"width": 40}
+    size = {"width": 40 if scenario in WIDE else 16}
+    if scenario is Scenario.CLIP:
+        size = {"height": 1, "width": 2, "frames": 9}
     findings = stand.untried(CLAIMING.get(scenario, "caching"), scenario, **size)
     assert findings
     for finding in findings.values():
