@@ -32,14 +32,17 @@ def coder(family: str, layout: str, name: str, variant: str = "original") -> nn.
     return net
 
 
-def chunks(net: nn.Module, name: str, clips: int = 3) -> list[Tensor]:
-    """The first frame of a clip, then as many frames at a time as the coder takes."""
+def chunks(net: nn.Module, name: str, clips: int = 3, *, high: int = 1) -> list[Tensor]:
+    """The first frame of a clip, then as many frames at a time as the coder takes.
+
+    Squares, or ``high`` times as high: a clip of no more than two rows of tiles is offloaded.
+    """
     first = net.conv_in if hasattr(net, "conv_in") else net.conv1
     side, step = (4, 1) if name == "decoder" else (32, 4)
     generator = torch.Generator().manual_seed(3)
     counts = [1] + [step] * (clips - 1)
     return [
-        torch.randn(1, first.in_channels, count, side, side, generator=generator)
+        torch.randn(1, first.in_channels, count, high * side, side, generator=generator)
         for count in counts
     ]
 
@@ -221,7 +224,8 @@ def test_parked_caches_travel_pinned_beside_the_computing_and_an_untiled_chunk_t
     with open_device("sim") as device, torch.no_grad():
         net.to(device.torch_device)
         ours, plain = Stream(net, name), Stream(net, name)
-        for chunk, tiled in zip(chunks(net, name, 3), (True, True, False), strict=True):
+        sent = chunks(net, name, high=2)
+        for chunk, tiled in zip(sent, (True, True, False), strict=True):
             both = device.put(torch.cat([chunk, -chunk]))
             with device.metered() as reading:
                 got = ours.send(both, tiled)[0]
