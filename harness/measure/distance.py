@@ -68,7 +68,7 @@ class Distance:
     worst element."""
     shift: tuple[float, ...]
     """Mean difference from the untiled result in 8-bit levels, for every batch item and channel,
-    items first."""
+    items first. Pictures are clamped to -1 and 1, where levels end."""
     worst_at: Place
     non_finite: int
     """Elements that are NaN or infinite."""
@@ -180,6 +180,7 @@ class _Measured:
         self._spans = spans(baseline.truth, direction)
         self._level = level_sizes(baseline.truth, direction)
         self._halves = halves(self.channels, direction)
+        self._decoded = direction is Direction.DECODE
         self.largest = _largest(baseline.truth)
         dtype = baseline.output.dtype
         self._limit = (
@@ -202,7 +203,8 @@ class _Measured:
         blank = torch.ones(height, width, dtype=torch.bool)
         for c, output, untiled, truth in self._channels(b, t):
             moved = output - untiled
-            self.shift[b, c] += float(moved.mean()) / float(self._level[c]) / self.time
+            shift = (self._seen(output) - self._seen(untiled)).mean()
+            self.shift[b, c] += float(shift) / float(self._level[c]) / self.time
             self._count_levels(output, untiled)
             error = moved.copy_(output).sub_(truth).abs_()
             floor = (untiled - truth).abs_()
@@ -231,6 +233,10 @@ class _Measured:
         for c in range(self.channels):
             output, untiled, truth = (whole[b, c, t].double() for whole in self._planes)
             yield c, output, untiled, truth
+
+    def _seen(self, plane: Tensor) -> Tensor:
+        """What of a picture has a level: a host may clamp where the VAE does not."""
+        return plane.clamp(-1.0, 1.0) if self._decoded else plane
 
     def _count_levels(self, output: Tensor, untiled: Tensor) -> None:
         moved = (_levels(output) - _levels(untiled)).abs_().max()

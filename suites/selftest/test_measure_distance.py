@@ -61,6 +61,17 @@ def test_shift_is_the_mean_over_all_frames():
     assert distance(output, baseline, DECODE).shift[1] == pytest.approx(1.0, abs=1e-3)
 
 
+def test_what_a_host_clamps_shifts_no_picture_and_is_an_error_all_the_same():
+    plain = a_baseline()
+    wide = replace(plain, output=plain.output * 4, truth=plain.truth * 4)
+    clamped = wide.output.clamp(-1, 1)
+    measured = distance(clamped, wide, DECODE)
+    assert set(measured.shift) == {0.0}
+    assert measured.error.worst > 1
+    moments = distance(clamped, wide, Direction.ENCODE)
+    assert max(map(abs, moments.shift)) > 0.1
+
+
 def test_items_and_frames_have_numbers_of_their_own():
     case = a_case(family="qwen", batch=2, frames=2, height=8, width=8)
     baseline = a_baseline(case)
