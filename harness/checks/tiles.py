@@ -58,12 +58,16 @@ def check_tiles_ran(observation: Observation) -> Answer:
     got = f"{calls} convolutions ran, untiled {once}"
     if not smaller:
         got = f"the largest plane of a convolution is {area[0]}x{area[1]}, as untiled"
-        if calls > once:
+        if observation.promise.in_ranks:
+            got += ", on one rank at least"
+        elif calls > once:
             got += f", though {calls} convolutions ran and untiled {once}: tiles ran in part alone"
+    case = observation.case
+    tiles, claim = f"tiles of {case.tile} latent pixels did not run", "claims tiling"
+    if observation.promise.in_ranks:  # which are not told a size of tiles
+        tiles, claim = "the plane was not shared among the ranks", "runs on several ranks"
     return not_judged(
-        f"tiles of {observation.case.tile} latent pixels did not run: {got}; "
-        f"a hook that claims tiling must cut a plane of "
-        f"{observation.case.height}x{observation.case.width}",
+        f"{tiles}: {got}; a hook that {claim} must cut a plane of {case.height}x{case.width}",
         metrics=numbers,
     )
 

@@ -345,6 +345,15 @@ ELSEWHERE = {Convolution((1, 1, 3, 3), (2, 2)): 300}
 HALF = {Convolution((8, 8, 3, 3), (128, 128)): 9}
 
 
+def test_ranks_that_all_compute_the_whole_plane_are_not_told_of_tiles():
+    seen = an_observation(reading=tiled_reading(convolutions=FULL))
+    shared = replace(seen, promise=replace(seen.promise, kind="ranks"))
+    found = check("tiles_ran", shared)
+    assert found.status is Status.NOT_JUDGED
+    assert "the plane was not shared among the ranks: the largest plane" in found.message
+    assert "tiles" not in found.message
+
+
 @pytest.mark.parametrize(
     ("case", "ran", "share"),
     [(CASE, ELSEWHERE, "0.00 %"), (CASE, HALF, "50.00 %"), (SMALL, ELSEWHERE, "0.00 %")],
