@@ -165,6 +165,18 @@ def test_what_wrong_statistics_leak_into_other_probes_explains_nothing(
     assert found.mechanism is named
 
 
+@pytest.mark.parametrize(
+    ("statistics", "halo", "further"),
+    [(85.7, 78.7, ()), (49.5, 73.4, ()), (49.5, 62.0, (Mechanism.HALO,))],
+)
+def test_a_wrong_gain_of_every_norm_is_no_missing_halo(
+    statistics: float, halo: float, further: tuple[Mechanism, ...]
+):
+    records = [with_psnr(Mechanism.GROUP_NORM, statistics), with_psnr(Mechanism.HALO, halo)]
+    (found,) = diagnose([degraded(), *records])
+    assert (found.mechanism, found.further) == (Mechanism.GROUP_NORM, further)
+
+
 def with_psnr(mechanism: Mechanism, psnr: float) -> Record:
     return replace(probe(mechanism, "failed"), metrics={"psnr": psnr})
 
