@@ -537,6 +537,6 @@ def test_what_a_hook_still_holds_is_told_and_its_last_input_is_allowed(watch: An
         return result
 
     seen = watch(keeps)
-    assert [(held.shape, held.name) for held in seen.held] == [
-        ((1, 3, 320, 64), "Keeper.last"),
-    ]
+    # Other tests of this process may have left tensors on such a device, too.
+    ours = [(held.shape, held.name) for held in seen.held if held.name.startswith("Keeper")]
+    assert ours == [((1, 3, 320, 64), "Keeper.last")]
