@@ -40,12 +40,12 @@ def cache_never_read(right: Any) -> Any:
     return nothing(right)
 
 
-@mutation("ParkedCaches.past", ROWS_OF_A_CLIP, "mechanism")
+@mutation("ParkedCaches.past", ROWS_OF_A_CLIP, "parity")
 def parked_cache_of_a_neighbour(right: Any) -> Any:
     return cache_of_a_neighbour(right)
 
 
-@mutation("ParkedCaches.past", ROWS_OF_A_CLIP, "mechanism")
+@mutation("ParkedCaches.past", ROWS_OF_A_CLIP, "parity")
 def parked_cache_never_read(right: Any) -> Any:
     return nothing(right)
 
