@@ -16,11 +16,11 @@ from vae_compat.checks.conditions import (
 )
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
 from vae_compat.checks.unfolded import areas, with_unfolded
-from vae_compat.checks.wording import apart, ended_by, shape
+from vae_compat.checks.wording import apart, raised, raised_at, shape
 from vae_compat.contracts.cases import Scenario
 from vae_compat.contracts.finding import Metrics, Tier
 from vae_compat.device.meter import Convolution, largest_plane
-from vae_compat.measure.observation import Observation
+from vae_compat.measure.observation import Observation, Origin
 from vae_compat.scenarios.strip import GROWTH, StripObserved, both_sizes, longest_of
 
 
@@ -100,8 +100,11 @@ def check_requested_tile(observed: StripObserved) -> Answer:
     multiples of it. Metrics are in latent pixels.
     """
     case = observed.case
-    if observed.failure is not None:
-        return not_judged(ended_by(observed.failure))
+    failure = observed.failure
+    if failure is not None and failure.origin is Origin.HOOK:
+        return failed(raised_at(failure), "a result", observed.doing)
+    if failure is not None:
+        return not_judged(raised(failure))
     first, second = observed.reached
     if not first or not second:
         return not_judged("no convolution was counted, so nothing shows what size of tile ran")

@@ -17,7 +17,7 @@ from vae_compat.checks.conditions import (
 )
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
 from vae_compat.checks.parity import broken, described, grade_of
-from vae_compat.checks.wording import mebibytes, mebibytes_apart, raised
+from vae_compat.checks.wording import mebibytes, mebibytes_apart, raised, raised_at
 from vae_compat.contracts.cases import Scenario
 from vae_compat.contracts.finding import Grade, Status, Tier
 from vae_compat.measure.observation import Observed
@@ -289,7 +289,7 @@ def _wrong(ran: Ran, *, refusing: bool = False) -> Wrong | None:
     bar = promised(seen)
     should = f"a result that is {bar}" + (" or a clear refusal" if refusing else "")
     if seen.failure is not None:
-        return f"{raised(seen.failure)} ({seen.failure.where})", should, where
+        return raised_at(seen.failure), should, where
     output = comparable(seen)
     if isinstance(output, Answer):
         return output.why, should, where

@@ -15,6 +15,7 @@ __all__ = [
     "number",
     "over",
     "raised",
+    "raised_at",
     "shape",
 ]
 
@@ -43,8 +44,13 @@ def raised(failure: Failure) -> str:
     return f"{failure.kind}: {failure.message or '(no message)'}"
 
 
+def raised_at(failure: Failure) -> str:
+    """``ValueError: only 4-D latents (hook.py:12)``."""
+    return raised(failure) + (f" ({failure.where})" if failure.where else "")
+
+
 def ended_by(failure: Failure) -> str:
-    """Why a run gave no result, in a few words."""
+    """Why a run gave no result, in a few words: another check of the same case tells the rest."""
     by_hook = failure.origin is Origin.HOOK
     return f"the hook raised {failure.kind}" if by_hook else failure.message
 
