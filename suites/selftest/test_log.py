@@ -258,7 +258,9 @@ def test_a_report_is_rendered_from_the_log_alone(
     assert code == whole.code == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert out.splitlines()[-1] == whole.out.splitlines()[-1] == "gate holds (exit code 0)"
+    gate, where = out.splitlines()[-2:]
+    assert gate == whole.out.splitlines()[-2] == "gate holds (exit code 0)"
+    assert where == f"report: {tmp_path / 'index.html'}"
     for name in ("results.json", "summary.md"):
         assert (tmp_path / name).read_text() == (before / name).read_text()
     assert (tmp_path / "junit.xml").read_text().count("<testcase ") == 3
