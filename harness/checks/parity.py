@@ -33,6 +33,8 @@ LIKENESS = 0.25
 """Correlation with the truth below which a picture counts as a different one. The lowest value of a
 sound hook is 0.51: blended tiles of nets with seeded weights, where attention and statistics differ
 most."""
+FAR = f"off by more than {WORST_RATIO:g} x the floor's worst"
+"""What the pixels are that metric `differing` counts."""
 UNLIKE = 1000.0
 """Errors in floors from which on an item shows that tiles ran: far above any noise."""
 _MISSING = 4
@@ -154,7 +156,7 @@ def described(observation: Observation, grade: Grade) -> str:
     ]
     if measured.level_change is not None:
         said.append(f"up to {measured.level_change} levels")
-    said.append(f"{measured.differing:.1%} of the pixels differ")
+    said.append(f"{measured.differing:.1%} of the pixels {FAR}")
     if grade is Grade.DEGRADED and seams_of(observation).seam:
         said.append(f"seam at {seams_of(observation)}")
     return ", ".join(said)
