@@ -35,8 +35,8 @@ _STYLES = {
 }
 LEGEND = (
     "cell: outcome, worst grade, highest VRAM as a fraction of untiled (n/m: not measured); "
-    "known: fails as listed in known_failures; -: not claimed; blank: not run; cache: what clips "
-    "show, worst of all, and their highest VRAM"
+    "known: fails as listed in known_failures; -: not claimed; blank: not run; cache: worst cache "
+    "behaviour seen on clips, and their highest VRAM"
 )
 
 VRAM_LEGEND = (

@@ -16,7 +16,7 @@ from vae_compat.checks.conditions import (
 )
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
 from vae_compat.checks.unfolded import areas, with_unfolded
-from vae_compat.checks.wording import apart, raised, raised_at, shape
+from vae_compat.checks.wording import IN, apart, raised, raised_at, shape
 from vae_compat.contracts.cases import Scenario
 from vae_compat.contracts.finding import Metrics, Tier
 from vae_compat.device.meter import Convolution, largest_plane
@@ -102,7 +102,7 @@ def check_requested_tile(observed: StripObserved) -> Answer:
     case = observed.case
     failure = observed.failure
     if failure is not None and failure.origin is Origin.HOOK:
-        return failed(raised_at(failure), "a result", observed.doing)
+        return failed(raised_at(failure), "a result", IN + observed.doing)
     if failure is not None:
         return not_judged(raised(failure))
     first, second = observed.reached

@@ -6,6 +6,7 @@ from vae_compat.measure.observation import Failure, Observed, Origin
 from vae_compat.text import told_apart as apart
 
 __all__ = [
+    "IN",
     "apart",
     "deviation",
     "ended_by",
@@ -20,11 +21,15 @@ __all__ = [
 ]
 
 
+IN = "in: "
+"""Comes before the name of a call of a scenario, where a message says which one it is about."""
+
+
 def deviation(observation: Observed, got: str, should: str, where: str = "") -> str:
-    """``decode got ...; should be ...; at ...; repeat: ...``."""
+    """``decode got ...; should be ...; at ...; repeat: ...``, or ``in: ...`` for a call."""
     parts = [f"{observation.case.direction} got {got}", f"should be {should}"]
     if where:
-        parts.append(f"at {where}")
+        parts.append(where if where.startswith(IN) else f"at {where}")
     return "; ".join([*parts, *_repeat(observation)])
 
 

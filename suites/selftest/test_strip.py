@@ -188,7 +188,7 @@ def test_a_crash_fails_and_is_told_with_its_words_its_place_and_the_call() -> No
     )
     assert finding.status is Status.FAILED
     assert f"{failure.kind}: {failure.message}" in finding.message
-    assert finding.message.endswith("; should be a result; at tiles of 8 latent pixels")
+    assert finding.message.endswith("; should be a result; in: tiles of 8 latent pixels")
 
 
 def test_every_family_and_direction_has_a_strip_along_each_axis() -> None:

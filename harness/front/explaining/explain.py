@@ -70,8 +70,8 @@ COLUMNS: Mapping[str, str] = {
     "decode": "From latent to image, in a mode; a cell reads as that of encode.",
     "n/m": "Not measured: the device could not tell how much VRAM was taken.",
     "-": "Not claimed, and refused or untiled, as it should be. An empty cell was not run.",
-    "cache": "What clips show of a hook with causal caches: the worst phase of all, and the highest"
-    " VRAM of a clip as a fraction of untiled.",
+    "cache": "Worst cache behaviour seen on clips, of a hook with causal caches: a phase, and the"
+    " highest VRAM of a clip as a fraction of untiled.",
     "x time": "Median time of the hook, divided by that of untiled in the same process, and the"
     " least and most of single runs; for information, on cuda alone.",
     "outcome": "The worst status of all checks of a case.",
