@@ -36,7 +36,8 @@ from vae_compat.scenarios.clip import ClipObserved, Way
 
 STANDS_OUT = 2.0
 """A jump at a chunk border that exceeds the largest within the chunks by this factor is seen as a
-beat."""
+beat. The value is a choice: above 1, which the jump at one of a few borders exceeds by chance. What
+lies between was not measured."""
 LEVEL = 2 / 255
 """One 8-bit level of a decoded picture."""
 

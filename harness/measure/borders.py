@@ -16,7 +16,7 @@ from vae_compat.contracts.cases import Case
 from vae_compat.measure.observation import Baseline
 from vae_compat.measure.planes import level_sizes, planes
 
-NEAR = 4
+BESIDE = 4
 """Borders of latent pixels on either side with which one is compared."""
 FAINT = 0.5
 """Levels: where the difference jumps by less, it is taken for this much."""
@@ -63,7 +63,7 @@ def most_distinct(output: Tensor, baseline: Baseline, case: Case) -> Step:
 def _beside(jumps: Tensor) -> Tensor:
     """The median of those near each, at least `FAINT`."""
     near = [
-        torch.cat([jumps[max(0, n - NEAR) : n], jumps[n + 1 : n + 1 + NEAR]])
+        torch.cat([jumps[max(0, n - BESIDE) : n], jumps[n + 1 : n + 1 + BESIDE]])
         for n in range(len(jumps))
     ]
     medians = [float(values.median()) if len(values) else 0.0 for values in near]

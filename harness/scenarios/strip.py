@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 GROWTH = 1.5
 """By how many latent pixels the tiles that run may grow for each one that is asked for, and how
-many times the area that is asked for they may have. Evened-out tiles are up to an overlap smaller
-than was asked, for one size and not for the other."""
+many times the area that is asked for they may have. The value is a choice between two: evened-out
+tiles may be smaller than was asked by an overlap, a quarter of a tile, for one size and not for the
+other, and grow by 1.25; tiles of twice the size that is asked for grow by 2."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
