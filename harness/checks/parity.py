@@ -37,7 +37,8 @@ most."""
 FAR = f"off by more than {WORST_RATIO:g} x the floor's worst"
 """What the pixels are that metric `differing` counts."""
 UNLIKE = 1000.0
-"""Errors in floors from which on an item shows that tiles ran: far above any noise."""
+"""Errors in floors from which on an item shows that tiles ran: far above any noise. The value is a
+choice."""
 MISSING = 4
 """So many pixels that are zero in every channel, where the truth is not, are no coincidence. The
 value is a choice: a tile that nobody wrote misses hundreds."""

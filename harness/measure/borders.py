@@ -19,7 +19,8 @@ from vae_compat.measure.planes import level_sizes, planes
 BESIDE = 4
 """Borders of latent pixels on either side with which one is compared."""
 FAINT = 0.5
-"""Levels: where the difference jumps by less, it is taken for this much."""
+"""Levels: where the difference jumps by less, it is taken for this much. The value is a choice:
+half a step of an 8-bit picture, which rounds to none."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ WORST_RATIO = 8.0
 hooks measure up to 2.7 (default run, AVX-512). In float32 an element that is one 8-bit level off is
 280 times the floor's worst and more (mock nets). The value is a choice between."""
 FLATNESS = 1e-6
-"""Spread, as a share of the values or of the truth's spread, below which all is a constant."""
+"""Spread, as a share of the values or of the truth's spread, below which all is a constant. The
+value is a choice: ten units of rounding of float32."""
 
 
 class Place(NamedTuple):
