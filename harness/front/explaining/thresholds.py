@@ -83,8 +83,7 @@ def _of_grades() -> Mapping[str, str]:
     assert module is not None
     found: dict[str, str] = {}
     for node in module.functions[name].body:
-        told = node.value if isinstance(node, ast.Return) else node
-        grades = re.findall(r"Grade\.([A-Z]+)", ast.unparse(told))
+        grades = re.findall(r"Grade\.([A-Z]+)", ast.unparse(node))
         if grades and isinstance(node, ast.If | ast.Return):
             for number in _numbers(home, node, set()):
                 found.setdefault(number, grades[-1].lower())
