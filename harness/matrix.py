@@ -372,7 +372,7 @@ class _Span:
             if self.full:
                 yield from self._all(cell)
                 continue
-            deal = list(FAMILIES).index(family) + list(Direction).index(direction)
+            deal = FAMILIES[family].deal + list(Direction).index(direction)
             for size, turn, variation in self._dealt(family, deal):
                 ranks = (cell in self.leading) + (family in self.representatives)
                 if ranks == 2 or size == "narrow" or (ranks == 1 and turn % 2):

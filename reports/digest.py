@@ -193,6 +193,59 @@ def dependents(records: Iterable[Record]) -> list[Record]:
     return [each for each in some if not each.judged and (each.hook, each.case) in rooted]
 
 
+def unjudged(records: Iterable[Record]) -> list[str]:
+    """How many checks had nothing to judge, and whether failures or known failures are why."""
+    some = list(records)
+    left = dependents(some)
+    behind = sum(record.status in BAD for record in left)
+    lines = []
+    if behind:
+        lines.append(f"{_checks(behind, 'further ')} not judged behind these failures")
+    if behind < len(left):
+        cases = {(record.hook, record.case) for record in left if record.status not in BAD}
+        roots = dict.fromkeys(
+            record.check
+            for record in some
+            if (record.hook, record.case) in cases
+            and record.check in ROOTS
+            and record.status == "xfailed"
+        )
+        why = f"behind known failures of {', '.join(roots)}" if roots else "behind known failures"
+        lines.append(f"{_checks(len(left) - behind)} not judged {why}")
+    return lines
+
+
+def _checks(count: int, what: str = "") -> str:
+    return f"{count} {what}check was" if count == 1 else f"{count} {what}checks were"
+
+
+class Known(NamedTuple):
+    """Known failures of one check for one reason."""
+
+    hook: str
+    check: str
+    reason: str
+    records: tuple[Record, ...]
+
+    @property
+    def line(self) -> str:
+        """``known call_contract: takes no feat_cache (10 cases of qwen)``."""
+        names = dict.fromkeys(key.family for each in self.records if (key := key_of(each)))
+        count = len(self.records)
+        cases = "1 case" if count == 1 else f"{count} cases"
+        where = f"{cases} of {', '.join(sorted(names, key=_family_place))}" if names else cases
+        return f"{MARKS['xfailed']} {self.check}: {self.reason or 'no reason given'} ({where})"
+
+
+def known(records: Iterable[Record]) -> list[Known]:
+    """What fails as listed in ``known_failures``: a line each for every check and reason."""
+    found: dict[tuple[str, str, str], list[Record]] = {}
+    for record in records:
+        if record.status == "xfailed":
+            found.setdefault((record.hook, record.check, record.reason), []).append(record)
+    return [Known(*key, tuple(alike)) for key, alike in found.items()]
+
+
 def independent(records: Iterable[Record]) -> list[Record]:
     """All records but the dependent ones."""
     some = list(records)

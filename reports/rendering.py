@@ -17,7 +17,11 @@ def print_table(results: Results, stream: TextIO) -> bool:
     """Print the terminal report; returns whether the output was still open."""
     terminal = stream.isatty()
     width = shutil.get_terminal_size((80, 24)).columns if terminal else 80
-    text = to_text(results, width=width, colour=terminal)
+    return say(to_text(results, width=width, colour=terminal), stream)
+
+
+def say(text: str, stream: TextIO) -> bool:
+    """Write a text; returns whether the output was still open."""
     try:
         stream.write(_encodable(text, stream))
         stream.flush()

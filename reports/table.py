@@ -35,8 +35,8 @@ _STYLES = {
 }
 LEGEND = (
     "cell: outcome, worst grade, highest VRAM as a fraction of untiled (n/m: not measured); "
-    "known: fails as listed in known_failures; -: not claimed; blank: not run; cache: what clips "
-    "show, worst of all, and their highest VRAM"
+    "known: fails as listed in known_failures; -: not claimed; blank: not run; cache: worst cache "
+    "behaviour seen on clips, and their highest VRAM"
 )
 
 VRAM_LEGEND = (
@@ -229,10 +229,18 @@ def _failures(results: Results, width: int) -> Iterable[RenderableType]:
     left = len(found) - SHOWN_FAILURES
     if left > 0:
         yield Text(f"and {left} more groups of failures: see index.html")
-    behind = len(digest.dependents(results.records))
-    if behind:
-        yield Text(f"{behind} further checks were not judged behind these failures")
+    known = digest.known(results.records)
+    several = len(digest.hook_names(results.records)) > 1
+    for each in known[:SHOWN_FAILURES]:
+        hook = f"[{each.hook}] " if several else ""
+        yield Text(f"{hook}{printable(each.line)}", style=_STYLES["xfailed"])
+    if len(known) > SHOWN_FAILURES:
+        left = len(known) - SHOWN_FAILURES
+        yield Text(f"and {left} more kinds of known failures: see summary.md")
+    for line in digest.unjudged(results.records):
+        yield Text(line)
     if found:
-        told = f"vae-compat explain {found[0].check}: its code, its thresholds and their reasons"
-        yield Text(told, style="dim", no_wrap=True)
+        yield Text("code, thresholds and their reasons:", style="dim")
+        yield Text(f"  vae-compat explain '{found[0].first.id}'", style="dim", no_wrap=True)
+    if found or known:
         yield Text()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vae_compat.checks.conditions import claimed, plays
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
-from vae_compat.checks.wording import apart, ended_by
+from vae_compat.checks.wording import apart, raised_at
 from vae_compat.contracts.cases import Scenario
 from vae_compat.contracts.finding import Metrics, Tier
 from vae_compat.device.meter import Reading
@@ -33,7 +33,7 @@ def check_estimated_time(observed: Observed) -> Answer:
         unknown: Metrics = {"estimated_time_ratio": None}
         if seen is not None and bound is None:
             return passed(unknown)
-        why = "nothing was told" if observed.failure is None else ended_by(observed.failure)
+        why = "nothing was told" if observed.failure is None else raised_at(observed.failure)
         return not_judged(f"no time can be estimated: {why}", metrics=unknown)
     ours, untiled = seen.ours, seen.untiled
     ratio = ours.seconds / untiled.seconds

@@ -28,15 +28,20 @@ from vae_compat.measure.once import once
 from vae_compat.measure.planes import halves, planes
 
 CLOSE_PSNR = 40.0
-"""dB above which a difference without structure is invisible."""
+"""dB above which a difference without structure is held to be invisible: an rms error of 2.55 8-bit
+levels. The value is a choice."""
 LIKENESS = 0.25
 """Correlation with the truth below which a picture counts as a different one. The lowest value of a
 sound hook is 0.51: blended tiles of nets with seeded weights, where attention and statistics differ
 most."""
+FAR = f"off by more than {WORST_RATIO:g} x the floor's worst"
+"""What the pixels are that metric `differing` counts."""
 UNLIKE = 1000.0
-"""Errors in floors from which on an item shows that tiles ran: far above any noise."""
-_MISSING = 4
-"""So many pixels that are zero in every channel are no coincidence."""
+"""Errors in floors from which on an item shows that tiles ran: far above any noise. The value is a
+choice."""
+MISSING = 4
+"""So many pixels that are zero in every channel, where the truth is not, are no coincidence. The
+value is a choice: a tile that nobody wrote misses hundreds."""
 
 
 def grade_of(observation: Observation) -> Grade:
@@ -58,7 +63,7 @@ def broken(observation: Observation) -> str:
     measured = distance_of(observation)
     if measured.non_finite:
         return f"{measured.non_finite} NaN or infinite elements"
-    if measured.missing >= _MISSING:
+    if measured.missing >= MISSING:
         return f"{measured.missing} pixels that no tile wrote"
     output, untiled = observation.output, observation.baseline.output
     if output is not None and output.dtype != untiled.dtype:
@@ -154,7 +159,7 @@ def described(observation: Observation, grade: Grade) -> str:
     ]
     if measured.level_change is not None:
         said.append(f"up to {measured.level_change} levels")
-    said.append(f"{measured.differing:.1%} of the pixels differ")
+    said.append(f"{measured.differing:.1%} of the pixels {FAR}")
     if grade is Grade.DEGRADED and seams_of(observation).seam:
         said.append(f"seam at {seams_of(observation)}")
     return ", ".join(said)

@@ -25,7 +25,8 @@ from vae_compat.scenarios.clip import ClipObserved, Way
 from vae_compat.scenarios.tracks import ChunkSeen
 
 SAVES = 0.9
-"""Share of the untiled peak up to which a clip counts as smaller."""
+"""Share of the untiled peak up to which a clip counts as smaller. The value is a choice: a hook
+that falls back takes 1, and less than a tenth is no saving that anybody tiles for."""
 PARKED = 0.5
 """Share of what untiled leaves on the device between chunks that a parked cache may leave there.
 

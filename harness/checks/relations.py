@@ -15,7 +15,8 @@ have none."""
 
 
 BATCH_SLACK = 1.05
-"""Over the memory of as many items: what a batch needs beside them, such as a list of results."""
+"""Over the memory of as many items: what a batch needs beside them, such as a list of results. The
+value is a choice."""
 
 
 @check(tier=Tier.ADVANCED, when=claimed & plays(Scenario.TILE_SIZE) & tiles_freely)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vae_compat.checks.conditions import claimed, may_run_untiled, plays_sequence
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
 from vae_compat.checks.parity import LIKENESS
-from vae_compat.checks.wording import apart, number, over, raised
+from vae_compat.checks.wording import IN, apart, number, over, raised, raised_at
 from vae_compat.contracts.finding import Metrics, Tier
 from vae_compat.measure.distance import FLOOR_RATIO, WORST_RATIO, is_exact
 from vae_compat.measure.observation import Observed
@@ -29,12 +29,12 @@ def check_sequence(observed: Observed) -> Answer:
     numbers: Metrics = {"steps": len(observed.steps), "worst_ratio": max(ratios, default=None)}
     for step in observed.steps:
         if (wrong := _wrong(step)) is not None:
-            return failed(*wrong, step.name, metrics=numbers)
+            return failed(*wrong, IN + step.name, metrics=numbers)
     if failure is not None:
         return failed(
-            f"{raised(failure)} ({failure.where})",
+            raised_at(failure),
             "a result for every call",
-            observed.doing or "the start",
+            IN + (observed.doing or "the start"),
             metrics=numbers,
         )
     if observed.empty or not measured:

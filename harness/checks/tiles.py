@@ -16,11 +16,11 @@ from vae_compat.checks.conditions import (
 )
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
 from vae_compat.checks.unfolded import areas, with_unfolded
-from vae_compat.checks.wording import apart, ended_by, shape
+from vae_compat.checks.wording import IN, apart, raised, raised_at, shape
 from vae_compat.contracts.cases import Scenario
 from vae_compat.contracts.finding import Metrics, Tier
 from vae_compat.device.meter import Convolution, largest_plane
-from vae_compat.measure.observation import Observation
+from vae_compat.measure.observation import Observation, Origin
 from vae_compat.scenarios.strip import GROWTH, StripObserved, both_sizes, longest_of
 
 
@@ -97,15 +97,19 @@ def check_requested_tile(observed: StripObserved) -> Answer:
     """The tile size that is asked for is what runs, along each axis that the hook cuts.
 
     A low wide plane and a narrow high one are run in tiles of two sizes. No convolution may write a
-    plane longer than a tile with the widest useful halo on either side, and tiles of twice the size
+    plane longer than a tile with the widest useful halo on either side. That halo is the receptive
+    field of the family's decoder, up to a multiple of 8: 24 latent pixels. Tiles of twice the size
     must be longer, by about as much. Tiles of another shape may be longer if they are shorter
     across: on a plane that is long both ways, the largest may have no more than 1.5 times the area
     that was asked for, without its halo. A profile that claims a ``tile_multiple`` is asked for
     multiples of it. Metrics are in latent pixels.
     """
     case = observed.case
-    if observed.failure is not None:
-        return not_judged(ended_by(observed.failure))
+    failure = observed.failure
+    if failure is not None and failure.origin is Origin.HOOK:
+        return failed(raised_at(failure), "a result", IN + observed.doing)
+    if failure is not None:
+        return not_judged(raised(failure))
     first, second = observed.reached
     if not first or not second:
         return not_judged("no convolution was counted, so nothing shows what size of tile ran")

@@ -17,7 +17,7 @@ from vae_compat.checks.conditions import (
 )
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
 from vae_compat.checks.parity import broken, described, grade_of
-from vae_compat.checks.wording import mebibytes, mebibytes_apart, raised
+from vae_compat.checks.wording import IN, mebibytes, mebibytes_apart, raised, raised_at
 from vae_compat.contracts.cases import Scenario
 from vae_compat.contracts.finding import Grade, Status, Tier
 from vae_compat.measure.observation import Observed
@@ -55,7 +55,7 @@ def check_settings(observed: Observed) -> Answer:
         return failed(
             f"the same convolutions for tiles of {between.case.tile} latent pixels as by default",
             "other tiles: a size that is asked for takes effect, whatever was used before",
-            observed.ran[1].what,
+            IN + observed.ran[1].what,
         )
     return answer
 
@@ -90,7 +90,7 @@ def check_tiny_tiles(observed: Observed) -> Answer:
         if whole and ran.convolutions > tiles * untiled:
             got = f"{ran.convolutions} convolutions for a plane that fits one tile"
             most = f"{untiled}, as untiled" if tiles == 1 else f"at most {tiles} x {untiled}"
-            return failed(got, most, ran.what)
+            return failed(got, most, IN + ran.what)
     return passed({"sizes": len(observed.ran)})
 
 
@@ -130,7 +130,7 @@ def check_out_of_memory(observed: Observed) -> Answer:
         return failed(got, "none beyond the output", metrics=numbers)
     for pair in observed.comparisons:
         if (bad := _differs(pair)) is not None:
-            return failed(bad, "the result of an undisturbed call", pair.what)
+            return failed(bad, "the result of an undisturbed call", IN + pair.what)
     return passed(numbers)
 
 
@@ -266,7 +266,7 @@ def _judged(observed: Observed, should: str) -> Answer:
             return failed(*wrong)
     for pair in observed.comparisons:
         if (bad := _differs(pair)) is not None:
-            return failed(bad, should, pair.what)
+            return failed(bad, should, IN + pair.what)
     return passed({"pairs": len(observed.comparisons)})
 
 
@@ -285,11 +285,12 @@ def _wrong_or_refused(ran: Ran, *, may_refuse: bool) -> Wrong | None:
 
 def _wrong(ran: Ran, *, refusing: bool = False) -> Wrong | None:
     """What is wrong with a call; ``None`` where nothing is."""
-    seen, where = ran.seen, ran.what
+    seen, where = ran.seen, IN + ran.what
     bar = promised(seen)
-    should = f"a result that is {bar}" + (" or a clear refusal" if refusing else "")
+    least = "a result of grade exact" if bar is Grade.EXACT else f"at least of grade {bar}"
+    should = least + (" or a clear refusal" if refusing else "")
     if seen.failure is not None:
-        return f"{raised(seen.failure)} ({seen.failure.where})", should, where
+        return raised_at(seen.failure), should, where
     output = comparable(seen)
     if isinstance(output, Answer):
         return output.why, should, where

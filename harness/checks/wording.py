@@ -6,6 +6,7 @@ from vae_compat.measure.observation import Failure, Observed, Origin
 from vae_compat.text import told_apart as apart
 
 __all__ = [
+    "IN",
     "apart",
     "deviation",
     "ended_by",
@@ -15,15 +16,20 @@ __all__ = [
     "number",
     "over",
     "raised",
+    "raised_at",
     "shape",
 ]
 
 
+IN = "in: "
+"""Comes before the name of a call of a scenario, where a message says which one it is about."""
+
+
 def deviation(observation: Observed, got: str, should: str, where: str = "") -> str:
-    """``decode got ...; should be ...; at ...; repeat: ...``."""
+    """``decode got ...; should be ...; at ...; repeat: ...``, or ``in: ...`` for a call."""
     parts = [f"{observation.case.direction} got {got}", f"should be {should}"]
     if where:
-        parts.append(f"at {where}")
+        parts.append(where if where.startswith(IN) else f"at {where}")
     return "; ".join([*parts, *_repeat(observation)])
 
 
@@ -43,8 +49,13 @@ def raised(failure: Failure) -> str:
     return f"{failure.kind}: {failure.message or '(no message)'}"
 
 
+def raised_at(failure: Failure) -> str:
+    """``ValueError: only 4-D latents (hook.py:12)``."""
+    return raised(failure) + (f" ({failure.where})" if failure.where else "")
+
+
 def ended_by(failure: Failure) -> str:
-    """Why a run gave no result, in a few words."""
+    """Why a run gave no result, in a few words: another check of the same case tells the rest."""
     by_hook = failure.origin is Origin.HOOK
     return f"the hook raised {failure.kind}" if by_hook else failure.message
 

@@ -16,5 +16,5 @@ __all__ = ["FAMILIES", "Chunking", "Family", "Norm"]
 
 _KNOWN = {family.name: family for family in (*latent_diffusion.FAMILIES, *wan.FAMILIES)}
 FAMILIES: Mapping[str, Family] = MappingProxyType(_KNOWN)
-"""The families by name, in the order in which they are listed and reported. New ones go last,
-because the covering selection chooses each family's variations by its place in this order."""
+"""The families by name, in the order in which they are listed and reported. Of each build the first
+that is claimed runs the most cases, so a new one goes behind those of its build."""

@@ -56,6 +56,12 @@ class Family:
     mock: Mapping[str, Any]
     """A configuration of the same class with few channels. It keeps every mechanism of ``real``."""
 
+    deal: int
+    """Where the covering selection starts in its list of variations (batch, clip, dtype) when it
+    goes through the planes. Families of one build have different ones, so that a plane meets
+    several. Kept here: by the place in a list, a new family would change the cases of the others,
+    which known failures and known-bad hooks name by their ids."""
+
     ratio: int
     """Image pixels per latent pixel, along one side."""
     latent_channels: int

@@ -14,6 +14,7 @@ def _family(
     title: str,
     source: str,
     *,
+    deal: int,
     latent_channels: int,
     config: Mapping[str, Any],
     model_class: str = "AutoencoderKL",
@@ -53,6 +54,7 @@ def _family(
         since=since,
         real=MappingProxyType(real),
         mock=MappingProxyType(mock),
+        deal=deal,
         ratio=8,
         latent_channels=latent_channels,
         image_channels=3,
@@ -71,6 +73,7 @@ FAMILIES = (
         "Stable Diffusion 1.x",
         "huggingface: stable-diffusion-v1-5/stable-diffusion-v1-5 vae/config.json "
         "(force_upcast is not published there: the default of diffusers AutoencoderKL)",
+        deal=0,
         latent_channels=4,
         trained=True,
         # SDXL, SD3 and Flux have the same coders, apart from the latent channels.
@@ -87,6 +90,7 @@ FAMILIES = (
         "sdxl",
         "Stable Diffusion XL",
         "huggingface: stabilityai/sdxl-vae config.json",
+        deal=1,
         latent_channels=4,
         trained=True,
         config={
@@ -101,6 +105,7 @@ FAMILIES = (
         "sd3",
         "Stable Diffusion 3",
         "huggingface: stabilityai/stable-diffusion-3-medium-diffusers vae/config.json",
+        deal=2,
         latent_channels=16,
         config={
             "sample_size": 1024,
@@ -115,6 +120,7 @@ FAMILIES = (
         "flux",
         "FLUX.1",
         "huggingface: black-forest-labs/FLUX.1-dev vae/config.json",
+        deal=3,
         latent_channels=16,
         config={
             "sample_size": 1024,
@@ -131,6 +137,7 @@ FAMILIES = (
         "huggingface: black-forest-labs/FLUX.2-dev vae/config.json (its force_upcast is no "
         "parameter of the class; decoder_block_out_channels is published for "
         "FLUX.2-small-decoder alone)",
+        deal=4,
         model_class="AutoencoderKLFlux2",
         since="0.36",
         latent_channels=32,

@@ -133,7 +133,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentP
     )
     history.add_argument("folder", metavar="DIR", type=Path, help="--history of the runs")
     history.add_argument(
-        "--accept", metavar="RUN", help="hold later runs against this one, which did not hold"
+        "--accept", metavar="RUN", help="use this run as the reference although its gate failed"
     )
     _add_last(history)
     history.set_defaults(command=_history)
@@ -211,11 +211,11 @@ def _add_hook(
     """What a profile says of how a hook is loaded; ``kind`` and ``host`` are what is taken else."""
     add = parser.add_argument
     add("--hook", metavar="FILE_OR_MODULE:ATTRIBUTE", help=what)
-    add("--kind", choices=KINDS, help=f"of --hook (default: {kind})")
+    add("--kind", choices=KINDS, help=f"kind of the hook given by --hook (default: {kind})")
     add(
         "--layout",
         choices=tuple(map(str, Layout)),
-        help="of --hook (default: ldm for forward, else diffusers)",
+        help="layout of the hook given by --hook (default: ldm for forward, else diffusers)",
     )
     add(
         "--host",
@@ -252,7 +252,7 @@ def _add_selection(parser: argparse.ArgumentParser, *, tiers: str) -> None:
         "--shard",
         type=_shard,
         metavar="K/N",
-        help="the K-th of N parts of it, each as dear; cases of one baseline stay together"
+        help="the K-th of N parts of equal cost; cases that share a baseline stay in one part"
         " (see vae-compat merge)",
     )
     add("--device", choices=DEVICES, help="where to run (default: sim, or that of --case)")
@@ -277,8 +277,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--timeout",
         type=_seconds,
         metavar="SECONDS",
-        help="CPU time that a call of the hook may take however quick untiled is (default: 120; "
-        "or 30 x untiled where that is more), and the time that it may wait without using the CPU "
+        help="minimum CPU-time limit of a call of the hook, raised to 30 x untiled's time where "
+        "that is more (default: 120); also the time that it may wait without using the CPU "
         "(at most 60)",
     )
     add("--out", metavar="DIR", help="for records, results and summary (default: reports/out)")
@@ -320,7 +320,9 @@ def _add_rendered(parser: argparse.ArgumentParser) -> None:
         "--open", action="store_true", help="open index.html, the report, in a browser"
     )
     parser.add_argument(
-        "--against", metavar="FILE", help="results.json of an earlier run: fail where it was better"
+        "--against",
+        metavar="FILE",
+        help="results.json of an earlier run: fail if this run is worse than that one",
     )
 
 

@@ -16,10 +16,11 @@ from vae_compat.contracts.cases import Case
 from vae_compat.measure.observation import Baseline
 from vae_compat.measure.planes import level_sizes, planes
 
-NEAR = 4
+BESIDE = 4
 """Borders of latent pixels on either side with which one is compared."""
 FAINT = 0.5
-"""Levels: where the difference jumps by less, it is taken for this much."""
+"""Levels: where the difference jumps by less, it is taken for this much. The value is a choice:
+half a step of an 8-bit picture, which rounds to none."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def most_distinct(output: Tensor, baseline: Baseline, case: Case) -> Step:
 def _beside(jumps: Tensor) -> Tensor:
     """The median of those near each, at least `FAINT`."""
     near = [
-        torch.cat([jumps[max(0, n - NEAR) : n], jumps[n + 1 : n + 1 + NEAR]])
+        torch.cat([jumps[max(0, n - BESIDE) : n], jumps[n + 1 : n + 1 + BESIDE]])
         for n in range(len(jumps))
     ]
     medians = [float(values.median()) if len(values) else 0.0 for values in near]

@@ -17,11 +17,17 @@ from vae_compat.measure.once import once
 from vae_compat.measure.planes import halves, level_sizes, output_tile, planes, spans
 
 FLOOR_RATIO = 2.0
-"""An exact result is as accurate as the VAE itself: another order of additions costs no more."""
+"""An exact result is as accurate as the VAE itself: another order of additions makes errors of the
+same size, and the luck of draws does the rest. Sound hooks measure up to 1.83 on mock nets by one
+draw, and 1.02 on real nets with further draws (default run, AVX-512). Tiles that blend measure
+161,000 and more (real nets, float32). The value is a choice, close to the sound ones."""
 WORST_RATIO = 8.0
-"""Likewise for the worst element: of a million normal errors, the worst is 5 times the rms."""
+"""Times the worst element of the floor, which varies more from draw to draw than an rms does. Sound
+hooks measure up to 2.7 (default run, AVX-512). In float32 an element that is one 8-bit level off is
+280 times the floor's worst and more (mock nets). The value is a choice between."""
 FLATNESS = 1e-6
-"""Spread, as a share of the values or of the truth's spread, below which all is a constant."""
+"""Spread, as a share of the values or of the truth's spread, below which all is a constant. The
+value is a choice: ten units of rounding of float32."""
 
 
 class Place(NamedTuple):

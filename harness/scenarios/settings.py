@@ -99,7 +99,8 @@ def _play_tiny_tiles(player: Player) -> None:
     """Tiles as small as a hook accepts, and one tile that holds the plane."""
     for tile in (*TILES, player.case.tile):
         case = replace(player.case, tile=tile)
-        failure = call(player, f"tiles of {tile} latent pixels", case=case).failure
+        told = f"tiles of {tile} latent pixel" + ("s" if tile > 1 else "")
+        failure = call(player, told, case=case).failure
         if failure is not None and failure.hung:
             break
 

@@ -25,13 +25,17 @@ if TYPE_CHECKING:
 
 GROWTH = 1.5
 """By how many latent pixels the tiles that run may grow for each one that is asked for, and how
-many times the area that is asked for they may have. Evened-out tiles are up to an overlap smaller
-than was asked, for one size and not for the other."""
+many times the area that is asked for they may have. The value is a choice between two: evened-out
+tiles may be smaller than was asked by an overlap, a quarter of a tile, for one size and not for the
+other, and grow by 1.25; tiles of twice the size that is asked for grow by 2."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StripObserved(Observed):
     """How far the largest tiles reached along the longer side of the plane."""
+
+    doing: str = ""
+    """Which call ended early: ``tiles of 8 latent pixels``."""
 
     reached: tuple[float, ...] = ()
     """Latent pixels, for the tile size of the case and for twice that; 0 where no convolution ran.
@@ -102,10 +106,12 @@ class Strip(Scene):
     ) -> StripObserved:
         """Look at the planes of the convolutions alone: other cases judge the values."""
         del bench
-        failure = next((made.failure for made in performed.calls if made.failure), None)
+        ended = next((made for made in performed.calls if made.failure is not None), Called())
+        failure = ended.failure
         if failure is None and len(performed.calls) < _planes(case, performed.calls):
             failure = untold("the runner told nothing of one of the tile sizes")
-        return replace(_reached_in(case, promise, performed), failure=failure)
+        found = _reached_in(case, promise, performed)
+        return replace(found, failure=failure, doing=ended.what)
 
 
 def both_sizes(case: Case) -> tuple[Case, Case]:

@@ -12,7 +12,8 @@ from vae_compat.scenarios.relation import Compared, Relation, Runs, pair_agreein
 from vae_compat.scenarios.results import Results
 
 ROOM = 1.1
-"""Memory of an accelerator on which the hook must run, over what it took at the same size."""
+"""Memory of an accelerator on which the hook must run, over what it took at the same size. The
+value is a choice."""
 
 
 def _play_tile_size(runs: Runs) -> None:

@@ -154,8 +154,8 @@ class Page:
     legend: str
     notes: tuple[str, ...]
     missing: tuple[tuple[str, int], ...]
-    behind: int
-    """Checks that were not judged behind the failures."""
+    unjudged: tuple[str, ...]
+    """How many checks had nothing to judge, and why."""
     families: tuple[str, ...]
     statuses: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
@@ -191,7 +191,7 @@ def page_of(results: Results, folder: Path) -> Page:
         legend=LEGEND,
         notes=tuple(cost_notes(results)),
         missing=tuple(digest.not_measured(results.records).items()),
-        behind=len(digest.dependents(results.records)),
+        unjudged=tuple(digest.unjudged(results.records)),
         families=tuple(dict.fromkeys(row.family for row in rows)),
         statuses=tuple(dict.fromkeys(row.status for row in rows)),
         facts=tuple(_facts(results)),

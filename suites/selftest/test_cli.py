@@ -217,7 +217,7 @@ def _refused(result: tuple[int, str, str]) -> str:
         ("list fammilies", "invalid choice: 'fammilies'"),
         ("explain", "WORD"),
         ("explain exakt", "did you mean 'exact'"),
-        ("explain zzz", "give one of"),
+        ("explain zzz", "`vae-compat list` names checks"),
         ("explain sd-mock", "no case id"),
     ],
 )

@@ -94,7 +94,7 @@ def test_ldm_view_has_the_key_names_of_ldm_checkpoints(family):
     weights = view_of(family, "ldm").vae.state_dict()
     assert "decoder.up.3.block.0.conv1.weight" in weights
     assert "encoder.down.0.downsample.conv.weight" in weights
-    assert ("quant_conv.weight" in weights) == (family in ("sd", "sdxl", "flux2"))
+    assert ("quant_conv.weight" in weights) is vae_of(family).config["use_quant_conv"]
     expected = {k: v for k, v in vae_of(family).state_dict().items() if not k.startswith("bn.")}
     expect_same(convert_ldm_vae_checkpoint(weights, vae_of(family).config), expected)
 

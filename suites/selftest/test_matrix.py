@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 import pytest
 
+from vae_compat import matrix
 from vae_compat.contracts.caseid import parse_case_id
 from vae_compat.contracts.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
 from vae_compat.families import FAMILIES
@@ -87,6 +88,17 @@ def kind_of(case: Case) -> str:
 
 
 FIRST_OF_BUILDS = ("sd", "qwen", "wan22")
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_further_family_changes_no_case_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    before = cases(full=full)
+    further = {"further": replace(FAMILIES["sd"], name="further")}
+    for known in (FAMILIES | further, further | dict(FAMILIES)):
+        monkeypatch.setattr(matrix, "FAMILIES", known)
+        assert cases(full=full) == before
 
 
 @pytest.mark.parametrize("device", DEVICES)

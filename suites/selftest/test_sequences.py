@@ -34,7 +34,7 @@ CHUNKWISE = {Scenario.STREAMS, Scenario.CLEARED, Scenario.TURNS}
 TOLD = {
     "keeps-statistics": (Scenario.SIZES, "at call 2, of 9x7 latent pixels"),
     "resumes-work": (Scenario.INTERRUPTED, "at call 3, another input after the interruption"),
-    "interrupt-none": (Scenario.INTERRUPTED, "got None; should be 1x3x48x56 float32; at call 2"),
+    "interrupt-none": (Scenario.INTERRUPTED, "got None; should be 1x3x48x56 float32; in: call 2"),
     "last-built": (Scenario.BOTH_WAYS, "at call 1, decode"),
     "first-once": (Scenario.TWICE, "at call 2, the same again"),
     "own-copies": (Scenario.STREAMS, "at chunk 1 of clip A"),

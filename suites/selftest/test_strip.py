@@ -18,6 +18,7 @@ from vae_compat.contracts.promise import Promise
 from vae_compat.device.meter import Convolution, Reading
 from vae_compat.families import FAMILIES
 from vae_compat.matrix import STRIPS, generate
+from vae_compat.measure.observation import untold
 from vae_compat.scenarios.performed import Called, Played
 from vae_compat.scenarios.stage import Stage
 from vae_compat.scenarios.strip import Strip, StripObserved
@@ -171,9 +172,23 @@ def test_only_the_axes_that_a_hook_says_it_cuts_are_judged() -> None:
 def test_what_was_not_seen_is_no_pass() -> None:
     assert check_requested_tile(ran((32, 64))).status is Status.NOT_JUDGED
     assert check_requested_tile(ran((0, 0), (0, 0))).status is Status.NOT_JUDGED
-    failure = raised().failure
+    failure = untold("its process ended")
     seen = Strip().examine(WIDE, Promise(), Played(calls=(Called(failure=failure),)), None)
-    assert check_requested_tile(seen).status is Status.NOT_JUDGED
+    finding = check_requested_tile(seen)
+    assert finding.status is Status.NOT_JUDGED
+    assert "its process ended" in finding.message
+
+
+def test_a_crash_fails_and_is_told_with_its_words_its_place_and_the_call() -> None:
+    failure = raised().failure
+    assert failure is not None
+    made = Called(what="tiles of 8 latent pixels", failure=failure)
+    finding = check_requested_tile(
+        Strip().examine(WIDE, Promise(), Played(calls=(made,)), SimpleNamespace())
+    )
+    assert finding.status is Status.FAILED
+    assert f"{failure.kind}: {failure.message}" in finding.message
+    assert finding.message.endswith("; should be a result; in: tiles of 8 latent pixels")
 
 
 def test_every_family_and_direction_has_a_strip_along_each_axis() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,30 @@ def test_numbers_are_found_through_calls_and_imports() -> None:
     assert f"\nFLOOR_RATIO = {distance.FLOOR_RATIO} (" in told
     assert "\n  An exact result is as accurate as the VAE itself" in told
     assert "\nCLOSE_PSNR = 40.0 (" in told
+
+
+def test_numbers_of_a_grade_stand_under_its_name_and_each_once() -> None:
+    told = explain("inference_mode")
+    parts = re.split(r"^(For .*|Further numbers):$", told, flags=re.MULTILINE)
+    found = dict(zip(parts[1::2], parts[2::2], strict=True))
+    assert list(found)[:4] == [
+        "For any grade", "For grade exact", "For grade close", "For grade degraded",
+    ]  # fmt: skip
+    for grade, name in {
+        "For any grade": "MISSING",
+        "For grade exact": "FLOOR_RATIO",
+        "For grade close": "CLOSE_PSNR",
+        "For grade degraded": "LIKENESS",
+        "Further numbers": "TINY",
+    }.items():
+        assert f"\n{name} = " in found[grade]
+        assert told.count(f"\n{name} = ") == 1
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+def test_no_two_numbers_of_a_check_have_one_name(check: Check) -> None:
+    names = re.findall(r"^(\w+) = ", declared(check.name), flags=re.MULTILINE)
+    assert len(names) == len(set(names))
 
 
 def test_numbers_of_the_scenario_that_a_check_is_for_are_found() -> None:

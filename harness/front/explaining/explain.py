@@ -53,6 +53,19 @@ TERMS: Mapping[str, str] = {
         " draws: eight more on a VAE that no hook has been on, with an eighth of the input's"
         " values moved by one unit in the last place."
     ),
+    "not judged": (
+        "The check had nothing to judge, as after a crash. That proves nothing, so it counts as an"
+        " error; where a known failure of the same case is why, it is skipped. `(see CHECK)` names"
+        " the check that says more."
+    ),
+    "plane": (
+        "Height x width of a tensor: what a convolution writes, or the whole latent or image."
+    ),
+    "level": "A step of an 8-bit picture: 1 of 255.",
+    "weights": (
+        "The parameters of the VAE. Peaks are counted over them; where tiles are judged, the shape"
+        " of a weight names the convolutions that share it."
+    ),
     "minimum": "The tier of what must not break: it loads, runs, and tiles.",
     "recommended": "The tier of what users see: the right output, and less memory for it.",
     "advanced": "The tier of what shows over time: clips, caches, sequences of calls, relations.",
@@ -70,8 +83,8 @@ COLUMNS: Mapping[str, str] = {
     "decode": "From latent to image, in a mode; a cell reads as that of encode.",
     "n/m": "Not measured: the device could not tell how much VRAM was taken.",
     "-": "Not claimed, and refused or untiled, as it should be. An empty cell was not run.",
-    "cache": "What clips show of a hook with causal caches: the worst phase of all, and the highest"
-    " VRAM of a clip as a fraction of untiled.",
+    "cache": "Worst cache behaviour seen on clips, of a hook with causal caches: a phase, and the"
+    " highest VRAM of a clip as a fraction of untiled.",
     "x time": "Median time of the hook, divided by that of untiled in the same process, and the"
     " least and most of single runs; for information, on cuda alone.",
     "outcome": "The worst status of all checks of a case.",
@@ -159,6 +172,8 @@ def explain(word: str) -> str:
         return f"{explain(check)}\n\n{_case(case.removesuffix(']'))}"
     name = word.removeprefix("check_")
     texts = words()
+    if (spaced := name.replace("_", " ")) in texts["term"]:
+        name = spaced
     found = [f"{kind} {name}\n\n{docs[name]}" for kind, docs in texts.items() if name in docs]
     if name in texts["check"]:
         found[1:1] = [declared(name), _known_bad(name)]
@@ -171,7 +186,8 @@ def explain(word: str) -> str:
     if found:
         return "\n\n".join(filter(None, found))
     known = [*(name for docs in texts.values() for name in docs), *METRICS, *FAMILIES]
-    raise UsageError(f"'{word}' is no word of a report, and no case id{closest(word, known)}")
+    near = closest(word, known, otherwise="; `vae-compat list` names checks, metrics and families")
+    raise UsageError(f"'{word}' is no word of a report, and no case id{near}")
 
 
 def words() -> dict[str, Mapping[str, str]]:
@@ -201,13 +217,13 @@ def _statuses() -> dict[str, str]:
     }
 
 
-def closest(word: str, known: Iterable[str]) -> str:
-    """``: did you mean 'sdxl'?`` or, where nothing is near, all that is known."""
+def closest(word: str, known: Iterable[str], otherwise: str | None = None) -> str:
+    """``: did you mean 'sdxl'?`` or, where nothing is near, ``otherwise`` or all that is known."""
     words = list(dict.fromkeys(map(str, known)))
     near = difflib.get_close_matches(word, words, n=3, cutoff=0.6)
     if near:
         return f": did you mean {' or '.join(repr(name) for name in near)}?"
-    return f": give one of {', '.join(words)}"
+    return f": give one of {', '.join(words)}" if otherwise is None else otherwise
 
 
 @functools.cache
@@ -248,7 +264,7 @@ def member_docs(words: type[StrEnum]) -> Mapping[str, str]:
                 ast.Assign(targets=[ast.Name(id=name)]),
                 ast.Expr(value=ast.Constant(value=str(text))),
             ):
-                found[words[name].value] = inspect.cleandoc(text)
+                found[words[name].value] = inspect.cleandoc(text).rstrip()
     return found
 
 

@@ -11,7 +11,7 @@ import inspect
 import os
 import re
 import textwrap
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from itertools import pairwise
@@ -21,6 +21,9 @@ ROOMS = ("vae_compat.checks", "vae_compat.measure", "vae_compat.scenarios")
 """Where what judges is written; what only words and counts is elsewhere."""
 SCENES = "vae_compat.scenarios.scenes"
 """The module that says how each scenario is performed and examined."""
+GRADING = ("vae_compat.checks.parity", "grade_of")
+"""The function that grades a result: a statement for each grade, after what breaks any."""
+BROKEN = "broken"
 _NUMBER = re.compile(r"_?[A-Z][A-Z0-9_]*")
 
 
@@ -49,10 +52,42 @@ def declared(check: str) -> str:
             for home, made in _scene(node):
                 lines.append(f"Its scenario: {_placed(home, made)}.")
                 numbers += _numbers(home, made, seen)
-            if numbers:
-                lines += ["", "Numbers that it judges by:", "", *dict.fromkeys(numbers)]
-            return "\n".join(lines)
+            return "\n".join([*lines, *_listed(dict.fromkeys(numbers))])
     return ""
+
+
+def _listed(numbers: Iterable[str]) -> Iterator[str]:
+    """The numbers under headings: those by which grades are told apart under the grades."""
+    of_grades = _of_grades()
+    groups: dict[str, list[str]] = {}
+    for number in numbers:
+        groups.setdefault(of_grades.get(number, ""), []).append(number)
+    for grade, some in sorted(groups.items(), key=lambda group: [*_headings(), ""].index(group[0])):
+        heading = f"For grade {grade}" if grade else "Numbers that it judges by"
+        if grade == BROKEN:
+            heading = "For any grade"
+        elif not grade and len(groups) > 1:
+            heading = "Further numbers"
+        yield from ("", f"{heading}:", "", *some)
+
+
+def _headings() -> list[str]:
+    return list(dict.fromkeys(_of_grades().values()))
+
+
+@functools.cache
+def _of_grades() -> Mapping[str, str]:
+    """The grade for which each number counts, as `GRADING` decides them, one after another."""
+    home, name = GRADING
+    module = _module(home)
+    assert module is not None
+    found: dict[str, str] = {}
+    for node in module.functions[name].body:
+        grades = re.findall(r"Grade\.([A-Z]+)", ast.unparse(node))
+        if grades and isinstance(node, ast.If | ast.Return):
+            for number in _numbers(home, node, set()):
+                found.setdefault(number, grades[-1].lower())
+    return found
 
 
 def _numbers(module_name: str, part: ast.AST, seen: set[ast.AST]) -> Iterator[str]:

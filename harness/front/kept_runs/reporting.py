@@ -41,7 +41,7 @@ def report(
 def tell(results: Results, options: Options) -> int:
     """Print what was found, then write it; returns the exit code."""
     from vae_compat.reports.html.rendering import FILE_NAME
-    from vae_compat.reports.rendering import print_table, write_all
+    from vae_compat.reports.rendering import print_table, say, write_all
 
     code = int(results.verdict.code)
     broken = not print_table(results, sys.stdout)
@@ -53,6 +53,8 @@ def tell(results: Results, options: Options) -> int:
     except UsageError as error:
         complain(f"{error}; what was found is printed above and in {options.out}")
         return ExitCode.HARNESS
+    if not broken:
+        broken = not say(f"report: {options.out / FILE_NAME}\n", sys.stdout)
     if options.open:
         _open(options.out / FILE_NAME)
     if code == ExitCode.HARNESS:

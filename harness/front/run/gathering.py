@@ -77,6 +77,13 @@ class Gathering:
         """Find the terminal, to print failures as they occur."""
         self._terminal = session.config.pluginmanager.get_plugin("terminalreporter")
 
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_xdist_setupnodes(self, config: pytest.Config) -> None:
+        """Keep back what xdist says of its workers' state: lines of progress tell what matters."""
+        told = config.pluginmanager.get_plugin("terminaldistreporter")
+        if told is not None and not self._verbose:
+            told.ensure_show_status = told.rewrite = lambda *_, **__: None
+
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> BaselineScheduling:
         """Keep the tests of a baseline in one process."""
@@ -194,8 +201,9 @@ class Gathering:
         several = len(self._run.subjects) > 1
         hook = f"[{printable(record.hook, 80)}] " if several else ""
         line = Text(f"{mark} {hook}{record.id}: {printable(digest.statement(record), 500)}")
-        width = shutil.get_terminal_size((self._terminal._tw.fullwidth, 24)).columns
-        line.truncate(max(width - 1, 20), overflow="ellipsis")
+        if sys.stdout.isatty():  # a log is searched for ids, and nobody sees it in columns
+            width = shutil.get_terminal_size((self._terminal._tw.fullwidth, 24)).columns
+            line.truncate(max(width - 1, 20), overflow="ellipsis")
         self._wipe()
         self._terminal.ensure_newline()
         self._terminal.write_line(line.plain)
