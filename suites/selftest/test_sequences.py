@@ -32,13 +32,13 @@ pytestmark = pytest.mark.slow
 
 CHUNKWISE = {Scenario.STREAMS, Scenario.CLEARED, Scenario.TURNS}
 TOLD = {
-    "keeps-statistics": (Scenario.SIZES, "at call 2, of 9x7 latent pixels"),
-    "resumes-work": (Scenario.INTERRUPTED, "at call 3, another input after the interruption"),
+    "keeps-statistics": (Scenario.SIZES, "in: call 2, of 9x7 latent pixels"),
+    "resumes-work": (Scenario.INTERRUPTED, "in: call 3, another input after the interruption"),
     "interrupt-none": (Scenario.INTERRUPTED, "got None; should be 1x3x48x56 float32; in: call 2"),
-    "last-built": (Scenario.BOTH_WAYS, "at call 1, decode"),
-    "first-once": (Scenario.TWICE, "at call 2, the same again"),
-    "own-copies": (Scenario.STREAMS, "at chunk 1 of clip A"),
-    "knows-list": (Scenario.CLEARED, "at chunk 0 of clip B, in the cleared list"),
+    "last-built": (Scenario.BOTH_WAYS, "in: call 1, decode"),
+    "first-once": (Scenario.TWICE, "in: call 2, the same again"),
+    "own-copies": (Scenario.STREAMS, "in: chunk 1 of clip A"),
+    "knows-list": (Scenario.CLEARED, "in: chunk 0 of clip B, in the cleared list"),
 }
 
 
@@ -151,7 +151,7 @@ def added(stand: Stand, attribute: str, **more: Any) -> str:
 def test_call_with_the_hook_off_is_held_against_untiled(stand: Stand) -> None:
     found = judged(stand, added(stand, "WearsOut"), "taken_off")
     assert found.status == Status.FAILED
-    assert "at call 2, with the hook taken off" in found.message
+    assert "in: call 2, with the hook taken off" in found.message
     assert judged(stand, "resting", "taken_off").status == Status.PASSED  # on a VAE built anew
 
 
@@ -166,7 +166,7 @@ def test_inexact_hook_is_held_against_itself(stand: Stand) -> None:
     found = judged(stand, added(stand, "grows", **given), "twice")
     assert found.status == Status.FAILED
     assert "should be the hook's own, by itself" in found.message
-    assert "at call 2" in found.message
+    assert "in: call 2" in found.message
 
 
 def test_interruption_comes_at_its_operation_and_only_there() -> None:
