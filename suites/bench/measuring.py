@@ -22,7 +22,8 @@ from vae_compat.fixtures.vaes.building import unseeded
 from vae_compat.measure.baseline import measure_truth
 from vae_compat.measure.bench import Bench
 from vae_compat.measure.distance import distance_of, noise
-from vae_compat.measure.observation import Baseline, Observation
+from vae_compat.measure.draws import draw_floors, in_doubt
+from vae_compat.measure.observation import WHOLE, Baseline, Observation
 from vae_compat.measure.placing import live_bytes
 from vae_compat.subject.hook import Hook
 from vae_compat.subject.loading import load_hook
@@ -85,7 +86,14 @@ def compare(
     if right is not None and untiled.output is not None:
         floor, taken = noise(untiled.output, right), x.numel() * x.element_size()
         baseline = Baseline(untiled.output, right, floor, untiled.reading, weights, taken)
+        if any(in_doubt(_observed(case, run, baseline)) for run in runs.values()):
+            drawn = draw_floors(case, views[case.layout], x, right, open_device("sim"))
+            baseline = replace(baseline, floor=floor.largest(drawn.get(WHOLE)), further=drawn)
     return {name: _figures(case, run, untiled, baseline, weights) for name, run in runs.items()}
+
+
+def _observed(case: Case, run: Series, baseline: Baseline) -> Observation:
+    return Observation(case=case, promise=Promise(), baseline=baseline, output=run.output)
 
 
 def count(case: Case, contenders: Mapping[str, Profile]) -> dict[str, Figures | str]:
@@ -156,7 +164,7 @@ def _figures(
         return run.failure
     error = grade = None
     if baseline is not None:
-        seen = Observation(case=case, promise=Promise(), baseline=baseline, output=run.output)
+        seen = _observed(case, run, baseline)
         error, grade = distance_of(seen).ratio, str(grade_of(seen))
     ours, theirs = run.reading, untiled.reading
     return Figures(
