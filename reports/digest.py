@@ -219,6 +219,10 @@ def _checks(count: int, what: str = "") -> str:
     return f"{count} {what}check was" if count == 1 else f"{count} {what}checks were"
 
 
+def _cases(count: int) -> str:
+    return "1 case" if count == 1 else f"{count} cases"
+
+
 class Known(NamedTuple):
     """Known failures of one check for one reason."""
 
@@ -231,8 +235,7 @@ class Known(NamedTuple):
     def line(self) -> str:
         """``known call_contract: takes no feat_cache (10 cases of qwen)``."""
         names = dict.fromkeys(key.family for each in self.records if (key := key_of(each)))
-        count = len(self.records)
-        cases = "1 case" if count == 1 else f"{count} cases"
+        cases = _cases(len(self.records))
         where = f"{cases} of {', '.join(sorted(names, key=_family_place))}" if names else cases
         return f"{MARKS['xfailed']} {self.check}: {self.reason or 'no reason given'} ({where})"
 
@@ -373,7 +376,7 @@ class Group:
     def title(self) -> str:
         """``FAIL parity: sd decode (12 cases)``."""
         where = " ".join(part for part in (self.family, self.direction) if part)
-        cases = "1 case" if self.count == 1 else f"{self.count} cases"
+        cases = _cases(self.count)
         mark = MARKS.get(self.status, self.status.upper())
         return f"{mark} {self.check}: {where} ({cases})" if where else f"{mark} {self.check}"
 

@@ -15,9 +15,9 @@ from vae_compat.contracts.cases import Case, Layout, Scale
 from vae_compat.contracts.travelling import OnWire, Pairs
 from vae_compat.device import open_device
 from vae_compat.measure.baseline import measure_baseline, measure_truth
-from vae_compat.measure.draws import draw_floors, in_doubt
+from vae_compat.measure.draws import draw_floors, in_doubt, with_draws
 from vae_compat.measure.models import Models, Supplies, Weights, key_of, serialized
-from vae_compat.measure.observation import WHOLE, Baseline, Floors, Noise, Observation
+from vae_compat.measure.observation import Baseline, Floors, Noise, Observation
 from vae_compat.measure.placing import running
 from vae_compat.measure.plain_tiles import measure_plain_tiles
 from vae_compat.measure.sealing import Seal
@@ -141,7 +141,7 @@ class Bench(Models):
 
         name = f"further draws of {case.baseline_id}"
         further: Floors = self.kept(name, _Draws, compute).floors
-        return replace(first, floor=first.floor.largest(further.get(WHOLE)), further=further)
+        return with_draws(first, further)
 
     def beside_plain_tiles(self, observation: Observation) -> Observation:
         """The observation, with what plain tiles give where the promise asks for that."""

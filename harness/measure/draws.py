@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ from vae_compat.contracts.cases import Case
 from vae_compat.contracts.coders import LayoutVAE
 from vae_compat.device import Device
 from vae_compat.measure.distance import changes, distance_of, floors, is_exact, largest
-from vae_compat.measure.observation import Floors, Noise, Observation
+from vae_compat.measure.observation import WHOLE, Baseline, Floors, Noise, Observation
 from vae_compat.measure.placing import running
 
 DRAWS = 8
@@ -98,6 +99,12 @@ def draw_floors(case: Case, view: LayoutVAE, x: Tensor, truth: Tensor, device: D
             found = largest(found, floors(device.host(result), truth))
             del result
     return found
+
+
+def with_draws(baseline: Baseline, further: Floors) -> Baseline:
+    """The baseline with the floors of further draws, where they are larger."""
+    floor = baseline.floor.largest(further.get(WHOLE))
+    return replace(baseline, floor=floor, further=further)
 
 
 def is_doubtful(pairs: Iterable[tuple[Noise, Noise]]) -> bool:

@@ -22,8 +22,8 @@ from vae_compat.fixtures.vaes.building import unseeded
 from vae_compat.measure.baseline import measure_truth
 from vae_compat.measure.bench import Bench
 from vae_compat.measure.distance import distance_of, noise
-from vae_compat.measure.draws import draw_floors, in_doubt
-from vae_compat.measure.observation import WHOLE, Baseline, Observation
+from vae_compat.measure.draws import draw_floors, in_doubt, with_draws
+from vae_compat.measure.observation import Baseline, Observation
 from vae_compat.measure.placing import live_bytes
 from vae_compat.subject.hook import Hook
 from vae_compat.subject.loading import load_hook
@@ -88,7 +88,7 @@ def compare(
         baseline = Baseline(untiled.output, right, floor, untiled.reading, weights, taken)
         if any(in_doubt(_observed(case, run, baseline)) for run in runs.values()):
             drawn = draw_floors(case, views[case.layout], x, right, open_device("sim"))
-            baseline = replace(baseline, floor=floor.largest(drawn.get(WHOLE)), further=drawn)
+            baseline = with_draws(baseline, drawn)
     return {name: _figures(case, run, untiled, baseline, weights) for name, run in runs.items()}
 
 
