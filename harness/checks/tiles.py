@@ -99,7 +99,8 @@ def check_requested_tile(observed: StripObserved) -> Answer:
     A low wide plane and a narrow high one are run in tiles of two sizes. No convolution may write a
     plane longer than a tile with the widest useful halo on either side. That halo is the receptive
     field of the family's decoder, up to a multiple of 8: 24 latent pixels. Tiles of twice the size
-    must be longer, by about as much. Tiles of another shape may be longer if they are shorter
+    must be longer, by about as much, or take more memory where a tile is computed in pieces that
+    are as long for both sizes. Tiles of another shape may be longer if they are shorter
     across: on a plane that is long both ways, the largest may have no more than 1.5 times the area
     that was asked for, without its halo. A profile that claims a ``tile_multiple`` is asked for
     multiples of it. Metrics are in latent pixels.
@@ -134,6 +135,7 @@ def check_requested_tile(observed: StripObserved) -> Answer:
     if second > first:
         wanted += f", or tiles of at most {GROWTH:g} x the area that was asked for"
     else:
+        wanted += ", or memory that does"
         wanted += "; a hook that rounds sizes says so by a tile_multiple in its claims"
     return failed(
         f"planes of {first:g} latent pixels for a tile of {tiles[0]}, and of {second:g} for one of "

@@ -30,6 +30,12 @@ tiles may be smaller than was asked by an overlap, a quarter of a tile, for one 
 other, and grow by 1.25; tiles of twice the size that is asked for grow by 2."""
 
 
+MEMORY_GROWTH = 1.1
+"""How many times the memory of the smaller tiles the larger ones take at least. Nothing but the
+size that is asked for differs between the calls: a hook that never reads it takes the same to the
+byte, and a result that rests on the device is part of both."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StripObserved(Observed):
     """How far the largest tiles reached along the longer side of the plane."""
@@ -44,6 +50,10 @@ class StripObserved(Observed):
     """Height and width in latent pixels of the largest tile of the first size on a plane that is
     long both ways; ``None`` where it was not asked for.
     """
+    taken: tuple[int, ...] = ()
+    """Bytes on the device at the peaks, above what was there before, for both sizes; none where
+    the device cannot measure them, or where the larger tile was seen on a longer strip.
+    """
 
     @property
     def most(self) -> float:
@@ -52,9 +62,20 @@ class StripObserved(Observed):
 
     @property
     def follows(self) -> bool:
-        """Whether tiles are about as long as was asked, for both sizes."""
+        """Whether tiles are about as long as was asked, for both sizes.
+
+        A hook may compute a tile piece by piece: pieces are no longer than a tile, whatever its
+        size, and only the memory of a tile tells how large it is.
+        """
         first, second = self.reached
-        return first <= longest_of(self.case) and first < second <= self.most
+        grows = first < second or (first == second and self.takes_more)
+        return first <= longest_of(self.case) and grows and second <= self.most
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether tiles of twice the size take more memory."""
+        first, second = self.taken or (0, 0)
+        return second > MEMORY_GROWTH * first
 
     @property
     def keeps_area(self) -> bool:
@@ -169,7 +190,20 @@ def _reached_in(case: Case, promise: Promise, performed: Played) -> StripObserve
     if len(calls) > planes:
         height, width = largest_plane(calls[-1].reading.convolutions)
         sides = height / _scale(case), width / _scale(case)
-    return StripObserved(case=case, promise=promise, reached=tuple(reached), sides=sides)
+    taken = [n for made in calls[:planes] if (n := _taken(made.reading)) is not None]
+    return StripObserved(
+        case=case,
+        promise=promise,
+        reached=tuple(reached),
+        sides=sides,
+        taken=tuple(taken) if len(taken) == planes == len(both_sizes(case)) else (),
+    )
+
+
+def _taken(reading: Reading) -> int | None:
+    if reading.peak_bytes is None or reading.live_before is None:
+        return None
+    return reading.peak_bytes - reading.live_before
 
 
 def _reached(reading: Reading, case: Case) -> float:

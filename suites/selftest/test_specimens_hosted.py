@@ -50,6 +50,8 @@ CASES = {
     "threaded": ("decode-exact-44x20t16", "mock.out_of_memory-ldm-decode"),
     "shared-pool": ("decode-exact-44x20t16", "mock.out_of_memory-ldm-decode"),
     "unfolds": ("decode-exact-44x20t16",),
+    "in-pieces": ("mock.strip-ldm-decode",),
+    "unfolds-in-pieces": ("decode-exact-44x20t16", "mock.strip-ldm-decode"),
     "scripted": ("decode-exact-44x20t16",),
     "keeps-input": ("decode-exact-44x20t16",),
     "blends-any": ("mock.static-diffusers-decode", "mock.patched-diffusers-decode"),

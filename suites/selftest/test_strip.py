@@ -63,6 +63,31 @@ def test_tiles_of_the_size_asked_for_and_of_another(
 
 
 @pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        (1000, 1900, ""),
+        (1000, 1000, "or memory that does"),  # never reads the size
+        (1000, 1050, "or memory that does"),
+        (1900, 1000, "or memory that does"),  # mistakes one side for the other
+        (None, None, "or memory that does"),  # the CPU has no meter
+    ],
+)
+def test_tiles_computed_piece_by_piece_are_told_by_their_memory(
+    first: int | None, second: int | None, told: str
+) -> None:
+    piece = {Convolution((8, 8, 3, 3), (32, 32)): 9}
+    peaks = [None if taken is None else 70 + taken for taken in (first, second)]
+    calls = [
+        Called(reading=Reading(convolutions=piece, peak_bytes=peak, live_before=70))
+        for peak in peaks
+    ]
+    observed = Strip().examine(WIDE, Promise(), Played(calls=tuple(calls)), SimpleNamespace())
+    finding = check_requested_tile(observed)
+    assert finding.status is (Status.FAILED if told else Status.PASSED)
+    assert told in finding.message
+
+
+@pytest.mark.parametrize(
     ("first", "longer", "told"),
     [
         (64 + 48 * 8, 128 + 48 * 8, ""),  # with the widest halo that is of use
