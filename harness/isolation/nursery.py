@@ -11,7 +11,6 @@ channel, and ``MODULES`` names what it needs imported.
 from __future__ import annotations
 
 import gc
-import importlib
 import os
 import signal
 import socket
@@ -19,6 +18,7 @@ import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
+from vae_compat.importing import imported
 from vae_compat.isolation.keeper import adopt, die_with, keep
 from vae_compat.isolation.runner import Channel
 
@@ -52,9 +52,9 @@ def main(line: int, judge: int) -> NoReturn:
 
 
 def _server(name: str) -> Callable[[Channel], None]:
-    server = importlib.import_module(name)
+    server = imported(name)
     for needed in server.MODULES:
-        importlib.import_module(needed)
+        imported(needed)
     gc.collect()
     gc.freeze()  # so that collecting does not copy the pages that all runners share
     serve: Callable[[Channel], None] = server.serve

@@ -6,6 +6,7 @@ It runs in every process of a run. What the process of the command does besides 
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable
 from typing import NamedTuple
@@ -47,6 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "case: a check of one case of the matrix")
     given = workers.given(config)
     if given is not None:
+        gc.disable()  # up to the end of the collection: what is imported and collected stays
         workers.settle(given.controller)
         config.stash[RUN] = workers.join(given)
 

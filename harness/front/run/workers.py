@@ -112,6 +112,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Leave what was imported and collected out of all garbage collections of a worker."""
     if given(session.config) is not None:
         gc.freeze()
+        gc.enable()
 
 
 def settle(controller: int) -> None:
