@@ -24,7 +24,11 @@ def pytest_collection_finish() -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("numprocesses", None):
         return  # the workers run the tests
-    import torch  # seconds to import
+    import torch  # seconds to import, and so is what follows
+
+    from vae_compat.importing import imported
+
+    imported("diffusers")
 
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
