@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vae_compat.contracts.cases import Case, Layout, Scale
 from vae_compat.contracts.coders import LayoutVAE
 from vae_compat.families import Family
+from vae_compat.importing import imported
 from vae_compat.measure.sealing import SealedMemory
 
 KEPT = 24
@@ -212,11 +213,9 @@ class ModelFiles:
 
     def build(self, case: Case) -> nn.Module:
         """The VAE of a case, float32, on the plain CPU."""
-        import diffusers  # seconds to import
-
         facts, weights = self._read(case)
         with torch.device("meta"):
-            model_class = getattr(diffusers, facts["class"])
+            model_class = getattr(imported("diffusers"), facts["class"])
             vae: nn.Module = model_class.from_config(json.loads(facts["config"]))
         vae.load_state_dict(weights, assign=True)
         return vae.eval().requires_grad_(False)

@@ -5,6 +5,7 @@ Nothing here is judged yet or trusted: a hook can make its runner report anythin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -171,3 +172,13 @@ class Counted:
 
 
 Performed = WholePerformed | ClipPerformed | Played | Counted
+
+
+def taken_by(calls: Sequence[Called]) -> tuple[int, ...]:
+    """Bytes on the device at the peak of each call, above what was there before it.
+
+    None at all where the device cannot measure them.
+    """
+    pairs = [(call.reading.peak_bytes, call.reading.live_before) for call in calls]
+    known = [peak - before for peak, before in pairs if peak is not None and before is not None]
+    return tuple(known) if len(known) == len(pairs) else ()

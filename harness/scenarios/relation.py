@@ -7,7 +7,7 @@ Each run has a fresh device and a fresh hook.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from vae_compat.contracts.promise import Promise
 from vae_compat.measure.distance import WORST_RATIO
 from vae_compat.measure.observation import untold
 from vae_compat.scenarios.comparison import Comparison, compared
-from vae_compat.scenarios.performed import Called, Played
+from vae_compat.scenarios.performed import Called, Played, taken_by
 from vae_compat.scenarios.results import Results, ScenarioObserved, Untold
 from vae_compat.scenarios.scene import Scene
 from vae_compat.scenarios.stage import Stage, Stopped
@@ -164,17 +164,11 @@ class Relation(Scene):
             promise=promise,
             comparisons=tuple(comparisons),
             dtype=performed.calls[-1].dtype,
-            taken=_taken(performed.calls),
+            taken=taken_by(performed.calls),
             before=max((call.reading.live_before or 0 for call in performed.calls), default=0),
             given=_given(results),
             empty=performed.empty or empty,
         )
-
-
-def _taken(calls: Sequence[Called]) -> tuple[int, ...]:
-    pairs = [(call.reading.peak_bytes, call.reading.live_before) for call in calls]
-    known = [peak - before for peak, before in pairs if peak is not None and before is not None]
-    return tuple(known) if len(known) == len(pairs) else ()
 
 
 def _given(results: Results) -> int:

@@ -14,7 +14,7 @@ from vae_compat.contracts.cases import Case
 from vae_compat.contracts.promise import Promise
 from vae_compat.device.meter import Reading, largest_plane
 from vae_compat.measure.observation import Observed, untold
-from vae_compat.scenarios.performed import Called, Played
+from vae_compat.scenarios.performed import Called, Played, taken_by
 from vae_compat.scenarios.scene import Scene
 from vae_compat.scenarios.stage import Player, Stage
 from vae_compat.scenarios.usage import call, units_of
@@ -184,26 +184,20 @@ def _reached_in(case: Case, promise: Promise, performed: Played) -> StripObserve
     """What the counters of the calls say."""
     calls = performed.calls
     planes = _planes(case, calls)
-    reached = [_reached(made.reading, case) for made in calls[:planes]]
+    seen = calls[:planes]
+    reached = [_reached(made.reading, case) for made in seen]
     del reached[1:-1]  # the strip that the larger tile has covered, where there is a longer one
     sides = None
     if len(calls) > planes:
         height, width = largest_plane(calls[-1].reading.convolutions)
         sides = height / _scale(case), width / _scale(case)
-    taken = [n for made in calls[:planes] if (n := _taken(made.reading)) is not None]
     return StripObserved(
         case=case,
         promise=promise,
         reached=tuple(reached),
         sides=sides,
-        taken=tuple(taken) if len(taken) == planes == len(both_sizes(case)) else (),
+        taken=taken_by(seen) if len(seen) == planes == len(both_sizes(case)) else (),
     )
-
-
-def _taken(reading: Reading) -> int | None:
-    if reading.peak_bytes is None or reading.live_before is None:
-        return None
-    return reading.peak_bytes - reading.live_before
 
 
 def _reached(reading: Reading, case: Case) -> float:
