@@ -2,6 +2,6 @@
 
 import sys
 
-from vae_compat.front.cli import main
+from vae_compat.front.cli import console
 
-sys.exit(main())
+sys.exit(console())

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from vae_compat.contracts.cases import Layout
 from vae_compat.errors import UsageError
 from vae_compat.front.ending import answered
+from vae_compat.front.run.interrupts import ignore_requests
 from vae_compat.vocabulary import DEFAULT_PROFILES, DEFAULT_TIERS, Device, ExitCode, Tier
 
 if TYPE_CHECKING:
@@ -39,6 +40,13 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, by default that of this process, and return its exit code."""
     return answered(lambda: _commanded(arguments), running=_runs(arguments or sys.argv[1:]))
+
+
+def console() -> int:
+    """`main` of a process that ends with it: no request to stop changes what was told."""
+    code = main()
+    ignore_requests()
+    return code
 
 
 def _runs(arguments: Sequence[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Runs contenders and the untiled VAE in turns, on one simulated accelerator."""
+"""Runs contenders and the untiled VAE: counted on a simulated accelerator, timed on the CPU."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ def compare(
         layout = Layout.DIFFUSERS if own else Layout(case.facts.coder_layout)
         runs[name] = Series(load_hook(profile), layout)
     views = {run.layout: bench.view(replace(case, layout=run.layout)) for run in runs.values()}
-    weights = _run(case, runs, views, x, rounds)
+    weights = _run(case, runs, views, x)
+    _time(case, runs, views, x, rounds)
     untiled = runs.pop(UNTILED)
     baseline = None
     if right is not None and untiled.output is not None:
@@ -107,7 +108,7 @@ def count(case: Case, contenders: Mapping[str, Profile]) -> dict[str, Figures | 
     with FakeTensorMode():
         seen = view(unseeded(case.facts, case.facts.real), Layout.DIFFUSERS, case.facts)
         x = torch.zeros(case.input_shape)
-        weights = _run(case, runs, {Layout.DIFFUSERS: seen}, x, rounds=1)
+        weights = _run(case, runs, {Layout.DIFFUSERS: seen}, x)
     untiled = runs.pop(UNTILED)
     return {
         name: replace(found, time=None) if isinstance(found, Figures) else found
@@ -116,8 +117,8 @@ def count(case: Case, contenders: Mapping[str, Profile]) -> dict[str, Figures | 
     }
 
 
-def _run(case: Case, runs: Mapping[str, Series], views: Any, x: Tensor, rounds: int) -> int:
-    """Let all of them run in turns; returns the bytes of the weights."""
+def _run(case: Case, runs: Mapping[str, Series], views: Any, x: Tensor) -> int:
+    """Let each run once on the simulated accelerator; returns the bytes of the weights."""
     with torch.no_grad(), open_device("sim") as device:
         device.place(
             nn.ModuleList([m for v in views.values() for m in (v.vae, v.encoder, v.decoder)])
@@ -125,36 +126,38 @@ def _run(case: Case, runs: Mapping[str, Series], views: Any, x: Tensor, rounds: 
         weights = live_bytes(device)
         assert weights is not None
         given = device.put(x)
-        for _ in range(rounds):
-            for run in runs.values():
-                if run.failure is None:
-                    _once(run, replace(case, layout=run.layout), views[run.layout], device, given)
+        for run in runs.values():
+            try:
+                with device.metered() as run.reading:
+                    run.output = device.host(_once(run, case, views, given))
+            except Exception as error:
+                if run.hook is None:
+                    raise
+                run.failure = f"{type(error).__name__}: {error}"
     return weights
 
 
-def _once(run: Series, case: Case, seen: Any, device: Any, given: Tensor) -> None:
-    """Run a contender once more, and keep what it gave the first time."""
+def _time(case: Case, runs: Mapping[str, Series], views: Any, x: Tensor, rounds: int) -> None:
+    """Let them run in turns on the CPU itself, as its users do: the accelerator's layouts differ."""
+    with torch.no_grad():
+        for _ in range(rounds):
+            for run in runs.values():
+                if run.failure is None:
+                    _once(run, case, views, x)
 
-    def act(forward: Callable[..., Tensor]) -> Tensor:
+
+def _once(run: Series, case: Case, views: Any, x: Tensor) -> Tensor:
+    """Run a contender once more."""
+    seen = views[run.layout]
+    with contextlib.ExitStack() as stack:
+        forward = seen.run
+        if run.hook is not None:
+            there = replace(case, layout=run.layout)
+            forward = stack.enter_context(run.hook.put_on(seen, there, expected=()))
         start = time.process_time()
-        result = forward(case.direction, given)
+        result: Tensor = forward(case.direction, x)
         run.seconds.append(time.process_time() - start)
-        return result
-
-    try:
-        with contextlib.ExitStack() as stack:
-            reading = stack.enter_context(device.metered())
-            forward = seen.run
-            if run.hook is not None:
-                forward = stack.enter_context(run.hook.put_on(seen, case, expected=()))
-            result = act(forward)
-    except Exception as error:
-        if run.hook is None:
-            raise
-        run.failure = f"{type(error).__name__}: {error}"
-        return
-    if run.output is None:
-        run.reading, run.output = reading, device.host(result)
+    return result
 
 
 def _figures(

@@ -53,6 +53,7 @@ ROWS = (
         beside=True,
     ),
     Row("SDXL decode 256 px, tiles 64", _case("sdxl", _DECODE, 256, 64), **_STILL, moved=700),
+    Row("SD decode 512 px, tiles 128", _case("sd", _DECODE, 512, 128), **_STILL, truth=False),
     Row("Flux decode 256 px, tiles 64", _case("flux", _DECODE, 256, 64), **_STILL, moved=700),
     Row("SD encode 512 px, tiles 128", _case("sd", _ENCODE, 512, 128), 0.15, 1.02, 1.15),
     Row(

@@ -251,6 +251,19 @@ def test_requests_at_the_end_only_count() -> None:
     assert interrupts.reason == "interrupted"
 
 
+def test_a_request_while_the_process_ends_changes_no_exit_code() -> None:
+    program = (
+        "import atexit, os, signal, sys\n"
+        "from vae_compat.front.cli import console\n"
+        "for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):\n"
+        "    atexit.register(os.kill, os.getpid(), number)\n"
+        "sys.argv = ['vae-compat', 'explain', 'ratio']\n"
+        "sys.exit(console())\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_what_was_ignored_when_the_process_started_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

@@ -19,6 +19,12 @@ IMPATIENCE = 3
 """Requests after which a process leaves at once."""
 
 
+def ignore_requests() -> None:
+    """Let none end this process any more: its exit code is told, and it only has to end."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 class Interrupts:
     """Turns SIGINT, SIGTERM and SIGHUP into one ``KeyboardInterrupt`` in the main thread.
 
