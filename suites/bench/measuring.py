@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -138,7 +138,7 @@ def _run(case: Case, runs: Mapping[str, Series], views: Any, x: Tensor) -> int:
 
 
 def _time(case: Case, runs: Mapping[str, Series], views: Any, x: Tensor, rounds: int) -> None:
-    """Let them run in turns on the CPU itself, as its users do: the accelerator's layouts differ."""
+    """Let them run in turns on the CPU itself: tiles have other layouts on the accelerator."""
     with torch.no_grad():
         for _ in range(rounds):
             for run in runs.values():
