@@ -20,7 +20,7 @@ from vae_compat.measure.observation import Baseline, Noise
 from vae_compat.measure.sealing import Seal
 from vae_compat.measure.shelf import Shelf, packed, unpacked
 
-_VERSION = 4
+_VERSION = 5
 T = TypeVar("T")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -125,6 +126,48 @@ def test_a_result_can_be_written_where_it_is_wanted() -> None:
     assert torch.equal(out.cpu(), x.float().sum(1).bfloat16())
     torch.mm(there[0, 0], there[0, 1], out=there[0, 2])
     assert torch.equal(there[0, 2].cpu(), (x[0, 0].float() @ x[0, 1].float()).bfloat16())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"dim": 1},
+        {"dim": 1, "keepdim": True},
+        {"dim": (1,), "dtype": torch.float64},
+        {"dim": -1},
+        {"dim": (1, 2)},
+        {"dim": None},
+        {"ord": 1, "dim": 1},
+        {"ord": float("inf"), "dim": 1},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("layout", ["planes", "innermost", "view"])
+def test_lengths_are_those_of_the_cpu(layout: str, arguments: Any, dtype: torch.dtype) -> None:
+    x = torch.randn(2, 5, 6, 7, generator=torch.Generator().manual_seed(3)).to(dtype)
+    with open_device("sim") as device:
+        got = device.host(torch.linalg.vector_norm(arranged(device.put(x), layout), **arguments))
+    expected = torch.linalg.vector_norm(arranged(x, layout), **arguments)
+    assert (got.shape, got.dtype, got.stride()) == (
+        expected.shape,
+        expected.dtype,
+        expected.stride(),
+    )
+    torch.testing.assert_close(got, expected)
+
+
+def arranged(x: Tensor, layout: str) -> Tensor:
+    if layout == "view":
+        return x[..., 1:4, 2:6]
+    return x.contiguous(memory_format=torch.channels_last) if layout == "innermost" else x
+
+
+def test_lengths_of_nothing_and_of_what_is_no_number() -> None:
+    x = torch.tensor([[[0.0, float("inf"), float("nan"), 1e20]]] * 3).permute(1, 0, 2)
+    with open_device("sim") as device:
+        got = device.host(torch.linalg.vector_norm(device.put(x), dim=1))
+    torch.testing.assert_close(got, torch.linalg.vector_norm(x, dim=1), equal_nan=True)
 
 
 @pytest.mark.usefixtures("device")

@@ -212,10 +212,18 @@ SHORTEST = 1e-12
 def channel_normalised(norm: Any, x: Tensor, prepared: Prepared) -> Tensor:
     """An RMS norm over channels: lengths in float32 at least, and no copy of a tile in it."""
     exact = torch.float64 if x.dtype == torch.float64 else torch.float32
-    length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=exact).clamp_min_(SHORTEST)
+    length = channel_length(x, exact).clamp_min_(SHORTEST)
     weight = prepared.kept(norm, "weight", lambda: norm.gamma.to(exact) * norm.scale)
     y = torch.div(x, length, out=torch.empty_like(x)).mul_(weight)
     return y if norm.bias is None or isinstance(norm.bias, float) else y.add_(norm.bias)
+
+
+def channel_length(x: Tensor, exact: torch.dtype) -> Tensor:
+    """The length of the channels of every pixel."""
+    if x.device.type == "cpu" and x.dtype == exact and x.stride(1) != 1:
+        # The kernel for channels that lie apart is an order of magnitude slower.
+        return x.square().sum(1, keepdim=True).sqrt_()
+    return torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=exact)
 
 
 def group_normalised(
