@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from importlib import import_module
 from typing import Any
 
@@ -20,6 +21,16 @@ class Deferred:
     def _itself(self) -> Any:
         module, name = self._place
         return getattr(import_module(module), name)
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        """What ``help`` shows."""
+        doc: str | None = self._itself.__doc__
+        return doc
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self._itself)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call what it stands for."""

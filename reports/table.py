@@ -108,8 +108,8 @@ def renderables(results: Results, width: int) -> Iterable[RenderableType]:
         yield Text(f"{tier}: {digest.count_line(counted)}")
     missing = digest.not_measured(results.records)
     if missing:
-        words = ", ".join(f"{name} ({count} records)" for name, count in missing.items())
-        yield Text(f"not measured: {words}")
+        told = [f"{name} ({count} record{'s' * (count > 1)})" for name, count in missing.items()]
+        yield Text(f"not measured: {', '.join(told)}")
     yield gate_line(results)
 
 

@@ -71,9 +71,12 @@ METRICS: Mapping[str, Metric] = {
     "seam": Metric("0 or 1", "Whether a seam was found."),
     "lines": Metric(_COUNT, "Rows and columns along which the error stands out."),
     "band_rms": Metric(_VALUE, "rms error beside the nominal borders of tiles."),
-    "interior_rms": Metric(_VALUE, "rms error away from them; a seam is where band_rms is larger."),
+    "interior_rms": Metric(
+        _VALUE,
+        "rms error away from the nominal borders of tiles; a seam is where band_rms is larger.",
+    ),
     "band_worst": Metric(_VALUE, "Largest error beside the nominal borders of tiles."),
-    "interior_worst": Metric(_VALUE, "Largest error away from them."),
+    "interior_worst": Metric(_VALUE, "Largest error away from the nominal borders of tiles."),
     "band_differing": Metric("share of pixels", "`differing`, beside the borders alone."),
     "interior_differing": Metric("share of pixels", "`differing`, away from the borders."),
     # Range of a picture

@@ -72,7 +72,7 @@ def check_shift(related: Related) -> Answer:
     return _judged(related, "the result depends on where the picture lies in the tiles")
 
 
-@check(tier=Tier.ADVANCED, when=claimed & plays(Scenario.REPEAT))
+@check(tier=Tier.RECOMMENDED, when=claimed & plays(Scenario.REPEAT))
 def check_repeat(related: Related) -> Answer:
     """A second call gives the result of the first to the last bit, whatever was run in between."""
     return _judged(related, "the result depends on earlier calls")

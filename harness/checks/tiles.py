@@ -15,7 +15,7 @@ from vae_compat.checks.conditions import (
     whole_net,
 )
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
-from vae_compat.checks.unfolded import areas, with_unfolded
+from vae_compat.checks.unfolded import areas, share_of_others, with_unfolded
 from vae_compat.checks.wording import IN, apart, raised, raised_at, shape
 from vae_compat.contracts.cases import Scenario
 from vae_compat.contracts.finding import Metrics, Tier
@@ -156,4 +156,7 @@ def _least_done(
     """
     done, due = areas(ours), areas(untiled)
     shares = {weight: frames * done.get(weight, 0) / area for weight, area in due.items()}
-    return min(shares.items(), key=lambda entry: entry[1], default=((), 1.0))
+    weight, share = min(shares.items(), key=lambda entry: entry[1], default=((), 1.0))
+    if share < 1 and (found := share_of_others(ours, untiled, frames)) >= 1:
+        return weight, found
+    return weight, share

@@ -25,6 +25,36 @@ def areas(convolutions: Mapping[Convolution, int]) -> dict[tuple[int, ...], int]
     return areas
 
 
+def share_of_others(
+    ours: Mapping[Convolution, int], untiled: Mapping[Convolution, int], frames: int
+) -> float:
+    """Work of convolutions that untiled does not have, over that of its own that are missing.
+
+    A layer may be computed by groups or parts of its channels, or by lines of its kernel: then its
+    weight has other shapes, some of which other layers of the net may have. 0 where every
+    convolution of the hook is one of untiled's: then nothing stands for what is missing.
+    """
+    done, due = _work(ours), _work(untiled)
+    others = sum(work for weight, work in done.items() if weight not in due)
+    if not others:
+        return 0.0
+    # Kernels of one pixel are left out, because they may run as matrix products.
+    wide = {weight: work for weight, work in due.items() if weight[2] * weight[3] > 1}
+    missing = sum(max(0, work - frames * done.get(weight, 0)) for weight, work in wide.items())
+    beyond = sum(max(0, frames * done.get(weight, 0) - work) for weight, work in wide.items())
+    return (frames * others + beyond) / missing if missing else 1.0
+
+
+def _work(convolutions: Mapping[Convolution, int]) -> dict[tuple[int, ...], int]:
+    """Products of the convolutions of each weight, ``out in kH kW``."""
+    found: dict[tuple[int, ...], int] = {}
+    for ran, count in convolutions.items():
+        weight = (*ran.weight[:2], *ran.weight[-2:])
+        work = math.prod((*weight, ran.items, *ran.plane[:2], count))
+        found[weight] = found.get(weight, 0) + work
+    return found
+
+
 def with_unfolded(observation: Observation) -> Mapping[Convolution, int]:
     """The convolutions of the hook, with products that stand for some that are missing.
 

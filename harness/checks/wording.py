@@ -29,7 +29,7 @@ def deviation(observation: Observed, got: str, should: str, where: str = "") -> 
     """``decode got ...; should be ...; at ...; repeat: ...``, or ``in: ...`` for a call."""
     parts = [f"{observation.case.direction} got {got}", f"should be {should}"]
     if where:
-        parts.append(where if where.startswith(IN) else f"at {where}")
+        parts.append(where if where.startswith((IN, "along ")) else f"at {where}")
     return "; ".join([*parts, *_repeat(observation)])
 
 

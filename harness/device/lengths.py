@@ -7,7 +7,6 @@ takes ten times as long as adding the squares of whole planes, and rounds more.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,8 +23,8 @@ def vector_norm(
     """``aten::linalg_vector_norm`` with its arguments, for tensors on the CPU."""
     if ord == 2 and dim is not None and lies_across(self, dim):
         x = self if dtype is None else self.to(dtype)
-        return x.square().sum(dim, keepdim).sqrt_()
-    out: Any = torch.ops.aten.linalg_vector_norm.default(self, ord, dim, keepdim, dtype=dtype)
+        return x.square().sum(list(dim), keepdim).sqrt_()
+    out: Tensor = torch.ops.aten.linalg_vector_norm.default(self, ord, dim, keepdim, dtype=dtype)
     return out
 
 

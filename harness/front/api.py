@@ -130,10 +130,10 @@ def check_hook(
     seed: int = 0,
     workers: int | None = None,
     timeout: float = SECONDS,
-    comfyui: Path | None = None,
-    out: Path | None = None,
-    against: Path | None = None,
-    cache: Path | None = None,
+    comfyui: str | Path | None = None,
+    out: str | Path | None = None,
+    against: str | Path | None = None,
+    cache: str | Path | None = None,
 ) -> Report:
     """Judge a hook; the same as ``vae-compat run``, in processes of its own.
 
@@ -142,8 +142,10 @@ def check_hook(
     ``kind`` (default ``forward``), ``layout`` and ``host`` describe it where it is no profile.
     ``claims`` are what ``[claims]`` of a profile may hold; without them everything is claimed that
     the hook can be asked for. ``families`` to ``tiers`` narrow the selection, empty means the
-    default. ``timeout`` is in seconds for one case. ``out`` is a folder for the reports,
-    ``cache`` one in which truths and baselines last from run to run.
+    default. ``timeout`` is in seconds of CPU time for one call, or 30 times what untiled took if
+    that is more. ``expression`` is that of ``-k``, ``workers`` that of ``-n``. ``out`` is a folder
+    for the reports, ``cache`` one in which truths and baselines last from run to run, ``against``
+    an earlier ``results.json`` that must not get worse.
 
     Raises:
         UsageError: where anything about the arguments or the hook is wrong; nothing was run.
@@ -168,12 +170,16 @@ def check_hook(
             seed=seed,
             workers=workers,
             timeout=timeout,
-            comfyui=comfyui,
-            out=scratch.path / "out" if out is None else out,
-            against=against,
-            cache=cache,
+            comfyui=_path(comfyui),
+            out=_path(out) or scratch.path / "out",
+            against=_path(against),
+            cache=_path(cache),
         )
         return _report(options, *_run(options, scratch.environment))
+
+
+def _path(told: str | Path | None) -> Path | None:
+    return None if told is None else Path(told)
 
 
 def asked(hook: str | Path | Callable[..., Any] | None, **told: Any) -> Options:
@@ -186,7 +192,10 @@ def asked(hook: str | Path | Callable[..., Any] | None, **told: Any) -> Options:
     given = [name for name in describing if told.get(name) is not None]
     if entry is None and given:
         raise UsageError(f"{given[0]} describes a hook, and a profile was given: leave it out")
-    told |= {name: tuple(told[name]) for name in SELECTING}
+    for name in SELECTING:
+        if isinstance(told[name], str):
+            raise UsageError(f"{name} is '{told[name]}': give a list, such as ['{told[name]}']")
+        told[name] = tuple(told[name])
     return Options(profile=profile, hook=entry, **told)
 
 

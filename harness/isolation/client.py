@@ -23,7 +23,7 @@ from vae_compat.isolation import wire
 from vae_compat.isolation.frames import Inbox
 from vae_compat.isolation.keeper import NUMBER
 from vae_compat.isolation.limits import EVERY, IDLE, LOADING
-from vae_compat.isolation.processes import below, children, named
+from vae_compat.isolation.processes import below, children, named, resume
 from vae_compat.isolation.watching import Watch
 from vae_compat.isolation.wire import Garbled, Sort, Told
 from vae_compat.text import printable
@@ -84,6 +84,11 @@ class Nursery:
             except OSError:
                 self.close()
         raise RuntimeError("no process for hooks can be started")
+
+    def resume(self) -> None:
+        """Have its process go on, which a hook may have stopped."""
+        if self._process is not None:
+            resume(self._process.pid)
 
     def sweep(self) -> None:
         """Kill what has lost the process above it, which a hook can end: it comes down to here."""
@@ -163,10 +168,10 @@ def _end_of(process: int) -> int:
         return -1
 
 
-def _readable(descriptor: int) -> bool:
+def _readable(descriptor: int, patience: float = 0.0) -> bool:
     with selectors.DefaultSelector() as selector:
         selector.register(descriptor, selectors.EVENT_READ)
-        return bool(selector.select(0))
+        return bool(selector.select(patience))
 
 
 class RunnerClient(Generic[Facts]):
@@ -209,6 +214,8 @@ class RunnerClient(Generic[Facts]):
             for descriptor in theirs:
                 os.close(descriptor)
         try:
+            while not _readable(self._told, EVERY):
+                self._nursery.resume()
             number = os.read(self._told, NUMBER.size)
             if not number:
                 raise Ended("the process that starts runners has ended", stopped=True)

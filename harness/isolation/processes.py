@@ -7,8 +7,11 @@ milliseconds, and a judge looks several times a second.
 from __future__ import annotations
 
 import os
+import signal
 import stat
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -68,6 +71,35 @@ def named(variable: str, value: str) -> list[int]:
             if wanted in (entry / "environ").read_bytes().split(b"\0"):
                 found.append(int(entry.name))
     return found
+
+
+def resume(process: int) -> None:
+    """Have a process go on that somebody has stopped."""
+    if _state(f"/proc/{process}/stat") == "T":
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGCONT)
+
+
+@contextmanager
+def children_resumed(every: float = 1.0) -> Iterator[None]:
+    """Have the child processes of this one go on that something below them stops meanwhile.
+
+    Whoever stops this process as well, as a terminal does, stops that too.
+    """
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(every):
+            for child in children(os.getpid()):
+                resume(child)
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    try:
+        yield
+    finally:
+        over.set()
+        looking.join()
 
 
 def _busy(process: int) -> bool:

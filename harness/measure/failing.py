@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 
-from vae_compat.isolation.limiting import Hang
+from vae_compat.isolation.limiting import Hang, limited
 from vae_compat.measure.misfit import misfit
 from vae_compat.measure.observation import Failure, Origin
 from vae_compat.subject.settings import ModeNotOffered
@@ -35,11 +35,12 @@ def failure_of(
     if origin is Origin.LIMIT:
         kind, message = "TimeLimit", f"still running after {seconds:g} s of CPU time"
     try:
-        frames = list(traceback.extract_tb(error.__traceback__))
-        text = "".join(traceback.TracebackException.from_exception(error, limit=-40).format())
-        by_raise = _raised(error.__traceback__)
-        if (missing := misfit(error)) is not None:
-            message = f"{message} ({missing.words})"
+        with limited(_WORDING):
+            frames = list(traceback.extract_tb(error.__traceback__))
+            text = "".join(traceback.TracebackException.from_exception(error, limit=-40).format())
+            by_raise = _raised(error.__traceback__)
+            if (missing := misfit(error)) is not None:
+                message = f"{message} ({missing.words})"
     except BaseException:  # out of memory or of stack, or the hook's own code, while describing
         frames, text, by_raise = [], f"{kind}: {message}", False
     where, in_hook = _place(frames, hook_file)
@@ -133,9 +134,14 @@ def _tells_of_memory(error: BaseException, message: str) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in message.lower()
 
 
+_WORDING = 5.0
+"""CPU seconds that an exception may take to say what it is."""
+
+
 def _message(error: BaseException) -> str:
     try:
-        return str(error)[:_LONGEST]
+        with limited(_WORDING):
+            return str(error)[:_LONGEST]
     except BaseException as second:  # it is the hook's own code that raises here
         return f"(its message cannot be read: {kind_of(second)})"
 

@@ -75,4 +75,7 @@ def holder_of(vae: Any) -> Any:
             return holder
         else:
             waiting += [getattr(holder, name, None) for name in _HELD]
-    raise TilingError(f"{type(vae).__name__} has neither an encoder nor a decoder to tile")
+    raise TilingError(
+        f"{type(vae).__name__} has neither an encoder nor a decoder to tile: give the VAE or the "
+        "pipeline, or put a VAEHook in the place of a coder's forward"
+    )

@@ -52,6 +52,9 @@ def test_a_hook_that_is_imported_before_torch_is_itself_when_it_is_used() -> Non
         "assert isinstance(Mine.__new__(Mine), VAEHook) and not isinstance(1, VAEHook)\n"
         "assert issubclass(Mine, VAEHook)\n"
         "assert inspect.signature(tiled) == inspect.signature(real.tiled)\n"
+        "import pydoc\n"
+        "told = pydoc.render_doc(VAEHook, renderer=pydoc.plaintext)\n"
+        "assert 'max_vram' in told, told\n"
         "try:\n"
         "    tiled(None, tile_size=0).__enter__()\n"
         "except real.TilingError:\n"
@@ -135,6 +138,11 @@ def _local() -> Callable[[], None]:
 def test_an_object_that_no_other_process_can_load_is_wrong_use(hook: Any) -> None:
     with pytest.raises(vae_compat.UsageError, match="cannot be loaded in another process"):
         vae_compat.check_hook(hook)
+
+
+def test_a_word_in_the_place_of_a_list_is_wrong_use() -> None:
+    with pytest.raises(vae_compat.UsageError, match=r"families is 'sd': give a list, such as"):
+        vae_compat.check_hook("reference", families="sd")
 
 
 def test_a_profile_describes_itself() -> None:

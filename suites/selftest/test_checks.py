@@ -365,6 +365,22 @@ def test_work_that_no_meter_saw_is_not_judged(case: Any, ran: Any, share: str):
     assert f"8x8x3x3 wrote {share}" in found.message
 
 
+def test_layers_that_run_by_parts_are_work_done():
+    def seen(convolutions: Any) -> bool:
+        found = check("tiles_ran", an_observation(reading=tiled_reading(convolutions=convolutions)))
+        return "was not done on the device" not in found.message
+
+    for parts, kernel in (
+        (2, (4, 8, 3, 3)),
+        (2, (8, 4, 3, 3)),
+        (3, (8, 8, 1, 3)),
+        (1, (9, 9, 3, 3)),
+    ):
+        of_nine_tiles = {Convolution(kernel, (128, 128)): 9 * 2 * parts}
+        assert seen(of_nine_tiles)
+        assert not seen({ran: count // 3 for ran, count in of_nine_tiles.items()})
+
+
 def test_tiles_that_run_as_one_batch_are_no_work_left_out():
     def of(items: int, count: int) -> Any:
         return {Convolution((8, 8, 3, 3), (128, 128), items): count}

@@ -218,6 +218,8 @@ def _refused(result: tuple[int, str, str]) -> str:
         ("explain", "WORD"),
         ("explain exakt", "did you mean 'exact'"),
         ("explain zzz", "`vae-compat list` names checks"),
+        ("init --hook a.b:C --families sd,foo", "'foo' is no family"),
+        ("init --hook a.b:C --source foo", "'foo' is not OWNER/NAME"),
         ("explain sd-mock", "no case id"),
     ],
 )

@@ -15,6 +15,7 @@ from torch import nn
 
 from vae_compat.contracts.cases import Mode
 from vae_compat.isolation.limiting import Hang
+from vae_compat.measure import failing
 from vae_compat.measure.failing import failure_of
 from vae_compat.measure.observation import Failure, Origin
 from vae_compat.subject.settings import ModeNotOffered
@@ -241,3 +242,13 @@ def test_where_names_the_innermost_frame_of_the_hook(hook: ModuleType) -> None:
     found = failure(hook, partial(hook.from_the_library, torch.zeros(1, 1, 4, 4)))
     assert found.where.startswith(str(Path(str(hook.__file__))))
     assert failure_of(ValueError("never raised"), "run", 1.0).where == ""
+
+
+def test_an_exception_that_never_says_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    class EndlessError(Exception):
+        def __str__(self) -> str:
+            while True:
+                pass
+
+    monkeypatch.setattr(failing, "_WORDING", 0.05)
+    assert failure_of(EndlessError(), "run").message == "(its message cannot be read: Hang)"

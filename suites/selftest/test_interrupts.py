@@ -19,6 +19,7 @@ from vae_compat.front.run.interrupts import Interrupts
 from vae_compat.front.run.janitor import VARIABLE
 from vae_compat.front.run.run_folder import RunFolder
 from vae_compat.front.run.scheduling import BaselineScheduling
+from vae_compat.isolation.processes import children_resumed
 from vae_compat.suites.selftest.running import here
 
 ROOT = Path(__file__).parents[2]
@@ -262,6 +263,39 @@ def test_a_request_while_the_process_ends_changes_no_exit_code() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (1, 2), (0, 1, 2)], ids=str)
+@pytest.mark.parametrize("word", ["ratio", "nothing"])
+def test_streams_that_are_closed_change_no_exit_code(word: str, closed: tuple[int, ...]) -> None:
+    program = [sys.executable, "-m", "vae_compat", "explain", word]
+
+    def close() -> None:
+        for number in closed:
+            os.close(number)
+
+    ended = subprocess.run(program, preexec_fn=close, stdin=None, check=False)
+    assert ended.returncode == (0 if word == "ratio" else 2)
+
+
+@pytest.mark.parametrize("word", ["ratio", "nothing"])
+def test_streams_that_cannot_be_written_are_a_sentence(word: str) -> None:
+    program = [sys.executable, "-m", "vae_compat", "explain", word]
+    with Path("/dev/full").open("w") as full:
+        printed = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True)
+        complained = subprocess.run(program, stdout=subprocess.DEVNULL, stderr=full)
+    assert complained.returncode == (0 if word == "ratio" else 2)
+    assert printed.returncode == (3 if word == "ratio" else 2)
+    if word == "ratio":
+        assert printed.stderr == (
+            "vae-compat: what is printed cannot be written (No space left on device)\n"
+        )
+
+
+def test_a_child_that_is_stopped_goes_on() -> None:
+    with children_resumed(0.01), subprocess.Popen(["sleep", "0.1"]) as child:
+        child.send_signal(signal.SIGSTOP)
+        assert child.wait(60) == 0
 
 
 def test_what_was_ignored_when_the_process_started_stays_ignored() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -172,9 +173,15 @@ def test_a_nursery_that_was_killed_is_replaced(nursery: Nursery, tmp_path: Path)
     assert not alive(first)
 
 
+def test_a_nursery_that_was_stopped_goes_on(nursery: Nursery, tmp_path: Path) -> None:
+    _loaded(nursery, tmp_path, SOUND)
+    assert nursery._process is not None
+    nursery._process.send_signal(signal.SIGSTOP)
+    assert _loaded(nursery, tmp_path, SOUND).apart
+
+
 def test_a_runner_goes_with_its_judge(tmp_path: Path) -> None:
     import os
-    import signal
     import subprocess
 
     told = loading(tmp_path, "hook", SOUND)

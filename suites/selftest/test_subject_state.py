@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from vae_compat.device import open_device
 from vae_compat.subject.state import Change, snapshot
 
 
@@ -127,6 +128,24 @@ def test_a_change_behind_the_version_counter_is_seen() -> None:
     before = snapshot(vae)
     weight(vae).data.zero_()
     assert before.differences() == ("decoder.conv.weight (parameter) was changed in place",)
+
+
+@pytest.mark.parametrize("change", ["data", "storage", "precision"])
+def test_such_a_change_on_the_simulated_accelerator_is_seen(change: str) -> None:
+    vae = VAE()
+    with open_device("sim") as device:
+        device.place(vae)
+        weight(vae).data.fill_(1 / 3)
+        before = snapshot(vae)
+        assert before.differences() == ()
+        if change == "data":
+            weight(vae).data.mul_(1.001)
+        elif change == "storage":
+            torch.as_strided(weight(vae).data, (1,), (1,)).zero_()
+        else:
+            vae.half().float()
+        words = "decoder.conv.weight (parameter) was changed in place"
+        assert words in before.differences()
 
 
 def test_an_equal_value_is_no_change() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ PROFILE = Path("vae-compat.toml")
 WORKFLOW = Path(".github/workflows/vae-compat.yml")
 UNKNOWN = "OWNER/vae-compat@main"
 """Where the action comes from, where the installed package does not say it."""
+_SOURCE = re.compile(r"[\w.-]+/[\w.-]+(@\S+)?")
 PROMISES = tuple(str(grade) for grade in Grade if grade is not Grade.BROKEN)
 
 Ask = Callable[[str, str, Sequence[str]], str]
@@ -53,8 +55,12 @@ def init(wanted: Wanted, ask: Ask | None = None) -> int:
 
     Raises ``UsageError`` where a file is there already, or the hook cannot be loaded.
     """
-    files = [wanted.profile, *filter(None, [wanted.workflow])]
-    for file in files:
+    _known(wanted.families or ())
+    if wanted.grade is not None and wanted.grade not in PROMISES:
+        raise UsageError(f"--grade: '{wanted.grade}' is none of {', '.join(PROMISES)}")
+    if wanted.source is not None and not _SOURCE.fullmatch(wanted.source):
+        raise UsageError(f"--source: '{wanted.source}' is not OWNER/NAME or OWNER/NAME@REF")
+    for file in (wanted.profile, *filter(None, [wanted.workflow])):
         if file.exists() and not wanted.force:
             raise UsageError(f"'{file}' is there already: add --force to replace it")
     if wanted.hook is None:
@@ -124,9 +130,7 @@ def _completed(wanted: Wanted, found: Profile, ask: Ask) -> Wanted:
     if names is None:
         told = ask("families that it is for, with commas", ",".join(FAMILIES), ())
         names = tuple(name.strip() for name in told.split(",") if name.strip())
-        for name in names:
-            if name not in FAMILIES:
-                raise UsageError(f"'{name}' is no family{closest(name, FAMILIES)}")
+        _known(names)
     if grade is None:
         grade = ask("what it promises of plain tiles", PROMISES[0], PROMISES)
     workflow, source = wanted.workflow, wanted.source
@@ -138,6 +142,12 @@ def _completed(wanted: Wanted, found: Profile, ask: Ask) -> Wanted:
     return replace(
         wanted, layout=layout, families=names, grade=grade, workflow=workflow, source=source
     )
+
+
+def _known(families: Sequence[str]) -> None:
+    for name in families:
+        if name not in FAMILIES:
+            raise UsageError(f"'{name}' is no family{closest(name, FAMILIES)}")
 
 
 def profile_text(wanted: Wanted, found: Profile, facts: HookFacts) -> str:

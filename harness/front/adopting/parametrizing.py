@@ -60,8 +60,8 @@ def parametrize_hook(
         def test_tiled_vae(check):
             check()
 
-    The arguments are those of `vae_compat.check_hook`, or a ``profile`` in place of ``hook``; paths
-    are relative to the folder of the test's file. ``check()`` returns a
+    The arguments are those of `vae_compat.check_hook` that say what is judged, or a ``profile`` in
+    place of ``hook``; paths are relative to the folder of the test's file. ``check()`` returns a
     `vae_compat.ReportedFinding` and raises `vae_compat.HookFailureError` where it breaks the gate.
     Known failures of a profile are strict xfails. Wrong use is an error of collection.
     ``pytest --vae-compat-report DIR`` writes the report of each decorated test.

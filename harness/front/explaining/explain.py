@@ -148,6 +148,16 @@ CLAIMS: Mapping[str, str] = {
 """Keys of ``[claims]`` that take no word of a list."""
 
 
+ASKED: Mapping[str, str] = {
+    "cache": "What the hook does with the causal caches of video VAEs.",
+    "when": "When the hook tiles at all: in every call, or where memory would not suffice.",
+    "context": "What a tile is computed from beside itself.",
+    "coders": "Which of encoder and decoder are hooked at a time.",
+    "axes": "Along which sides of a plane tiles are cut.",
+}
+"""Keys of ``[claims]`` that take a word of a list, with what the words answer."""
+
+
 def claim_docs() -> dict[str, str]:
     """The keys and words of ``[claims]`` with what they say."""
     found = dict(CLAIMS)
@@ -155,7 +165,7 @@ def claim_docs() -> dict[str, str]:
     for key, options in listed.items():
         docs = member_docs(options)
         found |= {word: f"Of `{key}`. {text}" for word, text in docs.items()}
-        found[key] = f"Says {' or '.join(docs)}."
+        found[key] = f"{ASKED[key]} One of {', '.join(docs)}."
     return found
 
 
@@ -163,7 +173,7 @@ def explain(word: str) -> str:
     """Explain a word of a report, a case id, or the id of a record: its check and its case.
 
     Words are checks, metrics, grades, statuses, columns, modes, phases, mechanisms, scenarios,
-    scales, families and terms. Some are both a scenario and the check that is for it.
+    scales, claims, families and terms. Some are both a scenario and the check that is for it.
 
     Raises ``UsageError`` with the closest known words where the word is none of these.
     """
@@ -171,6 +181,9 @@ def explain(word: str) -> str:
     if bracket and case.endswith("]"):
         return f"{explain(check)}\n\n{_case(case.removesuffix(']'))}"
     name = word.removeprefix("check_")
+    scale, _, part = name.partition(".")
+    if scale in list(Scale) and part:  # as case ids have it: probe.halo, real.streams
+        name = word = part
     texts = words()
     if (spaced := name.replace("_", " ")) in texts["term"]:
         name = spaced
@@ -330,6 +343,12 @@ def _known_bad(check: str) -> str:
 
 
 def _mechanism(mechanism: Mechanism) -> str:
+    if mechanism is Mechanism.STUB:
+        return (
+            "The probe without a mechanism: a mock VAE that only scales. Placing and blending of"
+            f" tiles alone can change its result, and where it fails the report says:"
+            f" {EXPLANATION[mechanism]}."
+        )
     return (
         f"A probe of this mechanism is a mock VAE in which it alone is at work. Where its probe"
         f" fails and the stub, which has none, passes, the report says: {EXPLANATION[mechanism]}."

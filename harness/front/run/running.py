@@ -17,6 +17,7 @@ from vae_compat.front.run.interrupts import Interrupts
 from vae_compat.front.run.run_folder import RunFolder
 from vae_compat.front.selection.options import Options
 from vae_compat.front.selection.validation import validate
+from vae_compat.isolation.processes import children_resumed
 from vae_compat.vocabulary import BAD, Device
 
 if TYPE_CHECKING:
@@ -109,7 +110,8 @@ def judged(
         with suppress(OSError):  # then new ones cannot be written either, which is told
             clear(options.out)
     try:
-        code = int(pytest.main(_arguments(options, prepared.size, folder), plugins=[gathering]))
+        with children_resumed():
+            code = int(pytest.main(_arguments(options, prepared.size, folder), plugins=[gathering]))
     finally:
         prepared.close()
         if options.cache is not None:

@@ -223,7 +223,8 @@ def channel_length(x: Tensor, exact: torch.dtype) -> Tensor:
     if x.device.type == "cpu" and x.dtype == exact and x.stride(1) != 1:
         # The kernel for channels that lie apart is an order of magnitude slower.
         return x.square().sum(1, keepdim=True).sqrt_()
-    return torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=exact)
+    length: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=exact)
+    return length
 
 
 def group_normalised(

@@ -18,6 +18,7 @@ from ..fusion.segments import REST, Segment, closure, segments
 from ..nets.layers import ends_a_band
 from ..program.steps import Add, Attend, Conv, Program, Shape, Value
 from ..program.window import Span
+from .budget import too_little
 from .tiles import cuts
 
 T = TypeVar("T")
@@ -411,8 +412,7 @@ def worked_out(plan: BandPlan, residency: str) -> BandPlan:
             return offloading
     least = all_offloaded(replace(plan, area=1)).peak
     raise TilingError(
-        f"max_vram is {plan.budget.nbytes / 2**20:.1f} MiB, but a plane of "
-        f"{plan.shapes[0].width}x{plan.shapes[0].height} needs {least / 2**20:.1f} MiB even in "
+        f"{too_little(plan.budget.nbytes, plan.shapes[0], least)} even in "
         "bands of one row: give more memory, use a smaller dtype, or cut the image down"
     )
 

@@ -57,10 +57,16 @@ def settled(
             return tile, (budget - need) / width / MARGIN
     unit = "latent" if program.levels[-1] > 1 else "input"
     raise TilingError(
-        f"max_vram is {budget / 2**20:.1f} MiB, but a plane of {shapes[0].width}x"
-        f"{shapes[0].height} needs {need / 2**20:.1f} MiB even in tiles of {align} {unit} "
-        "pixels: give more memory, use a smaller dtype, or cut the image down"
+        f"{too_little(budget, shapes[0], need)} even in tiles of {align} {unit} "
+        f"pixel{'s' * (align > 1)}: give more memory, use a smaller dtype, or cut the image down"
     )
+
+
+def too_little(budget: float, shape: Shape, need: float) -> str:
+    """The beginning of a sentence about a plane (height x width) that a budget is too small for."""
+    given = f"{budget / 2**20:.1f} MiB" if budget >= 2**20 else f"{budget / 2**10:.1f} KiB"
+    plane = f"{shape.height} x {shape.width}"
+    return f"max_vram is {given}, but a plane of {plane} needs {need / 2**20:.1f} MiB"
 
 
 def smaller(tile: int, align: int) -> Iterator[int]:
