@@ -113,11 +113,11 @@ def check_out_of_memory(observed: Observed) -> Answer:
     if memory is None or observed.empty:
         return not_judged(observed.empty or "memory was not measured")
     bound = memory.first + observed.held
-    numbers: dict[str, float | None] = {"live_first": memory.first, "live_failed": memory.most}
+    numbers = {"live_first": memory.first, "live_failed": memory.most, "live_after": memory.after}
     # Where the call ends with the error, other threads may still have ended their tiles.
     went_on = not observed.ran or observed.ran[-1].seen.failure is None
-    if went_on:
-        numbers["live_after"] = memory.after
+    if not went_on:  # nothing comes after
+        del numbers["live_after"]
     if went_on and memory.after is not None and memory.after > bound:
         live, most = mebibytes_apart(memory.after, bound)
         return failed(

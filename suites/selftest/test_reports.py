@@ -250,7 +250,7 @@ def test_not_claimed_not_run_and_not_measured_are_told_apart() -> None:
     assert row(text, "sd").split() == ["sd", "-"]
     assert row(text, "sdxl").split() == ["sdxl", "pass", "exact", "0.50", "pass", "exact", "n/m"]
     assert row(text, "flux").split() == ["flux", "FAIL"]
-    assert "not measured: vram_ratio (1 records)" in text
+    assert "not measured: vram_ratio (1 record)" in text
 
 
 def test_a_cell_is_claimed_where_any_of_its_cases_is() -> None:
