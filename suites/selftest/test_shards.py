@@ -190,7 +190,8 @@ def test_a_shard_is_not_written_over(keep: Keep, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.slow
 def test_sharded_and_merged_equals_unsharded_record_by_record(tmp_path: Path) -> None:
-    chosen = ("--scale=mock", "-k", "(10x10 and (finite or parity)) or tiny_tiles or repeat or settings")
+    some = "(10x10 and (finite or parity)) or tiny_tiles or repeat or settings"
+    chosen = ("--scale=mock", "-k", some)
     hook = (f"--profile={profile(tmp_path, 'sound')}", *chosen)
     whole = here(tmp_path / "whole", *hook)
     shards = [here(tmp_path / f"{n}", *hook, "--shard", f"{n}/2") for n in (1, 2)]
