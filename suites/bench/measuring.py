@@ -110,11 +110,7 @@ def count(case: Case, contenders: Mapping[str, Profile]) -> dict[str, Figures | 
         x = torch.zeros(case.input_shape)
         weights = _run(case, runs, {Layout.DIFFUSERS: seen}, x)
     untiled = runs.pop(UNTILED)
-    return {
-        name: replace(found, time=None) if isinstance(found, Figures) else found
-        for name, run in runs.items()
-        for found in [_figures(case, run, untiled, None, weights)]
-    }
+    return {name: _figures(case, run, untiled, None, weights) for name, run in runs.items()}
 
 
 def _run(case: Case, runs: Mapping[str, Series], views: Any, x: Tensor) -> int:
@@ -127,13 +123,11 @@ def _run(case: Case, runs: Mapping[str, Series], views: Any, x: Tensor) -> int:
         assert weights is not None
         given = device.put(x)
         for run in runs.values():
-            try:
-                with device.metered() as run.reading:
-                    run.output = device.host(_once(run, case, views, given))
-            except Exception as error:
-                if run.hook is None:
-                    raise
-                run.failure = f"{type(error).__name__}: {error}"
+            with device.metered() as run.reading:
+                ran = _once(run, case, views, given)
+            if ran is not None:
+                run.output = device.host(ran[0])
+            del ran  # it would count for the next one
     return weights
 
 
@@ -142,22 +136,27 @@ def _time(case: Case, runs: Mapping[str, Series], views: Any, x: Tensor, rounds:
     with torch.no_grad():
         for _ in range(rounds):
             for run in runs.values():
-                if run.failure is None:
-                    _once(run, case, views, x)
+                if run.failure is None and (ran := _once(run, case, views, x)) is not None:
+                    run.seconds.append(ran[1])
 
 
-def _once(run: Series, case: Case, views: Any, x: Tensor) -> Tensor:
-    """Run a contender once more."""
+def _once(run: Series, case: Case, views: Any, x: Tensor) -> tuple[Tensor, float] | None:
+    """What a contender gives, and in how many CPU seconds; ``None`` where it fails."""
     seen = views[run.layout]
-    with contextlib.ExitStack() as stack:
-        forward = seen.run
-        if run.hook is not None:
-            there = replace(case, layout=run.layout)
-            forward = stack.enter_context(run.hook.put_on(seen, there, expected=()))
-        start = time.process_time()
-        result: Tensor = forward(case.direction, x)
-        run.seconds.append(time.process_time() - start)
-    return result
+    try:
+        with contextlib.ExitStack() as stack:
+            forward = seen.run
+            if run.hook is not None:
+                there = replace(case, layout=run.layout)
+                forward = stack.enter_context(run.hook.put_on(seen, there, expected=()))
+            start = time.process_time()
+            result = forward(case.direction, x)
+            return result, time.process_time() - start
+    except Exception as error:
+        if run.hook is None:
+            raise
+        run.failure = f"{type(error).__name__}: {error}"
+        return None
 
 
 def _figures(
@@ -174,7 +173,7 @@ def _figures(
         peak=(ours.peak_bytes - weights) / (theirs.peak_bytes - weights),
         flops=ours.flops / theirs.flops,
         moved=ours.host_to_device,
-        time=run.median / untiled.median,
+        time=run.median / untiled.median if run.seconds else None,
         error=error,
         grade=grade,
     )

@@ -51,7 +51,7 @@ class Options:
     workers: int | None = None
     """Processes; ``None`` for one a core."""
     timeout: float = SECONDS
-    """Seconds that a hook may take for a case."""
+    """CPU seconds that a call of a hook may take."""
     out: Path = Path("reports/out")
     junitxml: Path | None = None
     against: Path | None = None
