@@ -397,8 +397,11 @@ def _creating(accelerator: Accelerator, func: Any) -> Rule:
             on_device = sim is not None
         else:
             on_device = is_accelerator(device)
-            plain["device"] = HOST
+            if on_device:
+                plain["device"] = HOST
         out = op(*inner, **plain)
+        if out.device != HOST:  # shapes alone
+            return out
         if not on_device:
             host.register(out)
             if fills:

@@ -65,6 +65,8 @@ def _to_copy(accelerator: Accelerator) -> Rule:
         source = args[0]
         device = kwargs.get("device")
         from_device = type(source) is SimTensor
+        if device is not None and device.type == "meta":  # shapes alone
+            return op(source._inner if from_device else source, **kwargs)
         to_device = from_device if device is None else is_accelerator(device)
         plain = {**kwargs, "device": HOST}
         pinned = plain.pop("pin_memory", None)

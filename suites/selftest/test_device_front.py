@@ -226,6 +226,20 @@ def test_tensors_of_two_devices_do_not_meet() -> None:
         host[torch.tensor([0], device="cuda")]
 
 
+def test_shapes_alone_stay_on_the_meta_device(device: Device) -> None:
+    here = device.put(torch.ones(2, 3))
+    before = torch.get_rng_state()
+    layer = nn.Conv2d(3, 4, 2, device="meta")
+    made = [torch.rand(2, 3, device="meta"), here.to("meta"), torch.ones(2, 3).to("meta")]
+    made += [torch.empty_like(here, device="meta"), made[0] * 2]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert {each.device.type for each in (layer.weight, *made)} == {"meta"}
+    layer.to_empty(device="cuda")
+    assert layer.weight.is_cuda
+    with pytest.raises(RuntimeError):
+        here + made[0]
+
+
 @pytest.mark.usefixtures("device")
 def test_the_host_cannot_read_memory_of_the_device() -> None:
     x = torch.rand(2, device="cuda")
