@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from vae_compat.device.meter import Convolution, Product
 from vae_compat.measure.observation import Observation
@@ -35,7 +35,7 @@ def share_of_others(
     convolution of the hook is one of untiled's: then nothing stands for what is missing.
     """
     done, due = _work(ours), _work(untiled)
-    others = sum(work for weight, work in done.items() if weight not in due)
+    others = sum(work * _spared(weight, due) for weight, work in done.items() if weight not in due)
     if not others:
         return 0.0
     # Kernels of one pixel are left out, because they may run as matrix products.
@@ -43,6 +43,21 @@ def share_of_others(
     missing = sum(max(0, work - frames * done.get(weight, 0)) for weight, work in wide.items())
     beyond = sum(max(0, frames * done.get(weight, 0) - work) for weight, work in wide.items())
     return (frames * others + beyond) / missing if missing else 1.0
+
+
+def _spared(weight: tuple[int, ...], due: Iterable[tuple[int, ...]]) -> float:
+    """Products that a kernel stands for, over those that it takes.
+
+    After nearest upsampling several taps meet the same pixel. Computed by phases, even and odd
+    pixels apart, such taps are added up beforehand: of three taps in a line two are left.
+    """
+    return max(
+        math.prod(
+            full / size if size < full < 2 * size else 1.0
+            for size, full in zip(weight[2:], other[2:], strict=True)
+        )
+        for other in due
+    )
 
 
 def _work(convolutions: Mapping[Convolution, int]) -> dict[tuple[int, ...], int]:

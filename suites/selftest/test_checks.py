@@ -381,6 +381,24 @@ def test_layers_that_run_by_parts_are_work_done():
         assert not seen({ran: count // 3 for ran, count in of_nine_tiles.items()})
 
 
+@pytest.mark.parametrize(
+    ("kernel", "plane", "calls"),
+    [
+        ((8, 8, 2, 2), (64, 64), 4),  # a convolution for each phase
+        ((32, 8, 2, 2), (64, 64), 1),  # all phases in one
+        ((4, 8, 2, 2), (64, 64), 8),
+        ((8, 8, 2, 3), (64, 128), 2),  # phases of rows alone
+    ],
+)
+def test_layers_that_run_by_phases_of_upsampled_planes_are_work_done(kernel, plane, calls):
+    def said(count: int) -> str:
+        reading = tiled_reading(convolutions={Convolution(kernel, plane): count})
+        return check("tiles_ran", an_observation(reading=reading)).message
+
+    assert "was not done on the device" not in said(9 * 2 * calls)
+    assert "was not done on the device" in said(9 * 2 * calls - 1)
+
+
 def test_tiles_that_run_as_one_batch_are_no_work_left_out():
     def of(items: int, count: int) -> Any:
         return {Convolution((8, 8, 3, 3), (128, 128), items): count}

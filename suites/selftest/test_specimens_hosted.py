@@ -54,6 +54,7 @@ CASES = {
     "unfolds-in-pieces": ("decode-exact-44x20t16", "mock.strip-ldm-decode"),
     "by-channels": ("decode-exact-44x12", "mock.strip-ldm-decode"),
     "by-lines": ("decode-exact-44x12", "mock.strip-ldm-decode"),
+    "by-phases": ("decode-exact-44x12", "mock.strip-ldm-decode"),
     "scripted": ("decode-exact-44x20t16",),
     "keeps-input": ("decode-exact-44x20t16",),
     "blends-any": ("mock.static-diffusers-decode", "mock.patched-diffusers-decode"),
