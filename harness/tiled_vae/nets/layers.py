@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..program.steps import Conv
 from ..program.window import Reach
 from ..runtime.statistics import Moments
+from .folding import convolve_phases, folded, folds
 from .following import Given, followed
 from .interpose import apply_moments
 from .modules import is_plain, is_trusted, kind
@@ -123,16 +124,19 @@ def convolve_2d(
 ) -> Tensor:
     """A 2D convolution of ``N C h w``."""
     x = box.pop()
+    if folds(step, x):
+        module = cast(nn.Conv2d, step.module)
+        weights = prepared.kept(module, "phases", lambda: folded(module.weight))
+        return convolve_phases(x, weights, module.bias, module.groups, rows, cols)
     if step.rows.up > 1:
         x = upsampled(x)
         x = x[..., slice(*rows.crop), slice(*cols.crop)]
-    module = step.module
-    if step.plain and isinstance(module, nn.Conv2d):
+    if step.plain and isinstance(step.module, nn.Conv2d):
         return in_plane(step, x, rows, cols, prepared)
     zeros = (*cols.zeros, *rows.zeros)
     if not any(step.own):
         x, zeros = F.pad(x, zeros), (0, 0, 0, 0)
-    return followed(module, Given(zeros, step.own, (step.rows.wrap, step.cols.wrap)), x)
+    return followed(step.module, Given(zeros, step.own, (step.rows.wrap, step.cols.wrap)), x)
 
 
 def in_plane(step: Conv, x: Tensor, rows: Reach, cols: Reach, prepared: Prepared) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from vae_compat.contracts.cases import Case
@@ -45,5 +46,7 @@ def _judged(run: Run, setup: Setup, case: str, name: str, copy: Copy) -> list[Re
 
 
 def _case(run: Run, setup: Setup, case: str) -> Case:
-    """A case of the default matrix: what is red here is red in a run."""
-    return next(each for each in run.cases[setup.profile.hook.name] if each.id == case)
+    """A case of the default matrix, on the device in its id: what is red here is red in a run."""
+    device = case.rpartition("-")[2]
+    cases = (replace(each, device=device) for each in run.cases[setup.profile.hook.name])
+    return next(each for each in cases if each.id == case)

@@ -17,6 +17,7 @@ from vae_compat.suites.mutation.curated.places import (
     PICTURE,
     UNEVEN,
     UPSAMPLE,
+    UPSAMPLE_ON_CPU,
 )
 
 PIXELS = Topic([])
@@ -88,6 +89,30 @@ def upsampling_misaligned(right: Any) -> Any:
 def upsampling_linear(right: Any) -> Any:
     del right
     return lambda x: F.interpolate(x, scale_factor=2.0, mode="bilinear")
+
+
+@mutation("folding.folded", UPSAMPLE_ON_CPU, "mechanism")
+def phases_of_rows_and_columns_exchanged(right: Any) -> Any:
+    return returning(lambda weights, _: weights.transpose(0, 1).transpose(4, 5))(right)
+
+
+@mutation("folding.folded", UPSAMPLE_ON_CPU, "mechanism")
+def sums_of_weights_rounded_to_half(right: Any) -> Any:
+    return returning(lambda weights, _: weights.bfloat16().float())(right)
+
+
+@mutation("phases", UPSAMPLE_ON_CPU, "mechanism")
+def even_and_odd_outputs_exchanged(right: Any) -> Any:
+    def change(found: Any, *_: Any) -> Any:
+        (even, even_out), (odd, odd_out) = found
+        return (even, odd_out), (odd, even_out)
+
+    return returning(change)(right)
+
+
+@mutation("convolve_phases", UPSAMPLE_ON_CPU, "mechanism")
+def phases_without_bias(right: Any) -> Any:
+    return lambda x, weights, bias, *rest: right(x, weights, None, *rest)
 
 
 @mutation("ldm_level", DOWNSAMPLE, "mechanism", calls="conv")
