@@ -24,6 +24,7 @@ def kernel_rules(accelerator: Accelerator) -> dict[Any, Rule]:
     """A rule for each such operation."""
     computed: dict[Any, Callable[..., Any]] = {
         aten.batch_norm_stats.default: batch_norm_stats,
+        aten.batch_norm_update_stats.default: batch_norm_update_stats,
         aten.batch_norm_elemt.default: batch_norm_elemt,
         aten.batch_norm_gather_stats_with_counts.default: batch_norm_gather_stats_with_counts,
     }
@@ -53,10 +54,17 @@ def _computed(accelerator: Accelerator, func: Any, compute: Callable[..., Any]) 
 
 def batch_norm_stats(input: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Mean and inverse deviation of every channel (dimension 1), in float32 for halves."""
+    mean, var = batch_norm_update_stats(input, None, None, 0.0)
+    return mean, _inverse(var, eps)
+
+
+def batch_norm_update_stats(
+    input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, momentum: float
+) -> tuple[Tensor, Tensor]:
+    """Mean and variance of every channel, in float32 for halves; running ones are updated."""
     # As exact as `torch.var_mean` on planes that are contiguous, and three times as fast.
     x = _wide(input).contiguous()
-    mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)
-    return mean, _inverse(var, eps)
+    return torch.batch_norm_update_stats(x, running_mean, running_var, momentum)
 
 
 def batch_norm_elemt(

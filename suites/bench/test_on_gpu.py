@@ -65,7 +65,7 @@ def encoding(scene: Scene) -> Scene:
 WORKS = (
     Work("SDXL 1024 px", SDXL, 0.85, 0.56, launches=3.0),
     Work("SDXL 1024 px, float16", replace(SDXL, dtype="float16"), 0.85, 0.56, launches=3.0),
-    Work("SDXL 1024 px, float32", replace(SDXL, dtype="float32"), 1.1, 0.65),
+    Work("SDXL 1024 px, float32", replace(SDXL, dtype="float32"), 1.1, 0.65, launches=3.0),
     Work("SDXL 1024 px", SDXL, 1.4, 0.25, budget=0.25, launches=3.0),
     Work("Flux 2048 px", FLUX, 0.80, 0.50),
     Work("Flux 2048 px", FLUX, 1.8, 0.12, budget=0.12),

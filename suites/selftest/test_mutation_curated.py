@@ -41,7 +41,10 @@ def test_there_are_fifty_mutations_or_more_and_each_meets_a_case_of_the_default_
     known = {
         (name, case.id)
         for name, setup in SETUPS.items()
-        for case in generate(setup.profile.claims, Layout(setup.profile.hook.layout), "sim", DTYPES)
+        for device in ("sim", "cpu")
+        for case in generate(
+            setup.profile.claims, Layout(setup.profile.hook.layout), device, DTYPES
+        )
     }
     assert {(mutation.setup, mutation.case) for mutation in MUTATIONS} <= known
     assert len(MUTATIONS) >= 50
@@ -67,7 +70,7 @@ def test_mutation_that_no_longer_fits_fails_loudly(
 
 def test_what_a_function_calls_is_wrong_there_alone(copy: Copy) -> None:
     def wrong(right: Any) -> Any:
-        return lambda counts, means, variances: (means.sum() + 1, right(counts, means, variances))
+        return lambda counts, both: (both.sum() + 1, right(counts, both))
 
     other = copied_with(PACKAGE, ENTRY, "Moments.summary", "merged", wrong)
     tile = torch.full((1, 1, 2, 2), 3.0)

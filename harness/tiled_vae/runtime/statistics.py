@@ -20,8 +20,8 @@ class Moments:
         self.groups = groups
         self.count = 0
         self.parts: list[tuple[int, Tensor, Tensor]] = []
-        """Of each tile: elements of a group, mean and inverse standard deviation, ``N groups``, or
-        ``N channels`` where each channel is measured."""
+        """Of each tile: elements of a group, mean and variance, ``N groups``, or ``N channels``
+        where each channel is measured."""
         self.merged: tuple[Tensor, Tensor] | None = None
         self.before: tuple[int, Tensor, Tensor] | None = None
         """Of all tiles that were merged already: count, mean and variance."""
@@ -44,27 +44,24 @@ class Moments:
         # Half-precision statistics are computed on float32 copies, a few groups at a time.
         each = tile.shape[1] // self.groups
         pieces = torch.split(tile, max(self.groups // 8, 1) * each, dim=1)
-        means, inverses = zip(
+        means, variances = zip(
             *(measured(piece.float(), piece.shape[1] // each) for piece in pieces), strict=True
         )
-        self.parts.append((count, torch.cat(means, dim=1), torch.cat(inverses, dim=1)))
+        self.parts.append((count, torch.cat(means, dim=1), torch.cat(variances, dim=1)))
 
     def summary(self) -> tuple[Tensor, Tensor]:
         """Mean and variance, each ``N groups``."""
         if not self.count:
             raise RuntimeError("statistics were asked for before any tile was seen")
         if self.merged is None:
-            parts = self.parts
-            if self.before is not None:
-                count, mean, variance = self.before
-                parts = [(count, mean, variance.rsqrt()), *parts]
-            counts, means, inverses = zip(*parts, strict=True)
+            parts = self.parts if self.before is None else [self.before, *self.parts]
+            counts, means, variances = zip(*parts, strict=True)
             units = max(mean.shape[1] for mean in means)
-            both = torch.stack([spread(part, units) for part in (*means, *inverses)])
+            both = torch.stack([spread(part, units) for part in (*means, *variances)])
             both = both.to(exact(both.device))
             # Tiles, N, groups, and the channels of a group where they were measured one by one.
-            mean, inverse = torch.unflatten(both, 2, (self.groups, -1)).chunk(2)
-            self.merged = merged(counts, mean, inverse.pow(-2))
+            both = torch.unflatten(both, 2, (self.groups, -1))
+            self.merged = merged(counts, torch.unflatten(both, 0, (2, -1)))
             # Keep only the merged statistics: those of the single tiles take memory on the device.
             self.before, self.parts = (self.count, *self.merged), []
         return self.merged
@@ -78,15 +75,16 @@ class Moments:
         return self.spread[key]
 
 
-def merged(counts: Sequence[int], means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of groups, from those of their parts: ``tiles N groups channels``."""
+def merged(counts: Sequence[int], both: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of groups, from those of their parts: ``2 tiles N groups channels``."""
     if len({*counts}) == 1:
-        variance, mean = torch.var_mean(means, (0, 3), correction=0)
-        return mean, variance + variances.mean((0, 3))
+        variances, means = torch.var_mean(both, (1, 4), correction=0)  # one kernel for all
+        return means[0], variances[0] + means[1]
     # Filled on the device, one run of equal counts at a time, so nothing is copied.
-    total = sum(counts) * means.shape[3]
+    total = sum(counts) * both.shape[4]
     runs = [(count, len(list(run))) for count, run in groupby(counts)]
-    weights = torch.cat([means.new_full((n, 1, 1, 1), count / total) for count, n in runs])
+    weights = torch.cat([both.new_full((n, 1, 1, 1), count / total) for count, n in runs])
+    means, variances = both
     mean = (means * weights).sum((0, 3))
     each = variances + (means - mean.unsqueeze(2)).square()
     return mean, (each * weights).sum((0, 3))
@@ -105,7 +103,7 @@ def exact(device: torch.device) -> torch.dtype:
 
 
 def measured(tile: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Mean and inverse standard deviation of each group of ``N C h w``, each ``N groups``.
+    """Mean and variance of each group of ``N C h w``, each ``N groups``.
 
     The call also computes a normalised tile, which is not needed. On a CPU it takes a fraction of
     the time of ``torch.var_mean``.
@@ -115,15 +113,15 @@ def measured(tile: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     tile = tile if tile.is_contiguous() else tile.contiguous()
     size = tile.numel() // (batch * channels)
     _, mean, inverse = torch.native_group_norm(tile, None, None, batch, channels, size, groups, 0.0)
-    return mean, inverse
+    return mean, inverse.pow(-2)
 
 
 def measured_by_channel(tile: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and inverse standard deviation of each channel of ``1 C h w``, each ``1 C``.
+    """Mean and variance of each channel of ``1 C h w``, each ``1 C``.
 
     On a GPU this kernel of batch norm reads a tile once, with all multiprocessors, and adds up in
-    float32 at least; that of group norm runs one block a group. The epsilon keeps the deviation of
-    a constant channel finite and changes no other.
+    float32 at least; that of group norm runs one block a group. Without running statistics nothing
+    is updated.
     """
-    mean, inverse = torch.batch_norm_stats(tile, 1e-30)
-    return mean.unsqueeze(0), inverse.unsqueeze(0)
+    mean, variance = torch.batch_norm_update_stats(tile, None, None, 0.0)
+    return mean.unsqueeze(0), variance.unsqueeze(0)

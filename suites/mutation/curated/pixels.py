@@ -128,19 +128,19 @@ def downsampling_padded_before(right: Any) -> Any:
 
 @mutation("merged", UNEVEN, "parity")
 def means_averaged_without_weights(right: Any) -> Any:
-    return lambda counts, means, variances: right([1] * len(counts), means, variances)
+    return lambda counts, both: right([1] * len(counts), both)
 
 
 @mutation("merged", GROUP_NORM, "mechanism")
 def variance_without_the_spread_of_the_means(right: Any) -> Any:
     del right
-    return lambda counts, means, variances: (means.mean((0, 3)), variances.mean((0, 3)))
+    return lambda counts, both: tuple(both.mean((1, 4)))
 
 
 @mutation("merged", PICTURE, "parity")
 def variance_of_a_sample(right: Any) -> Any:
-    def change(found: Any, counts: Any, means: Tensor, _: Tensor) -> Any:
-        count = sum(counts) * means.shape[3]
+    def change(found: Any, counts: Any, both: Tensor) -> Any:
+        count = sum(counts) * both.shape[4]
         return found[0], found[1] * count / (count - 1)
 
     return returning(change)(right)
