@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vae_compat.contracts.cases import Case, Direction, Layout, Mode
+from vae_compat.contracts.cases import ESTIMATING, Case, Direction, Layout, Mode
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.matrix import is_claimed
@@ -117,10 +117,6 @@ Setting = Literal[
     "group",
 ]
 """A keyword of the contract with which hooks are built, besides the coder."""
-
-ESTIMATING = frozenset({Mode.FAST, Mode.COLOR_FIX})
-"""Modes that estimate statistics by design: they promise no more than ``degraded`` where the
-profile doesn't say. The other modes default to ``exact``."""
 
 _MOST_BYTES = 2**20
 _EMBEDDED = Path(__file__).parent / "profiles"

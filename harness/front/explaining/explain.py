@@ -13,7 +13,16 @@ from itertools import pairwise
 
 from vae_compat.checks.metrics import METRICS, line_of, metric_of
 from vae_compat.contracts.caseid import parse_case_id
-from vae_compat.contracts.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
+from vae_compat.contracts.cases import (
+    Case,
+    Direction,
+    Given,
+    Layout,
+    Mechanism,
+    Mode,
+    Scale,
+    Scenario,
+)
 from vae_compat.contracts.finding import Grade, Phase
 from vae_compat.contracts.mechanisms import EXPLANATION
 from vae_compat.errors import UsageError
@@ -112,6 +121,7 @@ PLURALS: Mapping[str, str] = {
     "term": "Terms",
     "phase": "Phases of a cache",
     "scenario": "Scenarios",
+    "input": "Unusual inputs",
     "scale": "Scales",
     "claim": "Claims of a profile",
     "mechanism": "Mechanisms",
@@ -173,7 +183,8 @@ def explain(word: str) -> str:
     """Explain a word of a report, a case id, or the id of a record: its check and its case.
 
     Words are checks, metrics, grades, statuses, columns, modes, phases, mechanisms, scenarios,
-    scales, claims, families and terms. Some are both a scenario and the check that is for it.
+    inputs, scales, claims, families and terms. Some are both a scenario and the check that is for
+    it.
 
     Raises ``UsageError`` with the closest known words where the word is none of these.
     """
@@ -214,6 +225,7 @@ def words() -> dict[str, Mapping[str, str]]:
         "term": dict(TERMS),
         "phase": member_docs(Phase),
         "scenario": member_docs(Scenario),
+        "input": member_docs(Given),
         "scale": member_docs(Scale),
         "claim": claim_docs(),
         "mechanism": {str(mechanism): _mechanism(mechanism) for mechanism in Mechanism},
@@ -313,12 +325,14 @@ def parse_case(text: str) -> Case:
         having = ", ".join(name for name, family in FAMILIES.items() if family.trained)
         raise UsageError(f"'{text}' is no case: {having} alone have trained weights here")
     mechanism, _, scenario = (parts.part or "").partition(".") if probe else ("", "", parts.part)
-    for word, kind, words in (
-        (mechanism, "mechanism", Mechanism),
-        (scenario, "scenario", Scenario),
-    ):
-        if word and word not in list(words):
-            raise UsageError(f"'{word}' in '{text}' is no {kind}{closest(word, words)}")
+    given = Given(scenario) if scenario in list(Given) and not probe else None
+    words = [*Scenario, *([] if probe else Given)]
+    if mechanism and mechanism not in list(Mechanism):
+        raise UsageError(
+            f"'{mechanism}' in '{text}' is no mechanism{closest(mechanism, Mechanism)}"
+        )
+    if scenario and scenario not in words:
+        raise UsageError(f"'{scenario}' in '{text}' is no scenario{closest(scenario, words)}")
     if 0 in (parts.height, parts.width, parts.tile, parts.batch, parts.frames):
         raise UsageError(f"'{text}' is no case id: sizes, batch and frames start at 1")
     return Case(
@@ -329,7 +343,8 @@ def parse_case(text: str) -> Case:
             "direction": Direction(parts.direction),
             "mode": Mode(parts.mode),
             "mechanism": Mechanism(mechanism) if mechanism else None,
-            "scenario": Scenario(scenario) if scenario else None,
+            "scenario": Scenario(scenario) if scenario and given is None else None,
+            "given": given,
         }
     )
 
@@ -397,6 +412,7 @@ def _case(text: str) -> str:
     size = f"{case.height} x {case.width} latent pixels ({_pixels(case)} image pixels)"
     part = f", probe of {case.mechanism}" if case.mechanism else ""
     part += f", scenario {case.scenario}" if case.scenario else ""
+    part += f", input {case.given}" if case.given else ""
     lines = {
         "family": f"{case.family}: {facts.title}",
         "scale": f"{case.scale}{part}",
