@@ -46,8 +46,11 @@ class Layout(StrEnum):
     """The module names and calling conventions that a hook expects."""
 
     DIFFUSERS = "diffusers"
+    """``AutoencoderKL`` and related classes."""
     LDM = "ldm"
+    """latent-diffusion's modules (``up[i].block[j]``), as ComfyUI and the web UI have them."""
     WAN = "wan"
+    """The original Wan coder, called with ``feat_cache`` and ``feat_idx``."""
 
 
 class Mechanism(StrEnum):

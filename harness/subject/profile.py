@@ -28,8 +28,11 @@ class Kind(StrEnum):
     """How a hook is put on a VAE."""
 
     FORWARD = "forward"
+    """A class whose instance replaces the forward of an encoder or decoder."""
     VAE = "vae"
+    """``entry(vae, **settings)`` switches tiling on for a whole VAE and returns an undo."""
     FUNCTION = "function"
+    """``entry(vae, x, direction, **settings)`` returns the result."""
     RANKS = "ranks"
     """Like ``vae``, in each of several processes that share one VAE's work."""
 
