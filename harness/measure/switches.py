@@ -29,7 +29,7 @@ def _set_inference_mode(enabled: bool) -> None:
     _KEPT.extend(vars(context).get("_inference_mode_context") for context in contexts)
     gradients = torch.is_grad_enabled()
     guard = _enter_inference_mode(enabled)
-    guard.__enter__()
+    guard.__enter__()  # type: ignore[no-untyped-call]
     _KEPT.append(guard)
     with torch._C.DisableTorchFunction():  # the simulated accelerator switches none
         torch._C._set_grad_enabled(gradients)  # which the guard has switched as well

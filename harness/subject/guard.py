@@ -44,8 +44,11 @@ class ImportsFolder:
     Where calls change it afterwards, it stays: that is told as theirs.
     """
 
+    _left: Path | None
+
     def __enter__(self) -> ImportsFolder:
-        self._before, self._left = Path.cwd(), None
+        self._before = Path.cwd()
+        self._left = None
         return self
 
     def settled(self) -> None:
