@@ -156,8 +156,6 @@ SWITCHES: Mapping[str, Switch] = {
     "recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),
     "garbage collection": (gc.isenabled, lambda value: gc.enable() if value else gc.disable()),
     "thresholds of garbage collection": (gc.get_threshold, lambda value: gc.set_threshold(*value)),
-    "tracing of calls": (sys.gettrace, sys.settrace),
-    "profiling of calls": (sys.getprofile, sys.setprofile),
     "locale": (
         lambda: locale.setlocale(locale.LC_ALL),
         lambda value: locale.setlocale(locale.LC_ALL, value),

@@ -6,7 +6,6 @@ import gc
 import os
 import random
 import signal
-import sys
 import threading
 import time
 import weakref
@@ -433,7 +432,6 @@ HOSTILE = {
         False
     ),
     "numpy's handling of errors was changed": lambda: np.seterr(all="raise"),
-    "tracing of calls was changed": lambda: sys.settrace(lambda *_: None),
     "thresholds of garbage collection was changed": lambda: gc.set_threshold(7),
     "CPUs to run on was changed": lambda: os.sched_setaffinity(
         0, {min(os.sched_getaffinity(0))} if len(os.sched_getaffinity(0)) > 1 else {0}
