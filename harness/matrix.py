@@ -8,7 +8,17 @@ from functools import cached_property
 from itertools import chain, product
 from typing import Any, Protocol
 
-from vae_compat.contracts.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
+from vae_compat.contracts.cases import (
+    ESTIMATING,
+    Case,
+    Direction,
+    Given,
+    Layout,
+    Mechanism,
+    Mode,
+    Scale,
+    Scenario,
+)
 from vae_compat.contracts.promise import rounded_up
 from vae_compat.families import FAMILIES, Family
 from vae_compat.families.installed import installed_families
@@ -290,6 +300,7 @@ class _Span:
         yield from self.probes()
         if self.in_ranks:
             return
+        yield from self.unusual()
         yield from self.scenarios()
         if (
             self.device == "sim"
@@ -320,6 +331,14 @@ class _Span:
             builds.setdefault(family if self.full else FAMILIES[family].build, family)
         return frozenset(builds.values())
 
+    @cached_property
+    def lineages(self) -> frozenset[str]:
+        """One family per lineage: the first that is claimed; all where the whole matrix runs."""
+        first: dict[str, str] = {}
+        for family, _, _ in self.cells:
+            first.setdefault(family if self.full else FAMILIES[family].coder_layout, family)
+        return frozenset(first.values())
+
     def case(
         self,
         cell: _Cell,
@@ -331,6 +350,7 @@ class _Span:
         dtype: str = "float32",
         mechanism: Mechanism | None = None,
         scenario: Scenario | None = None,
+        given: Given | None = None,
     ) -> Case:
         family, direction, mode = cell
         return Case(
@@ -348,6 +368,7 @@ class _Span:
             device=self.device,
             mechanism=mechanism,
             scenario=scenario,
+            given=given,
         )
 
     def mock(self) -> Iterator[Case]:
@@ -438,6 +459,27 @@ class _Span:
                 else:
                     size, frames = TRAINED_SIZE, 1
                 yield self.case(cell, size, scale=Scale.TRAINED, frames=frames)
+
+    def unusual(self) -> Iterator[Case]:
+        """Inputs that other cases do not have: values, or where they lie in memory.
+
+        What goes wrong with them is arithmetic or a call that a tensor refuses, and no matter of
+        sizes or of channels, so that the smallest plane that must be tiled tells it. Of a flat
+        picture the borders are what varies: the plane is large enough for them to be a small part.
+        Statistics that are estimated mean nothing on planes as small as these.
+        """
+        first: dict[tuple[str, Direction], _Cell] = {}
+        for cell in self.cells:
+            if cell[0] in self.lineages and cell[2] not in ESTIMATING:
+                first.setdefault(cell[:2], cell)
+        for cell in first.values():
+            _, direction, _ = cell
+            for given in Given:
+                if given is Given.LOUD and direction is Direction.ENCODE:
+                    continue  # pictures end at -1 and 1
+                batch = 2 if given is Given.EXPANDED else 1
+                size = PROBE_SIZE if given is Given.FLAT else USAGE_SIZE
+                yield self.case(cell, size, batch=batch, given=given)
 
     def scenarios(self) -> Iterator[Case]:
         """Several calls each, in the first claimed mode or in every mode."""

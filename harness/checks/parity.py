@@ -234,11 +234,15 @@ def _item_meets(part: Part, measured: Distance, bar: Grade) -> bool:
 
 
 def _nearer(output: Tensor, truth: Tensor, part: Part) -> int | None:
-    """Another item of the untiled result to which this output item is nearer than to its own."""
-    ours = output[part.batch].double()
+    """Another item of the untiled result to which this output item is nearer than to its own.
+
+    Items that are apart by no more than the floor are one picture twice.
+    """
+    ours, own = output[part.batch].double(), truth[part.batch]
     for other in range(truth.shape[0]):
         if other != part.batch:
+            apart = (own - truth[other]).square_().mean().sqrt()
             away = (ours - truth[other]).square_().mean().sqrt()
-            if float(away) < part.error.rms:
+            if float(away) < part.error.rms and float(apart) > part.floor.rms:
                 return other
     return None

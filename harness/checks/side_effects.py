@@ -49,7 +49,11 @@ def check_live_bytes(observation: Observation) -> Answer:
 
 @check(tier=Tier.RECOMMENDED, when=single_run & whole_net)
 def check_left_behind(observation: Observation) -> Answer:
-    """After the run, VAE and process are as they were before the hook was put on."""
+    """After the run, VAE and process are as they were before the hook was put on.
+
+    Of the process: torch's switches, modes and random numbers, threads, environment, working
+    directory and signals. What a library sets as it is imported for the first time does not count.
+    """
     if (unseen := _unseen(observation)) is not None:
         return unseen
     if not observation.residue:

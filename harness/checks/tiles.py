@@ -98,7 +98,7 @@ def check_requested_tile(observed: StripObserved) -> Answer:
 
     A low wide plane and a narrow high one are run in tiles of two sizes. No convolution may write a
     plane longer than a tile with the widest useful halo on either side. That halo is the receptive
-    field of the family's decoder, up to a multiple of 8: 24 latent pixels. Tiles of twice the size
+    field of the family's decoder, up to a multiple of 8 latent pixels. Tiles of twice the size
     must be longer, by about as much, or take more memory where a tile is computed in pieces that
     are as long for both sizes. Tiles of another shape may be longer if they are shorter
     across: on a plane that is long both ways, the largest may have no more than 1.5 times the area

@@ -20,7 +20,7 @@ class CaseId(NamedTuple):
     family: str
     scale: str
     part: str | None
-    """The mechanism of a probe, a scenario, or both: ``causal_cache.clip``."""
+    """The mechanism of a probe, a scenario, or both: ``causal_cache.clip``; or an unusual input."""
     layout: str
     direction: str
     mode: str

@@ -37,12 +37,20 @@ class Mode(StrEnum):
     QUADTREE = "quadtree"
 
 
+ESTIMATING = frozenset({Mode.FAST, Mode.COLOR_FIX})
+"""Modes that estimate statistics by design: they promise no more than ``degraded`` where the
+profile doesn't say. The other modes default to ``exact``."""
+
+
 class Layout(StrEnum):
     """The module names and calling conventions that a hook expects."""
 
     DIFFUSERS = "diffusers"
+    """``AutoencoderKL`` and related classes."""
     LDM = "ldm"
+    """latent-diffusion's modules (``up[i].block[j]``), as ComfyUI and the web UI have them."""
     WAN = "wan"
+    """The original Wan coder, called with ``feat_cache`` and ``feat_idx``."""
 
 
 class Mechanism(StrEnum):
@@ -123,6 +131,26 @@ class Scenario(StrEnum):
     """A hook that tiles only where memory is short has plenty of it."""
 
 
+class Given(StrEnum):
+    """What a single call is given, where that is no usual picture in a tensor of its own."""
+
+    FLAT = "flat"
+    """A picture of one colour, or latents that are the same everywhere."""
+    LOUD = "loud"
+    """Latents ten times as large as usual."""
+    CHANNELS_LAST = "channels_last"
+    """A tensor whose channels lie innermost in memory."""
+    SLICE = "slice"
+    """A window of a larger tensor, with NaN around it."""
+    EXPANDED = "expanded"
+    """A batch whose items are one and the same memory."""
+
+    @property
+    def usual_values(self) -> bool:
+        """Whether only the place of the values in memory is another."""
+        return self in (Given.CHANNELS_LAST, Given.SLICE)
+
+
 @dataclass(frozen=True)
 class TimeTiles:
     """How a clip is cut in time, in latent frames."""
@@ -165,6 +193,7 @@ class Case:
     device: str = "sim"
     mechanism: Mechanism | None = None
     scenario: Scenario | None = None
+    given: Given | None = None
 
     def __post_init__(self) -> None:
         if (self.scale is Scale.PROBE) != (self.mechanism is not None):
@@ -179,10 +208,10 @@ class Case:
     def id(self) -> str:
         """Readable and unique: ``sd-mock-ldm-decode-exact-40x40t16-b1-f1-float32-sim``.
 
-        A probe's mechanism and a scenario follow the scale: ``sd-probe.halo-``,
-        ``qwen-mock.clip-``, ``qwen-probe.causal_cache.clip-``.
+        A probe's mechanism, a scenario and an unusual input follow the scale: ``sd-probe.halo-``,
+        ``qwen-mock.clip-``, ``qwen-probe.causal_cache.clip-``, ``sd-mock.flat-``.
         """
-        scale = ".".join(filter(None, (self.scale, self.mechanism, self.scenario)))
+        scale = ".".join(filter(None, (self.scale, self.mechanism, self.scenario, self.given)))
         return (
             f"{self.family}-{scale}-{self.layout}-{self.direction}-{self.mode}-"
             f"{self.height}x{self.width}t{self.tile}-b{self.batch}-f{self.frames}-"
@@ -192,19 +221,25 @@ class Case:
     @property
     def baseline_id(self) -> str:
         """Cases with the same baseline id have the same untiled result."""
-        return replace(self, mode=Mode.EXACT, tile=1, scenario=None).id
+        return replace(self, mode=Mode.EXACT, tile=1, scenario=None, given=self._values).id
 
     @property
     def truth_id(self) -> str:
         """Cases with the same truth id have the same float64 truth, whatever their layout."""
-        alone = replace(self, mode=Mode.EXACT, tile=1, scenario=None)
+        alone = replace(self, mode=Mode.EXACT, tile=1, scenario=None, given=self._values)
         on_host = replace(alone, layout=Layout.DIFFUSERS)
         return on_host.id if self.device == "cuda" else replace(on_host, device="cpu").id
 
     @property
     def tiles_id(self) -> str:
         """Cases with the same tiles id have the same result of plain tiles."""
-        return replace(self, mode=Mode.EXACT, layout=Layout.DIFFUSERS, scenario=None).id
+        alone = replace(self, mode=Mode.EXACT, scenario=None, given=self._values)
+        return replace(alone, layout=Layout.DIFFUSERS).id
+
+    @property
+    def _values(self) -> Given | None:
+        """The unusual input, where its values are unusual."""
+        return None if self.given is None or self.given.usual_values else self.given
 
     @property
     def turned(self) -> Case:

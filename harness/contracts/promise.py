@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from vae_compat.contracts.cases import TIME_TILES, Case, Direction, Mechanism, Mode, TimeTiles
+from vae_compat.contracts.cases import (
+    ESTIMATING,
+    TIME_TILES,
+    Case,
+    Direction,
+    Given,
+    Mechanism,
+    TimeTiles,
+)
 from vae_compat.vocabulary import RANKS
 
 
@@ -84,10 +92,12 @@ class Promise:
         """Whether the result is held to what plain overlapping tiles give.
 
         So it is where no more than ``degraded`` is promised. Modes that estimate the statistics of
-        the whole plane are another compromise, with errors of another kind.
+        the whole plane are another compromise, with errors of another kind. On a flat picture
+        nothing but borders is to be seen, and those of tiles of another size are elsewhere.
         """
-        cut = case.scenario is None and not case.fits_one_tile
-        estimates = case.mode in (Mode.FAST, Mode.COLOR_FIX)
+        textured = case.given is not Given.FLAT
+        cut = case.scenario is None and not case.fits_one_tile and textured
+        estimates = case.mode in ESTIMATING
         return self.claimed and self.grade == "degraded" and cut and not estimates
 
     def time_tiles(self, case: Case) -> TimeTiles | None:

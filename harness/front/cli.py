@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from vae_compat.contracts.cases import Layout
 from vae_compat.errors import UsageError
-from vae_compat.front.ending import answered, open_streams
+from vae_compat.front.ending import answered, open_streams, outlive_readers
 from vae_compat.front.run.interrupts import ignore_requests
 from vae_compat.vocabulary import DEFAULT_PROFILES, DEFAULT_TIERS, Device, ExitCode, Tier
 
@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def console() -> int:
     """`main` of a process that ends with it: no request to stop changes what was told."""
     open_streams()
+    if _runs(sys.argv[1:]):
+        outlive_readers()
     code = main()
     ignore_requests()
     return code

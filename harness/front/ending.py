@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import TextIO
+from typing import Any, TextIO
 
 from vae_compat.errors import StoppedError, UsageError
 from vae_compat.text import printable
@@ -65,6 +66,40 @@ def open_streams() -> None:
             setattr(sys, name, os.fdopen(number, "w", closefd=False))
 
 
+def outlive_readers() -> None:
+    """From now on nobody has to read what is printed, so that a run goes on to its verdict.
+
+    Its log and its report are files, and ``vae-compat run | head`` is no reason to lose them.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.flush()
+            lasting = io.TextIOWrapper(
+                io.BufferedWriter(_Outliving(stream.fileno())),
+                encoding=stream.encoding,
+                errors=stream.errors,
+                line_buffering=stream.line_buffering,
+                write_through=stream.write_through,
+            )
+            setattr(sys, name, lasting)
+
+
+class _Outliving(io.FileIO):
+    """A stream that leads nowhere once its reader has gone."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number, "w", closefd=False)
+
+    def write(self, content: Any, /) -> int:
+        """Write, or drop it where nobody reads."""
+        try:
+            return super().write(content) or 0
+        except BrokenPipeError:
+            _lead_nowhere(self.fileno())
+            return len(content)
+
+
 def _defect() -> ExitCode:
     """An uncaught exception would exit with 1, which says that the gate does not hold."""
     told = "vae-compat: this is a defect of the harness, not of the hook\n"
@@ -83,4 +118,10 @@ def _say(text: str) -> None:
 
 def _silence(stream: TextIO) -> None:
     """Keep the interpreter from complaining at exit that nobody reads a stream."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    _lead_nowhere(stream.fileno())
+
+
+def _lead_nowhere(number: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, number)
+    os.close(nowhere)

@@ -14,8 +14,10 @@ from vae_compat.device import Device
 from vae_compat.device.meter import Reading
 from vae_compat.isolation.limiting import limited
 from vae_compat.measure.failing import failure_of
+from vae_compat.measure.modes import Modes
 from vae_compat.measure.observation import Failure
-from vae_compat.measure.process import ProcessState
+from vae_compat.measure.process import ProcessState, settings_now
+from vae_compat.subject.imports import Imports
 from vae_compat.subject.state import Change, Snapshot, snapshot_of
 
 
@@ -81,20 +83,26 @@ def attempt(
     expected = tuple(Change(*place) for place in leaves or ())
     whole = snapshot_of(view)
     before = ProcessState()
+    imports = Imports(settings_now)
     process: tuple[str, ...] = ()
     error: BaseException | None = None
     try:
         meters = device.metered() if metered else nullcontext(made.reading)
         with limited(seconds), meters as made.reading:
+            modes = Modes()
             try:
-                fitting = hook.put_on(view, case, expected=expected, before=whole)
-                with fitting as run:
-                    made.result = act(run)
-            finally:  # inside, because the meter's own context restores some switches
-                process = before.undo()
+                with imports.noted():
+                    fitting = hook.put_on(view, case, expected=expected, before=whole)
+                    with fitting as run:
+                        made.result = act(run)
+            finally:  # inside, because the meter's own context restores some switches and modes
+                process = modes.undo()
+                process += before.undo(imports.set)
     except BaseException as caught:
         error = caught
-    process += before.undo()  # the remaining cleanup, where the limit interrupted the first
+    process += before.undo(
+        imports.set
+    )  # the remaining cleanup, where the limit interrupted the first
     if error is not None:
         phase = "put_on" if fitting is None else fitting.phase
         made.failure = failure_of(error, phase, seconds, _file_of(hook))

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from vae_compat.contracts.cases import Given
 from vae_compat.contracts.coders import LayoutVAE
 from vae_compat.device import Device
 from vae_compat.subject.state import snapshot_of
@@ -60,3 +61,22 @@ def live_bytes(device: Device) -> int | None:
     with device.metered() as now:
         pass
     return now.live_before
+
+
+def arranged(x: Tensor, given: Given | None) -> Tensor:
+    """The same values in another place in memory, where a case asks for that; ``B C [T] H W``."""
+    match given:
+        case Given.CHANNELS_LAST:
+            clip = x.ndim == 5
+            return x.contiguous(
+                memory_format=torch.channels_last_3d if clip else torch.channels_last
+            )
+        case Given.SLICE:
+            *outer, height, width = x.shape
+            larger = x.new_full((*outer, height + 3, width + 5), torch.nan)
+            window = larger[..., 1 : 1 + height, 2 : 2 + width]
+            return window.copy_(x)
+        case Given.EXPANDED:
+            return x[:1].clone().expand_as(x)
+        case _:
+            return x

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import functools
-import gc
 import os
 import queue
 import random
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Set
 from concurrent.futures import _base as futures
 from concurrent.futures import thread as pools
-from types import FrameType
+from pathlib import Path
+from types import CodeType, FrameType, MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,72 +29,7 @@ from vae_compat.measure.compilers import (
     replaced_by_dynamo,
     serves_compiler,
 )
-
-_SWITCHES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
-    "global default dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "global grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
-    "number of threads": (torch.get_num_threads, torch.set_num_threads),
-    "deterministic algorithms": (
-        torch.are_deterministic_algorithms_enabled,
-        torch.use_deterministic_algorithms,
-    ),
-    "float32 matmul precision": (
-        torch.get_float32_matmul_precision,
-        torch.set_float32_matmul_precision,
-    ),
-    "autocast of the CPU": (
-        lambda: torch.is_autocast_enabled("cpu"),
-        lambda value: torch.set_autocast_enabled("cpu", value),
-    ),
-    "autocast of CUDA": (
-        lambda: torch.is_autocast_enabled("cuda"),
-        lambda value: torch.set_autocast_enabled("cuda", value),
-    ),
-    "cudnn.benchmark": (
-        lambda: torch.backends.cudnn.benchmark,
-        lambda value: setattr(torch.backends.cudnn, "benchmark", value),
-    ),
-    "cudnn.deterministic": (
-        lambda: torch.backends.cudnn.deterministic,
-        lambda value: setattr(torch.backends.cudnn, "deterministic", value),
-    ),
-    "cudnn.enabled": (
-        lambda: torch.backends.cudnn.enabled,
-        lambda value: setattr(torch.backends.cudnn, "enabled", value),
-    ),
-    "cudnn.allow_tf32": (
-        lambda: torch.backends.cudnn.allow_tf32,
-        lambda value: setattr(torch.backends.cudnn, "allow_tf32", value),
-    ),
-    "cuda.matmul.allow_tf32": (
-        lambda: torch.backends.cuda.matmul.allow_tf32,
-        lambda value: setattr(torch.backends.cuda.matmul, "allow_tf32", value),
-    ),
-    "flash attention": (
-        torch.backends.cuda.flash_sdp_enabled,
-        torch.backends.cuda.enable_flash_sdp,
-    ),
-    "memory-efficient attention": (
-        torch.backends.cuda.mem_efficient_sdp_enabled,
-        torch.backends.cuda.enable_mem_efficient_sdp,
-    ),
-    "plain attention": (
-        torch.backends.cuda.math_sdp_enabled,
-        torch.backends.cuda.enable_math_sdp,
-    ),
-    "cuDNN's attention": (
-        torch.backends.cuda.cudnn_sdp_enabled,
-        torch.backends.cuda.enable_cudnn_sdp,
-    ),
-    "default device": (
-        lambda: getattr(_device_context(), "device", None),
-        torch.set_default_device,
-    ),
-    "recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),
-    "garbage collection": (gc.isenabled, lambda value: gc.enable() if value else gc.disable()),
-    "umask": (lambda: _umask(), os.umask),
-}
-"""How to read and to set each switch."""
+from vae_compat.measure.switches import SWITCHES
 
 _GLOBAL_HOOKS = (
     "_global_forward_hooks",
@@ -118,6 +54,15 @@ _PATCHABLE: tuple[tuple[str, Any], ...] = (
 
 _PATIENCE = 0.2
 """Seconds that a thread may take to end by itself."""
+_SIGNALS = {
+    f"handler of {number.name}": number
+    for number in signal.Signals
+    if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGPROF)
+}
+"""Signals that can be handled, by what their handlers are called here; the limit on the time of a
+call has the last of those that are left out."""
+_FOLDER = "working directory"
+_VARIABLE = "environment variable "
 
 
 @functools.cache
@@ -129,18 +74,6 @@ def _module_classes() -> tuple[type[Any], ...]:
         for owner in vars(nn).values()
         if isinstance(owner, type) and issubclass(owner, nn.Module) and owner not in whole
     )
-
-
-def _device_context() -> Any:
-    """What ``torch.set_default_device`` leaves behind on this thread; ``None`` without."""
-    return getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
-
-
-def _umask() -> int:
-    """The umask can only be read by setting it."""
-    now = os.umask(0o077)
-    os.umask(now)
-    return now
 
 
 def running_threads() -> dict[int, str]:
@@ -173,36 +106,94 @@ def _waits(frame: FrameType | None) -> bool:
     return True
 
 
+def settings_now() -> dict[str, Any]:
+    """Switches, handlers of signals, working directory and environment, by their names."""
+    return {
+        **{name: told(get) for name, (get, _) in SWITCHES.items()},
+        **{name: signal.getsignal(number) for name, number in _SIGNALS.items()},
+        _FOLDER: _folder(),
+        **{_VARIABLE + name: value for name, value in os.environ.items()},
+    }
+
+
+def _folder() -> str:
+    try:
+        return str(Path.cwd())
+    except OSError:
+        return "a folder that is gone"
+
+
 class ProcessState:
     """The state of the process at one moment."""
 
     def __init__(self) -> None:
-        self._switches = {name: told(get) for name, (get, _) in _SWITCHES.items()}
+        self._settings = settings_now()
         self._functions = [dict(vars(owner)) for _, owner in _PATCHABLE]
         self._forwards = [vars(owner).get("forward") for owner in _module_classes()]
         self._hooks = [dict(getattr(nn.modules.module, name)) for name in _GLOBAL_HOOKS]
-        self._environment = dict(os.environ)
         self._threads = set(running_threads())
         self._torch_random = torch.get_rng_state()
+        self._cuda_random = _cuda_random()
         self._python_random = random.getstate()
         self._numpy_random = np.random.get_state()
 
-    def undo(self) -> tuple[str, ...]:
+    def undo(self, imported: Mapping[str, Any] = MappingProxyType({})) -> tuple[str, ...]:
         """Put everything back; returns in words what had changed since.
 
-        New names in a module are no change: importing a submodule makes one. Threads cannot be
-        put back: each is named once.
+        ``imported`` is what libraries have set as they were imported, by the names of
+        `settings_now`: it is put back and not told. New names in a module are no change: importing
+        a submodule makes one. Threads cannot be put back: each is named once.
         """
-        found: list[str] = []
-        changed = {name: told(get) for name, (get, _) in _SWITCHES.items()}
-        for name, (get, put) in _SWITCHES.items():
-            now, then = changed[name], self._switches[name]
-            if name == "recursion limit" and raised_by_inductor(now, then):
+        now = settings_now()
+        told_of = {
+            name
+            for name in now.keys() | self._settings.keys()
+            if name not in imported or now.get(name) != imported[name]
+        }
+        return (
+            *self._undo_switches(now, told_of),
+            *self._undo_handlers(now, told_of),
+            *self._undo_folder(now, told_of),
+            *self._undo_functions(),
+            *self._undo_forwards(),
+            *self._undo_hooks(),
+            *self._undo_environment(now, told_of),
+            *self._new_threads(),
+            *self._undo_random(),
+        )
+
+    def _undo_switches(self, now: Mapping[str, Any], told_of: Set[str]) -> list[str]:
+        found = []
+        for name, (get, put) in SWITCHES.items():
+            value, then = now[name], self._settings[name]
+            if name == "recursion limit" and raised_by_inductor(value, then):
                 put(then)  # each compilation raises it anew
-            elif now != then:
-                found.append(f"{name} was changed from {_named(then)} to {_named(now)}")
+            elif value != then:
+                if name in told_of:
+                    found.append(f"{name} was changed from {_named(then)} to {_named(value)}")
                 if told(get) != then and then != MIXED:  # two switches may be names of one
                     put(then)
+        return found
+
+    def _undo_handlers(self, now: Mapping[str, Any], told_of: Set[str]) -> list[str]:
+        found = []
+        for name, number in _SIGNALS.items():
+            if not _same_code(now[name], self._settings[name]):
+                if name in told_of:
+                    found.append(f"{name} was replaced")
+                if threading.current_thread() is threading.main_thread():
+                    signal.signal(number, self._settings[name] or signal.SIG_DFL)
+        return found
+
+    def _undo_folder(self, now: Mapping[str, Any], told_of: Set[str]) -> list[str]:
+        folder, then = now[_FOLDER], self._settings[_FOLDER]
+        if folder == then:
+            return []
+        os.chdir(then)
+        return [f"{_FOLDER} was changed to {folder}"] if _FOLDER in told_of else []
+
+    def _undo_functions(self) -> list[str]:
+        found = []
         for (place, owner), before in zip(_PATCHABLE, self._functions, strict=True):
             now = dict(vars(owner))
             for name, value in before.items():
@@ -211,14 +202,7 @@ class ProcessState:
                 if not (owner is nn.Module and replaced_by_dynamo(now.get(name))):
                     found.append(f"{place}.{name} was replaced")
                     setattr(owner, name, value)
-        return (
-            *found,
-            *self._undo_forwards(),
-            *self._undo_hooks(),
-            *self._undo_environment(),
-            *self._new_threads(),
-            *self._undo_random(),
-        )
+        return found
 
     def _undo_forwards(self) -> list[str]:
         found = []
@@ -242,20 +226,22 @@ class ProcessState:
                 now.update(before)
         return found
 
-    def _undo_environment(self) -> list[str]:
+    def _undo_environment(self, now: Mapping[str, Any], told_of: Set[str]) -> list[str]:
         found = []
-        for name in sorted({*os.environ, *self._environment}):
-            now, then = os.environ.get(name), self._environment.get(name)
-            if now == then or (then is None and named_by_inductor(name, now)):
+        for name in sorted(now.keys() | self._settings.keys()):
+            value, then = now.get(name), self._settings.get(name)
+            variable = name.removeprefix(_VARIABLE)
+            if variable == name or value == then:
                 continue
+            if then is None and named_by_inductor(variable, value):
+                continue
+            if name in told_of:
+                how = "set" if then is None else "removed" if value is None else "changed"
+                found.append(f"{name} was {how}")
             if then is None:
-                found.append(f"environment variable {name} was set")
-                del os.environ[name]
+                del os.environ[variable]
             else:
-                found.append(
-                    f"environment variable {name} was {'removed' if now is None else 'changed'}"
-                )
-                os.environ[name] = then
+                os.environ[variable] = then
         return found
 
     def _new_threads(self) -> list[str]:
@@ -273,6 +259,10 @@ class ProcessState:
         if not torch.equal(torch.get_rng_state(), self._torch_random):
             found.append("torch's random number generator was moved on or seeded anew")
             torch.set_rng_state(self._torch_random)
+        for generator, then in self._cuda_random:
+            if not torch.equal(generator.get_state(), then):
+                found.append("the random number generator of CUDA was moved on or seeded anew")
+                generator.set_state(then)
         if random.getstate() != self._python_random:
             found.append("Python's random number generator was moved on or seeded anew")
             random.setstate(self._python_random)
@@ -281,6 +271,19 @@ class ProcessState:
             found.append("numpy's random number generator was moved on or seeded anew")
             np.random.set_state(self._numpy_random)
         return found
+
+
+def _cuda_random() -> list[tuple[torch.Generator, torch.Tensor]]:
+    """The generators of real GPUs, of which there are none before CUDA is first used."""
+    return [(generator, generator.get_state()) for generator in torch.cuda.default_generators]
+
+
+def _same_code(one: Any, other: Any) -> bool:
+    """Whether two handlers run the same code: a file that is executed anew makes each again."""
+    codes = [getattr(handler, "__code__", handler) for handler in (one, other)]
+    return codes[0] is codes[1] or (
+        all(isinstance(code, CodeType) for code in codes) and codes[0] == codes[1]
+    )
 
 
 def _named(value: object) -> str:

@@ -12,7 +12,7 @@ from vae_compat.contracts.promise import Promise
 from vae_compat.device.meter import Reading
 from vae_compat.measure.held import held_tensors
 from vae_compat.measure.observation import Baseline, ConventionResult, Held, Observation
-from vae_compat.measure.placing import live_bytes
+from vae_compat.measure.placing import arranged, live_bytes
 from vae_compat.measure.plain import on_host
 from vae_compat.scenarios.conventions import perform_conventions
 from vae_compat.scenarios.performed import Called, WholePerformed
@@ -36,7 +36,7 @@ def perform_call(stage: Stage) -> Called:
     """One forward of the hook under meters; whatever it raises becomes a `Failure`."""
     x = stage.models.make_input(stage.case)
     with stage.play() as player:
-        given = player.device.put(x)
+        given = arranged(player.device.put(x), stage.case.given)
         made = player.attempt(lambda run: run(stage.case.direction, given))
         called = player.called(made, given)
         changed = not _same(on_host(player.device, given), x)

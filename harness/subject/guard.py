@@ -11,17 +11,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
+from vae_compat.subject.imports import Imports
+
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Puts back search path, working folder, streams, warning filters and log handlers.
+    """Puts back search path, streams, warning filters and log handlers.
 
     Warnings are ignored inside: they are the hook's, and under a strict test configuration they
     would count as its failures.
     """
-    path, hooks = list(sys.path), list(sys.meta_path)
+    path = list(sys.path)
+    finders = [finder for finder in sys.meta_path if not isinstance(finder, Imports)]
     streams = (sys.stdout, sys.stderr)
-    folder = Path.cwd()
     loggers = _loggers()
     disabled = logging.root.manager.disable
     with warnings.catch_warnings():
@@ -30,11 +32,32 @@ def guarded() -> Iterator[None]:
             yield
         finally:
             sys.path[:] = path
-            sys.meta_path[:] = hooks
+            sys.meta_path[:] = finders
             sys.stdout, sys.stderr = streams
-            os.chdir(folder)
             logging.disable(disabled)
             _restore_loggers(loggers)
+
+
+class ImportsFolder:
+    """Puts back the working directory that an import has left.
+
+    Where calls change it afterwards, it stays: that is told as theirs.
+    """
+
+    _left: Path | None
+
+    def __enter__(self) -> ImportsFolder:
+        self._before = Path.cwd()
+        self._left = None
+        return self
+
+    def settled(self) -> None:
+        """The import is over."""
+        self._left = Path.cwd()
+
+    def __exit__(self, *exc: object) -> None:
+        if self._left is None or self._left == Path.cwd():
+            os.chdir(self._before)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from vae_compat.errors import UsageError
-from vae_compat.subject.guard import guarded, silenced
+from vae_compat.subject.guard import ImportsFolder, guarded, silenced
 from vae_compat.subject.hook import Hook
 from vae_compat.subject.hosts import Host, host_of
 from vae_compat.subject.hosts.standing import StandInError
@@ -60,7 +60,7 @@ class Entry:
 
         Raises ``UsageError`` where it cannot be loaded.
         """
-        with guarded(), self.host.modules(device, dtype):
+        with guarded(), self.host.modules(device, dtype), ImportsFolder() as folder:
             before = set(sys.modules)
             root = self.folder if self.file is None else self.host.root_of(self.file)
             added = str(root) not in sys.path
@@ -72,6 +72,7 @@ class Entry:
                         found = self._attribute(self._module())
                 else:
                     found = self._attribute(self._module())
+                folder.settled()
                 yield found
             finally:
                 for name in set(sys.modules) - before:

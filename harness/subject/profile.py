@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vae_compat.contracts.cases import Case, Direction, Layout, Mode
+from vae_compat.contracts.cases import ESTIMATING, Case, Direction, Layout, Mode
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.matrix import is_claimed
@@ -28,8 +28,11 @@ class Kind(StrEnum):
     """How a hook is put on a VAE."""
 
     FORWARD = "forward"
+    """A class whose instance replaces the forward of an encoder or decoder."""
     VAE = "vae"
+    """``entry(vae, **settings)`` switches tiling on for a whole VAE and returns an undo."""
     FUNCTION = "function"
+    """``entry(vae, x, direction, **settings)`` returns the result."""
     RANKS = "ranks"
     """Like ``vae``, in each of several processes that share one VAE's work."""
 
@@ -117,10 +120,6 @@ Setting = Literal[
     "group",
 ]
 """A keyword of the contract with which hooks are built, besides the coder."""
-
-ESTIMATING = frozenset({Mode.FAST, Mode.COLOR_FIX})
-"""Modes that estimate statistics by design: they promise no more than ``degraded`` where the
-profile doesn't say. The other modes default to ``exact``."""
 
 _MOST_BYTES = 2**20
 _EMBEDDED = Path(__file__).parent / "profiles"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,11 +12,28 @@ from torch import nn
 from .errors import TilingError
 from .hook import VAEHook
 from .installing import DECODE, ENCODE, Installed, coder_of
-from .settings import check_sizes
+from .settings import check_flags, check_names, check_sizes
 
 _HELD = ("vae", "first_stage_model", "model", "module", "_orig_mod")
 """Under which names pipelines, user interfaces, ``DataParallel`` and ``torch.compile`` hold a VAE.
 """
+
+_INSTEAD = {
+    "net": "the VAE",
+    "is_decoder": "encode=False or decode=False",
+    "fast_decoder": "fast",
+    "fast_encoder": "fast",
+}
+"""What `tiled` gives its hooks itself, with what to give it."""
+_OF_HOOKS = inspect.signature(VAEHook).parameters
+_SETTINGS = [
+    "tile_size",
+    "encode",
+    "decode",
+    "fast",
+    *(name for name in _OF_HOOKS if name not in (*_INSTEAD, "tile_size")),
+]
+"""All that `tiled` takes by name."""
 
 
 @contextmanager
@@ -41,9 +59,16 @@ def tiled(
     Each thread may open a context of its own; one without takes part in the newest. A decoder that
     is put into the VAE inside is tiled as well, and a copy made inside is not. The VAE is as before
     when the last context ends, however it ends. Raises `TilingError` for what is no VAE or is tiled
-    by this thread already, and for settings that cannot work.
+    by this thread already, and for settings that cannot work; ``TypeError`` for unknown ones.
     """
+    check_names(settings, known=_SETTINGS, instead=_INSTEAD)
     check_sizes(tile_size, settings.get("min_tile_size"))
+    check_flags(encode=encode, decode=decode, fast=fast, color_fix=color_fix)
+    if color_fix and not fast:
+        raise TilingError(
+            "color_fix bounds what fast estimates, and fast is off: give fast=True as well, or "
+            "leave color_fix out, as nothing is estimated then and colours are exact"
+        )
     is_default = tile_size is None and settings.get("max_vram") is None
     if is_default:
         tile_size = 512

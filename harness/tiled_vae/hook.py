@@ -39,7 +39,7 @@ from .runtime.caches import Caches, ItemCaches
 from .runtime.clip import Clip
 from .runtime.parked import ParkedCaches
 from .runtime.planes import Plane
-from .settings import bytes_of, check_choices, check_progress, check_sizes
+from .settings import bytes_of, check_choices, check_flags, check_net, check_progress, check_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,8 @@ class VAEHook:
             GroupNorm stay exact, and so does a GPU with room for all planes: there bands of full
             rows are as fast.
         fast_encoder: the same for an encoder.
-        color_fix: for a fast encoder, estimate only before the first downsampling.
+        color_fix: for a fast encoder, estimate only before the first downsampling; without
+            ``fast_encoder`` nothing is estimated, and it changes nothing.
         to_gpu: where the coder lies on the host and there is an accelerator, move it there for
             the time of a call. A coder that is on a device already stays where it is.
         use_quadtree: small tiles where there is much detail; the result is the same.
@@ -112,7 +113,17 @@ class VAEHook:
         max_vram: int | str | None = None,
         progress: Tell | bool | None = None,
     ) -> None:
+        check_net(net)
         check_sizes(tile_size, min_tile_size)
+        check_flags(
+            is_decoder=is_decoder,
+            fast_decoder=fast_decoder,
+            fast_encoder=fast_encoder,
+            color_fix=color_fix,
+            to_gpu=to_gpu,
+            use_quadtree=use_quadtree,
+            skip_zeros=skip_zeros,
+        )
         check_choices(max_depth, residency, method)
         check_progress(progress)
         budget = bytes_of(max_vram)

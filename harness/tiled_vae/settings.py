@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
+
+from torch import nn
 
 from .errors import TilingError
 from .fusion.segments import BANDS, CARRY, REST
@@ -27,6 +31,42 @@ def check_sizes(tile_size: Any, min_tile_size: Any) -> None:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise TilingError(f"{name} is {value!r}: give a whole number of pixels, at least one")
+
+
+def check_flags(**flags: Any) -> None:
+    """Raise `TilingError` for what is neither true nor false: ``"no"`` would be true."""
+    for name, value in flags.items():
+        number = isinstance(value, int) and value in (0, 1)  # True and False are numbers as well
+        if not number and type(value).__name__ not in ("bool", "bool_"):  # as of NumPy
+            raise TilingError(f"{name} is {value!r}: give True or False")
+
+
+def check_names(told: Iterable[str], known: Iterable[str], instead: Mapping[str, str]) -> None:
+    """Raise ``TypeError``, as Python does, for a setting that `tiled` does not have.
+
+    ``instead`` are names that a hook has and `tiled` gives itself, with what to give there.
+    """
+    for name in told:
+        if name in instead:
+            raise TypeError(f"tiled() takes no {name!r}: give {instead[name]}")
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            told_of = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+            raise TypeError(f"tiled() has no setting {name!r}: {told_of}")
+
+
+def check_net(net: Any) -> None:
+    """Raise `TilingError` for what cannot be a coder: no module, one layer, or a whole VAE."""
+    name = type(net).__name__
+    if not isinstance(net, nn.Module):
+        raise TilingError(f"{name} is no module: give a VAE's encoder or decoder")
+    parts = dict(net.named_children())
+    if {"encoder", "decoder"} <= parts.keys():
+        raise TilingError(
+            f"{name} has an encoder and a decoder: hook one of them, or use tiled(vae) for both"
+        )
+    if not parts and type(net).__module__.startswith("torch.nn."):
+        raise TilingError(f"{name} is a single layer: give a VAE's encoder or decoder")
 
 
 def check_progress(progress: Any) -> None:

@@ -72,6 +72,7 @@ def _group_of(record: Record, observed: Observed) -> Group | None:
             return None
         return Group(record.hook, record.check, case.family, case.direction, known)
     plain = case.scale is not Scale.PROBE and case.scenario is None and case.must_tile
+    plain = plain and case.given is None
     passed = record.status == Outcome.PASSED and record.check == "parity"
     if passed and plain and record.claimed and case.direction is Direction.DECODE:
         return Group(record.hook, "", case.family, case.direction, False)

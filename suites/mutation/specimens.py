@@ -65,6 +65,7 @@ def covering(cases: Iterable[Case]) -> list[Case]:
         kinds = {
             (case.direction, case.scenario, case.mechanism, case.frames),
             (case.direction, case.scenario, case.dtype),
+            (case.direction, case.given),
             (case.direction, case.scale, case.mode),
         }
         if cost(case) <= DEAR and not kinds <= known:
@@ -88,7 +89,8 @@ def diagnosing(specimen: Specimen, cases: Iterable[Case]) -> list[Case]:
     here = [
         case
         for case in narrowed(cases)
-        if case.family == family and case.direction == direction and case.scenario is None
+        if case.family == family and case.direction == direction
+        if case.scenario is None and case.given is None
     ]
     probes = [case for case in here if case.scale is Scale.PROBE]
     whole = [case for case in here if case.scale is Scale.MOCK and case.must_tile]

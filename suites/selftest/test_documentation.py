@@ -12,7 +12,7 @@ import pytest
 
 from vae_compat.checks.metrics import METRICS
 from vae_compat.checks.registry import BY_NAME
-from vae_compat.contracts.cases import Mechanism, Scenario
+from vae_compat.contracts.cases import Layout, Mechanism, Scenario
 from vae_compat.contracts.finding import Grade, Phase
 from vae_compat.errors import UsageError
 from vae_compat.front import cli, documentation
@@ -24,8 +24,8 @@ from vae_compat.judge import Outcome
 from vae_compat.reports.digest import MARKS
 from vae_compat.reports.html.page import COSTS
 from vae_compat.reports.schema import NAMES, stored
-from vae_compat.subject.profile import load_profile
-from vae_compat.subject.schema import _Claims
+from vae_compat.subject.profile import HOSTS, Kind, load_profile
+from vae_compat.subject.schema import _Claims, _Hook, _Profile
 
 ROOT = Path(__file__).parents[2]
 NOX = (ROOT / "noxfile.py").read_text(encoding="utf-8")
@@ -48,6 +48,8 @@ def test_every_word_of_a_report_is_explained() -> None:
     assert known["mechanism"].keys() == set(Mechanism)
     assert known["column"].keys() >= HEADS
     assert known["claim"].keys() >= _Claims.model_fields.keys()
+    keys = {*_Hook.model_fields, *_Profile.model_fields}
+    assert known["key"].keys() >= {*keys, *Kind, *Layout, *HOSTS}
     for docs in known.values():
         assert all(len(text) > 10 for text in docs.values())
     assert all(f"metric {name} [" in explain.explain(name) for name in METRICS)

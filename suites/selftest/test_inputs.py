@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from vae_compat.contracts.cases import Case, Direction, Layout, Mode, Scale
+from vae_compat.contracts.cases import Case, Direction, Given, Layout, Mode, Scale
 from vae_compat.errors import UsageError
 from vae_compat.fixtures.inputs import PHOTOGRAPHS, make_input
+from vae_compat.measure.placing import arranged
 
 
 def case(family: str, direction: Direction, **changes: Any) -> Case:
@@ -84,6 +85,44 @@ def test_cases_of_one_baseline_share_their_input_and_other_dtypes_round_it(direc
     half = make_input(replace(one, dtype="bfloat16"))
     assert half.dtype is torch.bfloat16
     assert torch.equal(half, made.to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("direction", Direction)
+@pytest.mark.parametrize(("family", "frames"), [("sd", 1), ("qwen", 3)])
+def test_a_flat_input_has_one_value_a_channel(family, frames, direction, tmp_path):
+    one = case(family, direction, batch=2, frames=frames, given=Given.FLAT)
+    made = make_input(one, image=tmp_path / "not even read")
+    assert made.shape == one.input_shape
+    flat = made.flatten(2)
+    assert torch.equal(flat.amin(-1), flat.amax(-1))
+    assert 0 < made.abs().max() < 5
+
+
+def test_loud_latents_are_the_usual_ones_times_ten():
+    one = case("sd", Direction.DECODE, given=Given.LOUD)
+    made = make_input(one)
+    assert torch.equal(made, 10 * make_input(replace(one, given=None)))
+    assert made.abs().max() > 20
+
+
+@pytest.mark.parametrize("direction", Direction)
+@pytest.mark.parametrize(("family", "frames"), [("sd", 1), ("qwen", 3)])
+@pytest.mark.parametrize("given", [Given.CHANNELS_LAST, Given.SLICE, Given.EXPANDED])
+def test_values_stay_where_a_tensor_lies_elsewhere_in_memory(given, family, frames, direction):
+    one = case(family, direction, batch=2, frames=frames, given=given)
+    made = make_input(one)
+    moved = arranged(made, given)
+    assert torch.equal(moved, made)
+    assert not moved.is_contiguous()
+    match given:
+        case Given.CHANNELS_LAST:
+            assert moved.stride(1) == 1
+        case Given.SLICE:
+            around = torch.as_strided(moved, (3,), (1,), moved.storage_offset() - 2)
+            assert around.isnan().tolist() == [True, True, False]
+        case Given.EXPANDED:
+            assert moved.stride(0) == 0
+    assert arranged(made, None) is made
 
 
 def test_the_photographs_are_inside_the_wheel():

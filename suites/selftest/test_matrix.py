@@ -12,7 +12,16 @@ import pytest
 
 from vae_compat import matrix
 from vae_compat.contracts.caseid import parse_case_id
-from vae_compat.contracts.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
+from vae_compat.contracts.cases import (
+    Case,
+    Direction,
+    Given,
+    Layout,
+    Mechanism,
+    Mode,
+    Scale,
+    Scenario,
+)
 from vae_compat.families import FAMILIES
 from vae_compat.front.explaining.explain import parse_case
 from vae_compat.front.selection.subjects import load_subject, subject_folders
@@ -73,6 +82,7 @@ def mocks(found: Iterable[Case], family: str, direction: Direction, mode: Mode) 
         == (Scale.MOCK, family, direction, mode, None)
         and case.frames < COHERENCE_FRAMES
         and case.dtype != "float16"
+        and case.given is None
     ]
 
 
@@ -311,6 +321,37 @@ def test_a_long_clip_is_run_in_every_family_that_has_frames_and_in_one_tile_in_a
         assert max(case.height, case.width) < 2 * case.tile
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_unusual_inputs_are_for_one_family_of_each_lineage_and_both_directions(device: str) -> None:
+    found = [case for case in cases(device=device) if case.given is not None]
+    pictures = set(Given) - {Given.LOUD}
+    assert Counter((case.family, case.direction, case.given) for case in found) == Counter(
+        [
+            *product(("sd", "qwen"), [Direction.ENCODE], pictures),
+            *product(("sd", "qwen"), [Direction.DECODE], Given),
+        ]
+    )
+    assert all(case.must_tile and case.mode is Mode.EXACT for case in found)
+    alone = cases(Claimed(("flux", "wan22"), modes=("quadtree", "fast")), device=device)
+    assert {(case.family, case.mode) for case in alone if case.given} == {
+        ("flux", Mode.QUADTREE),
+        ("wan22", Mode.QUADTREE),
+    }
+    assert not any(case.given for case in cases(Claimed(modes=("fast",)), device=device))
+    whole = [case for case in cases(device=device, full=True) if case.given is not None]
+    assert set(found) < set(whole)
+    assert {case.family for case in whole} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("given", Given)
+def test_an_input_that_lies_elsewhere_in_memory_has_the_usual_truth(given: Given) -> None:
+    (case, *_) = [case for case in cases() if case.given is given]
+    usual = replace(case, given=None)
+    same = given in (Given.CHANNELS_LAST, Given.SLICE)
+    for name in ("truth_id", "baseline_id", "tiles_id"):
+        assert (getattr(case, name) == getattr(usual, name)) is same
+
+
 @pytest.mark.parametrize(
     ("family", "mechanism", "direction", "has"),
     [
@@ -359,8 +400,8 @@ def test_hooks_meet_on_the_same_baselines_whatever_else_they_claim() -> None:
                 {
                     case.baseline_id
                     for case in found
-                    if (case.family, case.direction, case.scale, case.scenario)
-                    == (family, Direction.DECODE, scale, None)
+                    if (case.family, case.direction, case.scale, case.scenario, case.given)
+                    == (family, Direction.DECODE, scale, None, None)
                 }
                 for found in (alone, wide)
             )

@@ -15,9 +15,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import nn, overrides
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vae_compat.contracts.promise import Promise
 from vae_compat.device import open_device
@@ -409,19 +412,68 @@ HOSTILE = {
     ),
     "environment variable PATH was changed": lambda: os.environ.update(PATH="/"),
     "environment variable PATH was removed": lambda: os.environ.pop("PATH"),
+    "working directory was changed to /": lambda: os.chdir("/"),
+    "handler of SIGUSR1 was replaced": lambda: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
+    "handler of SIGTERM was replaced": lambda: signal.signal(signal.SIGTERM, boom),
+    "blocked signals was changed": lambda: signal.pthread_sigmask(
+        signal.SIG_BLOCK, [signal.SIGUSR2]
+    ),
+    "alarm was changed from False to True": lambda: signal.alarm(600),
+    "anomaly detection was changed": lambda: torch.autograd.set_detect_anomaly(True),
+    "dtype of autocast on the CPU was changed": lambda: torch.set_autocast_dtype(
+        "cpu", torch.float16
+    ),
+    "cache of autocast was changed": lambda: torch.set_autocast_cache_enabled(False),
+    "mkldnn.enabled was changed": lambda: torch.backends.mkldnn.set_flags(False),
+    "cuda.matmul.allow_bf16_reduced_precision_reduction was changed": lambda: setattr(
+        torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", False
+    ),
+    "fast path of attention layers was changed": lambda: torch.backends.mha.set_fastpath_enabled(
+        False
+    ),
+    "numpy's handling of errors was changed": lambda: np.seterr(all="raise"),
+    "thresholds of garbage collection was changed": lambda: gc.set_threshold(7),
+    "CPUs to run on was changed": lambda: os.sched_setaffinity(
+        0, {min(os.sched_getaffinity(0))} if len(os.sched_getaffinity(0)) > 1 else {0}
+    ),
+    "inference mode was changed from False to True": lambda: entered(torch.inference_mode()),
+    "function mode Listening was left on": lambda: entered(Listening()),
+    "dispatch mode Counting was left on": lambda: entered(Counting()),
+    "a context of torch.device('meta') was left on": lambda: entered(torch.device("meta")),
 }
+LEFT: list[Any] = []
+"""Contexts that are never left."""
 
 
+def entered(context: Any) -> None:
+    context.__enter__()
+    LEFT.append(context)
+
+
+class Listening(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **kwargs or {})
+
+
+class Counting(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("device", ["sim", "cpu"])
 @pytest.mark.parametrize("words", HOSTILE)
-def test_changes_of_the_process_are_named_and_undone(watch, words: str):
+def test_changes_of_the_process_are_named_and_undone(watch, words: str, device: str):
+    if words.startswith("CPUs") and len(os.sched_getaffinity(0)) == 1:
+        pytest.skip("there is one CPU alone")
+
     def hook(original: Any, x: Any) -> Any:
         result = original(x)
         HOSTILE[words]()
         return result
 
-    seen = watch(hook)
+    seen = watch(hook, device=device)
     assert any(line.startswith(words) for line in seen.residue)
-    assert watch(by_tiles).residue == ()
+    assert watch(by_tiles, device=device).residue == ()
     assert torch.get_default_dtype() == torch.float32
     assert torch.is_grad_enabled()
 
@@ -459,6 +511,51 @@ def test_changes_are_undone_after_an_exception_too(watch):
     seen = watch(hook)
     assert seen.failure.kind == "ValueError"
     assert seen.residue == ("global default dtype was changed from float32 to float16",)
+
+
+def test_modes_of_others_stay_on_and_come_back(watch: Any) -> None:
+    def takes_away(original: Any, x: Any) -> Any:
+        result = original(x)
+        overrides._pop_mode()
+        return result
+
+    with torch.device("cpu"), Listening() as outer:
+        assert watch(by_tiles, device="cpu").residue == ()
+        assert watch(takes_away, device="cpu").residue == (
+            "function mode Listening was switched off",
+        )
+        assert outer in overrides._get_current_function_mode_stack()
+
+
+@pytest.mark.parametrize("device", ["sim", "cpu"])
+def test_an_inference_mode_that_is_freed_late_changes_nothing(watch: Any, device: str) -> None:
+    kept = []
+
+    def hook(original: Any, x: Any) -> Any:
+        kept.append(torch.inference_mode())
+        kept[0].__enter__()
+        return original(x)
+
+    assert any("inference mode" in line for line in watch(hook, device=device).residue)
+    kept.clear()
+    gc.collect()
+    assert (torch.ones(2) + 1).tolist() == [2, 2]
+    assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == (True, False)
+
+
+def test_the_generators_of_real_gpus_are_looked_at(
+    watch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(5)
+    monkeypatch.setattr(torch.cuda, "default_generators", (generator,))
+
+    def draws(original: Any, x: Any) -> Any:
+        torch.rand(3, generator=generator)
+        return original(x)
+
+    (told,) = watch(draws).residue
+    assert told.startswith("the random number generator of CUDA was moved on")
+    assert watch(by_tiles).residue == ()
 
 
 def conventions(x: torch.Tensor, function: Any, **promise: Any) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ET
 from dataclasses import asdict
 from pathlib import Path
@@ -14,11 +16,13 @@ from typing import Any
 
 import pytest
 
+from vae_compat import check_hook
 from vae_compat.errors import StoppedError, UsageError
 from vae_compat.front import cli
 from vae_compat.front.adopting import judge_process, parametrizing, session_report
 from vae_compat.front.adopting.judging import Judge
 from vae_compat.front.selection.options import Options
+from vae_compat.measure import bench
 from vae_compat.reports import results
 from vae_compat.reports.log import read_log
 from vae_compat.reports.results import jsonable
@@ -356,6 +360,7 @@ def test_nothing_is_written_where_nothing_is_judged(
         ({"profile": ("p.toml",)}, {"profile": ("tests/p.toml",)}),
         ({"profile": ("reference",)}, {"profile": ("reference",)}),
         ({"comfyui": Path("../ComfyUI")}, {"comfyui": Path("ComfyUI")}),
+        ({"cache": Path("kept")}, {"cache": Path("tests/kept")}),
     ],
 )
 def test_paths_lead_from_the_test_file_and_are_told_from_the_start(
@@ -400,6 +405,39 @@ def test_the_judge_says_what_a_run_says_and_runs_a_case_once(
     two_runs = next(iter(two._runs.values())).run
     monkeypatch.setattr(two_runs, "judged", lambda _: pytest.fail("it ran twice"))
     assert two.answer({"options": options, "hook": "mine", "case": CASE}) == answer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("began", ["before", "after"])
+def test_the_judge_reads_from_a_cache_what_was_there_before_the_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, began: str
+) -> None:
+    mine, cache = profile(tmp_path, "mine", WRONG), tmp_path / "cache"
+    share_process_for_hooks(monkeypatch)
+    request = {"options": Options(profile=(str(mine),), case=CASE, cache=cache).to_json()}
+    asked = {**request, "hook": "mine", "case": CASE}
+
+    def judged(folder: str, at: float) -> dict[str, Any]:
+        with one_thread():
+            judge = Judge(tmp_path / folder, b"0" * 32, os.getpid(), tmp_path / "scratch", at)
+            return judge.answer(asked)
+
+    first = judged("first", 0.0)
+    assert list(cache.iterdir())
+    measured: list[object] = []
+    original = bench.measure_truth
+    monkeypatch.setattr(
+        bench, "measure_truth", lambda *given: measured.append(given) or original(*given)
+    )
+    assert judged("second", 0.0 if began == "before" else time.time() + 1) == first
+    assert bool(measured) is (began == "before")
+
+
+def test_the_arguments_of_a_decorated_test_are_those_that_say_what_is_judged() -> None:
+    asked = inspect.signature(check_hook).parameters.keys()
+    taken = inspect.signature(parametrizing.parametrize_hook).parameters.keys()
+    assert asked - taken == {"case", "expression", "workers", "out", "against"}
+    assert taken - asked == {"profile"}
 
 
 def test_the_judge_tells_wrong_use_and_its_own_failures_apart(
@@ -457,8 +495,8 @@ from vae_compat.front.adopting import judge_process
 
 
 class Fake:
-    def __init__(self, device, start, folder, key, pictured):
-        self.folder, self.key = folder, key.hex()
+    def __init__(self, device, start, folder, key, began, pictured):
+        self.folder, self.key = folder, f"{key.hex()}-{began}"
 
     def ask(self, **request):
         if "case" not in request:
@@ -485,8 +523,10 @@ def test_judges_of_xdist_workers_share_a_folder_and_a_key(tmp_path: Path, way: s
     done = _pytest(tmp_path, "-n", "2", "--dist", way)
     assert done.returncode == 0, done.stdout
     (shared,) = set((tmp_path / "keys").read_text().splitlines())
-    folder, key = shared.split()
+    folder, told = shared.split()
+    key, _, began = told.partition("-")
     assert len(bytes.fromhex(key)) == 32
+    assert time.time() - 600 < float(began) < time.time()
     assert not Path(folder).exists()  # it goes with the session
 
 

@@ -99,6 +99,7 @@ def test_case_ids_are_taken_apart_into_what_made_them() -> None:
     parts = parse_case_id(f"parity[{case.id}]")
     assert parts is not None
     told = dataclasses.asdict(case)
+    assert told.pop("given") is None
     assert f"{told.pop('mechanism')}.{told.pop('scenario')}" == "causal_cache.clip"
     assert parts._asdict() == told | {"part": "causal_cache.clip"}
 

@@ -238,7 +238,7 @@ def test_known_failures_are_strict(tmp_path: Path) -> None:
     [
         (("--families", "sd", "--modes", "quadtree"), "the selection leaves no case"),
         (("--families", "sdxl", "--scale", "real", "--modes", "exact"), "leaves no case"),
-        (("-k", "nothing_like_this"), "no check of any case was selected"),
+        (("-k", "nothing_like_this"), "-k 'nothing_like_this' leaves no check of any case"),
     ],
 )
 def test_a_run_of_nothing_is_wrong_use(

@@ -72,7 +72,7 @@ def test_shards_have_all_tests_of_the_whole_once_and_judge_them_alike(tmp_path: 
         assert part.called_in_every_way == whole.called_in_every_way
     ways = {(case.family, case.direction, case.mode) for _, case in whole.called_in_every_way}
     assert ways >= {(f, d, "exact") for f in ("sd", "qwen") for d in Direction}
-    assert all(case.scenario is None for _, case in whole.called_in_every_way)
+    assert all(case.scenario is case.given is None for _, case in whole.called_in_every_way)
 
 
 def test_what_an_earlier_run_has_done_does_not_change_the_split(tmp_path: Path) -> None:

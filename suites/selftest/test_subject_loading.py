@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -67,6 +68,23 @@ def test_imports_of_neighbours_work_and_are_forgotten(tmp_path: Path) -> None:
     load(tmp_path)
     assert set(sys.modules) == before
     assert sys.path == path
+
+
+def test_the_folder_that_an_import_changes_comes_back_and_that_of_a_call_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, f"import os\nos.chdir('/')\n{BODY}")
+    with entry(tmp_path).loaded(CPU):
+        assert Path.cwd() == Path("/")
+    assert Path.cwd() == tmp_path
+    with entry(tmp_path).loaded(CPU):
+        os.chdir("/tmp")
+    assert Path.cwd() == Path("/tmp")
+    write(tmp_path, "import os\nos.chdir('/')\nraise ValueError\n")
+    with pytest.raises(UsageError), entry(tmp_path).loaded(CPU):
+        pass
+    assert Path.cwd() == Path("/tmp")
 
 
 def test_late_imports_work_while_the_entry_is_loaded(tmp_path: Path) -> None:

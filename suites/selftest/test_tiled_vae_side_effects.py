@@ -6,6 +6,7 @@ import weakref
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -80,6 +81,9 @@ def test_a_budget_that_cannot_be_kept_is_refused_in_words():
         ({"method": "magic"}, "method is .magic."),
         ({"residency": "moon"}, "residency is .moon."),
         ({"max_vram": 0}, "max_vram is 0"),
+        ({"fast_decoder": "yes"}, "fast_decoder is 'yes': give True or False"),
+        ({"use_quadtree": None}, "use_quadtree is None"),
+        ({"to_gpu": 2}, "to_gpu is 2"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_at_once(settings, words):
@@ -90,6 +94,58 @@ def test_settings_that_cannot_work_are_refused_at_once(settings, words):
             is_decoder=True,
             **settings,
         )
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        (
+            {"tilesize": 256},
+            TypeError,
+            "has no setting 'tilesize': did you mean 'tile_size'",
+        ),
+        ({"zzz": 1}, TypeError, "has no setting 'zzz': it has tile_size, encode, decode, fast"),
+        ({"fast_decoder": True}, TypeError, "takes no 'fast_decoder': give fast"),
+        ({"is_decoder": True}, TypeError, "give encode=False or decode=False"),
+        ({"fast": "yes"}, TilingError, "fast is 'yes': give True or False"),
+        ({"encode": "no"}, TilingError, "encode is 'no'"),
+        ({"color_fix": True}, TilingError, "give fast=True as well, or leave color_fix out"),
+        ({"color_fix": 1.0, "fast": True}, TilingError, "color_fix is 1.0"),
+    ],
+)
+def test_settings_that_a_context_does_not_have_are_refused_at_once(settings, error, words):
+    with pytest.raises(error, match=words), tiled(shared("sd"), **settings):
+        pass
+
+
+def test_settings_may_be_numbers_and_flags_of_numpy():
+    with tiled(build("sd", "mock"), 64, fast=np.True_, color_fix=1, encode=0) as hooks:
+        assert len(hooks) == 1
+
+
+@pytest.mark.parametrize(
+    ("net", "words"),
+    [
+        (nn.Linear(2, 2), "Linear is a single layer: give a VAE's encoder or decoder"),
+        (None, "NoneType is no module"),
+        (shared("sd"), "has an encoder and a decoder: hook one of them, or use tiled"),
+    ],
+)
+def test_what_cannot_be_a_coder_is_refused_at_once(net, words):
+    with pytest.raises(TilingError, match=words):
+        VAEHook(net, 64, is_decoder=True)
+
+
+def test_a_coder_of_another_make_is_taken_and_runs_untiled():
+    class Engine(nn.Module):
+        def forward(self, x):
+            return x + 1
+
+    z = torch.zeros(1, 4, 32, 32)
+    for net in (Engine(), nn.Sequential(nn.Conv2d(4, 3, 1))):
+        with tiling(net) as hook, torch.no_grad():
+            net(z)
+        assert hook.reasons
 
 
 @pytest.mark.parametrize("wanting", ["input", "weight", "nothing"])

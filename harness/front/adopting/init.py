@@ -12,11 +12,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vae_compat.contracts.cases import Direction, Layout
+from vae_compat.contracts.cases import ESTIMATING, Direction, Layout
 from vae_compat.errors import UsageError
 from vae_compat.families import FAMILIES
 from vae_compat.front.explaining.explain import closest
-from vae_compat.subject.profile import ESTIMATING, HOSTS, Kind, Profile, name_of
+from vae_compat.subject.profile import HOSTS, Kind, Profile, name_of
 from vae_compat.vocabulary import ExitCode, Grade
 
 if TYPE_CHECKING:

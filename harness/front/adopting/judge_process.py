@@ -35,10 +35,12 @@ class JudgeProcess:
         folder: Path | None,
         key: bytes,
         *,
+        began: float = 0.0,
         pictured: bool = False,
     ) -> None:
         """``start`` is the folder that it works in, ``folder`` the one it shares with others.
 
+        ``began`` is when the session did: what is in a cache since then may be from a hook.
         ``pictured``: whether pictures are kept where the options say.
         """
         self._device = device
@@ -47,6 +49,7 @@ class JudgeProcess:
             "controller": os.getpid(),
             "folder": None if folder is None else str(folder),
             "key": key.hex(),
+            "began": began,
             "pictured": pictured,
         }
         self._process: subprocess.Popen[str] | None = None
@@ -145,7 +148,7 @@ def main() -> None:
         folder = own.path / "judge" if first["folder"] is None else Path(first["folder"])
         key = bytes.fromhex(first["key"])
         scratch = None if first["pictured"] else own.path / "out"
-        judge = Judge(folder, key, first["controller"], scratch)
+        judge = Judge(folder, key, first["controller"], scratch, first["began"])
         for line in sys.stdin:
             answers.write(json.dumps(judge.answer(json.loads(line))) + "\n")
             answers.flush()

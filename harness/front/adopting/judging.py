@@ -40,6 +40,9 @@ class Judge:
     key: bytes
     controller: int
     scratch: Path | None
+    began: float = 0.0
+    """When the session did that they work for, before any hook was loaded, in seconds since the
+    epoch: what is in a cache since then is not read."""
 
     def __post_init__(self) -> None:
         self._runs: dict[str, _Asked] = {}
@@ -74,7 +77,7 @@ class Judge:
                 folder=str(folder),
                 controller=self.controller,
                 key=self.key.hex(),
-                began=0.0,  # such a run has no cache from before
+                began=self.began,
                 options=options.to_json(),
                 facts=facts,
                 finished=[],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ ARGUMENT = "check"
 """Name of the argument that a decorated test takes."""
 REPORT = "--vae-compat-report"
 """The option that has reports written, and where."""
-_FOLDER, _KEY = "vae_compat_folder", "vae_compat_key"
+_FOLDER, _KEY, _BEGAN = "vae_compat_folder", "vae_compat_key", "vae_compat_began"
 """What processes of pytest-xdist tell each other."""
 
 
@@ -51,6 +52,7 @@ def parametrize_hook(
     seed: int = 0,
     timeout: float | None = None,
     comfyui: Path | str | None = None,
+    cache: Path | str | None = None,
 ) -> pytest.MarkDecorator:
     """Parametrize a test over every check of every case of a hook, one test each:
 
@@ -60,9 +62,10 @@ def parametrize_hook(
         def test_tiled_vae(check):
             check()
 
-    The arguments are those of `vae_compat.check_hook` that say what is judged, or a ``profile`` in
-    place of ``hook``; paths are relative to the folder of the test's file. ``check()`` returns a
-    `vae_compat.ReportedFinding` and raises `vae_compat.HookFailureError` where it breaks the gate.
+    The arguments are those of `vae_compat.check_hook` that say what is judged, and its ``cache``,
+    or a ``profile`` in place of ``hook``; paths are relative to the folder of the test's file.
+    ``check()`` returns a `vae_compat.ReportedFinding` and raises `vae_compat.HookFailureError`
+    where it breaks the gate.
     Known failures of a profile are strict xfails. Wrong use is an error of collection.
     ``pytest --vae-compat-report DIR`` writes the report of each decorated test.
     """
@@ -76,6 +79,7 @@ def options_of(
     *,
     profile: str | Path | None = None,
     comfyui: str | Path | None = None,
+    cache: str | Path | None = None,
     **told: Any,
 ) -> Options:
     """What `parametrize_hook` was given, as options. Raises ``UsageError``."""
@@ -85,6 +89,8 @@ def options_of(
         raise UsageError("hook and profile exclude each other: give one of them")
     if comfyui is not None:
         told["comfyui"] = Path(comfyui)
+    if cache is not None:
+        told["cache"] = Path(cache)
     return asked(hook if profile is None else str(profile), **told)
 
 
@@ -203,6 +209,7 @@ class Judges:
         self.shared = None if told is None or base is None else Path(base).parent / "vae-compat"
         """Where the workers of pytest-xdist share what is found."""
         self._key = secrets.token_bytes(32) if told is None else bytes.fromhex(told)
+        self._began: float | None = getattr(config, "workerinput", {}).get(_BEGAN)
         self._processes: dict[str, JudgeProcess] = {}
         reports: str | None = config.getoption(REPORT)
         self.reports = None if reports is None else Path(reports)
@@ -215,6 +222,10 @@ class Judges:
 
         told = options.to_json()
         if told not in self._gates:
+            if self._began is None:
+                import psutil  # not where nobody asks
+
+                self._began = psutil.Process().create_time()
             judge = self._processes.setdefault(
                 options.device,
                 JudgeProcess(
@@ -222,6 +233,7 @@ class Judges:
                     self.start,
                     self.shared,
                     self._key,
+                    began=self._began,
                     pictured=self.reports is not None,
                 ),
             )
@@ -248,6 +260,7 @@ class Judges:
 _JUDGES = pytest.StashKey[Judges]()
 _SHARED = pytest.StashKey[set[str]]()
 _SESSION_KEY = pytest.StashKey[str]()
+_SESSION_BEGAN = pytest.StashKey[float]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -338,6 +351,7 @@ def placed(options: Options, folder: Path, start: Path) -> Options:
         hook=hook,
         profile=tuple(led(name) if is_path(name, ".toml") else name for name in profile),
         comfyui=None if options.comfyui is None else Path(led(options.comfyui)),
+        cache=None if options.cache is None else Path(led(options.cache)),
     )
 
 
@@ -373,9 +387,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Give all workers one key."""
+    """Give all workers one key, and a time before any of them has imported anything."""
     key = node.config.stash.setdefault(_SESSION_KEY, secrets.token_hex(32))
     node.workerinput[_KEY] = key
+    node.workerinput[_BEGAN] = node.config.stash.setdefault(_SESSION_BEGAN, time.time())
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -13,7 +13,16 @@ from itertools import pairwise
 
 from vae_compat.checks.metrics import METRICS, line_of, metric_of
 from vae_compat.contracts.caseid import parse_case_id
-from vae_compat.contracts.cases import Case, Direction, Layout, Mechanism, Mode, Scale, Scenario
+from vae_compat.contracts.cases import (
+    Case,
+    Direction,
+    Given,
+    Layout,
+    Mechanism,
+    Mode,
+    Scale,
+    Scenario,
+)
 from vae_compat.contracts.finding import Grade, Phase
 from vae_compat.contracts.mechanisms import EXPLANATION
 from vae_compat.errors import UsageError
@@ -23,7 +32,7 @@ from vae_compat.fixtures.specimens import known_bad
 from vae_compat.front.explaining.thresholds import declared
 from vae_compat.judge import Outcome
 from vae_compat.reports.digest import MARKS
-from vae_compat.subject.profile import Axes, Cache, Coder, Context, When
+from vae_compat.subject.profile import HOSTS, Axes, Cache, Coder, Context, Kind, When
 from vae_compat.vocabulary import Device, Dtype
 
 GRADES: Mapping[Grade, str] = {
@@ -112,8 +121,10 @@ PLURALS: Mapping[str, str] = {
     "term": "Terms",
     "phase": "Phases of a cache",
     "scenario": "Scenarios",
+    "input": "Unusual inputs",
     "scale": "Scales",
     "claim": "Claims of a profile",
+    "key": "Other keys of a profile",
     "mechanism": "Mechanisms",
 }
 """The kinds of words, as headings."""
@@ -151,11 +162,41 @@ CLAIMS: Mapping[str, str] = {
 ASKED: Mapping[str, str] = {
     "cache": "What the hook does with the causal caches of video VAEs.",
     "when": "When the hook tiles at all: in every call, or where memory would not suffice.",
-    "context": "What a tile is computed from beside itself.",
-    "coders": "Which of encoder and decoder are hooked at a time.",
+    "context": "Under which of torch's switches against gradients the hook is called; by default"
+    " the host decides, and without one either must do.",
+    "coders": "On which coders it works, or refuses, besides plain ones.",
     "axes": "Along which sides of a plane tiles are cut.",
 }
 """Keys of ``[claims]`` that take a word of a list, with what the words answer."""
+
+
+KEYS: Mapping[str, str] = {
+    "hook": "`[hook]`: which hook is judged (`name`, `entry`), and how it is put on a VAE (`kind`,"
+    " `layout`, `host`, `settings`).",
+    "name": "What reports call the hook.",
+    "entry": "`FILE_OR_MODULE:ATTRIBUTE`, which is called to put the hook on; files are relative to"
+    " the folder of the profile.",
+    "host": "The program whose modules the hook's file imports, and as which it is called:"
+    f" {' or '.join(HOSTS)}. Without one it imports none.",
+    "settings": "`[hook.settings]`: what the hook calls a keyword, where that is another name.",
+    "claims": "`[claims]`: what the hook promises; it must refuse all else.",
+    "known_failures": "`[[known_failures]]`: records (`id`, with `*` and `?`) that are expected to"
+    " fail, with a `reason`, and a `link` if there is one. One that passes fails the run.",
+}
+"""Keys of a profile outside of ``[claims]``."""
+
+
+def key_docs() -> dict[str, str]:
+    """The keys of a profile outside of ``[claims]`` and their words, with what they say."""
+    found = dict(KEYS)
+    for key, options in {"kind": Kind, "layout": Layout}.items():
+        docs = member_docs(options)
+        found |= {word: f"Of `{key}`. {text}" for word, text in docs.items()}
+        what = {"kind": "What the entry is", "layout": "Which module names the hook expects"}[key]
+        found[key] = f"{what}: {', '.join(docs)}."
+    for host in HOSTS:
+        found[host] = f"Of `host`. Its modules have stand-ins (`--host {host}`)."
+    return found
 
 
 def claim_docs() -> dict[str, str]:
@@ -173,7 +214,8 @@ def explain(word: str) -> str:
     """Explain a word of a report, a case id, or the id of a record: its check and its case.
 
     Words are checks, metrics, grades, statuses, columns, modes, phases, mechanisms, scenarios,
-    scales, claims, families and terms. Some are both a scenario and the check that is for it.
+    inputs, scales, claims and other keys of profiles, families and terms. Some are both a scenario
+    and the check that is for it.
 
     Raises ``UsageError`` with the closest known words where the word is none of these.
     """
@@ -187,6 +229,8 @@ def explain(word: str) -> str:
     texts = words()
     if (spaced := name.replace("_", " ")) in texts["term"]:
         name = spaced
+    if (joined := name.replace(" ", "_")) in texts["key"]:
+        name = joined
     found = [f"{kind} {name}\n\n{docs[name]}" for kind, docs in texts.items() if name in docs]
     if name in texts["check"]:
         found[1:1] = [declared(name), _known_bad(name)]
@@ -214,8 +258,10 @@ def words() -> dict[str, Mapping[str, str]]:
         "term": dict(TERMS),
         "phase": member_docs(Phase),
         "scenario": member_docs(Scenario),
+        "input": member_docs(Given),
         "scale": member_docs(Scale),
         "claim": claim_docs(),
+        "key": key_docs(),
         "mechanism": {str(mechanism): _mechanism(mechanism) for mechanism in Mechanism},
     }
 
@@ -313,12 +359,14 @@ def parse_case(text: str) -> Case:
         having = ", ".join(name for name, family in FAMILIES.items() if family.trained)
         raise UsageError(f"'{text}' is no case: {having} alone have trained weights here")
     mechanism, _, scenario = (parts.part or "").partition(".") if probe else ("", "", parts.part)
-    for word, kind, words in (
-        (mechanism, "mechanism", Mechanism),
-        (scenario, "scenario", Scenario),
-    ):
-        if word and word not in list(words):
-            raise UsageError(f"'{word}' in '{text}' is no {kind}{closest(word, words)}")
+    given = Given(scenario) if scenario in list(Given) and not probe else None
+    words = [*Scenario, *([] if probe else Given)]
+    if mechanism and mechanism not in list(Mechanism):
+        raise UsageError(
+            f"'{mechanism}' in '{text}' is no mechanism{closest(mechanism, Mechanism)}"
+        )
+    if scenario and scenario not in words:
+        raise UsageError(f"'{scenario}' in '{text}' is no scenario{closest(scenario, words)}")
     if 0 in (parts.height, parts.width, parts.tile, parts.batch, parts.frames):
         raise UsageError(f"'{text}' is no case id: sizes, batch and frames start at 1")
     return Case(
@@ -329,7 +377,8 @@ def parse_case(text: str) -> Case:
             "direction": Direction(parts.direction),
             "mode": Mode(parts.mode),
             "mechanism": Mechanism(mechanism) if mechanism else None,
-            "scenario": Scenario(scenario) if scenario else None,
+            "scenario": Scenario(scenario) if scenario and given is None else None,
+            "given": given,
         }
     )
 
@@ -397,6 +446,7 @@ def _case(text: str) -> str:
     size = f"{case.height} x {case.width} latent pixels ({_pixels(case)} image pixels)"
     part = f", probe of {case.mechanism}" if case.mechanism else ""
     part += f", scenario {case.scenario}" if case.scenario else ""
+    part += f", input {case.given}" if case.given else ""
     lines = {
         "family": f"{case.family}: {facts.title}",
         "scale": f"{case.scale}{part}",

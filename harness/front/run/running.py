@@ -22,6 +22,7 @@ from vae_compat.vocabulary import BAD, Device
 
 if TYPE_CHECKING:
     from vae_compat.front.run.gathering import Gathering
+    from vae_compat.front.run.session import Run
     from vae_compat.front.selection.subjects import HookUnderTest
     from vae_compat.reports.log import Log
     from vae_compat.reports.results import Header, Results
@@ -104,6 +105,8 @@ def judged(
     known = frozenset() if earlier is None else finished(earlier)
     prepared = workers.prepared(options, found, folder, known)
     prepared.began = began
+    if options.expression is not None and earlier is None:
+        _refuse_nothing(options, prepared)
     given = workers.given_to_all(folder, prepared, found, known)
     gathering = Gathering(prepared, given, header, interrupts, earlier)
     if earlier is None:
@@ -122,6 +125,34 @@ def judged(
     return results if before is None else hold_against(results, before)
 
 
+def _refuse_nothing(options: Options, run: Run) -> None:
+    """Say at once that ``-k`` leaves nothing: pytest would say so after collecting all tests."""
+    from vae_compat.checks.registry import BY_NAME
+    from vae_compat.front.selection.matching import matches_none
+
+    assert options.expression is not None
+    names = (
+        f"test_{check.tier}[{check.name}-{item.id}]"
+        for check in BY_NAME.values()
+        if check.tier in options.tiers_to_run
+        for item in run.items(check.name)
+    )
+    if matches_none(options.expression, names, suites_folder()):
+        raise UsageError(_nothing_left(options))
+
+
+def _nothing_left(options: Options) -> str:
+    """That no test was selected, and what to do."""
+    if options.shard is not None:
+        return f"-k leaves nothing of shard {options.shard}: split into fewer, or widen it"
+    if options.expression is not None:
+        return (
+            f"-k '{options.expression}' leaves no check of any case: `vae-compat list` names them"
+            " all, `vae-compat list --ids` the cases"
+        )
+    return "no check of any case was selected: widen the selection"
+
+
 def _concluded(gathering: Gathering, code: int, options: Options, earlier: Log | None) -> Results:
     """The results with a verdict; the end is written to the log if possible."""
     import pytest
@@ -138,11 +169,7 @@ def _concluded(gathering: Gathering, code: int, options: Options, earlier: Log |
         stopped = "failed inside pytest"
     if gathering.writer is None and not gathering.entries:
         if code == pytest.ExitCode.NO_TESTS_COLLECTED:
-            if options.shard is not None:
-                raise UsageError(
-                    f"-k leaves nothing of shard {options.shard}: split into fewer, or widen it"
-                )
-            raise UsageError("no check of any case was selected: widen the selection")
+            raise UsageError(_nothing_left(options))
         raise StoppedError(f"{stopped or 'ended'} before any case ran")
     failing = any(entry.record.status in BAD for entry in gathering.entries.values())
     by_failure = options.fail_fast and failing and stopped is None

@@ -210,12 +210,13 @@ class Run:
         """The one case per hook, family, layout, direction and mode for the call contract.
 
         Modes other than ``exact`` have one for all families of one build. A scenario calls the
-        hook in ways of its own, so none is chosen.
+        hook in ways of its own, and an unusual input has troubles of its own: none is chosen.
         """
         chosen: dict[tuple[object, ...], tuple[str, Case]] = {}
         for name, some in self.cases.items():
             for case in sorted(some, key=cost):
-                if case.scale is Scale.MOCK and case.must_tile and case.scenario is None:
+                alone = case.scenario is None and case.given is None
+                if case.scale is Scale.MOCK and case.must_tile and alone:
                     nets = case.family if case.mode is Mode.EXACT else case.facts.build
                     place = (name, nets, case.layout, case.direction, case.mode)
                     chosen.setdefault(place, (name, case))

@@ -91,7 +91,8 @@ def cases_for(target: Target, run: Run) -> list[Case]:
     """
     kept, known = [], set()
     for case in sorted(narrowed(run.cases[target.profile.hook.name]), key=_early):
-        claimed = target.profile.promise(case).claimed and case.scenario is None
+        usual = case.scenario is None and case.given is None
+        claimed = target.profile.promise(case).claimed and usual
         whole = case.scale is Scale.MOCK and case.dtype != "float16" and cost(case) <= DEAR
         if not claimed or not whole or case.mode not in EXACT:
             continue
