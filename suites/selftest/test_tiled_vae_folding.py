@@ -43,6 +43,14 @@ def test_phases_give_every_part_of_the_convolved_upsampled_plane(groups):
                 )
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_phases_keep_the_layout_of_a_tile(layout):
+    rows = cols = UP.reach(Span(0, 8), 4)
+    x = torch.randn(1, 4, 4, 4).contiguous(memory_format=layout)
+    got = convolve_phases(x, folded(torch.randn(6, 4, 3, 3)), None, 1, rows, cols)
+    assert got.is_contiguous(memory_format=layout)
+
+
 def test_sums_of_weights_are_rounded_once():
     weight = torch.zeros(1, 1, 3, 3)
     weight[0, 0, 1:, 1:] = torch.tensor([[1.0, 2**-24], [2**-24, 0.0]])

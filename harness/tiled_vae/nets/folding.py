@@ -63,7 +63,9 @@ def convolve_phases(
     if any((*rows.zeros, *cols.zeros)):
         x = F.pad(x, (*cols.zeros, *rows.zeros))
     height, width = (sum(axis.zeros) + axis.crop.size - 2 for axis in (rows, cols))
-    y = x.new_empty(x.shape[0], weights.shape[2], height, width)
+    size = (x.shape[0], weights.shape[2], height, width)
+    layout = torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
+    y = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=layout)
     for p, (across, out_rows) in enumerate(phases(rows, height)):
         for q, (along, out_cols) in enumerate(phases(cols, width)):
             target = y[..., out_rows, out_cols]
