@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from vae_compat.tiled_vae.nets.layers import Prepared
 from vae_compat.tiled_vae.planner.schedule import schedule
 from vae_compat.tiled_vae.planner.tiles import cuts, grid, quadtree, scaled
 from vae_compat.tiled_vae.program.steps import Conv
@@ -171,3 +172,17 @@ def test_borders_never_promise_what_has_not_arrived(demand, windows):
     for number, window in enumerate(windows):
         for have, done in zip(borders[number], borders[number + 1], strict=True):
             assert done <= window.ready(have, sizes[number])
+
+
+def test_on_a_cpu_a_weight_is_laid_out_once_as_its_tiles_lie():
+    conv = torch.nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)
+    prepared, tile = Prepared(), torch.zeros(1, 4, 5, 5)
+    innermost = tile.contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        made = prepared.weight(conv, tile)
+        assert made.is_contiguous()
+        assert torch.equal(made, conv.weight)
+        assert prepared.weight(conv, tile) is made
+        assert prepared.weight(conv, innermost) is conv.weight
+        plain = torch.nn.Conv2d(4, 6, 3)
+        assert prepared.weight(plain, tile) is plain.weight

@@ -49,7 +49,8 @@ def folded(weight: Tensor) -> Tensor:
     They are added up in float64 and rounded once.
     """
     taps = torch.tensor(TAPS, dtype=torch.float64, device=weight.device)
-    return torch.einsum("pta,qub,oiab->pqoitu", taps, taps, weight.double()).to(weight.dtype)
+    sums = torch.einsum("pta,qub,oiab->pqoitu", taps, taps, weight.double())
+    return sums.to(weight.dtype, memory_format=torch.contiguous_format)
 
 
 def convolve_phases(

@@ -58,15 +58,20 @@ class Prepared:
     def weight(self, conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
         """The weight of a convolution of planes, of a causal one the last tap.
 
-        On a GPU it has channels innermost where ``x`` has them so. The library would otherwise
-        convert it for every tile.
+        On a GPU it has channels innermost where ``x`` has them so, and on a CPU not where ``x`` has
+        them apart: the library would otherwise convert it, or the result, for every tile.
         """
-        last = torch.channels_last
         weight = conv.weight if isinstance(conv, nn.Conv2d) else conv.weight[:, :, -1]
-        innermost = x.is_contiguous(memory_format=last) and not x.is_contiguous()
-        if x.device.type != "cuda" or not innermost or weight.is_contiguous(memory_format=last):
+        innermost = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        if x.device.type == "cuda" and innermost:
+            layout = torch.channels_last
+        elif x.device.type == "cpu" and x.stride(1) != 1:
+            layout = torch.contiguous_format
+        else:
             return weight
-        return self.kept(conv, "weight", lambda: weight.contiguous(memory_format=last))
+        if weight.is_contiguous(memory_format=layout):
+            return weight
+        return self.kept(conv, "weight", lambda: weight.contiguous(memory_format=layout))
 
     def kept(self, module: nn.Module, name: str, make: Callable[[], Tensor]) -> Tensor:
         """A parameter in its new form, made when it is asked for first."""
