@@ -6,11 +6,9 @@ import functools
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
-import torch
-from torch import Tensor
-
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
+    from torch import Tensor
 
 
 class OnWire:
@@ -59,6 +57,8 @@ def _made(kind: Hashable) -> TypeAdapter[Any]:
 
 
 def _stored(tensor: Tensor, info: Any) -> str:
+    import torch
+
     name = f"t{len(info.context)}"
     # Copied, because safetensors refuses tensors that share memory.
     info.context[name] = tensor.detach().clone(memory_format=torch.contiguous_format)

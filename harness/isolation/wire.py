@@ -11,15 +11,16 @@ import math
 import struct
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import safetensors.torch
-import torch
 from pydantic import ValidationError
-from torch import Tensor
+from safetensors import SafetensorError
 
 from vae_compat.contracts.travelling import adapter_of
 from vae_compat.text import printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAGIC = b"VAEC"
 HEADER = struct.Struct("<4scQQ")
@@ -34,11 +35,12 @@ MOST_TEXT = 16_000
 
 REAL = frozenset(
     {
-        *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
-        *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+        *("torch.float16", "torch.bfloat16", "torch.float32", "torch.float64"),
+        *("torch.bool", "torch.uint8"),
+        *("torch.int8", "torch.int16", "torch.int32", "torch.int64"),
     }
 )
-"""Dtypes that torch computes with; others are quantized, complex, or mere storage."""
+"""Names of dtypes that torch computes with; others are quantized, complex, or mere storage."""
 
 T = TypeVar("T")
 
@@ -86,7 +88,7 @@ def pack(sort: Sort, message: object) -> bytes:
     plain = adapter_of(type(message)).dump_python(message, mode="json", context=tensors)
     # Lone surrogates (a file name that is no UTF-8) pass as escapes, which any decoder takes.
     text = json.dumps(plain, ensure_ascii=True, allow_nan=False).encode("ascii")
-    body = safetensors.torch.save(tensors) if tensors else b""
+    body = _saved(tensors) if tensors else b""
     return HEADER.pack(MAGIC, sort.encode(), len(text), len(body)) + text + body
 
 
@@ -107,17 +109,32 @@ def announced(header: bytes, most_tensors: int = MOST_TENSORS) -> Announced:
 def unpack(kind: type[T], text: bytes, body: bytes) -> T:
     """The dataclass in a frame. Raises `Garbled` for whatever is not as declared."""
     try:
-        tensors = safetensors.torch.load(body) if body else {}
+        tensors = _loaded(body) if body else {}
         for tensor in tensors.values():
-            if tensor.dtype not in REAL:
+            if str(tensor.dtype) not in REAL:
                 raise ValueError(f"a tensor is of {tensor.dtype}, with which nothing is computed")
         plain = _clean(json.loads(text, parse_constant=_refused))
         found: T = adapter_of(kind).validate_json(json.dumps(plain), strict=True, context=tensors)
     except (ValueError, KeyError, TypeError, RecursionError, MemoryError) as error:
         raise Garbled(_told(error)) from None
-    except safetensors.SafetensorError as error:
+    except SafetensorError as error:
         raise Garbled(_told(error)) from None
     return found
+
+
+# Most frames have no tensor, and who sends and reads these alone needs no torch.
+
+
+def _saved(tensors: dict[str, Tensor]) -> bytes:
+    from safetensors.torch import save
+
+    return save(tensors)
+
+
+def _loaded(body: bytes) -> dict[str, Tensor]:
+    from safetensors.torch import load
+
+    return load(body)
 
 
 def _clean(value: Any) -> Any:

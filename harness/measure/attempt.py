@@ -100,9 +100,8 @@ def attempt(
                 process += before.undo(imports.set)
     except BaseException as caught:
         error = caught
-    process += before.undo(
-        imports.set
-    )  # the remaining cleanup, where the limit interrupted the first
+    # The remaining cleanup, where the limit interrupted the first.
+    process += before.undo(imports.set)
     if error is not None:
         phase = "put_on" if fitting is None else fitting.phase
         made.failure = failure_of(error, phase, seconds, _file_of(hook))

@@ -70,4 +70,4 @@ def _honest(thing: object) -> TypeGuard[Tensor]:
 def _dense(tensor: Tensor) -> bool:
     """Whether it is made of real numbers in memory: no other can be compared with a result."""
     there = not tensor.is_nested and not tensor.is_meta
-    return there and tensor.layout is torch.strided and tensor.dtype in REAL
+    return there and tensor.layout is torch.strided and str(tensor.dtype) in REAL
