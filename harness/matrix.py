@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, product
@@ -325,18 +325,19 @@ class _Span:
 
     @cached_property
     def representatives(self) -> frozenset[str]:
-        """One family per build: the first that is claimed; all where the whole matrix runs."""
-        builds: dict[object, str] = {}
-        for family, _, _ in self.cells:
-            builds.setdefault(family if self.full else FAMILIES[family].build, family)
-        return frozenset(builds.values())
+        """One family per build."""
+        return self._one_per(lambda facts: facts.build)
 
     @cached_property
     def lineages(self) -> frozenset[str]:
-        """One family per lineage: the first that is claimed; all where the whole matrix runs."""
-        first: dict[str, str] = {}
+        """One family per lineage."""
+        return self._one_per(lambda facts: facts.coder_layout)
+
+    def _one_per(self, trait: Callable[[Family], object]) -> frozenset[str]:
+        """The first family that is claimed of each kind; all where the whole matrix runs."""
+        first: dict[object, str] = {}
         for family, _, _ in self.cells:
-            first.setdefault(family if self.full else FAMILIES[family].coder_layout, family)
+            first.setdefault(family if self.full else trait(FAMILIES[family]), family)
         return frozenset(first.values())
 
     def case(

@@ -17,7 +17,7 @@ from vae_compat.checks.conditions import (
 )
 from vae_compat.checks.declaring import Answer, check, failed, not_judged, passed
 from vae_compat.checks.wording import apart, mebibytes_apart
-from vae_compat.contracts.cases import Case, Mode
+from vae_compat.contracts.cases import ESTIMATING, Case, Mode
 from vae_compat.contracts.finding import Metrics, Tier
 from vae_compat.measure.observation import Observation
 
@@ -88,7 +88,7 @@ def work_bound(case: Case, passes: int = 1) -> float:
     if passes > 1:
         half = max(1, tile // 2)
         shapes += [(half, 2 * tile), (2 * tile, half)]
-    estimates = 1.0 if case.mode in (Mode.FAST, Mode.COLOR_FIX) else 0.0
+    estimates = 1.0 if case.mode in ESTIMATING else 0.0
     cut = max(along(case.height, rows) * along(case.width, columns) for rows, columns in shapes)
     return passes * (cut + estimates)
 

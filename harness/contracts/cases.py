@@ -221,25 +221,24 @@ class Case:
     @property
     def baseline_id(self) -> str:
         """Cases with the same baseline id have the same untiled result."""
-        return replace(self, mode=Mode.EXACT, tile=1, scenario=None, given=self._values).id
+        return replace(self._exact, tile=1).id
 
     @property
     def truth_id(self) -> str:
         """Cases with the same truth id have the same float64 truth, whatever their layout."""
-        alone = replace(self, mode=Mode.EXACT, tile=1, scenario=None, given=self._values)
-        on_host = replace(alone, layout=Layout.DIFFUSERS)
+        on_host = replace(self._exact, tile=1, layout=Layout.DIFFUSERS)
         return on_host.id if self.device == "cuda" else replace(on_host, device="cpu").id
 
     @property
     def tiles_id(self) -> str:
         """Cases with the same tiles id have the same result of plain tiles."""
-        alone = replace(self, mode=Mode.EXACT, scenario=None, given=self._values)
-        return replace(alone, layout=Layout.DIFFUSERS).id
+        return replace(self._exact, layout=Layout.DIFFUSERS).id
 
     @property
-    def _values(self) -> Given | None:
-        """The unusual input, where its values are unusual."""
-        return None if self.given is None or self.given.usual_values else self.given
+    def _exact(self) -> Case:
+        """A single exact call with the same values, wherever they lie in memory."""
+        given = None if self.given is None or self.given.usual_values else self.given
+        return replace(self, mode=Mode.EXACT, scenario=None, given=given)
 
     @property
     def turned(self) -> Case:

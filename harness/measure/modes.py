@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import overrides
 from torch.utils import _python_dispatch as dispatch
 from torch.utils._device import DeviceContext
+
+from vae_compat.measure.switches import device_context
 
 _Stack = tuple[str, Callable[[], list[Any]], Callable[[], Any], Callable[[Any], None]]
 _STACKS: tuple[_Stack, ...] = (
@@ -36,13 +37,13 @@ class Modes:
     """
 
     def __init__(self) -> None:
-        default = _default_device()
+        default = device_context()
         self._before = [_without(read(), [default]) for _, read, _, _ in _STACKS]
 
     def undo(self) -> tuple[str, ...]:
         """Switch off what was left on, and on what was switched off; returns both in words."""
         found: list[str] = []
-        default = _default_device()
+        default = device_context()
         for (kind, read, pop, push), before in zip(_STACKS, self._before, strict=True):
             now = read()
             left, gone = _without(now, [*before, default]), _without(before, now)
@@ -54,11 +55,6 @@ class Modes:
                 for mode in (*(mode for mode in now if mode is default), *before):
                     push(mode)
         return tuple(found)
-
-
-def _default_device() -> Any:
-    """The mode of ``torch.set_default_device``, which lies below all others; or ``None``."""
-    return getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
 
 
 def _without(modes: Sequence[Any], others: Sequence[Any]) -> list[Any]:

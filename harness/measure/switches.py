@@ -35,8 +35,8 @@ def _set_inference_mode(enabled: bool) -> None:
         torch._C._set_grad_enabled(gradients)  # which the guard has switched as well
 
 
-def _device_context() -> Any:
-    """What ``torch.set_default_device`` leaves behind on this thread; ``None`` without."""
+def device_context() -> Any:
+    """The mode that ``torch.set_default_device`` leaves on, below all others; or ``None``."""
     return getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
 
 
@@ -113,7 +113,7 @@ SWITCHES: Mapping[str, Switch] = {
     "anomaly detection": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
     "global default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "default device": (
-        lambda: getattr(_device_context(), "device", None),
+        lambda: getattr(device_context(), "device", None),
         torch.set_default_device,
     ),
     "number of threads": (torch.get_num_threads, torch.set_num_threads),

@@ -11,6 +11,7 @@ from typing import Any, get_args
 from torch import nn
 
 from vae_compat.contracts.cases import (
+    ESTIMATING,
     TIME_TILES,
     Case,
     Direction,
@@ -279,7 +280,7 @@ def settings_for(
         if keyword not in signature.accepted:
             raise ModeNotOffered(case.mode, keyword, spec.name)
     units = Units.of(spec.kind, case, ratio)
-    fast = case.mode in (Mode.FAST, Mode.COLOR_FIX)
+    fast = case.mode in ESTIMATING
     own = signature.own_defaults
     oblong = (
         signature.accepted >= {"tile_height", "tile_width"} and case.mechanism is Mechanism.STUB
